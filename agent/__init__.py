@@ -1,0 +1,1 @@
+"""The program: rig configuration, supervisor, checker, report and command line."""

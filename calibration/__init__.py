@@ -1,0 +1,1 @@
+"""Geometry, rig documents and the checks that tell whether a rig is still calibrated."""

@@ -1,0 +1,91 @@
+"""What a driver is: a config and three hooks that its host process calls."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from sensorium.drivers.frame import Frame, Loss, StreamInfo
+from sensorium.timebase import Clock, Timeline
+
+
+class DriverConfig(BaseModel):
+    """Options of a driver in the rig file. Unknown keys are refused; field names carry their unit.
+
+    Attributes:
+        personal: Overrides which streams need consent; None = the driver's default (cameras, audio, GNSS).
+        required: The rig is not worth recording without this device: refuse to start when it is missing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    personal: bool | None = None
+    required: bool = True
+
+
+ConfigT = TypeVar("ConfigT", bound=DriverConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class DriverContext:
+    """What the host process gives a driver.
+
+    Attributes:
+        name: The device's name in the rig file; stream names begin with it.
+        clock: Take arrival stamps from here when the kernel gives none.
+        run_dir: Private folder (mode 0700) of this recording session; simulators write their truth here.
+    """
+
+    name: str
+    host_id: str
+    clock: Clock
+    run_dir: Path
+
+
+class Driver(ABC, Generic[ConfigT]):
+    """A device with one or several streams, e.g. a LiDAR and its IMU.
+
+    The host calls ``open`` once, ``read`` in a loop, ``close`` always (also after a failed ``open``). A driver
+    that fails raises ``DeviceError``; its host process ends and the supervisor restarts it with backoff.
+
+    Attributes:
+        config_type: Validated from the rig file before any process starts.
+        blocks: Wait for credit instead of dropping; only sensible for recordings that can wait.
+        timeline: The host clock of the arrival stamps; None = this machine's, now.
+    """
+
+    config_type: ClassVar[type[DriverConfig]]
+    blocks: ClassVar[bool] = False
+    timeline: Timeline | None = None
+
+    def __init__(self, config: ConfigT, context: DriverContext) -> None:
+        self.config = config
+        self.context = context
+
+    @classmethod
+    def check(cls, config: Any) -> None:  # noqa: B027 - an optional hook
+        """Raise ``DeviceError`` or ``ConfigError`` if the device is plainly missing; cheap, opens nothing."""
+
+    @abstractmethod
+    def open(self) -> Sequence[StreamInfo]:
+        """Open the device, apply settings, read them back, and return its streams.
+
+        Raises:
+            DeviceError: If the device is missing or did not take a setting; names both values.
+        """
+
+    @abstractmethod
+    def read(self, timeout_s: float) -> Sequence[Frame | Loss]:
+        """Return what has arrived, in order per stream; empty after ``timeout_s`` without data.
+
+        Raises:
+            DeviceError: If the device is gone.
+            EndOfStreamError: If a finite source is exhausted.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the device; safe to call twice and after a failed ``open``."""

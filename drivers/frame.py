@@ -1,0 +1,272 @@
+"""The central types: what a stream is (`StreamInfo`) and what it carries (`Frame`).
+
+A *sample* is the unit that is counted: one image, one UDP packet of a LiDAR, one IMU or force reading, one
+audio sample (of all channels). A *frame* is what travels and is stored as one message: one image, one LiDAR
+revolution, a block of IMU samples, a block of audio.
+"""
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.errors import ConfigError
+
+STREAM_NAME = re.compile(r"[a-z0-9_]{1,48}")
+MAX_SAMPLES_PER_FRAME = 1 << 20
+
+
+class Modality(str, Enum):
+    CAMERA = "camera"
+    DEPTH = "depth"
+    LIDAR = "lidar"
+    IMU = "imu"
+    AUDIO = "audio"
+    FORCE = "force"
+    GNSS = "gnss"
+    OTHER = "other"
+
+
+PERSONAL_BY_DEFAULT = frozenset({Modality.CAMERA, Modality.AUDIO, Modality.GNSS})
+
+
+class Encoding:
+    """Names of payload layouts.
+
+    ``JPEG``, ``PNG``: one compressed image, untouched.
+    ``MONO8``, ``BGR8``, ``RGB8``, ``MONO16``: raw pixels, row major, ``shape`` = (height, width[, channels]).
+    ``COLUMNS``: for each entry of ``StreamInfo.columns`` in turn, ``count`` little-endian values.
+    ``PCM_S16LE``: interleaved audio, ``shape`` = (channels,).
+    ``OUSTER``: the sensor's UDP packets back to back, equal sizes; ``details["metadata"]`` is its JSON.
+    ``POINTS``: float32 little-endian rows x, y, z (m), intensity; a thinned view of another stream.
+    ``MESSAGE``: a message of somebody else's schema, untouched; see ``StreamInfo.schema``.
+    """
+
+    JPEG: ClassVar[str] = "jpeg"
+    PNG: ClassVar[str] = "png"
+    MONO8: ClassVar[str] = "mono8"
+    BGR8: ClassVar[str] = "bgr8"
+    RGB8: ClassVar[str] = "rgb8"
+    MONO16: ClassVar[str] = "mono16"
+    COLUMNS: ClassVar[str] = "columns"
+    PCM_S16LE: ClassVar[str] = "pcm_s16le"
+    OUSTER: ClassVar[str] = "ouster"
+    POINTS: ClassVar[str] = "points"
+    MESSAGE: ClassVar[str] = "message"
+
+
+class ClockKind(str, Enum):
+    """Where a stream's device stamps come from.
+
+    ``NONE``: no device stamps. ``FREE``: a free-running device clock. ``SAMPLES``: a counter of samples.
+    ``PTP``: claims to be disciplined. ``HOST``: the stamps already are host nanoseconds.
+    """
+
+    NONE = "none"
+    FREE = "free"
+    SAMPLES = "samples"
+    PTP = "ptp"
+    HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceClock:
+    """How device ticks count: one tick lasts ``tick_ns_num / tick_ns_den`` ns, modulo ``modulus`` ticks."""
+
+    kind: ClockKind = ClockKind.NONE
+    tick_ns_num: int = 1
+    tick_ns_den: int = 1
+    modulus: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tick_ns_num <= 0 or self.tick_ns_den <= 0 or (self.modulus is not None and self.modulus < 2):
+            raise ConfigError(f"device clock needs positive ticks and a modulus of at least 2, found {self}")
+
+    @property
+    def tick_ns(self) -> float:
+        return self.tick_ns_num / self.tick_ns_den
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """From the capture instant to the host stamp.
+
+    Attributes:
+        min_ns: Known constant minimum; subtracted from the one-way estimate.
+        min_uncertainty_ns: Bound on the error of ``min_ns``. One-way stamps cannot see it, so it is stated
+            apart from the estimator's own uncertainty.
+        max_ns: Largest credible latency; capture times earlier than arrival - max are clamped, and alignment
+            waits this long before it calls a stream silent.
+    """
+
+    min_ns: int = 0
+    min_uncertainty_ns: int = 0
+    max_ns: int = 1_000_000_000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_ns <= self.max_ns or self.min_uncertainty_ns < 0:
+            raise ConfigError(f"latency bounds must satisfy 0 <= min <= max, found {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One numeric column: physical value = raw * scale. ``dtype`` is a numpy code such as ``<i2`` or ``<f4``."""
+
+    name: str
+    unit: str
+    dtype: str = "<f4"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("<i1", "<u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8"):
+            raise ConfigError(f"column {self.name}: dtype {self.dtype!r} is not a little-endian number type")
+
+
+@dataclass(frozen=True, slots=True)
+class MessageSchema:
+    """Schema of ``Encoding.MESSAGE`` payloads, in MCAP's terms (message encoding, schema name, encoding, text)."""
+
+    message_encoding: str
+    name: str
+    encoding: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What a stream is; declared once, before its first frame.
+
+    Attributes:
+        name: ``[a-z0-9_]{1,48}``; also its topic (``/name``) and file name.
+        rate_hz: Nominal samples per second; 0 for aperiodic streams.
+        frame_rate_hz: Nominal frames (messages) per second; 0 = same as ``rate_hz``.
+        shape: Images (height, width[, channels]); audio (channels,); LiDAR (rings, columns); else ().
+        units: Unit of the payload as a whole where it has one (``m``, ``px``); columns carry their own.
+        stamp_of: The instant that a device stamp means: ``exposure_start``, ``exposure_mid``, ``sample``,
+            ``first_sample``, ``packet``, ``arrival``.
+        is_personal: Recorded, shown and uploaded only with a live consent grant.
+        is_sampled: Values may be interpolated between samples (IMU, force); else nearest sample only.
+        has_device_counter: "Produced" is the device's own count; else what the driver observed.
+        reference_of: For a derived stream (a thinned view), the stream it derives from; "" for originals.
+        max_payload_bytes: Upper bound of one frame's payload; sizes credits and is enforced on the bus.
+        meta_fields: Names of the numbers in ``Frame.meta``, in order (units in names: ``exposure_ns``).
+        details: What a decoder or a reader of the manifest needs once: sensor metadata, serial, firmware.
+        is_synthetic: Produced by a simulator.
+    """
+
+    name: str
+    modality: Modality
+    encoding: str
+    rate_hz: float
+    frame_id: str
+    clock: DeviceClock = DeviceClock()
+    latency: Latency = Latency()
+    stamp_of: str = "sample"
+    shape: tuple[int, ...] = ()
+    units: str = ""
+    host_id: str = "local"
+    frame_rate_hz: float = 0.0
+    columns: tuple[Column, ...] = ()
+    schema: MessageSchema | None = None
+    is_personal: bool = False
+    is_sampled: bool = False
+    has_device_counter: bool = False
+    is_synthetic: bool = False
+    reference_of: str = ""
+    max_payload_bytes: int = 1 << 20
+    meta_fields: tuple[str, ...] = ()
+    details: dict[str, str] = field(default_factory=dict)
+
+    __pydantic_config__: ClassVar[Any] = {
+        "extra": "forbid",
+        "ser_json_bytes": "base64",
+        "val_json_bytes": "base64",
+        "ser_json_inf_nan": "constants",
+    }
+
+    def __post_init__(self) -> None:
+        if not STREAM_NAME.fullmatch(self.name):
+            raise ConfigError(f"stream name {self.name!r} must match {STREAM_NAME.pattern}")
+        if not 0 <= self.rate_hz < 1e7 or not 0 <= self.frame_rate_hz < 1e7:
+            raise ConfigError(f"stream {self.name}: rate {self.rate_hz} Hz is not a rate")
+        if (self.encoding == Encoding.MESSAGE) != (self.schema is not None):
+            raise ConfigError(f"stream {self.name}: encoding {self.encoding!r} and schema do not go together")
+        if (self.encoding == Encoding.COLUMNS) != bool(self.columns):
+            raise ConfigError(f"stream {self.name}: encoding {self.encoding!r} and columns do not go together")
+
+    @property
+    def message_rate_hz(self) -> float:
+        return self.frame_rate_hz or self.rate_hz
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample of a ``COLUMNS`` stream."""
+        return sum(np.dtype(column.dtype).itemsize for column in self.columns)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """What a driver publishes: ``count`` samples in one payload.
+
+    Attributes:
+        seq: Sequence number of the first sample. Numbers that a stream skips are samples that were produced
+            and lost before this point; they are booked to ``device`` unless a :class:`Loss` says otherwise.
+        count: Samples in the payload, at least 1.
+        device_ticks: (k,) int64 raw device stamps, k = ``count``, or 1 = of the first sample; None without.
+        arrival_ns: (k,) int64 host stamps, k = ``count`` or 1 (= when the whole frame was there).
+        payload: Bytes laid out as ``StreamInfo.encoding`` says; never changed after publishing.
+        meta: One number per name in ``StreamInfo.meta_fields``.
+    """
+
+    stream: str
+    seq: int
+    count: int
+    device_ticks: NDArray[np.int64] | None
+    arrival_ns: NDArray[np.int64]
+    payload: bytes | memoryview
+    meta: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MAX_SAMPLES_PER_FRAME or self.seq < 0:
+            raise ValueError(f"frame of {self.stream}: seq {self.seq}, count {self.count}")
+        for stamps in (self.device_ticks, self.arrival_ns):
+            if stamps is not None and stamps.shape not in ((1,), (self.count,)):
+                raise ValueError(f"frame of {self.stream}: {stamps.shape} stamps for {self.count} samples")
+
+    @property
+    def next_seq(self) -> int:
+        return self.seq + self.count
+
+
+class Place(str, Enum):
+    """Where samples can be lost, from the sensor to the file."""
+
+    SOURCE = "source"
+    DEVICE = "device"
+    KERNEL = "kernel"
+    DRIVER = "driver"
+    BUS = "bus"
+    SYNCHRONIZER = "synchronizer"
+    WRITER = "writer"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """``count`` samples of ``stream`` that were produced but will never be published, and why.
+
+    A driver returns it from ``read`` among its frames; it explains the next gap in the sequence numbers (or,
+    at the end of a stream, extends it).
+    """
+
+    stream: str
+    count: int
+    place: Place
+    reason: str
+
+
+def stamps(*values: int) -> NDArray[np.int64]:
+    """Return the values as an int64 array, the form of ``Frame.device_ticks`` and ``Frame.arrival_ns``."""
+    return np.asarray(values, np.int64)

@@ -1,0 +1,3 @@
+"""Sensorium: multisensor capture whose episodes can prove themselves."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,104 @@
+"""Host clock, its relation to UTC, and a virtual clock for tests and replay.
+
+The host base is CLOCK_MONOTONIC_RAW in int64 nanoseconds: neither stepped nor slewed. This is the only
+module that may ask the operating system for the time or sleep.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+SECOND_NS = 1_000_000_000
+
+
+class Clock(Protocol):
+    """What a service needs of time; injected so that tests can use :class:`VirtualClock`."""
+
+    def now_ns(self) -> int:
+        """Return host time in nanoseconds (CLOCK_MONOTONIC_RAW or its virtual stand-in)."""
+
+    def utc_ns(self) -> int:
+        """Return UTC in nanoseconds since 1970, for labels and grant validity, never for intervals."""
+
+    def sleep_until(self, host_ns: int) -> None:
+        """Return once host time has reached ``host_ns``."""
+
+
+class HostClock:
+    """The machine's own clock."""
+
+    def now_ns(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+
+    def utc_ns(self) -> int:
+        return time.time_ns()
+
+    def sleep_until(self, host_ns: int) -> None:
+        remaining_ns = host_ns - self.now_ns()
+        if remaining_ns > 0:
+            time.sleep(remaining_ns / SECOND_NS)
+
+
+class VirtualClock:
+    """A clock that moves only when told to, or when somebody sleeps on it."""
+
+    def __init__(self, now_ns: int = 0, utc_minus_host_ns: int = 0) -> None:
+        self._now_ns = now_ns
+        self._utc_minus_host_ns = utc_minus_host_ns
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def utc_ns(self) -> int:
+        return self._now_ns + self._utc_minus_host_ns
+
+    def sleep_until(self, host_ns: int) -> None:
+        self._now_ns = max(self._now_ns, host_ns)
+
+    def advance(self, by_ns: int) -> None:
+        self._now_ns += by_ns
+
+
+@dataclass(frozen=True, slots=True)
+class BaseReading:
+    """One bracketed reading of the kernel's clocks; ``bracket_ns`` bounds its error."""
+
+    raw_ns: int
+    monotonic_ns: int
+    realtime_ns: int
+    tai_ns: int
+    bracket_ns: int
+
+    @property
+    def utc_minus_host_ns(self) -> int:
+        return self.realtime_ns - self.raw_ns
+
+
+def read_bases(tries: int = 5) -> BaseReading:
+    """Read RAW around MONOTONIC, REALTIME and TAI; return the reading with the shortest bracket of ``tries``."""
+    best: BaseReading | None = None
+    for _ in range(tries):
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        realtime = time.clock_gettime_ns(time.CLOCK_REALTIME)
+        tai = time.clock_gettime_ns(time.CLOCK_TAI)
+        after = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        if best is None or after - before < best.bracket_ns:
+            best = BaseReading((before + after) // 2, monotonic, realtime, tai, after - before)
+    assert best is not None
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The host clock that arrival stamps are on.
+
+    Attributes:
+        host_id: Machine whose CLOCK_MONOTONIC_RAW the stamps count, live or when they were recorded.
+        utc_minus_host_ns: Add to a host stamp to get UTC.
+        is_virtual: True for a replay: the stamps are recorded ones and have no relation to now.
+    """
+
+    host_id: str
+    utc_minus_host_ns: int
+    is_virtual: bool = False

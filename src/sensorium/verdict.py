@@ -1,0 +1,57 @@
+"""One verdict type for clocks, calibration, quality and consent gates."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Status(str, Enum):
+    """Outcome of a check. ``INSUFFICIENT`` (not enough evidence) never counts as ``OK``."""
+
+    OK = "ok"
+    SUSPECT = "suspect"
+    FAILED = "failed"
+    INSUFFICIENT = "insufficient"
+
+
+_SEVERITY = {Status.OK: 0, Status.INSUFFICIENT: 1, Status.SUSPECT: 2, Status.FAILED: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number with its unit, and where they apply its limit and one-sigma uncertainty."""
+
+    name: str
+    value: float
+    unit: str
+    threshold: float | None = None
+    sigma: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        check: The check's name, such as ``stereo_epipolar``.
+        subject: What was checked: a stream, a pair ``cam0~lidar``, an episode.
+        reasons: One sentence each; never empty unless the status is ``OK``.
+    """
+
+    check: str
+    subject: str
+    status: Status
+    quantities: tuple[Quantity, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.status is not Status.OK and not self.reasons:
+            raise ValueError(f"verdict {self.check} on {self.subject} is {self.status.value} without a reason")
+
+
+def worst(verdicts: Iterable[Verdict]) -> Status:
+    """Return the most severe status; ``INSUFFICIENT`` when there is no verdict at all."""
+    statuses = [verdict.status for verdict in verdicts]
+    if not statuses:
+        return Status.INSUFFICIENT
+    return max(statuses, key=_SEVERITY.__getitem__)

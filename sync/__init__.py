@@ -1,0 +1,1 @@
+"""Clocks, alignment, consent and the episode: what joins the streams of a rig."""

@@ -1,0 +1,1 @@
+"""Maps from device ticks to the episode clock, each with its uncertainty."""

@@ -1,0 +1,84 @@
+"""What a clock estimate is: a map from device ticks to the host clock, with its uncertainty in parts."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """Half widths in nanoseconds; ``statistical`` + ``floor`` is the stated 95 % bound.
+
+    Attributes:
+        statistical_ns: From the number and spread of the samples.
+        floor_ns: From the shape of the latency floor (soft, drifting or bimodal floors).
+        asymmetry_ns: Bound on the constant minimum latency, which one-way stamps cannot see; always apart.
+    """
+
+    statistical_ns: float
+    floor_ns: float
+    asymmetry_ns: float
+
+    @property
+    def bound95_ns(self) -> float:
+        return self.statistical_ns + self.floor_ns
+
+
+@dataclass(frozen=True, slots=True)
+class ClockModel:
+    """Affine map of one epoch: host_ns = ref_host_ns + (ticks - ref_ticks) * ns_per_tick.
+
+    Attributes:
+        epoch: Counts resets of the device clock; maps of different epochs have nothing in common.
+        ref_ticks: Unwrapped device ticks at which ``ref_host_ns`` holds.
+        skew_ppm: How much longer a device tick is than nominal, in parts per million.
+    """
+
+    epoch: int
+    method: str
+    ref_ticks: int
+    ref_host_ns: int
+    ns_per_tick: float
+    skew_ppm: float
+    uncertainty: Uncertainty
+
+    def to_host(self, unwrapped_ticks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Map (k,) unwrapped ticks to (k,) host nanoseconds."""
+        elapsed_ns = (unwrapped_ticks - self.ref_ticks) * self.ns_per_tick
+        return self.ref_host_ns + np.rint(elapsed_ns).astype(np.int64)
+
+
+class ClockEventKind(str, Enum):
+    RESET = "reset"
+    BACKWARDS = "backwards"
+    DUPLICATE = "duplicate"
+    FROZEN = "frozen"
+    STALL = "stall"
+    AHEAD = "ahead"
+
+
+@dataclass(frozen=True, slots=True)
+class ClockEvent:
+    """Something that happened to a stream's clock, at ``host_ns``; ``detail`` is a sentence with numbers."""
+
+    stream: str
+    kind: ClockEventKind
+    host_ns: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stamped:
+    """Capture times of one frame.
+
+    Attributes:
+        capture_ns: (k,) int64 host nanoseconds, one per arrival stamp or device stamp (whichever are more);
+            never after the arrival.
+        epoch: The clock epoch that they were mapped with.
+    """
+
+    capture_ns: NDArray[np.int64]
+    uncertainty: Uncertainty
+    epoch: int

@@ -1,0 +1,1 @@
+"""The episode on disk: format, writer, reader, recovery and manifest."""

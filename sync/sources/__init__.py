@@ -1,0 +1,1 @@
+"""Readers of recordings that others wrote, as streams of frames."""

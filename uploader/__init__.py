@@ -1,0 +1,1 @@
+"""Delivery of sealed episodes to a store, with proof before anything may be deleted."""
