@@ -48,8 +48,8 @@ class DriverContext:
 class Driver(ABC, Generic[ConfigT]):
     """A device with one or several streams, e.g. a LiDAR and its IMU.
 
-    The host calls ``open`` once, ``read`` in a loop, ``close`` always (also after a failed ``open``). A driver
-    that fails raises ``DeviceError``; its host process ends and the supervisor restarts it with backoff.
+    The host calls ``open`` once, ``read`` in a loop, ``close`` always (also after a failed ``open``). A
+    driver that fails raises ``DeviceError``; its host process ends and is restarted with backoff.
 
     Attributes:
         config_type: Validated from the rig file before any process starts.
@@ -66,7 +66,7 @@ class Driver(ABC, Generic[ConfigT]):
         self.context = context
 
     @classmethod
-    def check(cls, config: Any) -> None:  # noqa: B027 - an optional hook
+    def check(cls, config: Any) -> None:
         """Raise ``DeviceError`` or ``ConfigError`` if the device is plainly missing; cheap, opens nothing."""
 
     @abstractmethod

@@ -113,7 +113,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One numeric column: physical value = raw * scale. ``dtype`` is a numpy code such as ``<i2`` or ``<f4``."""
+    """One numeric column: physical value = raw * scale; ``dtype`` is a numpy code such as ``<i2``."""
 
     name: str
     unit: str
@@ -127,7 +127,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class MessageSchema:
-    """Schema of ``Encoding.MESSAGE`` payloads, in MCAP's terms (message encoding, schema name, encoding, text)."""
+    """Schema of ``Encoding.MESSAGE`` payloads, in the terms of MCAP."""
 
     message_encoding: str
     name: str
@@ -195,7 +195,9 @@ class StreamInfo:
         if (self.encoding == Encoding.MESSAGE) != (self.schema is not None):
             raise ConfigError(f"stream {self.name}: encoding {self.encoding!r} and schema do not go together")
         if (self.encoding == Encoding.COLUMNS) != bool(self.columns):
-            raise ConfigError(f"stream {self.name}: encoding {self.encoding!r} and columns do not go together")
+            raise ConfigError(
+                f"stream {self.name}: encoding {self.encoding!r} and columns do not go together"
+            )
 
     @property
     def message_rate_hz(self) -> float:

@@ -75,7 +75,7 @@ class BaseReading:
 
 
 def read_bases(tries: int = 5) -> BaseReading:
-    """Read RAW around MONOTONIC, REALTIME and TAI; return the reading with the shortest bracket of ``tries``."""
+    """Return the reading of RAW around the other clocks with the shortest bracket of ``tries``."""
     best: BaseReading | None = None
     for _ in range(tries):
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)

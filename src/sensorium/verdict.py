@@ -46,7 +46,7 @@ class Verdict:
 
     def __post_init__(self) -> None:
         if self.status is not Status.OK and not self.reasons:
-            raise ValueError(f"verdict {self.check} on {self.subject} is {self.status.value} without a reason")
+            raise ValueError(f"{self.check} on {self.subject} is {self.status.value} without a reason")
 
 
 def worst(verdicts: Iterable[Verdict]) -> Status:

@@ -1,0 +1,116 @@
+"""Counters of a driver instance in a small memory-mapped file that outlives its process.
+
+Layout, little endian: 64 bytes header (magic, instance, number of streams), then per stream 64 bytes (name,
+next sequence number) and ``SLOTS`` loss slots of 128 bytes (count, place, reason). The sequence number is
+advanced before a loss is booked or a frame is sent, so a kill between the two can only leave a sample
+unexplained, never explained twice.
+"""
+
+import mmap
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sensorium.drivers.frame import Place
+from sensorium.errors import EpisodeError
+
+_MAGIC = b"SNSCNT02"
+_HEADER = struct.Struct("<8sQI44x")
+_STREAM = struct.Struct("<48sQ8x")
+_SLOT = struct.Struct("<Q16s104s")
+SLOTS = 12
+_STREAM_BYTES = _STREAM.size + SLOTS * _SLOT.size
+_OTHER = "other reasons"
+
+
+@dataclass(slots=True)
+class StreamCounts:
+    """What an instance has produced and lost of one stream so far."""
+
+    next_seq: int
+    lost: dict[tuple[Place, str], int] = field(default_factory=dict)
+
+
+class CounterFile:
+    """The writer's side; one per driver instance, created before its first frame."""
+
+    def __init__(self, path: Path, instance: int, streams: Sequence[str]) -> None:
+        self.path = path
+        size = _HEADER.size + len(streams) * _STREAM_BYTES
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("x+b") as file:
+            file.truncate(size)
+            self._map = mmap.mmap(file.fileno(), size)
+        _HEADER.pack_into(self._map, 0, _MAGIC, instance, len(streams))
+        self._base = {name: _HEADER.size + index * _STREAM_BYTES for index, name in enumerate(streams)}
+        self._slot: dict[tuple[str, Place, str], int] = {}
+        self._slots_used = dict.fromkeys(streams, 0)
+        self._next = dict.fromkeys(streams, 0)
+        for name, base in self._base.items():
+            _STREAM.pack_into(self._map, base, name.encode(), 0)
+
+    def next_seq(self, stream: str) -> int:
+        return self._next[stream]
+
+    def advance(self, stream: str, next_seq: int) -> None:
+        """Record that all samples before ``next_seq`` have been produced."""
+        self._next[stream] = next_seq
+        struct.pack_into("<Q", self._map, self._base[stream] + 48, next_seq)
+
+    def book(self, stream: str, count: int, place: Place, reason: str) -> None:
+        """Add ``count`` lost samples; call after :meth:`advance`."""
+        key = (stream, place, reason)
+        offset = self._slot.get(key)
+        if offset is None:
+            offset = self._slot[key] = self._claim_slot(stream, place, reason)
+        (before,) = struct.unpack_from("<Q", self._map, offset)
+        struct.pack_into("<Q", self._map, offset, before + count)
+
+    def _claim_slot(self, stream: str, place: Place, reason: str) -> int:
+        index = self._slots_used[stream]
+        first = self._base[stream] + _STREAM.size
+        if index >= SLOTS:
+            return first + (SLOTS - 1) * _SLOT.size
+        self._slots_used[stream] = index + 1
+        if index == SLOTS - 1:
+            reason = _OTHER
+        offset = first + index * _SLOT.size
+        _SLOT.pack_into(self._map, offset, 0, place.value.encode(), reason.encode()[:104])
+        return offset
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def read_counters(path: Path) -> tuple[int, dict[str, StreamCounts]]:
+    """Return (instance, counts by stream) from a counter file, its process alive or dead.
+
+    Raises:
+        EpisodeError: If the file is missing or not a counter file.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise EpisodeError(
+            f"counter file {path} cannot be read ({err.strerror}); losses are unknown"
+        ) from err
+    if len(data) < _HEADER.size or data[:8] != _MAGIC:
+        raise EpisodeError(f"{path} is not a counter file")
+    _, instance, n_streams = _HEADER.unpack_from(data)
+    if len(data) != _HEADER.size + n_streams * _STREAM_BYTES:
+        raise EpisodeError(
+            f"counter file {path} has {len(data)} bytes, which does not fit {n_streams} streams"
+        )
+    found = {}
+    for index in range(n_streams):
+        base = _HEADER.size + index * _STREAM_BYTES
+        name, next_seq = _STREAM.unpack_from(data, base)
+        counts = StreamCounts(next_seq)
+        for slot in range(SLOTS):
+            count, place, reason = _SLOT.unpack_from(data, base + _STREAM.size + slot * _SLOT.size)
+            if count:
+                key = (Place(place.rstrip(b"\0").decode()), reason.rstrip(b"\0").decode(errors="replace"))
+                counts.lost[key] = counts.lost.get(key, 0) + count
+        found[name.rstrip(b"\0").decode()] = counts
+    return instance, found

@@ -1,0 +1,160 @@
+"""The driver host: one process per device that opens its driver and publishes what it reads.
+
+Run by the supervisor as ``python -m sensorium.drivers.host SPEC.json``.
+"""
+
+import json
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import zmq
+from pydantic import BaseModel, ConfigDict
+
+from sensorium.drivers.bus import BusPublisher
+from sensorium.drivers.counters import CounterFile
+from sensorium.drivers.driver import Driver, DriverContext
+from sensorium.drivers.frame import Frame, StreamInfo
+from sensorium.drivers.registry import load_driver
+from sensorium.drivers.wire import HEADER_OVERHEAD_BYTES, Declare
+from sensorium.errors import DeviceError, EndOfStreamError, SensoriumError
+from sensorium.timebase import SECOND_NS, Clock, HostClock, Timeline, read_bases
+
+READ_TIMEOUT_S = 0.02
+WELCOME_TIMEOUT_NS = 30 * SECOND_NS
+
+
+class HostSpec(BaseModel):
+    """What the supervisor tells a driver host."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    driver: str
+    options: dict[str, Any]
+    endpoint: str
+    run_dir: Path
+    host_id: str
+
+
+class DriverHost:
+    """Moves frames from one driver to the bus."""
+
+    def __init__(self, spec: HostSpec, clock: Clock, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._clock = clock
+        self._is_stopping = False
+        driver_type = load_driver(spec.driver)
+        config = driver_type.config_type.model_validate(spec.options)
+        driver_context = DriverContext(spec.name, spec.host_id, clock, spec.run_dir)
+        self.driver: Driver[Any] = driver_type(config, driver_context)
+        try:
+            infos = _with_consent_flag(self.driver.open(), config.personal)
+            self._bus = self._connect(spec, infos, context)
+        except BaseException:
+            self.driver.close()
+            raise
+
+    def _connect(
+        self, spec: HostSpec, infos: Sequence[StreamInfo], context: zmq.Context[zmq.Socket[bytes]]
+    ) -> BusPublisher:
+        if not infos:
+            raise DeviceError(f"device {spec.name}: its driver {spec.driver} declared no streams")
+        instance = secrets.randbits(64)
+        path = spec.run_dir / "counters" / f"{spec.name}-{instance:016x}.counters"
+        counters = CounterFile(path, instance, [info.name for info in infos])
+        timeline = self.driver.timeline
+        declare = Declare(
+            instance=instance,
+            device=spec.name,
+            driver=spec.driver,
+            streams=tuple(infos),
+            timeline=timeline or Timeline(spec.host_id, read_bases().utc_minus_host_ns),
+            is_live=timeline is None,
+            counters=str(path),
+        )
+        return BusPublisher(spec.endpoint, declare, counters, self._clock, context)
+
+    def wait_for_welcome(self) -> None:
+        """Return once the synchronizer knows the streams.
+
+        Raises:
+            DeviceError: If none answered within 30 s.
+        """
+        deadline_ns = self._clock.now_ns() + WELCOME_TIMEOUT_NS
+        while not self._bus.is_welcome and not self._is_stopping:
+            self._bus.step(wait_s=READ_TIMEOUT_S)
+            if self._clock.now_ns() > deadline_ns:
+                raise DeviceError(
+                    "no synchronizer answered on the bus within 30 s; is the agent still running?"
+                )
+
+    def step(self) -> None:
+        """Move what the driver has within 20 ms onto the bus."""
+        for item in self.driver.read(READ_TIMEOUT_S):
+            if not isinstance(item, Frame):
+                self._bus.lose(item)
+                continue
+            if self.driver.blocks:
+                self._wait_for_credit(len(item.payload) + HEADER_OVERHEAD_BYTES)
+            self._bus.publish(item)
+        self._bus.step()
+
+    def _wait_for_credit(self, size_bytes: int) -> None:
+        while not self._bus.has_credit(size_bytes) and not self._is_stopping:
+            self._bus.step(wait_s=READ_TIMEOUT_S)
+
+    def run(self) -> None:
+        """Publish until the source ends or :meth:`stop` is called; re-raises what the driver raised."""
+        error = ""
+        try:
+            self.wait_for_welcome()
+            while not self._is_stopping:
+                self.step()
+        except EndOfStreamError:
+            pass
+        except SensoriumError as err:
+            error = str(err)
+            raise
+        finally:
+            self.driver.close()
+            self._bus.end(error)
+
+    def stop(self) -> None:
+        self._is_stopping = True
+
+
+def _with_consent_flag(infos: Sequence[StreamInfo], personal: bool | None) -> tuple[StreamInfo, ...]:
+    if personal is None:
+        return tuple(infos)
+    return tuple(replace(info, is_personal=personal) for info in infos)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one driver host; exit code 0 = the source ended or we were told to stop, else the error's."""
+    (spec_path,) = sys.argv[1:] if argv is None else argv
+    spec = HostSpec.model_validate(json.loads(Path(spec_path).read_text()))
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    with zmq.Context() as context:
+        try:
+            host = DriverHost(spec, HostClock(), context)
+
+            def stop(_signal: int, _frame: FrameType | None) -> None:
+                host.stop()
+
+            signal.signal(signal.SIGTERM, stop)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then tells us
+            host.run()
+        except SensoriumError as err:
+            print(f"{spec.name}: {err}", file=sys.stderr)  # noqa: T201 - the supervisor reads it
+            return err.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
