@@ -1,0 +1,135 @@
+"""The rig document keeps what it is told and refuses what it cannot mean."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sensorium.calibration import geometry
+from sensorium.calibration.rig_document import Edge, Intrinsics, Reference, RigCalibration
+from sensorium.errors import CalibrationError
+
+T_BODY_LEFT = geometry.small_motion((0.1, 0.2, -0.3, 0.5, 0.1, 1.2))
+T_BODY_LIDAR = geometry.small_motion((0.0, 0.01, 0.02, 0.1, 0.0, 1.5))
+T_LEFT_RIGHT = geometry.small_motion((0.001, 0.002, 0.003, 0.2, 0.0, 0.0))
+
+
+def rig() -> RigCalibration:
+    camera = Intrinsics("radtan", 640, 480, 500.5, 501.25, 319.5, 239.5, (1e-05, -0.1, 0.0, 1e-7), 0.21)
+    return RigCalibration(
+        rig="bench",
+        date="2026-11-21",
+        source="simulator truth",
+        cameras={"left": camera, "right": replace(camera, board_rms_px=None)},
+        edges=(
+            Edge("body", "left", T_BODY_LEFT, np.diag([1e-6] * 6), "board", "2026-11-20", 0.3),
+            Edge("left", "right", T_LEFT_RIGHT),
+            Edge("body", "lidar", T_BODY_LIDAR),
+        ),
+    )
+
+
+def test_saved_document_reads_back_equal(tmp_path: Path) -> None:
+    rig().save(tmp_path / "calibration.yaml")
+    again = RigCalibration.load(tmp_path / "calibration.yaml")
+    assert again.calibration_id == rig().calibration_id
+    assert again.dump() == rig().dump()
+    assert again.cameras == rig().cameras
+    assert again.edges[0].covariance is not None
+    np.testing.assert_array_equal(again.edges[0].T_parent_child, T_BODY_LEFT)
+    assert (again.date, again.edges[0].date) == ("2026-11-21", "2026-11-20")
+
+
+def test_transform_walks_the_graph_both_ways() -> None:
+    expected = geometry.inverse(T_BODY_LEFT @ T_LEFT_RIGHT) @ T_BODY_LIDAR
+    np.testing.assert_allclose(rig().transform("right", "lidar"), expected, atol=1e-12)
+    np.testing.assert_allclose(rig().transform("lidar", "right"), geometry.inverse(expected), atol=1e-12)
+    np.testing.assert_array_equal(rig().transform("left", "left"), np.eye(4))
+
+
+def test_id_follows_the_geometry_and_nothing_else() -> None:
+    moved = rig().with_transform("body", "lidar", T_BODY_LIDAR @ geometry.small_motion([1e-6] * 6), "test")
+    assert moved.calibration_id != rig().calibration_id
+    reference = Reference("stereo", "left~right", rig().calibration_id, (0.0,), (1.0,), 10)
+    assert rig().with_reference(reference).calibration_id == rig().calibration_id
+    shuffled = replace(rig(), edges=tuple(reversed(rig().edges)))
+    assert shuffled.calibration_id == rig().calibration_id
+
+
+def test_reference_of_another_calibration_is_void() -> None:
+    reference = Reference("stereo", "left~right", rig().calibration_id, (0.0,), (1.0,), 10)
+    known = RigCalibration.parse(rig().with_reference(reference).dump())
+    assert known.reference("stereo", "left~right") == reference
+    moved = known.with_transform("left", "right", np.eye(4), "test")
+    assert moved.reference("stereo", "left~right") is None
+
+
+def test_unknown_frames_and_missing_paths_are_named() -> None:
+    with pytest.raises(CalibrationError, match="'radar' is not in the calibration"):
+        rig().transform("body", "radar")
+    alone = replace(rig(), cameras={**rig().cameras, "rear": rig().cameras["left"]})
+    with pytest.raises(CalibrationError, match="no chain of transforms joins 'body' and 'rear'"):
+        alone.transform("body", "rear")
+    assert not alone.has_transform("body", "rear")
+    with pytest.raises(
+        CalibrationError, match="no intrinsics for camera 'lidar'; the calibration has: left, right"
+    ):
+        rig().camera("lidar")
+
+
+def test_loop_that_does_not_close_is_reported_with_its_gap() -> None:
+    closing = geometry.inverse(T_BODY_LEFT) @ T_BODY_LIDAR
+    closed = replace(rig(), edges=(*rig().edges, Edge("left", "lidar", closing)))
+    assert [loop.is_closed for loop in closed.loops()] == [True]
+    closed.require_closed_loops()
+    bent = replace(
+        rig(),
+        edges=(*rig().edges, Edge("left", "lidar", geometry.small_motion((0.01, 0, 0, 0, 0, 0)) @ closing)),
+    )
+    (loop,) = bent.loops()
+    assert loop.rotation_rad == pytest.approx(0.01, abs=1e-9)
+    with pytest.raises(CalibrationError, match=r"do not close: 0\.57 deg"):
+        bent.require_closed_loops()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        (
+            "  left:\n    model:",
+            "  left:\n    modle:",
+            r"cameras\.left\.modle: unknown key; did you mean 'model'",
+        ),
+        ("model: radtan", "model: radial", r"cameras\.left: camera model 'radial' is unknown"),
+        ("fx: 500.5", "fx: wide", r"cameras\.left\.fx: .*found 'wide'"),
+        ("fx: 500.5", "fx: 500.5\n    fx: 500.5", "given twice"),
+        ("format: sensorium-calibration/1", "format: kalibr", "this reader knows"),
+        ("rig: bench", "rig: [", "is not YAML"),
+        ("- parent: body\n  child: lidar", "- parent: lidar\n  child: lidar", "joins a frame with itself"),
+        (
+            "  T_parent_child:\n  - [",
+            "  T_parent_child:\n  - [2.0, ",
+            r"transforms\[0\]\.T_parent_child: needs 4 rows",
+        ),
+    ],
+)
+def test_faults_in_the_file_are_named(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    assert old in rig().dump()
+    path = tmp_path / "calibration.yaml"
+    path.write_text(rig().dump().replace(old, new, 1))
+    with pytest.raises(CalibrationError, match=complaint) as caught:
+        RigCalibration.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        RigCalibration.load(tmp_path / "absent.yaml")
+
+
+def test_matrix_that_is_no_rigid_transform_is_refused() -> None:
+    for T in (np.diag([1.0, 1.0, -1.0, 1.0]), np.diag([2.0, 2.0, 2.0, 1.0]), np.ones((4, 4))):
+        with pytest.raises(CalibrationError, match="a -> b"):
+            RigCalibration(edges=(Edge("a", "b", T),))
