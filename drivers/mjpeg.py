@@ -1,0 +1,234 @@
+"""JPEG as cameras send it: where an image ends, and the multipart stream of network cameras."""
+
+import base64
+import contextlib
+import http.client
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from sensorium.errors import DeviceError
+
+_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_MAX_HEADER_BYTES = 1 << 16
+MAX_PART_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class JpegExtent:
+    """Where a JPEG image ends, and its size in pixels."""
+
+    length_bytes: int
+    width_px: int
+    height_px: int
+
+
+def jpeg_extent(data: bytes | bytearray | memoryview) -> JpegExtent | None:
+    """Return the extent of the JPEG image that ``data`` begins with; None if it is not a whole one.
+
+    Walks the marker segments (ITU-T T.81, annex B). Inside entropy-coded data 0xFF is always followed by a
+    stuffed zero or a restart marker, so the first other marker there is real.
+    """
+    if len(data) < 4 or bytes(data[:2]) != b"\xff\xd8":
+        return None
+    at, size = 2, (0, 0)
+    while at + 4 <= len(data) or bytes(data[at : at + 2]) == b"\xff\xd9":
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker == 0xD9:
+            return JpegExtent(at + 2, size[0], size[1]) if size[0] and size[1] else None
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if length < 2:
+            return None
+        if marker in _START_OF_FRAME and at + 9 <= len(data):
+            size = (
+                int.from_bytes(data[at + 7 : at + 9], "big"),
+                int.from_bytes(data[at + 5 : at + 7], "big"),
+            )
+        at += 2 + length
+        if marker == 0xDA:
+            found = _MARKER_AFTER_SCAN.search(data, at)
+            if found is None:
+                return None
+            at = found.start()
+    return None
+
+
+def without_password(url: str) -> str:
+    """Return ``url`` as it may be logged: user and password replaced by ``***``."""
+    return re.sub(r"(?<=://)[^@/]*@", "***@", url)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a multipart stream; ``stamp_s`` is the sender's X-Timestamp header where it sends one."""
+
+    body: bytes
+    stamp_s: float | None
+
+
+class MjpegStream:
+    """A multipart stream of JPEG images over HTTP, as network cameras and ffmpeg's ``mpjpeg`` send it.
+
+    The delimiter is taken from the body, not from the Content-Type header, because senders disagree with
+    their own headers: ffmpeg says ``application/octet-stream``, others count the leading dashes twice.
+    Redirects are not followed.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._label = without_password(url)
+        self._timeout_s = timeout_s
+        self._buffer = bytearray()
+        parts = urlsplit(url)
+        connection_type = (
+            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        )
+        self._connection = connection_type(parts.hostname or "", parts.port, timeout=timeout_s)
+        headers = {"Accept": "multipart/x-mixed-replace, image/jpeg", "Connection": "close"}
+        if parts.username is not None:
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._response: http.client.HTTPResponse | None = None
+        try:
+            self._connection.connect()
+            self._socket: socket.socket = self._connection.sock
+            self._connection.request("GET", path, headers=headers)
+            self._response = self._connection.getresponse()
+        except (OSError, http.client.HTTPException) as err:
+            self._connection.close()
+            raise DeviceError(
+                f"camera {self._label}: no answer ({err}); check the address and that it is on"
+            ) from err
+        if self._response.status != 200:
+            status, reason = self._response.status, self._response.reason
+            self.close()
+            hint = "put user:password@ into the URL" if status in (401, 403) else "check the path of the URL"
+            raise DeviceError(f"camera {self._label}: answered {status} {reason}; {hint}")
+
+    def parts(self) -> Iterator[Part]:
+        """Yield each part as soon as its last byte is there.
+
+        Raises:
+            DeviceError: If the sender stops, goes silent for ``timeout_s``, or sends no multipart stream.
+        """
+        delimiter = self._delimiter()
+        while True:
+            headers = self._headers()
+            length = headers.get("content-length", "")
+            body = self._counted(int(length)) if length.isdecimal() else self._uncounted(delimiter)
+            yield Part(body, _seconds(headers.get("x-timestamp", "")))
+            self._skip_past(delimiter)
+
+    def interrupt(self) -> None:
+        """Wake a reader that waits in :meth:`parts`; may be called from another thread."""
+        with contextlib.suppress(OSError):  # the peer may have been faster
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        if self._response is not None:
+            self._response.close()
+        self._connection.close()
+
+    def _delimiter(self) -> bytes:
+        seen = 0
+        while seen < _MAX_HEADER_BYTES:
+            line = self._line()
+            seen += len(line) + 2
+            if line.startswith(b"--") and len(line) > 2:
+                return line
+            if line.startswith(b"\xff\xd8"):
+                break
+        raise DeviceError(
+            f"camera {self._label}: sends no multipart stream of images; use the camera's MJPEG address"
+        )
+
+    def _headers(self) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        while line := self._line():
+            key, _, value = line.decode("latin-1").partition(":")
+            headers[key.strip().lower()] = value.strip()
+            if len(headers) > 100:
+                raise DeviceError(f"camera {self._label}: a part has more than 100 header lines; not MJPEG")
+        return headers
+
+    def _counted(self, length: int) -> bytes:
+        if length > MAX_PART_BYTES:
+            raise DeviceError(f"camera {self._label}: announces an image of {length} bytes; not believed")
+        while len(self._buffer) < length:
+            self._receive()
+        body = bytes(self._buffer[:length])
+        del self._buffer[:length]
+        return body
+
+    def _uncounted(self, delimiter: bytes) -> bytes:
+        """Read up to the next delimiter, or to the end of a whole JPEG, which saves one frame of delay."""
+        searched = 0
+        while True:
+            at = self._buffer.find(b"\n" + delimiter, searched)
+            if at >= 0:
+                body = bytes(self._buffer[:at]).removesuffix(b"\r")
+                del self._buffer[: at + 1]
+                return body
+            if self._buffer.rstrip(b"\r\n").endswith(b"\xff\xd9"):
+                extent = jpeg_extent(self._buffer)
+                if extent is not None:
+                    return self._counted(extent.length_bytes)
+            searched = max(0, len(self._buffer) - len(delimiter) - 1)
+            if len(self._buffer) > MAX_PART_BYTES:
+                raise DeviceError(
+                    f"camera {self._label}: an image has no end after {len(self._buffer)} bytes"
+                )
+            self._receive()
+
+    def _skip_past(self, delimiter: bytes) -> None:
+        """Drop bytes up to and with the next delimiter line; a wrong Content-Length is survived here."""
+        skipped = 0
+        while True:
+            line = self._line()
+            if line == delimiter:
+                return
+            if line == delimiter + b"--":
+                raise DeviceError(f"camera {self._label}: ended its stream; it will be opened again")
+            skipped += len(line)
+            if skipped > MAX_PART_BYTES:
+                raise DeviceError(f"camera {self._label}: lost the boundary between images")
+
+    def _line(self) -> bytes:
+        searched = 0
+        while (at := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            if searched > MAX_PART_BYTES:
+                raise DeviceError(f"camera {self._label}: lost the boundary between images")
+            self._receive()
+        line = bytes(self._buffer[:at]).removesuffix(b"\r")
+        del self._buffer[: at + 1]
+        return line
+
+    def _receive(self) -> None:
+        assert self._response is not None
+        try:
+            chunk = self._response.read1(1 << 16)
+        except TimeoutError as err:
+            raise DeviceError(
+                f"camera {self._label}: silent for {self._timeout_s:g} s; check the camera and its network"
+            ) from err
+        except (OSError, ValueError, http.client.HTTPException) as err:
+            raise DeviceError(f"camera {self._label}: connection lost ({err})") from err
+        if not chunk:
+            raise DeviceError(f"camera {self._label}: closed the connection; it will be opened again")
+        self._buffer += chunk
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
