@@ -262,7 +262,7 @@ def _transform(values_mm: Any) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=8)
-def _packet_dtype(metadata: OusterMetadata) -> np.dtype[np.void]:
+def packet_dtype(metadata: OusterMetadata) -> np.dtype[np.void]:
     """Return the structured type of a packet: ``columns`` (C,), each with its header and ``pixels`` (H,)."""
     profile = PROFILES[metadata.profile]
     pixel = np.dtype(
@@ -321,7 +321,7 @@ def packet_columns(payload: bytes | memoryview, metadata: OusterMetadata) -> NDA
         raise WireError(
             f"Ouster payload of {len(payload)} B is not a whole number of {metadata.packet_bytes} B packets"
         )
-    packets = np.frombuffer(payload, _packet_dtype(metadata))
+    packets = np.frombuffer(payload, packet_dtype(metadata))
     columns: NDArray[np.void] = packets["columns"]
     return columns
 
@@ -396,8 +396,8 @@ def decode_scan(payload: bytes | memoryview, metadata: OusterMetadata) -> Scan:
 def beam_rays(metadata: OusterMetadata) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return unit directions and offsets, each (H, W, 3): point = offset + range * direction.
 
-    Both are in the sensor frame: x forward (away from the connector), y left, z up; metres. A range is measured from
-    ``offset`` on, which lies one beam-origin distance behind the point where the beam leaves the rotor.
+    Both are in the sensor frame: x forward (away from the connector), y left, z up; metres. A range counts
+    from ``offset`` on, which lies one beam-origin distance behind the point where the beam leaves the rotor.
     Source: Software User Manual, "Lidar Range to XYZ".
     """
     encoder = 2.0 * np.pi * (1.0 - np.arange(metadata.columns) / metadata.columns)
