@@ -26,7 +26,7 @@ WIDTH, HEIGHT, RATE_HZ = 64, 48, 50.0
 
 def picture(index: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
     noise = np.random.default_rng(index).integers(0, 60, (height, width, 3), dtype=np.uint8)
-    return noise + np.uint8(index * 10 % 190)
+    return np.asarray(noise + np.uint8(index * 10 % 190), np.uint8)
 
 
 def jpeg(index: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
@@ -37,7 +37,7 @@ def jpeg(index: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
 def video(tmp_path: Path) -> Path:
     path = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(
-        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), RATE_HZ, (WIDTH, HEIGHT)
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), RATE_HZ, (WIDTH, HEIGHT)
     )
     assert writer.isOpened()
     for index in range(12):
