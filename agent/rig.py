@@ -1,0 +1,243 @@
+"""The rig file: one YAML document, validated to the last key before anything starts.
+
+Every problem becomes one line with file, line and column; unknown keys name the nearest known one.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+
+from sensorium.drivers.driver import Driver, DriverConfig
+from sensorium.drivers.frame import STREAM_NAME
+from sensorium.drivers.registry import load_driver
+from sensorium.errors import ConfigError, DeviceError
+
+Location = tuple[str | int, ...]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EpisodeOptions(_Strict):
+    """When episodes end and what their streams are aligned on."""
+
+    max_s: PositiveFloat | None = None
+    max_bytes: int | None = Field(default=None, gt=0)
+    reference: str | None = None
+    tolerance_ms: PositiveFloat = 10.0
+    start: Literal["immediately", "manual"] = "immediately"
+
+
+class CheckOptions(_Strict):
+    """One calibration check that runs while recording."""
+
+    check: Literal["stereo", "camera_lidar"]
+    streams: tuple[str, str]
+    every_s: PositiveFloat = 5.0
+
+
+class RigDocument(_Strict):
+    """The keys of a rig file; ``devices`` entries carry their driver's options beside ``driver``."""
+
+    rig: str = Field(pattern=r"[A-Za-z0-9_.-]{1,64}")
+    operator: str | None = None
+    task: str = ""
+    instruction: str = ""
+    devices: dict[str, dict[str, Any]] = Field(min_length=1)
+    episode: EpisodeOptions = EpisodeOptions()
+    checks: tuple[CheckOptions, ...] = ()
+    on_failed_check: Literal["warn", "split", "stop"] = "warn"
+    calibration: Path | None = None
+    consent: Path | None = None
+    spec: Path | None = None
+    spool: Path | None = None
+    store: str | None = None
+    upload: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device of the rig with its driver class and validated options."""
+
+    name: str
+    driver: str
+    driver_type: type[Driver[Any]]
+    config: DriverConfig
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A validated rig: paths are absolute, drivers are loaded, nothing is opened."""
+
+    path: Path | None
+    document: RigDocument
+    devices: tuple[Device, ...]
+
+
+def load_rig(path: Path) -> Rig:
+    """Return the rig described by the YAML file.
+
+    Raises:
+        ConfigError: With one line per problem: ``file:line:column: what; what to do``.
+        DeviceError: If a required device is plainly missing.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{path}: the rig file cannot be read: {err}") from err
+    return parse_rig(text, path)
+
+
+def parse_rig(text: str, path: Path) -> Rig:
+    """Return the rig in ``text``; ``path`` anchors relative paths and names the file in errors."""
+    positions: dict[Location, tuple[int, int]] = {}
+    problems: list[tuple[Location, str]] = []
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as err:
+        mark = err.problem_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: not YAML: {err.problem}") from err
+    data = _plain(node, (), positions, problems) if node is not None else None
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path}:1:1: a rig file is a mapping with the keys rig and devices; see the README"
+        )
+    rig = _validate(data, path, problems)
+    if problems:
+        raise ConfigError("\n".join(_line(path, positions, where, what) for where, what in problems))
+    assert rig is not None
+    _check_devices(rig, path, positions)
+    return rig
+
+
+def _plain(
+    node: yaml.Node,
+    where: Location,
+    positions: dict[Location, tuple[int, int]],
+    problems: list[tuple[Location, str]],
+) -> Any:
+    """Turn a YAML node into plain values, noting positions and duplicate keys on the way."""
+    positions.setdefault(where, (node.start_mark.line + 1, node.start_mark.column + 1))
+    if isinstance(node, yaml.MappingNode):
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            here = (*where, key)
+            positions.setdefault(here, (key_node.start_mark.line + 1, key_node.start_mark.column + 1))
+            if key in found:
+                line = key_node.start_mark.line + 1
+                problems.append((here, f"{_dotted(here)} is given twice (again on line {line}); keep one"))
+            found[key] = _plain(value_node, here, positions, problems)
+        return found
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*where, index), positions, problems) for index, item in enumerate(node.value)]
+    return yaml.SafeLoader("").construct_object(node)
+
+
+def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, str]]) -> Rig | None:
+    try:
+        document = RigDocument.model_validate(data)
+    except ValidationError as err:
+        problems += _explained(err, RigDocument, ())
+        document = None
+    devices = []
+    entries = data.get("devices")
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        device = _device(name, entry, problems)
+        if device is not None:
+            devices.append(device)
+    if document is None or problems:
+        return None
+    base = path.parent.resolve()
+    paths = ("calibration", "consent", "spec", "spool")
+    anchored = {key: base / getattr(document, key) for key in paths if getattr(document, key) is not None}
+    for key in ("calibration", "spec"):
+        if key in anchored and not anchored[key].is_file():
+            problems.append(
+                ((key,), f"{key}: {anchored[key]} does not exist; correct the path or remove the key")
+            )
+    return Rig(path, document.model_copy(update=anchored), tuple(devices))
+
+
+def _device(name: str, entry: Any, problems: list[tuple[Location, str]]) -> Device | None:
+    where: Location = ("devices", name)
+    if not STREAM_NAME.fullmatch(name):
+        problems.append((where, f"device name {name!r} must match {STREAM_NAME.pattern}"))
+        return None
+    if not isinstance(entry, dict):
+        return None  # already reported by the document's own validation
+    if "driver" not in entry:
+        problems.append((where, f"device {name} has no driver; add one, e.g. driver: opencv"))
+        return None
+    options = {key: value for key, value in entry.items() if key != "driver"}
+    try:
+        driver_type = load_driver(str(entry["driver"]))
+    except ConfigError as err:
+        problems.append(((*where, "driver"), str(err)))
+        return None
+    try:
+        config = driver_type.config_type.model_validate(options)
+    except ValidationError as err:
+        problems.extend(_explained(err, driver_type.config_type, where))
+        return None
+    return Device(name, str(entry["driver"]), driver_type, config, options)
+
+
+def _check_devices(rig: Rig, path: Path, positions: dict[Location, tuple[int, int]]) -> None:
+    missing = []
+    for device in rig.devices:
+        try:
+            device.driver_type.check(device.config)
+        except (DeviceError, ConfigError) as err:
+            missing.append(_line(path, positions, ("devices", device.name), f"device {device.name}: {err}"))
+    if missing:
+        raise DeviceError("\n".join(missing))
+
+
+def _explained(err: ValidationError, model: type[BaseModel], prefix: Location) -> list[tuple[Location, str]]:
+    found = []
+    for problem in err.errors(include_url=False):
+        where = (*prefix, *problem["loc"])
+        key = str(problem["loc"][-1]) if problem["loc"] else ""
+        if problem["type"] == "extra_forbidden":
+            known = list(_model_at(model, problem["loc"][:-1]).model_fields)
+            if prefix:
+                known.append("driver")
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+            found.append((where, f"{_dotted(where)}: unknown key {key!r}; {hint}"))
+        elif problem["type"] == "missing":
+            found.append((where[:-1], f"{_dotted(where)} is missing"))
+        else:
+            found.append((where, f"{_dotted(where)}: {problem['msg']}, found {problem['input']!r}"))
+    return found
+
+
+def _model_at(model: type[BaseModel], loc: Location) -> type[BaseModel]:
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            candidates = [annotation, *getattr(annotation, "__args__", ())]
+            nested = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
+            if nested:
+                model = nested[0]
+    return model
+
+
+def _line(path: Path, positions: dict[Location, tuple[int, int]], where: Location, what: str) -> str:
+    while where and where not in positions:
+        where = where[:-1]
+    line, column = positions.get(where, (1, 1))
+    return f"{path}:{line}:{column}: {what}"
+
+
+def _dotted(where: Location) -> str:
+    return ".".join(str(part) for part in where)
