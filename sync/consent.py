@@ -1,0 +1,595 @@
+"""Consent: grants, the log of what happened to them, pauses, and the pure decision over all three.
+
+Nothing personal is recorded, shown, exported or uploaded unless :func:`decide` says so, and it says no by
+default. The rules:
+
+* A stream that is not personal is allowed.
+* A span of capture time is allowed for a purpose when at every instant of it a grant covers the stream,
+  *every* subject whose grants reach that instant allows it (of two people in view the stricter one decides), and
+  no pause is on. The span is all of ``[t - u, t + u]``, of a capture time and its uncertainty.
+* A withdrawn, revoked or expired grant is dead for good, also for what was captured before: its subject stays
+  in view and now refuses. Only a new grant of the same subject speaks for him again.
+* A pause denies captures from the press on until the resume that names it. What was captured before stays as
+  it was.
+* Every rule is a statement about a set of events, so neither their order nor a clock that runs backwards can
+  turn a denial into permission.
+
+Conditions that this version cannot enforce have no field, so that a file which asks for them is refused.
+
+The fields follow ISO/IEC TS 27560 and the states the W3C Data Privacy Vocabulary.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from enum import Enum
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Protocol
+
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
+
+from sensorium.drivers.frame import Modality
+from sensorium.timebase import SECOND_NS
+
+ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+SUBJECT_REF = re.compile(r"(sub|group|site):[A-Za-z0-9_.-]{1,64}")
+BEFORE_ALL_NS = -(1 << 63)
+AFTER_ALL_NS = (1 << 63) - 1
+_DAY_NS = 86_400 * SECOND_NS
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|z|[+-]\d\d:\d\d)")
+
+
+class Purpose(str, Enum):
+    """What data may be used for. The first four are gates of this agent, the others travel with the data."""
+
+    RECORD = "record"
+    LIVE = "live"
+    UPLOAD = "upload"
+    EXPORT = "export"
+    AI_TRAIN = "ai:train"
+    AI_EVAL = "ai:eval"
+    ANNOTATE = "annotate"
+    DEBUG = "debug"
+    SHARE_THIRD_PARTY = "share:third_party"
+
+
+class LawfulBasis(str, Enum):
+    CONSENT = "consent"
+    EXPLICIT_CONSENT = "explicit_consent"
+    CONTRACT = "contract"
+    LEGITIMATE_INTEREST = "legitimate_interest"
+
+
+class ConsentStatus(str, Enum):
+    """The states of the W3C Data Privacy Vocabulary; only the first two permit anything."""
+
+    GIVEN = "ConsentGiven"
+    RENEWED = "RenewedConsentGiven"
+    UNKNOWN = "ConsentUnknown"
+    REQUESTED = "ConsentRequested"
+    DEFERRED = "ConsentRequestDeferred"
+    REFUSED = "ConsentRefused"
+    EXPIRED = "ConsentExpired"
+    INVALIDATED = "ConsentInvalidated"
+    REVOKED = "ConsentRevoked"
+    WITHDRAWN = "ConsentWithdrawn"
+
+    @property
+    def is_valid(self) -> bool:
+        return self in (ConsentStatus.GIVEN, ConsentStatus.RENEWED)
+
+
+class EventKind(str, Enum):
+    """``REVOKED`` is an end by somebody other than the subject; every kind but ``GIVEN`` ends the grant."""
+
+    GIVEN = "given"
+    WITHDRAWN = "withdrawn"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
+_ENDED = {
+    EventKind.WITHDRAWN: ConsentStatus.WITHDRAWN,
+    EventKind.REVOKED: ConsentStatus.REVOKED,
+    EventKind.EXPIRED: ConsentStatus.EXPIRED,
+}
+
+
+def format_utc(utc_ns: int) -> str:
+    """Return an RFC 3339 text with nanoseconds, such as ``2026-11-21T21:00:00.000000001Z``."""
+    seconds, fraction = divmod(utc_ns, SECOND_NS)
+    whole = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{fraction:09d}Z"
+
+
+def parse_utc(text: object) -> int:
+    """Return UTC nanoseconds of an RFC 3339 text (or pass an integer through).
+
+    Raises:
+        ValueError: If it is neither, or has no time zone.
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    match = _RFC3339.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"{text!r} is not a time such as 2026-11-21T21:00:00Z (the zone is needed)")
+    date, clock, fraction, zone = match.groups()
+    whole = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if zone in 'Zz' else zone}")
+    return int(whole.timestamp()) * SECOND_NS + int((fraction or "0").ljust(9, "0"))
+
+
+UtcNs = Annotated[int, BeforeValidator(parse_utc), PlainSerializer(format_utc, when_used="json")]
+
+
+def new_ulid(utc_ns: int) -> str:
+    """Return a ULID: 48 bits of milliseconds and 80 random bits in Crockford's base 32 (26 characters)."""
+    value = (utc_ns // 1_000_000 & (1 << 48) - 1) << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+class ConsentStream(Protocol):
+    """What a decision needs to know of a stream; a ``StreamInfo`` is one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def modality(self) -> str: ...
+
+    @property
+    def is_personal(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRef:
+    """A stream known by name only, e.g. from a manifest."""
+
+    name: str
+    modality: str
+    is_personal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a grant reaches: stream name globs, modalities (none = every), and capture times.
+
+    ``captured_from_ns``/``captured_until_ns`` default to the grant's validity; a grant for a recording of the
+    past names them. The end is exclusive.
+    """
+
+    streams: tuple[str, ...]
+    modalities: tuple[Modality, ...] = ()
+    captured_from: UtcNs | None = None
+    captured_until: UtcNs | None = None
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def reaches(self, stream: ConsentStream) -> bool:
+        return (not self.modalities or stream.modality in self.modalities) and any(
+            fnmatchcase(stream.name, pattern) for pattern in self.streams
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the subject asks for in return.
+
+    Attributes:
+        redact: What must be made unrecognisable (``face``, ``plate``, ``voice``); the grant permits nothing
+            to a caller that does not state it applies them all.
+        retain_days: Nothing may be done with data older than this; None = as long as the grant is valid.
+    """
+
+    redact: tuple[str, ...] = ()
+    retain_days: int | None = None
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if self.retain_days is not None and self.retain_days < 1:
+            raise ValueError(f"retain_days must be at least 1, found {self.retain_days}")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How it is known: ``method`` (signature, button, voice, paper, configuration), who took it, its hash."""
+
+    method: str
+    by: str = ""
+    sha256: str = ""
+    note: str = ""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentGrant:
+    """One subject's permission. Times are UTC ns (RFC 3339 in files); the ends are exclusive.
+
+    Attributes:
+        id: ULID.
+        subject: Pseudonym: ``sub:...`` a person, ``group:...``, ``site:...``; never a name.
+        controller: Who answers for the data, with an address to withdraw at.
+        valid_from: The grant may be relied on from here ...
+        valid_until: ... to here, whatever is done with the data.
+        state: As given; what happened since is in the log. Only the two given states permit anything.
+    """
+
+    id: str
+    subject: str
+    controller: str
+    lawful_basis: LawfulBasis
+    purposes: tuple[Purpose, ...]
+    scope: Scope
+    valid_from: UtcNs
+    valid_until: UtcNs
+    evidence: Evidence
+    conditions: Conditions = Conditions()
+    state: ConsentStatus = ConsentStatus.GIVEN
+    notice: str = ""
+    jurisdiction: str = ""
+    version: int = 1
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if not ULID.fullmatch(self.id):
+            raise ValueError(f"id {self.id!r} is not a ULID (26 characters of {_CROCKFORD})")
+        if not SUBJECT_REF.fullmatch(self.subject):
+            raise ValueError(f"subject {self.subject!r} must look like sub:1f0c9a, group:lab or site:hall2")
+        if self.version != 1:
+            raise ValueError(f"version {self.version} is not known to this program, which reads version 1")
+        if not self.purposes or not self.scope.streams:
+            raise ValueError("purposes and scope.streams must each name at least one")
+        if self.valid_from >= self.valid_until or self.captured_from_ns >= self.captured_until_ns:
+            raise ValueError("the time span ends before it begins")
+
+    @property
+    def captured_from_ns(self) -> int:
+        return self.valid_from if self.scope.captured_from is None else self.scope.captured_from
+
+    @property
+    def captured_until_ns(self) -> int:
+        return self.valid_until if self.scope.captured_until is None else self.scope.captured_until
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form; pinned in the log when the grant is given."""
+        return hashlib.sha256(canonical_json(GRANT_SCHEMA.dump_python(self, mode="json"))).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentEvent:
+    """Something that happened to a grant at UTC ``at_ns``; ``digest``: of the grant as it was given."""
+
+    grant_id: str
+    kind: EventKind
+    at_ns: int
+    by: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PauseEvent:
+    """A privacy pause of the streams that match ``streams``; still on while ``until_ns`` is None."""
+
+    id: str
+    from_ns: int
+    until_ns: int | None = None
+    streams: tuple[str, ...] = ("*",)
+    source: str = ""
+
+    @property
+    def is_on(self) -> bool:
+        return self.until_ns is None
+
+    def holds(self, stream: ConsentStream) -> bool:
+        return any(fnmatchcase(stream.name, pattern) for pattern in self.streams)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentLedger:
+    """Everything that a decision rests on; an immutable snapshot.
+
+    Attributes:
+        seen_ns: Latest UTC that the log has seen; a clock behind it does not revive what had expired.
+        fault: Why the ledger cannot be trusted; personal streams are denied while it is not empty.
+    """
+
+    grants: tuple[ConsentGrant, ...] = ()
+    events: tuple[ConsentEvent, ...] = ()
+    pauses: tuple[PauseEvent, ...] = ()
+    seen_ns: int = BEFORE_ALL_NS
+    fault: str = ""
+
+    @property
+    def is_paused(self) -> bool:
+        return any(pause.is_on for pause in self.pauses)
+
+    def status(self, grant: ConsentGrant, now_utc_ns: int) -> ConsentStatus:
+        """Return what the grant is worth now. The worst of its events counts, in whatever order they came."""
+        mine = [event for event in self.events if event.grant_id == grant.id]
+        for kind, ended in _ENDED.items():
+            if any(event.kind is kind for event in mine):
+                return ended
+        given = [event for event in mine if event.kind is EventKind.GIVEN]
+        if not given:
+            return ConsentStatus.UNKNOWN
+        if any(event.digest != grant.digest for event in given):
+            return ConsentStatus.INVALIDATED
+        if max(now_utc_ns, self.seen_ns) >= grant.valid_until:
+            return ConsentStatus.EXPIRED
+        return grant.state
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer; ``rule`` is the reason's short name: ``granted``, ``no_grant``, ``paused`` ..."""
+
+    is_allowed: bool
+    rule: str
+    reason: str
+    grant_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentSpan:
+    """A stretch of capture time (UTC ns, end exclusive) over which one decision holds."""
+
+    from_ns: int
+    until_ns: int
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenConsent:
+    """A stream's consent as the manifest keeps it.
+
+    Attributes:
+        decision: For the whole span.
+        purposes: Everything that the whole span may be used for.
+        spans: The timeline for recording; together they cover the span. Only allowed ones hold data.
+    """
+
+    decision: Decision
+    purposes: tuple[Purpose, ...]
+    spans: tuple[ConsentSpan, ...]
+
+
+NOT_PERSONAL = Decision(True, "not_personal", "the stream is not personal")
+
+
+def decide(
+    stream: ConsentStream,
+    span_utc_ns: tuple[int, int],
+    purpose: Purpose,
+    now_utc_ns: int,
+    ledger: ConsentLedger,
+    redactions: frozenset[str] = frozenset(),
+) -> Decision:
+    """Return whether ``purpose`` is allowed for what ``stream`` captured in a span. Pure; denies by default.
+
+    Args:
+        span_utc_ns: First and last instant of capture time, both included, widened by the uncertainty.
+        redactions: What the caller makes unrecognisable before it uses the data.
+    """
+    if stream.is_personal is False:
+        return NOT_PERSONAL
+    return _lookup(timeline(stream, purpose, now_utc_ns, ledger, redactions), *span_utc_ns)
+
+
+def timeline(
+    stream: ConsentStream,
+    purpose: Purpose,
+    now_utc_ns: int,
+    ledger: ConsentLedger,
+    redactions: frozenset[str] = frozenset(),
+) -> tuple[ConsentSpan, ...]:
+    """Return the decision for every instant of capture time, as consecutive spans over all of int64."""
+    if stream.is_personal is False:
+        return (ConsentSpan(BEFORE_ALL_NS, AFTER_ALL_NS, NOT_PERSONAL),)
+    if ledger.fault:
+        denial = Decision(False, "fault", f"the consent records cannot be trusted: {ledger.fault}")
+        return (ConsentSpan(BEFORE_ALL_NS, AFTER_ALL_NS, denial),)
+    judge = _Judge(stream, purpose, now_utc_ns, ledger, redactions)
+    edges = [BEFORE_ALL_NS, *sorted(judge.edges()), AFTER_ALL_NS]
+    spans: list[ConsentSpan] = []
+    for start, end in pairwise(edges):
+        decision = judge.at(start)
+        if spans and spans[-1].decision == decision:
+            spans[-1] = ConsentSpan(spans[-1].from_ns, end, decision)
+        else:
+            spans.append(ConsentSpan(start, end, decision))
+    return tuple(spans)
+
+
+def freeze(
+    stream: ConsentStream, span_utc_ns: tuple[int, int], now_utc_ns: int, ledger: ConsentLedger
+) -> FrozenConsent:
+    """Return what the manifest says of a stream's consent over its span (both ends included)."""
+    first, last = span_utc_ns
+    spans = tuple(
+        ConsentSpan(max(first, part.from_ns), min(last + 1, part.until_ns), part.decision)
+        for part in timeline(stream, Purpose.RECORD, now_utc_ns, ledger)
+        if part.from_ns <= last and part.until_ns > first
+    )
+    purposes = tuple(p for p in Purpose if decide(stream, span_utc_ns, p, now_utc_ns, ledger).is_allowed)
+    return FrozenConsent(_lookup(spans, first, last), purposes, spans)
+
+
+class _Judge:
+    """Decides single instants for one stream, purpose and now."""
+
+    def __init__(
+        self,
+        stream: ConsentStream,
+        purpose: Purpose,
+        now_utc_ns: int,
+        ledger: ConsentLedger,
+        redactions: frozenset[str],
+    ) -> None:
+        self._stream = stream
+        self._purpose = purpose
+        self._now_ns = now_utc_ns
+        self._ledger = ledger
+        self._redactions = redactions
+        self._pauses = [pause for pause in ledger.pauses if pause.holds(stream)]
+        self._grants = sorted(
+            (grant for grant in ledger.grants if grant.scope.reaches(stream)), key=lambda grant: grant.id
+        )
+        self._objections = {grant.id: self._objection(grant) for grant in self._grants}
+        self._kept_from_ns = {grant.id: self._kept_from(grant) for grant in self._grants}
+
+    def edges(self) -> set[int]:
+        """Return the instants at which the decision may change."""
+        edges = {pause.from_ns for pause in self._pauses}
+        edges |= {pause.until_ns for pause in self._pauses if pause.until_ns is not None}
+        for grant in self._grants:
+            edges |= {grant.captured_from_ns, grant.captured_until_ns, self._kept_from_ns[grant.id]}
+        return {edge for edge in edges if BEFORE_ALL_NS < edge < AFTER_ALL_NS}
+
+    def at(self, instant_ns: int) -> Decision:
+        for pause in self._pauses:
+            if pause.from_ns <= instant_ns and (pause.until_ns is None or instant_ns < pause.until_ns):
+                return Decision(False, "paused", f"paused at {format_utc(pause.from_ns)}")
+        present = [g for g in self._grants if g.captured_from_ns <= instant_ns < g.captured_until_ns]
+        if not present:
+            return Decision(False, "no_grant", f"no grant covers stream {self._stream.name} at that time")
+        granted: set[str] = set()
+        denials: list[tuple[str, str]] = []
+        for subject in sorted({grant.subject for grant in present}):
+            objections = {g.id: self._objection_at(g, instant_ns) for g in present if g.subject == subject}
+            live = {grant_id for grant_id, objection in objections.items() if objection is None}
+            if live:
+                granted |= live
+            else:
+                denials += [objection for objection in objections.values() if objection is not None]
+        if denials:
+            rule, reason = denials[0]
+            return Decision(False, rule, reason)
+        return Decision(True, "granted", f"granted by {', '.join(sorted(granted))}", tuple(sorted(granted)))
+
+    def _objection_at(self, grant: ConsentGrant, instant_ns: int) -> tuple[str, str] | None:
+        objection = self._objections[grant.id]
+        if objection is None and instant_ns < self._kept_from_ns[grant.id]:
+            days = grant.conditions.retain_days
+            return (
+                "retention",
+                f"grant {grant.id} of {grant.subject} lets nothing be kept longer than {days} days",
+            )
+        return objection
+
+    def _objection(self, grant: ConsentGrant) -> tuple[str, str] | None:
+        """Return rule and sentence why a grant that is in scope permits nothing; None if it is live."""
+        who = f"grant {grant.id} of {grant.subject}"
+        status = self._ledger.status(grant, self._now_ns)
+        if status is ConsentStatus.UNKNOWN:
+            return "not_given", f"{who} was never entered in the log: adopt it with `sensorium consent grant`"
+        if status is ConsentStatus.INVALIDATED:
+            return "altered", f"{who} was changed after it was given: restore the file or give a new grant"
+        if not status.is_valid:
+            return status.name.lower(), f"{who} is {status.value}"
+        if self._now_ns < grant.valid_from:
+            return "not_yet_valid", f"{who} is valid only from {format_utc(grant.valid_from)}"
+        if self._purpose not in grant.purposes:
+            return "purpose", f"{who} does not include the purpose {self._purpose.value}"
+        missing = sorted(set(grant.conditions.redact) - self._redactions)
+        if missing:
+            return "redaction", f"{who} requires redaction of {', '.join(missing)}, which is not applied"
+        return None
+
+    def _kept_from(self, grant: ConsentGrant) -> int:
+        if grant.conditions.retain_days is None:
+            return BEFORE_ALL_NS
+        return max(self._now_ns, self._ledger.seen_ns) - grant.conditions.retain_days * _DAY_NS
+
+
+def _lookup(spans: Sequence[ConsentSpan], first_ns: int, last_ns: int) -> Decision:
+    """Return the decision over a closed span: a denial anywhere in it denies it all."""
+    if not spans or not spans[0].from_ns <= first_ns <= last_ns < spans[-1].until_ns:
+        return Decision(False, "no_span", f"{first_ns}..{last_ns} ns is not a span of capture time")
+    start = bisect_right(spans, first_ns, key=_from_ns) - 1
+    end = bisect_right(spans, last_ns, key=_from_ns)
+    touched = [span.decision for span in spans[start:end]]
+    if len(touched) == 1:
+        return touched[0]
+    for decision in touched:
+        if not decision.is_allowed:
+            return replace(decision, reason=f"part of the span is denied: {decision.reason}")
+    ids = tuple(sorted({grant_id for decision in touched for grant_id in decision.grant_ids}))
+    return Decision(True, "granted", f"granted by {', '.join(ids)}", ids)
+
+
+def _from_ns(span: ConsentSpan) -> int:
+    return span.from_ns
+
+
+class StreamConsent:
+    """The decision for one stream and purpose, fast enough to be asked for every frame.
+
+    ``update`` is told the ledger and the time, at least every 20 ms while recording; it does nothing while
+    neither brings a change. ``now_utc_ns`` is on the clock of the capture times (the episode's timeline).
+    """
+
+    def __init__(
+        self, ledger: ConsentLedger, stream: ConsentStream, purpose: Purpose, now_utc_ns: int
+    ) -> None:
+        self._stream = stream
+        self._purpose = purpose
+        self._latest_ns = now_utc_ns
+        self._pressed_ns: dict[str, int] = {}
+        self._ledger = ledger
+        self._spans: tuple[ConsentSpan, ...] = ()
+        self._current = ConsentSpan(0, 0, NOT_PERSONAL)
+        self._next_change_ns = now_utc_ns
+        self._rebuild(now_utc_ns)
+
+    def update(self, ledger: ConsentLedger, now_utc_ns: int) -> None:
+        """Take a new ledger or the passing of time into account."""
+        self._latest_ns = max(self._latest_ns, now_utc_ns)
+        if ledger is not self._ledger or now_utc_ns >= self._next_change_ns:
+            self._ledger = ledger
+            self._rebuild(now_utc_ns)
+
+    def allows(self, capture_ns: int, uncertainty_ns: int) -> Decision:
+        """Return the decision for a capture time (UTC ns) and the half width of its uncertainty."""
+        first_ns = capture_ns - uncertainty_ns
+        last_ns = capture_ns + uncertainty_ns
+        current = self._current
+        if current.from_ns <= first_ns <= last_ns < current.until_ns:
+            return current.decision
+        index = bisect_right(self._spans, last_ns, key=_from_ns) - 1
+        self._current = self._spans[max(0, index)]
+        return _lookup(self._spans, first_ns, last_ns)
+
+    def _rebuild(self, now_utc_ns: int) -> None:
+        # A pause whose press was stamped by a clock that was ahead would begin in the future of the captures;
+        # it holds at the latest from when it was first seen.
+        pauses = []
+        for pause in self._ledger.pauses:
+            if pause.is_on:
+                self._pressed_ns.setdefault(pause.id, now_utc_ns)
+            pressed_ns = min(pause.from_ns, self._pressed_ns.get(pause.id, pause.from_ns))
+            pauses.append(replace(pause, from_ns=pressed_ns))
+        ledger = replace(
+            self._ledger, pauses=tuple(pauses), seen_ns=max(self._ledger.seen_ns, self._latest_ns)
+        )
+        self._spans = timeline(self._stream, self._purpose, now_utc_ns, ledger)
+        self._current = self._spans[-1]
+        edges = [edge for grant in ledger.grants for edge in (grant.valid_from, grant.valid_until)]
+        self._next_change_ns = min((edge for edge in edges if edge > now_utc_ns), default=AFTER_ALL_NS)
+
+
+def canonical_json(document: object) -> bytes:
+    """Return JSON with sorted keys and no spaces; equal documents give equal bytes."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+GRANT_SCHEMA: TypeAdapter[ConsentGrant] = TypeAdapter(ConsentGrant)

@@ -1,0 +1,375 @@
+"""The consent folder: one file per grant, and a log of events that is never rewritten."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from sensorium.errors import ConfigError, ConsentError
+from sensorium.sync.consent import (
+    BEFORE_ALL_NS,
+    GRANT_SCHEMA,
+    Conditions,
+    ConsentEvent,
+    ConsentGrant,
+    ConsentLedger,
+    EventKind,
+    PauseEvent,
+    Scope,
+    canonical_json,
+    new_ulid,
+)
+from sensorium.timebase import Clock, HostClock
+
+DEFAULT_FOLDER = "consent"
+"""Name of the consent folder inside the spool when the rig file names none."""
+
+_EVENTS = "events.jsonl"
+_ENDING = frozenset(EventKind) - {EventKind.GIVEN}
+
+
+class ConsentStore:
+    """A folder of grant files (``*.yaml``, ``*.json``, one grant each) and the log ``events.jsonl``.
+
+    Several processes may use one folder at a time. A grant file counts only once the log says it was given,
+    and the log holds its digest, so that a file edited later permits nothing. Each row of the log holds the
+    hash of the row before; a row is on disk before the call that wrote it returns.
+    """
+
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+        self.folder = folder
+        self._clock: Clock = clock or HostClock()
+        self._signature: tuple[object, ...] | None = None
+        self._ledger = ConsentLedger()
+        self._latest_ns = BEFORE_ALL_NS
+
+    def grant(self, grant: ConsentGrant, by: str = "") -> ConsentGrant:
+        """Write the grant file and enter it in the log.
+
+        Raises:
+            ConsentError: If a grant with that id is there already.
+        """
+        self._make_folder()
+        path = self.folder / f"{grant.id}.yaml"
+        if any(known.id == grant.id for known in self.ledger().grants):
+            raise ConsentError(
+                f"grant {grant.id} exists already in {self.folder}: a grant is never rewritten"
+            )
+        _write_durably(path, _grant_text(grant).encode())
+        self._append(
+            _event_row(ConsentEvent(grant.id, EventKind.GIVEN, self._now_ns(None), by, grant.digest))
+        )
+        return grant
+
+    def adopt(self, by: str = "") -> tuple[str, ...]:
+        """Enter grant files that somebody put into the folder in the log; return their ids."""
+        ledger = self.ledger()
+        known = {event.grant_id for event in ledger.events}
+        fresh = tuple(grant for grant in ledger.grants if grant.id not in known)
+        for grant in fresh:
+            self._append(
+                _event_row(ConsentEvent(grant.id, EventKind.GIVEN, self._now_ns(None), by, grant.digest))
+            )
+        return tuple(grant.id for grant in fresh)
+
+    def withdraw(
+        self,
+        grant_id: str,
+        at_utc_ns: int | None = None,
+        by: str = "",
+        kind: EventKind = EventKind.WITHDRAWN,
+    ) -> None:
+        """End a grant for good, for every purpose and for what was captured before as well.
+
+        Raises:
+            ConsentError: If there is no such grant.
+        """
+        if kind is EventKind.GIVEN:
+            raise ValueError("a grant is given with grant()")
+        if all(grant.id != grant_id for grant in self.ledger().grants):
+            raise ConsentError(f"there is no grant {grant_id} in {self.folder}: nothing was withdrawn")
+        self._append(_event_row(ConsentEvent(grant_id, kind, self._now_ns(at_utc_ns), by)))
+
+    def withdraw_subject(self, subject: str, by: str = "") -> tuple[str, ...]:
+        """End every grant of a subject that is not ended yet; return their ids."""
+        ledger = self.ledger()
+        ended = {event.grant_id for event in ledger.events if event.kind in _ENDING}
+        ids = tuple(grant.id for grant in ledger.grants if grant.subject == subject and grant.id not in ended)
+        for grant_id in ids:
+            self.withdraw(grant_id, by=by)
+        return ids
+
+    def pause(
+        self, at_utc_ns: int | None = None, source: str = "api", streams: Sequence[str] = ("*",)
+    ) -> PauseEvent:
+        """Deny personal captures from ``at_utc_ns`` (default: now) until ``resume``; on disk on return."""
+        self._make_folder()
+        at_ns = self._clock.utc_ns() if at_utc_ns is None else at_utc_ns
+        pause = PauseEvent(new_ulid(at_ns), at_ns, None, tuple(streams), source)
+        row = {"kind": "pause", "id": pause.id, "at": at_ns, "streams": list(streams), "source": source}
+        self._append(row)
+        return pause
+
+    def resume(self, at_utc_ns: int | None = None, source: str = "api") -> tuple[str, ...]:
+        """End every pause that is on; return their ids. Captures before ``at_utc_ns`` stay denied."""
+        on = [pause for pause in self.ledger().pauses if pause.is_on]
+        if on:
+            # Not before the presses: a clock set back in between would leave a pause that never was.
+            at_ns = max(
+                [self._clock.utc_ns() if at_utc_ns is None else at_utc_ns, *(p.from_ns + 1 for p in on)]
+            )
+            self._append({"kind": "resume", "ids": [p.id for p in on], "at": at_ns, "source": source})
+        return tuple(pause.id for pause in on)
+
+    def ledger(self) -> ConsentLedger:
+        """Return a snapshot of the folder; read again only when files changed.
+
+        Raises:
+            ConfigError: If a grant file is invalid, two have the same id, or the log does not hold together.
+        """
+        signature = self._stat()
+        if signature != self._signature:
+            self._ledger = self._read()
+            self._signature = signature
+        return self._ledger
+
+    def poll(self, now_utc_ns: int | None = None) -> ConsentLedger:
+        """Return the ledger for a running service: the same object until something changes, never an error.
+
+        What cannot be read becomes a ledger with a ``fault``, which denies everything personal. Grants that
+        have run out are entered in the log as expired, so that no later clock revives them.
+        """
+        now_ns = self._clock.utc_ns() if now_utc_ns is None else now_utc_ns
+        self._latest_ns = max(self._latest_ns, now_ns)
+        try:
+            ledger = self.ledger()
+            if self._enter_expired(ledger, self._latest_ns):
+                ledger = self.ledger()
+        except (ConfigError, OSError) as error:
+            if self._ledger.fault != str(error):
+                self._ledger = ConsentLedger(fault=str(error))
+            self._signature = None
+            return self._ledger
+        return ledger
+
+    def _enter_expired(self, ledger: ConsentLedger, now_ns: int) -> bool:
+        over = [grant for grant in ledger.grants if grant.valid_until <= now_ns]
+        if not over:
+            return False
+        known = {event.grant_id for event in ledger.events if event.kind is EventKind.GIVEN}
+        ended = {event.grant_id for event in ledger.events if event.kind in _ENDING}
+        fresh = [grant for grant in over if grant.id in known and grant.id not in ended]
+        for grant in fresh:
+            self._append(_event_row(ConsentEvent(grant.id, EventKind.EXPIRED, now_ns)))
+        return bool(fresh)
+
+    def _now_ns(self, at_utc_ns: int | None) -> int:
+        return self._clock.utc_ns() if at_utc_ns is None else at_utc_ns
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _grant_paths(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(p for p in self.folder.iterdir() if p.suffix in (".yaml", ".yml", ".json"))
+
+    def _stat(self) -> tuple[object, ...]:
+        paths = [*self._grant_paths(), self.folder / _EVENTS]
+        stats = [(path.name, path.stat()) for path in paths if path.exists()]
+        return tuple((name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats)
+
+    def _read(self) -> ConsentLedger:
+        grants: dict[str, tuple[ConsentGrant, Path]] = {}
+        for path in self._grant_paths():
+            grant = read_grant(path)
+            if grant.id in grants:
+                raise ConfigError(f"{path}: id {grant.id} is also that of {grants[grant.id][1].name}")
+            grants[grant.id] = (grant, path)
+        rows = _read_rows(self.folder / _EVENTS)
+        return _ledger_of(tuple(grant for grant, _ in grants.values()), rows)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        """Add a row to the log: locked, chained, and on disk before this returns."""
+        self._make_folder()
+        path = self.folder / _EVENTS
+        is_new = not path.exists()
+        with _locked(path) as descriptor:
+            rows, whole_bytes = _scan_rows(path)
+            if whole_bytes != os.fstat(descriptor).st_size:
+                os.ftruncate(descriptor, whole_bytes)  # a row that a crash cut off was never acknowledged
+            body = {"v": 1, **row, "prev": _row_hash(rows[-1]) if rows else ""}
+            os.lseek(descriptor, 0, os.SEEK_END)
+            _write_all(descriptor, canonical_json(body) + b"\n")
+            os.fsync(descriptor)
+        if is_new:
+            _sync_folder(self.folder)
+
+
+def read_grant(path: Path) -> ConsentGrant:
+    """Return the grant in a YAML or JSON file.
+
+    Raises:
+        ConfigError: Names the file and the key.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML or JSON document: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: a grant is a mapping, found {type(document).__name__}")
+    try:
+        return GRANT_SCHEMA.validate_python(document)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """Return one line per fault: key, and what is wrong with it."""
+    known = [*ConsentGrant.__annotations__, *Scope.__annotations__, *Conditions.__annotations__]
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"]) or "grant"
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "unexpected_keyword_argument":
+            near = get_close_matches(str(fault["loc"][-1]), known, n=1)
+            message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+        lines.append(f"{key}: {message}")
+    return "; ".join(lines)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML without timestamps (they would lose nanoseconds) and without repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _grant_text(grant: ConsentGrant) -> str:
+    return str(
+        yaml.safe_dump(GRANT_SCHEMA.dump_python(grant, mode="json"), sort_keys=False, allow_unicode=True)
+    )
+
+
+def _event_row(event: ConsentEvent) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "kind": event.kind.value,
+        "grant": event.grant_id,
+        "at": event.at_ns,
+        "by": event.by,
+    }
+    return {**row, "digest": event.digest} if event.digest else row
+
+
+def _ledger_of(grants: tuple[ConsentGrant, ...], rows: Iterable[dict[str, Any]]) -> ConsentLedger:
+    events: list[ConsentEvent] = []
+    pauses: dict[str, PauseEvent] = {}
+    for number, row in enumerate(rows, 1):
+        try:
+            if row["kind"] == "pause":
+                pauses[row["id"]] = PauseEvent(
+                    row["id"], int(row["at"]), None, tuple(row["streams"]), row["source"]
+                )
+            elif row["kind"] == "resume":
+                for pause_id in row["ids"]:
+                    pauses[pause_id] = replace(pauses[pause_id], until_ns=int(row["at"]))
+            else:
+                events.append(
+                    ConsentEvent(
+                        row["grant"], EventKind(row["kind"]), int(row["at"]), row["by"], row.get("digest", "")
+                    )
+                )
+        except (KeyError, ValueError, TypeError) as error:
+            raise ConfigError(f"{_EVENTS} row {number}: not a consent event: {error!r}") from error
+    seen_ns = max((event.at_ns for event in events), default=BEFORE_ALL_NS)
+    return ConsentLedger(grants, tuple(events), tuple(pauses.values()), seen_ns)
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of the log after checking its chain."""
+    if not path.exists():
+        return []
+    lines, _ = _scan_rows(path)
+    rows: list[dict[str, Any]] = []
+    previous = ""
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{path} row {number}: not JSON; the log was damaged") from error
+        if not isinstance(row, dict) or row.get("prev") != previous or row.get("v") != 1:
+            raise ConfigError(
+                f"{path} row {number}: does not follow from the row before; the log was changed"
+            )
+        rows.append(row)
+        previous = _row_hash(line)
+    return rows
+
+
+def _scan_rows(path: Path) -> tuple[list[bytes], int]:
+    """Return the whole rows of the log and how many bytes they take; a torn last row is left out."""
+    content = path.read_bytes() if path.exists() else b""
+    whole_bytes = content.rfind(b"\n") + 1
+    return content[:whole_bytes].splitlines(), whole_bytes
+
+
+def _row_hash(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    """Write, sync, rename, sync the folder: after a crash the file is whole or absent."""
+    partial = path.with_name(f".{path.name}.tmp")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        _write_all(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    partial.rename(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
