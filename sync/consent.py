@@ -5,7 +5,7 @@ default. The rules:
 
 * A stream that is not personal is allowed.
 * A span of capture time is allowed for a purpose when at every instant of it a grant covers the stream,
-  *every* subject whose grants reach that instant allows it (of two people in view the stricter one decides), and
+  *every* subject whose grants reach that instant allows it (of two people in view the stricter decides), and
   no pause is on. The span is all of ``[t - u, t + u]``, of a capture time and its uncertainty.
 * A withdrawn, revoked or expired grant is dead for good, also for what was captured before: its subject stays
   in view and now refuses. Only a new grant of the same subject speaks for him again.
@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -262,7 +263,7 @@ class ConsentGrant:
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical form; pinned in the log when the grant is given."""
-        return hashlib.sha256(canonical_json(GRANT_SCHEMA.dump_python(self, mode="json"))).hexdigest()
+        return _digest(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -593,3 +594,8 @@ def canonical_json(document: object) -> bytes:
 
 
 GRANT_SCHEMA: TypeAdapter[ConsentGrant] = TypeAdapter(ConsentGrant)
+
+
+@lru_cache(maxsize=4096)
+def _digest(grant: ConsentGrant) -> str:
+    return hashlib.sha256(canonical_json(GRANT_SCHEMA.dump_python(grant, mode="json"))).hexdigest()

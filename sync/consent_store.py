@@ -34,6 +34,8 @@ DEFAULT_FOLDER = "consent"
 """Name of the consent folder inside the spool when the rig file names none."""
 
 _EVENTS = "events.jsonl"
+_SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
+_Signature = tuple[int, int, int]
 _ENDING = frozenset(EventKind) - {EventKind.GIVEN}
 
 
@@ -48,7 +50,8 @@ class ConsentStore:
     def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self.folder = folder
         self._clock: Clock = clock or HostClock()
-        self._signature: tuple[object, ...] | None = None
+        self._signature: dict[str, _Signature] | None = None
+        self._parsed: dict[str, tuple[_Signature, ConsentGrant]] = {}
         self._ledger = ConsentLedger()
         self._latest_ns = BEFORE_ALL_NS
 
@@ -138,7 +141,7 @@ class ConsentStore:
         """
         signature = self._stat()
         if signature != self._signature:
-            self._ledger = self._read()
+            self._ledger = self._read(signature)
             self._signature = signature
         return self._ledger
 
@@ -178,25 +181,33 @@ class ConsentStore:
     def _make_folder(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def _grant_paths(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
-        return sorted(p for p in self.folder.iterdir() if p.suffix in (".yaml", ".yml", ".json"))
+    def _stat(self) -> dict[str, _Signature]:
+        """Return what tells whether a file changed: the grant files by name, and the log."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return {
+                    entry.name: (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+                    for entry in entries
+                    if entry.name.endswith(_SUFFIXES) and not entry.name.startswith(".")
+                    for stat in (entry.stat(),)
+                }
+        except FileNotFoundError:
+            return {}
 
-    def _stat(self) -> tuple[object, ...]:
-        paths = [*self._grant_paths(), self.folder / _EVENTS]
-        stats = [(path.name, path.stat()) for path in paths if path.exists()]
-        return tuple((name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats)
-
-    def _read(self) -> ConsentLedger:
-        grants: dict[str, tuple[ConsentGrant, Path]] = {}
-        for path in self._grant_paths():
-            grant = read_grant(path)
-            if grant.id in grants:
-                raise ConfigError(f"{path}: id {grant.id} is also that of {grants[grant.id][1].name}")
-            grants[grant.id] = (grant, path)
+    def _read(self, signature: dict[str, _Signature]) -> ConsentLedger:
+        grants: dict[str, str] = {}
+        parsed: dict[str, tuple[_Signature, ConsentGrant]] = {}
+        for name in sorted(name for name in signature if not name.endswith(".jsonl")):
+            known = self._parsed.get(name)
+            if known is None or known[0] != signature[name]:
+                known = (signature[name], read_grant(self.folder / name))
+            parsed[name] = known
+            other = grants.setdefault(known[1].id, name)
+            if other != name:
+                raise ConfigError(f"{self.folder / name}: id {known[1].id} is also that of {other}")
+        self._parsed = parsed
         rows = _read_rows(self.folder / _EVENTS)
-        return _ledger_of(tuple(grant for grant, _ in grants.values()), rows)
+        return _ledger_of(tuple(grant for _, grant in parsed.values()), rows)
 
     def _append(self, row: dict[str, Any]) -> None:
         """Add a row to the log: locked, chained, and on disk before this returns."""
