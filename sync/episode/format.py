@@ -1,0 +1,293 @@
+"""How each stream is laid out in MCAP: its channel, and a codec that returns payload bytes exactly.
+
+Sequence numbers, stamps and metadata of frames lie in the stream's stamps channel (``/name/stamps``), in the
+same chunk as the frames, so that a chunk that survives a crash is complete. The messages hold what viewers
+need: payload, geometry, and the capture time as ``timestamp``.
+"""
+
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from pydantic import TypeAdapter, ValidationError
+
+from sensorium.drivers.frame import Encoding, Frame, MessageSchema, StreamInfo
+from sensorium.errors import ConfigError, EpisodeError
+from sensorium.sync.episode import schemas
+from sensorium.sync.episode.container import Buffer
+
+STORED_ENCODINGS = frozenset({Encoding.JPEG, Encoding.PNG})
+"""Already compressed; zstd would only cost time."""
+
+_STREAM_INFO = TypeAdapter(StreamInfo)
+_RAW_IMAGES = {Encoding.MONO8: (1, 1), Encoding.BGR8: (3, 1), Encoding.RGB8: (3, 1), Encoding.MONO16: (1, 2)}
+_POINT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelFormat:
+    """What MCAP must know of a channel."""
+
+    topic: str
+    schema: MessageSchema
+
+
+def dump_stream_info(info: StreamInfo) -> str:
+    """Return a stream's declaration as JSON, the form it has in channel metadata and manifest."""
+    return _STREAM_INFO.dump_json(info).decode()
+
+
+def load_stream_info(text: str) -> StreamInfo:
+    """Return the stream that ``dump_stream_info`` wrote.
+
+    Raises:
+        EpisodeError: If the text is not a stream declaration.
+    """
+    try:
+        return _STREAM_INFO.validate_json(text)
+    except (ValidationError, ConfigError) as err:
+        raise EpisodeError(f"stream declaration in the episode is invalid: {err}") from err
+
+
+def protobuf_schema(message: Any) -> MessageSchema:
+    """Return a protobuf message class as an embedded MCAP schema."""
+    return MessageSchema(
+        "protobuf", message.DESCRIPTOR.full_name, "protobuf", schemas.descriptor_set(message)
+    )
+
+
+def varint(value: int) -> bytes:
+    """Return ``value`` >= 0 as a protobuf varint."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def bytes_tag(number: int) -> bytes:
+    """Return the tag of a length-delimited field."""
+    return varint(number << 3 | 2)
+
+
+def timestamp_field(utc_ns: int) -> bytes:
+    """Return field 1, a google.protobuf.Timestamp, as protobuf writes it."""
+    seconds, nanos = divmod(utc_ns, 1_000_000_000)
+    inner = b""
+    if seconds:
+        inner += b"\x08" + varint(seconds & (1 << 64) - 1)
+    if nanos:
+        inner += b"\x10" + varint(nanos)
+    return b"\x0a" + varint(len(inner)) + inner
+
+
+class Codec(ABC):
+    """Wraps the frames of one stream into messages and back."""
+
+    def __init__(self, info: StreamInfo, schema: MessageSchema) -> None:
+        self.info = info
+        self.channel = ChannelFormat(f"/{info.name}", schema)
+
+    @abstractmethod
+    def wrap_parts(self, frame: Frame, capture_utc_ns: int) -> Sequence[Buffer]:
+        """Return the message as buffers whose join is the message; the payload is referenced, not copied.
+
+        Raises:
+            EpisodeError: If the payload does not have the layout that the stream declared.
+        """
+
+    @abstractmethod
+    def unwrap(self, data: Buffer) -> bytes:
+        """Return the payload bytes of a message.
+
+        Raises:
+            EpisodeError: If the message cannot be parsed.
+        """
+
+
+class _Passthrough(Codec):
+    """Messages of somebody else's schema."""
+
+    def wrap_parts(self, frame: Frame, capture_utc_ns: int) -> Sequence[Buffer]:  # noqa: ARG002
+        return (frame.payload,)
+
+    def unwrap(self, data: Buffer) -> bytes:
+        return bytes(data)
+
+
+class _OneField(Codec):
+    """Protobuf messages whose payload is one bytes field among constants.
+
+    Protobuf writes fields in the order of their numbers, so a message is: timestamp, the constants with
+    smaller numbers, the payload, the constants with larger ones (and the count, where the schema has one).
+    """
+
+    def __init__(
+        self, info: StreamInfo, message: Any, constants: dict[str, Any], granule_bytes: int = 1
+    ) -> None:
+        super().__init__(info, protobuf_schema(message))
+        self._message = message
+        self._granule_bytes = granule_bytes
+        number = schemas.field_number(message, "data")
+        head = {
+            name: value for name, value in constants.items() if schemas.field_number(message, name) < number
+        }
+        tail = {name: value for name, value in constants.items() if name not in head}
+        self._head = message(**head).SerializeToString()
+        self._tail = message(**tail).SerializeToString()
+        self._tag = bytes_tag(number)
+        has_count = "count" in message.DESCRIPTOR.fields_by_name
+        self._count_tag = varint(schemas.field_number(message, "count") << 3) if has_count else b""
+
+    def wrap_parts(self, frame: Frame, capture_utc_ns: int) -> Sequence[Buffer]:
+        size = len(frame.payload)
+        if size % self._granule_bytes:
+            raise EpisodeError(
+                f"frame {frame.seq} of {frame.stream} has {size} bytes, no multiple of {self._granule_bytes}"
+            )
+        head = timestamp_field(capture_utc_ns) + self._head
+        tail = self._tail
+        if self._count_tag:
+            tail += self._count_tag + varint(frame.count)
+        if not size:
+            return (head + tail,)
+        return (head + self._tag + varint(size), frame.payload, tail)
+
+    def unwrap(self, data: Buffer) -> bytes:
+        return bytes(_parse(self._message, data, self.info.name).data)
+
+
+class _Columns(Codec):
+    """Numeric blocks: every column a bytes field beside its name, unit, type and scale."""
+
+    def __init__(self, info: StreamInfo) -> None:
+        super().__init__(info, protobuf_schema(schemas.SampleBlock))
+        self._head = schemas.SampleBlock(frame_id=info.frame_id).SerializeToString()
+        self._columns = [
+            (
+                schemas.SampleColumn(
+                    name=column.name, unit=column.unit, dtype=column.dtype, scale=column.scale
+                ).SerializeToString(),
+                int(column.dtype[2:]),
+            )
+            for column in info.columns
+        ]
+        self._column_tag = bytes_tag(schemas.field_number(schemas.SampleBlock, "columns"))
+        self._data_tag = bytes_tag(schemas.field_number(schemas.SampleColumn, "data"))
+        self._count_tag = varint(schemas.field_number(schemas.SampleBlock, "count") << 3)
+
+    def wrap_parts(self, frame: Frame, capture_utc_ns: int) -> Sequence[Buffer]:
+        expected = frame.count * self.info.row_bytes
+        if len(frame.payload) != expected:
+            raise EpisodeError(
+                f"frame {frame.seq} of {frame.stream} has {len(frame.payload)} bytes, "
+                f"its {frame.count} samples need {expected}"
+            )
+        view = memoryview(frame.payload)
+        out: list[Buffer] = [timestamp_field(capture_utc_ns) + self._head]
+        at = 0
+        for head, item_bytes in self._columns:
+            size = frame.count * item_bytes
+            data_head = self._data_tag + varint(size)
+            out.append(self._column_tag + varint(len(head) + len(data_head) + size) + head + data_head)
+            out.append(view[at : at + size])
+            at += size
+        out.append(self._count_tag + varint(frame.count))
+        return (b"".join(out),)
+
+    def unwrap(self, data: Buffer) -> bytes:
+        return b"".join(column.data for column in _parse(schemas.SampleBlock, data, self.info.name).columns)
+
+
+def _parse(message: Any, data: Buffer, stream: str) -> Any:
+    try:
+        return message.FromString(data)
+    except (DecodeError, struct.error) as err:
+        raise EpisodeError(f"a message of {stream} is not a {message.DESCRIPTOR.full_name}: {err}") from err
+
+
+def codec_for(info: StreamInfo) -> Codec:
+    """Return the codec of a stream.
+
+    Raises:
+        ConfigError: If the encoding is unknown, or raw pixels or audio come without their shape.
+    """
+    frame_id = info.frame_id
+    encoding = info.encoding
+    if encoding in STORED_ENCODINGS:
+        return _OneField(
+            info, schemas.FOXGLOVE["CompressedImage"], {"frame_id": frame_id, "format": encoding}
+        )
+    if encoding in _RAW_IMAGES:
+        channels, item_bytes = _RAW_IMAGES[encoding]
+        if len(info.shape) < 2 or info.shape[2:] not in ((), (channels,)):
+            raise ConfigError(
+                f"stream {info.name}: {encoding} needs shape (height, width), found {info.shape}"
+            )
+        height, width = info.shape[:2]
+        step = width * channels * item_bytes
+        geometry = {
+            "width": width,
+            "height": height,
+            "step": step,
+            "encoding": encoding,
+            "frame_id": frame_id,
+        }
+        return _OneField(info, schemas.FOXGLOVE["RawImage"], geometry, granule_bytes=max(step * height, 1))
+    if encoding == Encoding.POINTS:
+        return _OneField(
+            info, schemas.FOXGLOVE["PointCloud"], _point_layout(frame_id), granule_bytes=_POINT_BYTES
+        )
+    if encoding == Encoding.PCM_S16LE:
+        if len(info.shape) != 1:
+            raise ConfigError(f"stream {info.name}: {encoding} needs shape (channels,), found {info.shape}")
+        layout = {
+            "format": "pcm-s16",
+            "sample_rate": round(info.rate_hz),
+            "number_of_channels": info.shape[0],
+        }
+        return _OneField(info, schemas.FOXGLOVE["RawAudio"], layout, granule_bytes=2 * max(info.shape[0], 1))
+    if encoding == Encoding.COLUMNS:
+        return _Columns(info)
+    if encoding == Encoding.OUSTER:
+        return _OneField(info, schemas.Packets, {"frame_id": frame_id})
+    if encoding == Encoding.MESSAGE and info.schema is not None:
+        return _Passthrough(info, info.schema)
+    raise ConfigError(f"stream {info.name}: encoding {encoding!r} has no place in an episode")
+
+
+def _point_layout(frame_id: str) -> dict[str, Any]:
+    names = ("x", "y", "z", "intensity")
+    float32 = 7  # foxglove.PackedElementField.NumericType.FLOAT32
+    return {
+        "frame_id": frame_id,
+        "pose": {"position": {}, "orientation": {"w": 1.0}},
+        "point_stride": _POINT_BYTES,
+        "fields": [{"name": name, "offset": 4 * index, "type": float32} for index, name in enumerate(names)],
+    }
+
+
+def channel_for(info: StreamInfo) -> ChannelFormat:
+    """Return topic and schema of a stream."""
+    return codec_for(info).channel
+
+
+def wrap(info: StreamInfo, frame: Frame, capture_utc_ns: int) -> bytes:
+    """Return a frame's message; ``capture_utc_ns`` becomes its ``timestamp``."""
+    return b"".join(codec_for(info).wrap_parts(frame, capture_utc_ns))
+
+
+def unwrap(info: StreamInfo, data: Buffer) -> bytes:
+    """Return the payload that ``wrap`` was given, byte for byte."""
+    return codec_for(info).unwrap(data)
+
+
+def is_stored(info: StreamInfo) -> bool:
+    """Return whether a stream's payload is compressed already and goes to the file as it is."""
+    if info.schema is not None:
+        return "Compressed" in info.schema.name
+    return info.encoding in STORED_ENCODINGS

@@ -1,0 +1,383 @@
+"""What an episode says about itself: typed, signed by the device, chained to the episode before.
+
+``manifest.json`` is a DSSE envelope over an in-toto Statement v1 whose predicate is :class:`Manifest`
+(specs/consent_upload.md A6).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from blake3 import blake3
+from pydantic import TypeAdapter, ValidationError
+
+from sensorium.drivers.frame import StreamInfo
+from sensorium.errors import ConfigError, EpisodeError
+from sensorium.sync.episode.signing import choose_key, device_key, open_envelope, peek_payload
+from sensorium.sync.episode.spool import Spool, sync_folder, write_durably
+from sensorium.timebase import Timeline
+from sensorium.verdict import Status, Verdict
+
+MANIFEST_FILE = "manifest.json"
+SCHEMA_VERSION = 1
+LEAF_BYTES = 8 << 20
+"""Leaf of the hash tree = part of an upload, so one list serves scrubbing, resuming and partial reads."""
+
+PREDICATE_TYPE = "urn:sensorium:episode:v1"
+_STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+_TREE_CONTEXT = "sensorium episode file tree v1: root over blake3 leaves of 8 MiB"
+
+BESIDE_THE_SEAL = frozenset({MANIFEST_FILE, "report.html", "upload.json", "receipt.json"})
+"""Files of a sealed folder that may appear or change after signing; nothing is claimed about them."""
+
+_STRICT: dict[str, Any] = {"extra": "forbid", "ser_json_bytes": "base64", "val_json_bytes": "base64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Samples of one driver instance: produced = recorded + dropped, by place and reason."""
+
+    produced: int = 0
+    recorded: int = 0
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    @property
+    def dropped_total(self) -> int:
+        return sum(count for reasons in self.dropped.values() for count in reasons.values())
+
+    @property
+    def is_exact(self) -> bool:
+        return self.produced == self.recorded + self.dropped_total
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A stretch without samples, from the last sample before to the first after it."""
+
+    host_ns: int
+    duration_ns: int
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSummary:
+    """How well a stream's clock is known; None where it has none or too few samples came."""
+
+    method: str = ""
+    skew_ppm: float | None = None
+    uncertainty_p95_us: float | None = None
+    asymmetry_us: float | None = None
+    epochs: int = 0
+    events: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentRecord:
+    """What was decided for a stream, by which grants, for which purposes."""
+
+    decision: str = ""
+    reason: str = ""
+    grants: tuple[str, ...] = ()
+    purposes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """One stream of the episode. ``balances`` counts per driver instance; denied streams are listed too."""
+
+    info: StreamInfo
+    balances: Mapping[int, Balance] = field(default_factory=dict)
+    produced_by: str = "driver"
+    rate_hz: float | None = None
+    gaps: tuple[Gap, ...] = ()
+    unmatched: Mapping[str, int] = field(default_factory=dict)
+    clock: ClockSummary = ClockSummary()
+    bytes_raw: int = 0
+    bytes_stored: int = 0
+    first_ns: int | None = None
+    last_ns: int | None = None
+    consent: ConsentRecord = ConsentRecord()
+    quality: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Balance:
+        """The balance over all instances."""
+        dropped: dict[str, dict[str, int]] = {}
+        for balance in self.balances.values():
+            for place, reasons in balance.dropped.items():
+                for reason, count in reasons.items():
+                    into = dropped.setdefault(place, {})
+                    into[reason] = into.get(reason, 0) + count
+        balances = self.balances.values()
+        return Balance(sum(b.produced for b in balances), sum(b.recorded for b in balances), dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class PairRecord:
+    """Alignment of two streams: absolute residuals in microseconds."""
+
+    a: str
+    b: str
+    method: str
+    p50_us: float
+    p95_us: float
+    max_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRecord:
+    """The calibration in force (content id; "" = none) and what the checks said about it."""
+
+    id: str = ""
+    verdicts: tuple[Verdict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRecord:
+    status: Status = Status.INSUFFICIENT
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    host_ns: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file of the episode: SHA-256, and a BLAKE3 tree (root over the digests of 8 MiB leaves)."""
+
+    name: str
+    bytes: int
+    sha256: str
+    blake3_root: str
+    blake3_leaves: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The predicate. ``device_public_key``, ``files`` and ``prev_manifest`` are filled in by :func:`seal`."""
+
+    episode_id: str
+    agent_version: str
+    rig: str
+    start_ns: int
+    end_ns: int
+    timeline: Timeline
+    streams: tuple[StreamRecord, ...] = ()
+    pairs: tuple[PairRecord, ...] = ()
+    reference: str = ""
+    calibration: CalibrationRecord = CalibrationRecord()
+    quality: QualityRecord = QualityRecord()
+    gates: tuple[Verdict, ...] = ()
+    operator: str = ""
+    task: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    marks: tuple[Mark, ...] = ()
+    limitations: tuple[str, ...] = ()
+    synthetic: bool = False
+    truncated: bool = False
+    files: tuple[FileRecord, ...] = ()
+    prev_manifest: str = ""
+    device_public_key: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    __pydantic_config__: ClassVar[Any] = _STRICT
+
+    def stream(self, name: str) -> StreamRecord:
+        """Return the record of one stream.
+
+        Raises:
+            EpisodeError: If the episode has no such stream.
+        """
+        for record in self.streams:
+            if record.info.name == name:
+                return record
+        raise EpisodeError(f"episode {self.episode_id} has no stream {name}")
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
+def hash_file(path: Path) -> FileRecord:
+    """Return size and hashes of a file.
+
+    Raises:
+        EpisodeError: If it cannot be read.
+    """
+    sha = hashlib.sha256()
+    leaves = []
+    size = 0
+    try:
+        with path.open("rb") as file:
+            while leaf := file.read(LEAF_BYTES):
+                sha.update(leaf)
+                leaves.append(blake3(leaf).digest())
+                size += len(leaf)
+    except OSError as err:
+        raise EpisodeError(f"{path} cannot be read: {err.strerror}") from err
+    return FileRecord(
+        path.name, size, sha.hexdigest(), tree_root(leaves), tuple(leaf.hex() for leaf in leaves)
+    )
+
+
+def tree_root(leaves: Iterable[bytes]) -> str:
+    """Return the root over leaf digests, in a domain of its own so that a root never equals a leaf."""
+    return blake3(b"".join(leaves), derive_key_context=_TREE_CONTEXT).hexdigest()
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """Return the in-toto statement of a manifest as JSON, the payload that is signed.
+
+    Raises:
+        EpisodeError: If it would not read back equal (a NaN, a value of the wrong type).
+    """
+    predicate = _MANIFEST.dump_python(manifest, mode="json")
+    statement = {
+        "_type": _STATEMENT_TYPE,
+        "subject": [
+            {"name": file.name, "digest": {"sha256": file.sha256, "blake3": file.blake3_root}}
+            for file in manifest.files
+        ],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": predicate,
+    }
+    try:
+        data = json.dumps(statement, indent=1, allow_nan=False).encode()
+    except ValueError as err:
+        raise EpisodeError(
+            f"manifest of {manifest.episode_id} holds a number that JSON has no word for: {err}"
+        ) from err
+    if load_manifest(data) != manifest:
+        raise EpisodeError(
+            f"manifest of {manifest.episode_id} does not read back equal; a value has the wrong type"
+        )
+    return data
+
+
+def load_manifest(payload: bytes) -> Manifest:
+    """Return the manifest of an in-toto statement.
+
+    Raises:
+        EpisodeError: If it is not one, or of another version.
+    """
+    try:
+        statement = json.loads(payload)
+        predicate = statement["predicate"]
+        if (statement["_type"], statement["predicateType"]) != (_STATEMENT_TYPE, PREDICATE_TYPE):
+            raise EpisodeError(
+                f"it is a statement of type {statement['predicateType']!r}, not an episode manifest"
+            )
+        if predicate["schema_version"] != SCHEMA_VERSION:
+            raise EpisodeError(
+                f"it has version {predicate['schema_version']}, this agent reads {SCHEMA_VERSION}"
+            )
+        manifest = _MANIFEST.validate_json(json.dumps(predicate))
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError, ConfigError) as err:
+        raise EpisodeError(f"it is not a valid manifest: {err}") from err
+    for file in manifest.files:
+        if file.name != Path(file.name).name or file.name in ("", ".", ".."):
+            raise EpisodeError(f"it names a file outside the episode: {file.name!r}")
+    return manifest
+
+
+def read_manifest(folder: Path, trusted: Collection[bytes] | None = None) -> Manifest:
+    """Return the manifest of a sealed episode once its signature has been checked.
+
+    Args:
+        trusted: Raw public keys of known devices; None accepts the key that the manifest itself names, which
+            proves integrity since signing but not who signed.
+
+    Raises:
+        EpisodeError: If it is missing, damaged, changed, or signed by a key that is not trusted.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise EpisodeError(f"{folder} has no readable {MANIFEST_FILE}: {err.strerror}") from err
+    try:
+        claimed = load_manifest(peek_payload(data)).device_public_key
+        public = choose_key(_from_hex(claimed), trusted)
+        return load_manifest(open_envelope(data, public))
+    except EpisodeError as err:
+        raise EpisodeError(f"{path}: {err}") from err
+
+
+def manifest_digest(folder: Path) -> str:
+    """Return the BLAKE3 of a folder's manifest file, the link of the chain."""
+    return blake3((folder / MANIFEST_FILE).read_bytes()).hexdigest()
+
+
+def seal(open_folder: Path, manifest: Manifest) -> Path:
+    """Hash, sign and move an episode to ``sealed/``; return its new folder.
+
+    Every file is synced before the manifest, the manifest before the rename, so that a power cut
+    leaves either an open episode or a whole sealed one. Safe to repeat after a crash.
+
+    Raises:
+        EpisodeError: If the disk does not take it; the episode stays open.
+    """
+    spool = Spool.of(open_folder)
+    spool.create()
+    key = device_key(spool.keys_dir)
+    for scratch in open_folder.glob(".*"):
+        scratch.unlink()
+    names = [
+        path for path in sorted(open_folder.iterdir()) if path.is_file() and path.name not in BESIDE_THE_SEAL
+    ]
+    try:
+        for path in names:
+            _sync_file(path)
+        chain = _read_chain(spool.chain_file)
+        previous = chain["prev"] if chain["episode"] == manifest.episode_id else chain["head"]
+        complete = replace(
+            manifest,
+            files=tuple(hash_file(path) for path in names),
+            device_public_key=key.public.hex(),
+            prev_manifest=previous,
+        )
+        envelope = key.sign(dump_manifest(complete))
+        write_durably(open_folder / MANIFEST_FILE, envelope)
+        link = {"episode": manifest.episode_id, "head": blake3(envelope).hexdigest(), "prev": previous}
+        write_durably(spool.chain_file, json.dumps(link).encode())
+        sealed = spool.sealed_folder(manifest.episode_id)
+        if sealed.exists():
+            raise EpisodeError(f"{sealed} exists already; an episode is never overwritten")
+        open_folder.rename(sealed)
+        sync_folder(spool.sealed_dir)
+        sync_folder(spool.open_dir)
+    except OSError as err:
+        raise EpisodeError(f"{open_folder} cannot be sealed: {err.strerror}") from err
+    return sealed
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read_chain(path: Path) -> dict[str, str]:
+    empty = {"episode": "", "head": "", "prev": ""}
+    if not path.exists():
+        return empty
+    try:
+        found = json.loads(path.read_bytes())
+        return {name: str(found[name]) for name in empty}
+    except (ValueError, KeyError, TypeError) as err:
+        raise EpisodeError(f"{path} is damaged ({err}); remove it to begin a new chain") from err
+
+
+def _from_hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as err:
+        raise EpisodeError(f"device key {text[:20]!r} is not hexadecimal") from err

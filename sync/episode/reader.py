@@ -1,0 +1,241 @@
+"""Reads an episode back: streams, frames exactly as they were published, and what was noted beside."""
+
+import heapq
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sensorium.drivers.frame import Frame, StreamInfo
+from sensorium.errors import EpisodeError
+from sensorium.sync.align import SyncRow
+from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.episode.container import ChunkIndex, McapReader, messages
+from sensorium.sync.episode.entries import (
+    BASES,
+    EVENTS,
+    MODELS,
+    ROWS,
+    EntryFormat,
+    EntryT,
+    EpisodeEvent,
+    RecordedModel,
+)
+from sensorium.sync.episode.format import Codec, codec_for, load_stream_info
+from sensorium.sync.episode.manifest import MANIFEST_FILE, Manifest, read_manifest
+from sensorium.sync.episode.stamp_rows import StampRow, unpack_stamps
+from sensorium.sync.episode.writer import DATA_FILE, EPISODE_METADATA, STAMPS_SUFFIX, STREAM_INFO_KEY
+from sensorium.timebase import BaseReading, Timeline
+
+_NO_ROWS: Iterator[StampRow] = iter(())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordedFrame:
+    """A frame as it was published, with the capture times that were computed on arrival."""
+
+    frame: Frame
+    stamped: Stamped
+    instance: int
+
+    @property
+    def uncertainty(self) -> Uncertainty:
+        return self.stamped.uncertainty
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One stream in its file."""
+
+    reader: McapReader
+    info: StreamInfo
+    codec: Codec
+    channel_id: int
+    stamps_id: int
+    rank: int
+
+
+class Episode:
+    """A closed episode folder, sealed or not.
+
+    Attributes:
+        manifest: The signed manifest; None while the episode is not sealed.
+        streams: Declarations by name, as the files themselves carry them.
+        timeline: The host clock that all stamps are on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the episode in folder ``path``.
+
+        Raises:
+            EpisodeError: If it is no episode, is torn, or its manifest does not check out.
+        """
+        self.path = path
+        if not path.is_dir():
+            raise EpisodeError(f"{path} is not an episode folder")
+        if not (path / DATA_FILE).is_file():
+            raise EpisodeError(f"{path} is not an episode: it has no {DATA_FILE}")
+        self.manifest: Manifest | None = read_manifest(path) if (path / MANIFEST_FILE).exists() else None
+        self._readers: list[McapReader] = []
+        try:
+            for file in sorted(path.glob("*.mcap")):
+                self._readers.append(McapReader(file))
+            self.episode_id, self.timeline = self._read_origin()
+            self._sources = self._find_streams()
+        except BaseException:
+            self.close()
+            raise
+        self.streams = {name: source.info for name, source in self._sources.items()}
+
+    def close(self) -> None:
+        for reader in self._readers:
+            reader.close()
+
+    def __enter__(self) -> "Episode":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def frames(self, names: Collection[str] | None = None) -> Iterator[RecordedFrame]:
+        """Yield the frames of all (or the named) streams in order of arrival.
+
+        Only chunks that overlap the current instant are held in memory.
+
+        Raises:
+            EpisodeError: If a name is unknown, or a file is damaged.
+        """
+        chosen = self._choose(names)
+        waiting: list[tuple[int, int, int, RecordedFrame]] = []
+        serial = 0
+        for start_ns, reader, chunk in self._chunks(chosen):
+            while waiting and waiting[0][0] < start_ns:
+                yield heapq.heappop(waiting)[3]
+            for log_ns, source, recorded in _chunk_frames(reader, chunk, chosen):
+                heapq.heappush(waiting, (log_ns, source.rank, serial, recorded))
+                serial += 1
+        while waiting:
+            yield heapq.heappop(waiting)[3]
+
+    def stamps(self, names: Collection[str] | None = None) -> Iterator[tuple[str, StampRow]]:
+        """Yield (stream, all but the payload) of every frame, chunk by chunk."""
+        chosen = self._choose(names)
+        for _, reader, chunk in self._chunks(chosen):
+            by_stamps = {source.stamps_id: source for source in chosen if source.reader is reader}
+            for message in messages(reader.unpack(chunk)):
+                source = by_stamps.get(message.channel_id)
+                if source is not None:
+                    for row in unpack_stamps(message.data, len(source.info.meta_fields)):
+                        yield source.info.name, row
+
+    def rows(self) -> Iterator[SyncRow]:
+        """Yield what matched each reference tick."""
+        return self._entries(ROWS)
+
+    def events(self) -> Iterator[EpisodeEvent]:
+        """Yield marks, pauses, clock events, losses, in the order they were written."""
+        return self._entries(EVENTS)
+
+    def bases(self) -> Iterator[BaseReading]:
+        """Yield the readings of the kernel's clocks."""
+        return self._entries(BASES)
+
+    def models(self) -> Iterator[RecordedModel]:
+        """Yield the clock models as they stood while recording."""
+        return self._entries(MODELS)
+
+    def attachment(self, name: str) -> bytes | None:
+        """Return a document stored inside ``data.mcap``, such as the calibration."""
+        return self._data.attachment(name)
+
+    @property
+    def _data(self) -> McapReader:
+        return next(reader for reader in self._readers if reader.path.name == DATA_FILE)
+
+    def _read_origin(self) -> tuple[str, Timeline]:
+        found = self._data.metadata(EPISODE_METADATA)
+        if found is None:
+            raise EpisodeError(f"{self._data.path} is an MCAP file but not of a Sensorium episode")
+        for reader in self._readers:
+            other = reader.metadata(EPISODE_METADATA) or {}
+            if other.get("episode_id") != found.get("episode_id"):
+                raise EpisodeError(
+                    f"{reader.path} belongs to episode {other.get('episode_id')}, not to this one"
+                )
+        try:
+            timeline = Timeline(
+                found["host_id"], int(found["utc_minus_host_ns"]), found["is_virtual"] == "true"
+            )
+            return found["episode_id"], timeline
+        except (KeyError, ValueError) as err:
+            raise EpisodeError(f"{self._data.path}: metadata {EPISODE_METADATA} is damaged: {err}") from err
+
+    def _find_streams(self) -> dict[str, _Source]:
+        found: dict[str, _Source] = {}
+        for reader in self._readers:
+            topics = {channel.topic: channel for channel in reader.contents.channels.values()}
+            for channel in topics.values():
+                if STREAM_INFO_KEY not in channel.metadata:
+                    continue
+                info = load_stream_info(channel.metadata[STREAM_INFO_KEY])
+                stamps = topics.get(channel.topic + STAMPS_SUFFIX)
+                if stamps is None:
+                    raise EpisodeError(f"{reader.path}: stream {info.name} has no stamps channel")
+                found[info.name] = _Source(reader, info, codec_for(info), channel.id, stamps.id, len(found))
+        return found
+
+    def _choose(self, names: Collection[str] | None) -> list[_Source]:
+        if names is None:
+            return list(self._sources.values())
+        unknown = sorted(set(names) - set(self._sources))
+        if unknown:
+            raise EpisodeError(
+                f"{self.path} has no stream {unknown[0]}; it has: {', '.join(self._sources) or 'none'}"
+            )
+        return [self._sources[name] for name in self._sources if name in names]
+
+    def _chunks(self, chosen: list[_Source]) -> list[tuple[int, McapReader, ChunkIndex]]:
+        found = []
+        for reader in self._readers:
+            wanted = {source.channel_id for source in chosen if source.reader is reader}
+            found += [
+                (chunk.start_ns, reader, chunk)
+                for chunk in reader.contents.chunks
+                if not wanted.isdisjoint(chunk.index_offsets)
+            ]
+        return sorted(found, key=lambda entry: (entry[0], entry[2].offset))
+
+    def _entries(self, entry: EntryFormat[EntryT]) -> Iterator[EntryT]:
+        reader = self._data
+        ids = [channel.id for channel in reader.contents.channels.values() if channel.topic == entry.topic]
+        for chunk in reader.contents.chunks:
+            if any(channel_id in chunk.index_offsets for channel_id in ids):
+                for message in messages(reader.unpack(chunk)):
+                    if message.channel_id in ids:
+                        yield entry.parse(message.data)
+
+
+def _chunk_frames(
+    reader: McapReader, chunk: ChunkIndex, chosen: list[_Source]
+) -> Iterator[tuple[int, _Source, RecordedFrame]]:
+    """Yield (log time, source, frame) of the chosen streams in one chunk, with their stamps."""
+    plain = reader.unpack(chunk)
+    by_channel = {source.channel_id: source for source in chosen if source.reader is reader}
+    by_stamps = {source.stamps_id: source for source in by_channel.values()}
+    rows: dict[int, Iterator[StampRow]] = {}
+    found: list[tuple[int, _Source, Any]] = []
+    for message in messages(plain):
+        if message.channel_id in by_channel:
+            found.append((message.log_ns, by_channel[message.channel_id], message.data))
+        elif message.channel_id in by_stamps:
+            source = by_stamps[message.channel_id]
+            rows[source.channel_id] = unpack_stamps(message.data, len(source.info.meta_fields))
+    for log_ns, source, data in found:
+        row = next(rows.get(source.channel_id, _NO_ROWS), None)
+        if row is None:
+            raise EpisodeError(f"{reader.path}: a frame of {source.info.name} has no stamps")
+        payload = source.codec.unwrap(data)
+        frame = Frame(
+            source.info.name, row.seq, row.count, row.device_ticks, row.arrival_ns, payload, row.meta
+        )
+        yield log_ns, source, RecordedFrame(frame, row.stamped, row.instance)

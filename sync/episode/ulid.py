@@ -1,0 +1,25 @@
+"""Episode ids: ULIDs, sortable by the time they were made."""
+
+import re
+import secrets
+
+ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_RANDOM_BITS = 80
+_last = 0
+
+
+def new_ulid(utc_ns: int) -> str:
+    """Return a new id for this instant, greater than every one this process made before."""
+    global _last
+    value = (max(utc_ns, 0) // 1_000_000 << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
+    _last = max(value, _last + 1)
+    return "".join(_ALPHABET[_last >> shift & 31] for shift in range(125, -1, -5))
+
+
+def ulid_time_ms(ulid: str) -> int:
+    """Return the UTC milliseconds that an id carries."""
+    value = 0
+    for letter in ulid:
+        value = value << 5 | _ALPHABET.index(letter)
+    return value >> _RANDOM_BITS
