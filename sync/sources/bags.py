@@ -1,0 +1,204 @@
+"""ROS 1 and ROS 2 bags through the rosbags library (the extra ``ros``); messages stay as serialised.
+
+Messages of one topic, type and definition are one stream, whatever number of publishers shared it. Arrival is
+the recorder's receive stamp (UTC); the device stamp is the producer's ``header.stamp`` where the type begins
+with one.
+"""
+
+import importlib
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sensorium.drivers.frame import Frame, Loss, MessageSchema
+from sensorium.errors import SourceError
+from sensorium.sync.sources import ros_types
+from sensorium.sync.sources.message_stream import MAX_STAMP_NS, MessageChannel, stream_name
+from sensorium.sync.sources.source import Problem, Source
+
+# rosbags parses untrusted bytes with asserts, indexing and struct; whatever it raises means a damaged bag.
+_DAMAGE: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    sqlite3.Error,
+    struct.error,
+)
+
+
+class BagSource(Source):
+    """A ROS 1 bag file, a ROS 2 bag folder, or a bare ``.db3`` file.
+
+    Raises:
+        SourceError: If rosbags is not installed or the bag is damaged, unindexed, encrypted or too new.
+    """
+
+    kind = "ROS bag"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._is_ros1 = path.is_file() and path.suffix != ".db3" and not _is_sqlite(path)
+        self.kind = "ROS 1 bag" if self._is_ros1 else "ROS 2 bag"
+        self._reader, self._errors = _load_reader(path, self._is_ros1)
+        self._channel_of: dict[Any, MessageChannel] = {}
+        self._connections: list[Any] = []
+        try:
+            self._reader.open()
+            self._scan(self._find_channels())
+        except self._errors as err:
+            self.close()
+            raise SourceError(
+                f"{path}: damaged or unfinished {self.kind}: {_first_line(err)}{_advice(err)}"
+            ) from err
+
+    def frames(self) -> Iterator[Frame | Loss]:
+        next_seq = dict.fromkeys((stream.name for stream in self.streams), 0)
+        try:
+            for connection, arrival_ns, payload in self._messages():
+                channel = self._channel_of[self._key(connection)]
+                seq = next_seq[channel.name]
+                next_seq[channel.name] = seq + 1
+                yield channel.frame(seq, payload, arrival_ns)
+        except self._errors as err:
+            raise SourceError(f"{self.path}: damaged {self.kind}: {_first_line(err)}") from err
+
+    def close(self) -> None:
+        # A reader that failed to open has closed itself and refuses to be closed again.
+        with suppress(*self._errors):
+            self._reader.close()
+
+    def _messages(self) -> Iterator[tuple[Any, int, bytes]]:
+        if self._connections:  # an empty list would mean "all" to rosbags
+            yield from self._reader.messages(self._connections)
+
+    def _key(self, connection: Any) -> Any:
+        return connection.id if self._is_ros1 else (connection.topic, connection.msgtype)
+
+    def _find_connections(self) -> list[Any]:
+        """Return the connections as the files themselves state them.
+
+        A ROS 2 bag states them twice. rosbags drops the messages of a topic whose quality of service reads
+        differently in metadata.yaml and in the file (as in bags of early MCAP plugins), so the file's word
+        is taken.
+        """
+        storages = [] if self._is_ros1 else getattr(self._reader.storage, "storages", [])
+        if not storages:
+            return list(self._reader.connections)
+        return [connection for storage in storages for connection in storage.connections]
+
+    def _find_channels(self) -> dict[tuple[str, MessageSchema], MessageChannel]:
+        channels: dict[tuple[str, MessageSchema], MessageChannel] = {}
+        names: set[str] = set()
+        self._connections = self._find_connections()
+        for connection in self._connections:
+            schema = self._schema_of(connection)
+            channel = channels.get((connection.topic, schema))
+            if channel is None:
+                name = stream_name(connection.topic, names)
+                names.add(name)
+                channel = MessageChannel(name, connection.topic, schema, publishers=0)
+                channels[connection.topic, schema] = channel
+            # In a ROS 2 bag a topic is one connection per file, however many nodes published on it.
+            channel.publishers = channel.publishers + 1 if self._is_ros1 else 1
+            caller = getattr(connection.ext, "callerid", None)
+            if caller:
+                known = channel.details.get("callers")
+                channel.details["callers"] = f"{known} {caller}" if known else caller
+            self._channel_of[self._key(connection)] = channel
+        return channels
+
+    def _schema_of(self, connection: Any) -> MessageSchema:
+        definition = connection.msgdef.data.encode()
+        if self._is_ros1:
+            name = connection.msgtype.replace("/msg/", "/")
+            return MessageSchema(ros_types.ROS1, name, "ros1msg" if definition else "", definition)
+        encoding = "ros2idl" if connection.msgdef.format.name == "IDL" else "ros2msg"
+        return MessageSchema(ros_types.CDR, connection.msgtype, encoding if definition else "", definition)
+
+    def _scan(self, channels: dict[tuple[str, MessageSchema], MessageChannel]) -> None:
+        start_ns, end_ns = MAX_STAMP_NS, 0
+        for connection, arrival_ns, payload in self._messages():
+            if not 0 <= arrival_ns <= MAX_STAMP_NS:
+                raise ValueError(f"a message of {connection.topic} is stamped {arrival_ns} ns")
+            self._channel_of[self._key(connection)].observe(payload, arrival_ns)
+            start_ns, end_ns = min(start_ns, arrival_ns), max(end_ns, arrival_ns)
+        used = [channel for channel in channels.values() if channel.count]
+        self.streams = tuple(channel.declare() for channel in used)
+        self.problems = tuple(message_problems(list(channels.values())))
+        if used:
+            self.start_ns, self.end_ns = start_ns, end_ns
+
+
+def message_problems(channels: list[MessageChannel]) -> Iterator[Problem]:
+    """Yield what a scan found amiss with message streams."""
+    if not any(channel.count for channel in channels):
+        yield Problem("empty", "", 0, f"no messages ({len(channels)} topics): there is nothing to replay")
+        return
+    for channel in channels:
+        if not channel.count:
+            yield Problem(
+                "empty_stream", channel.name, 0, f"{channel.topic} is declared but holds no message"
+            )
+            continue
+        if channel.schema.name and not channel.schema.data and channel.schema.encoding == "":
+            yield Problem(
+                "unknown_type",
+                channel.name,
+                channel.count,
+                f"{channel.topic}: {channel.count} messages of {channel.schema.name}, whose definition the "
+                f"recording lacks, pass as bytes that no viewer can decode",
+            )
+        if channel.is_headed and not channel.has_header_stamps:
+            yield Problem(
+                "unset_stamps",
+                channel.name,
+                channel.count,
+                f"{channel.topic}: no header stamp was ever set; arrival is the only time",
+            )
+
+
+def _load_reader(path: Path, is_ros1: bool) -> tuple[Any, tuple[type[Exception], ...]]:
+    try:
+        from rosbags import rosbag1, rosbag2
+        from rosbags.rosbag2.errors import ReaderError as Ros2Error
+    except ImportError as err:
+        raise SourceError(f"{path}: ROS bags need the rosbags library: pip install 'sensorium[ros]'") from err
+    errors: tuple[type[Exception], ...] = (*_DAMAGE, rosbag1.ReaderError, Ros2Error, *_zstd_errors())
+    try:
+        return (rosbag1.Reader(path) if is_ros1 else rosbag2.Reader(path)), errors
+    except errors as err:
+        raise SourceError(f"{path}: not a bag that rosbags can read: {_first_line(err)}") from err
+
+
+def _zstd_errors() -> tuple[type[Exception], ...]:
+    try:
+        module = importlib.import_module("backports.zstd")  # what rosbags decompresses with
+    except ImportError:
+        return ()
+    return (module.ZstdError,)
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(15) == b"SQLite format 3"
+
+
+def _first_line(err: BaseException) -> str:
+    text = str(err).strip().splitlines()
+    return text[0] if text else type(err).__name__
+
+
+def _advice(err: BaseException) -> str:
+    if "index" in str(err).lower():
+        return " (an unfinished recording: 'rosbag reindex' or 'ros2 bag reindex' repairs it)"
+    return ""

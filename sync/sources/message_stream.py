@@ -1,0 +1,181 @@
+"""Streams of messages whose schema is somebody else's: names, declarations and stamps, for bags and MCAP.
+
+A recording is scanned once before its first frame is played, because a stream's declaration states facts that
+stand nowhere in a bag: the largest payload, whether a header's stamp was ever set, the rate.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.drivers.frame import (
+    PERSONAL_BY_DEFAULT,
+    ClockKind,
+    DeviceClock,
+    Encoding,
+    Frame,
+    Latency,
+    MessageSchema,
+    Modality,
+    StreamInfo,
+    stamps,
+)
+from sensorium.sync.sources import ros_types
+from sensorium.sync.sources.source import RECORDING_HOST
+from sensorium.timebase import SECOND_NS
+
+MAX_STAMP_NS = (1 << 63) - 1
+_NAME_LENGTH = 48
+_ARRIVALS_KEPT = 4096
+_HOST_LAG_LIMIT_NS = 60 * SECOND_NS
+
+
+def stream_name(topic: str, taken: Collection[str]) -> str:
+    """Return a valid stream name for a topic, unlike those in ``taken``; long ones end in a hash."""
+    name = re.sub(r"[^a-z0-9]+", "_", topic.lower()).strip("_") or "stream"
+    if len(name) > _NAME_LENGTH:
+        digest = hashlib.sha256(topic.encode()).hexdigest()[:8]
+        name = f"{name[: _NAME_LENGTH - 9].rstrip('_')}_{digest}"
+    unique, number = name, 2
+    while unique in taken:
+        suffix = f"_{number}"
+        unique = name[: _NAME_LENGTH - len(suffix)] + suffix
+        number += 1
+    return unique
+
+
+@dataclass(slots=True)
+class MessageChannel:
+    """One stream of messages, while the scan gathers the facts for its declaration.
+
+    Attributes:
+        publishers: Connections that share the topic. Header stamps of several publishers are no clock: they
+            may come from several machines.
+    """
+
+    name: str
+    topic: str
+    schema: MessageSchema
+    publishers: int = 1
+    details: dict[str, str] = field(default_factory=dict)
+    count: int = 0
+    max_bytes: int = 0
+    is_headed: bool = False
+    has_header_stamps: bool = False
+    frame_id: str = ""
+    image_format: tuple[int, int, str] | None = None
+    lag_min_ns: int = 0
+    lag_max_ns: int = 0
+    arrivals_ns: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        definition = self.schema.data.decode("utf-8", "replace")
+        is_ros = self.schema.message_encoding in (ros_types.ROS1, ros_types.CDR)
+        self.is_headed = is_ros and ros_types.begins_with_header(self.schema.name, definition)
+
+    @property
+    def uses_header(self) -> bool:
+        return self.has_header_stamps and self.publishers == 1
+
+    @property
+    def uses_publish_time(self) -> bool:
+        return not self.uses_header and (self.lag_min_ns, self.lag_max_ns) != (0, 0)
+
+    def observe(self, payload: bytes | memoryview, arrival_ns: int, published_ns: int | None = None) -> None:
+        """Take one message of the scan into account; ``published_ns`` where the recording states one."""
+        self.count += 1
+        self.max_bytes = max(self.max_bytes, len(payload))
+        if len(self.arrivals_ns) < _ARRIVALS_KEPT:
+            self.arrivals_ns.append(arrival_ns)
+        if published_ns is not None:
+            lag_ns = arrival_ns - published_ns
+            self.lag_min_ns = min(self.lag_min_ns, lag_ns)
+            self.lag_max_ns = max(self.lag_max_ns, lag_ns)
+        if not self.is_headed:
+            return
+        header = ros_types.read_header(payload, self.schema.message_encoding)
+        if header is None:
+            self.is_headed = False  # not what the definition claims: pass the bytes, trust no stamp
+            self.has_header_stamps = False
+            return
+        self.has_header_stamps = self.has_header_stamps or header.stamp_ns != 0
+        if self.count == 1:
+            self.frame_id = header.frame_id
+            if ros_types.short_name(self.schema.name) == "Image":
+                self.image_format = ros_types.read_image_format(payload, self.schema.message_encoding, header)
+
+    def device_ns(self, payload: bytes | memoryview, published_ns: int | None) -> int | None:
+        """Return the device stamp of one message in nanoseconds, None for a stream without."""
+        if self.uses_header:
+            header = ros_types.read_header(payload, self.schema.message_encoding)
+            return header.stamp_ns if header is not None else 0
+        return published_ns if self.uses_publish_time else None
+
+    def declare(self) -> StreamInfo:
+        """Return the stream's declaration; call after the scan."""
+        modality = ros_types.modality_of(self.schema.name, self.topic)
+        shape: tuple[int, ...] = ()
+        details = {
+            "topic": self.topic,
+            "type": self.schema.name,
+            "publishers": str(self.publishers),
+            **self.details,
+        }
+        if self.image_format is not None:
+            height, width, pixels = self.image_format
+            shape = (height, width)
+            details["pixel_format"] = pixels
+            if ros_types.is_depth_format(pixels):
+                modality = Modality.DEPTH
+        if self.frame_id:
+            details["frame_id"] = self.frame_id
+        clock, stamp_of, max_latency_ns = DeviceClock(), "arrival", SECOND_NS
+        if self.uses_header:
+            # The stamp was set by the producer, on a machine whose clock nobody vouches for.
+            clock, stamp_of = DeviceClock(ClockKind.FREE), "sample"
+        elif self.uses_publish_time:
+            is_host = self.lag_min_ns >= 0 and self.lag_max_ns < _HOST_LAG_LIMIT_NS
+            clock, stamp_of = DeviceClock(ClockKind.HOST if is_host else ClockKind.FREE), "sample"
+            max_latency_ns = max(SECOND_NS, self.lag_max_ns) if is_host else SECOND_NS
+        return StreamInfo(
+            name=self.name,
+            modality=modality,
+            encoding=Encoding.MESSAGE,
+            rate_hz=nominal_rate_hz(self.arrivals_ns),
+            frame_id=self.frame_id or self.name,
+            clock=clock,
+            latency=Latency(max_ns=max_latency_ns),
+            stamp_of=stamp_of,
+            shape=shape,
+            host_id=RECORDING_HOST,
+            schema=self.schema,
+            is_personal=modality in PERSONAL_BY_DEFAULT,
+            max_payload_bytes=max(1, self.max_bytes),
+            details=details,
+        )
+
+    def frame(self, seq: int, payload: bytes, arrival_ns: int, published_ns: int | None = None) -> Frame:
+        device_ns = self.device_ns(payload, published_ns)
+        ticks = None if device_ns is None else stamps(device_ns)
+        return Frame(self.name, seq, 1, ticks, stamps(arrival_ns), payload)
+
+
+def nominal_rate_hz(arrivals_ns: list[int]) -> float:
+    """Return messages per second of a steady stream, 0 for one that comes in bursts or on events.
+
+    Steady: at least four of five gaps lie within half of the median gap.
+    """
+    ordered_ns: NDArray[np.int64] = np.sort(np.asarray(arrivals_ns, np.int64))
+    gaps_ns = ordered_ns[1:] - ordered_ns[:-1]
+    if len(gaps_ns) < 4:
+        return 0.0
+    median_ns = float(np.median(gaps_ns))
+    usual = gaps_ns[np.abs(gaps_ns - median_ns) <= 0.5 * median_ns]
+    if median_ns <= 0 or len(usual) < 0.8 * len(gaps_ns):
+        return 0.0
+    rate_hz = SECOND_NS / float(np.mean(usual))
+    return float(f"{rate_hz:.6g}") if rate_hz < 1e7 else 0.0

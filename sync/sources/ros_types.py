@@ -1,0 +1,129 @@
+"""What must be known of ROS messages without decoding them: kind of sensor, header stamp, image format.
+
+Layouts: ROS 1 serialisation (wiki.ros.org/msg: little endian, packed, strings with a u32 length) and CDR as
+in OMG DDSI-RTPS 10 (4 byte encapsulation, members aligned to their size, strings with their terminating
+zero).
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+
+from sensorium.drivers.frame import Modality
+from sensorium.timebase import SECOND_NS
+
+ROS1 = "ros1"
+CDR = "cdr"
+
+_MODALITY_OF = {
+    "Image": Modality.CAMERA,
+    "CompressedImage": Modality.CAMERA,
+    "CompressedVideo": Modality.CAMERA,
+    "RawImage": Modality.CAMERA,
+    "FFMPEGPacket": Modality.CAMERA,
+    "PointCloud": Modality.LIDAR,
+    "PointCloud2": Modality.LIDAR,
+    "LaserScan": Modality.LIDAR,
+    "MultiEchoLaserScan": Modality.LIDAR,
+    "VelodyneScan": Modality.LIDAR,
+    "PacketMsg": Modality.LIDAR,
+    "Imu": Modality.IMU,
+    "WrenchStamped": Modality.FORCE,
+    "Wrench": Modality.FORCE,
+    "NavSatFix": Modality.GNSS,
+    "GPSFix": Modality.GNSS,
+    "LocationFix": Modality.GNSS,
+    "Sentence": Modality.GNSS,
+    "AudioData": Modality.AUDIO,
+    "AudioDataStamped": Modality.AUDIO,
+    "Audio": Modality.AUDIO,
+    "RawAudio": Modality.AUDIO,
+}
+_DEPTH_FORMATS = frozenset({"16UC1", "32FC1", "mono16"})
+_HEADER_FIELD = re.compile(r"(std_msgs/(msg/)?)?Header\s+\w+$")
+_HEADED_TYPES = frozenset(
+    {"Image", "CompressedImage", "PointCloud2", "LaserScan", "Imu", "WrenchStamped", "NavSatFix"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A std_msgs/Header: its stamp and frame id, and where the next field begins in the message."""
+
+    stamp_ns: int
+    frame_id: str
+    end: int
+
+
+def short_name(type_name: str) -> str:
+    """Return ``Image`` for ``sensor_msgs/msg/Image`` and ``foxglove.Image``."""
+    return re.split(r"[/.]", type_name)[-1]
+
+
+def modality_of(type_name: str, topic: str) -> Modality:
+    """Return what kind of sensor messages of this type come from; ``OTHER`` where the name does not say.
+
+    A raw LiDAR packet message also carries the LiDAR's IMU; only the topic tells them apart.
+    """
+    name = short_name(type_name)
+    if name == "PacketMsg" and "imu" in topic.lower():
+        return Modality.IMU
+    return _MODALITY_OF.get(name, Modality.OTHER)
+
+
+def is_depth_format(image_format: str) -> bool:
+    return image_format in _DEPTH_FORMATS
+
+
+def begins_with_header(type_name: str, definition: str) -> bool:
+    """Return whether the message's first field is a std_msgs/Header."""
+    if not definition or "struct " in definition:  # absent, or IDL, which needs a parser of its own
+        return short_name(type_name) in _HEADED_TYPES
+    for line in definition.splitlines():
+        text = line.partition("#")[0].strip()
+        if text.startswith("==="):
+            return False
+        if text and "=" not in text:
+            return _HEADER_FIELD.match(text) is not None
+    return False
+
+
+def read_header(payload: bytes | memoryview, dialect: str) -> Header | None:
+    """Return the header at the start of a serialised message, or None where the bytes cannot hold one."""
+    order = _byte_order(payload, dialect)
+    if order is None:
+        return None
+    at = 4  # after the sequence number (ROS 1) or the encapsulation (CDR)
+    try:
+        seconds, nanoseconds, length = struct.unpack_from(order + "III", payload, at)
+    except struct.error:
+        return None
+    text_at = at + 12
+    if text_at + length > len(payload) or nanoseconds >= SECOND_NS:
+        return None
+    frame_id = bytes(payload[text_at : text_at + length]).rstrip(b"\0").decode("utf-8", "replace")
+    return Header(seconds * SECOND_NS + nanoseconds, frame_id, text_at + length)
+
+
+def read_image_format(
+    payload: bytes | memoryview, dialect: str, header: Header
+) -> tuple[int, int, str] | None:
+    """Return (height, width, pixel format) of a sensor_msgs/Image, None where the bytes hold none."""
+    order = _byte_order(payload, dialect)
+    at = header.end if dialect == ROS1 else 4 + (header.end - 4 + 3) // 4 * 4
+    try:
+        height, width, length = struct.unpack_from(f"{order}III", payload, at)
+    except struct.error:
+        return None
+    text = bytes(payload[at + 12 : at + 12 + length]).rstrip(b"\0")
+    if length > 64 or not text.isascii():
+        return None
+    return height, width, text.decode("ascii")
+
+
+def _byte_order(payload: bytes | memoryview, dialect: str) -> str | None:
+    if dialect == ROS1:
+        return "<"
+    if dialect == CDR and len(payload) >= 4 and payload[0] == 0 and payload[1] in (0, 1):
+        return "<" if payload[1] else ">"
+    return None
