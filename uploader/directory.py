@@ -1,0 +1,279 @@
+"""A store in a folder: a disk, a mounted share, a drive that is carried away. ``file:///path``."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from sensorium.errors import ConfigError, StoreError
+from sensorium.uploader.store import (
+    ObjectExistsError,
+    ObjectInfo,
+    ObjectMissingError,
+    ParkedStoreError,
+    RetryableStoreError,
+    Store,
+    Upload,
+    check_key,
+    check_offset,
+    check_size,
+)
+
+_PARTIAL = ".partial"
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
+
+
+def open_store(url: str) -> Store:
+    """Return the store behind a URL.
+
+    Raises:
+        ConfigError: If no store of this program has such an address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        folder = Path(unquote(parts.path))
+        if parts.netloc not in ("", "localhost") or not folder.is_absolute():
+            raise ConfigError(f"store {url!r}: a folder is written file:///absolute/path")
+        return DirectoryStore(folder)
+    raise ConfigError(
+        f"store {url!r}: unknown kind {parts.scheme!r}; a folder is written file:///absolute/path"
+    )
+
+
+class DirectoryStore(Store):
+    """Objects as files below ``root``; what is not complete lies in ``root/.partial``.
+
+    An object appears whole: it is written beside, synced, and linked to its name, which fails if the name is
+    taken. The parent of ``root`` must exist, so that a drive that is not mounted is noticed.
+
+    Args:
+        link: Gives a file a second name unless it is taken; replaced by a locked rename where the file system
+            has no links (FAT, some shares).
+    """
+
+    def __init__(self, root: Path, link: Callable[[Path, Path], None] = os.link) -> None:
+        self.root = root
+        self.url = root.as_uri()
+        self._link = link
+
+    def put(self, key: str, data: bytes) -> None:
+        with _explained(self, key):
+            path = self.path(key)
+            if path.exists():
+                raise ObjectExistsError(f"{key} exists in {self.url}")
+            partial = self.partial_folder() / f"put-{secrets.token_hex(8)}"
+            try:
+                _write_synced(partial, data)
+                self.publish(partial, key, is_replacing=False)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        with _explained(self, key):
+            try:
+                with self.path(key).open("rb", buffering=0) as file:
+                    file.seek(start)
+                    return _read_fully(file.fileno(), length)
+            except FileNotFoundError as error:
+                raise ObjectMissingError(f"{key} is not in {self.url}") from error
+
+    def head(self, key: str) -> ObjectInfo | None:
+        with _explained(self, key):
+            try:
+                return ObjectInfo(key, self.path(key).stat().st_size)
+            except FileNotFoundError:
+                return None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        with _explained(self, prefix):
+            found = []
+            for folder, folders, names in os.walk(self.root):
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                found += [Path(folder, name) for name in names if not name.startswith(".")]
+            keys = sorted((path.relative_to(self.root).as_posix(), path) for path in found)
+            chosen = [ObjectInfo(key, path.stat().st_size) for key, path in keys if key.startswith(prefix)]
+        yield from chosen
+
+    def upload(self, key: str) -> Upload:
+        return _DirectoryUpload(self, check_key(key))
+
+    def reopen(self) -> Store:
+        return DirectoryStore(self.root, self._link)
+
+    def path(self, key: str) -> Path:
+        """Return where an object lies.
+
+        Raises:
+            FatalStoreError: If the key is malformed.
+            ParkedStoreError: If a link inside the store leads out of it.
+        """
+        path = self.root / check_key(key)
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise ParkedStoreError(
+                f"store {self.url}: {key} leads out of the store through a link; remove it"
+            )
+        return path
+
+    def partial_folder(self) -> Path:
+        folder = self.root / _PARTIAL
+        if not folder.is_dir():
+            if not self.root.parent.is_dir():
+                raise ParkedStoreError(f"store {self.url}: {self.root.parent} does not exist; is it mounted?")
+            _make_folders(folder, self.root.parent)
+        return folder
+
+    def publish(self, partial: Path, key: str, is_replacing: bool) -> None:
+        """Give a synced file its name in the store, durably.
+
+        Raises:
+            ObjectExistsError: If the name is taken and ``is_replacing`` is false.
+        """
+        path = self.path(key)
+        _make_folders(path.parent, self.root)
+        if is_replacing:
+            partial.replace(path)
+        else:
+            self._link_or_rename(partial, path)
+        _sync_folder(path.parent)
+
+    def _link_or_rename(self, partial: Path, path: Path) -> None:
+        try:
+            self._link(partial, path)
+            return
+        except FileExistsError as error:
+            raise ObjectExistsError(f"{path.relative_to(self.root)} exists in {self.url}") from error
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+        with (self.partial_folder() / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                raise ObjectExistsError(f"{path.relative_to(self.root)} exists in {self.url}")
+            partial.rename(path)
+
+
+class _DirectoryUpload(Upload):
+    """One file in ``.partial`` that grows in order, so that its length says how much has arrived."""
+
+    def __init__(self, store: DirectoryStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._name = f"upload-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+
+    def stored_bytes(self) -> int:
+        with _explained(self._store, self._key):
+            try:
+                return self._path().stat().st_size
+            except FileNotFoundError:
+                return 0
+
+    def put_part(self, offset: int, data: bytes | memoryview) -> None:
+        with _explained(self._store, self._key):
+            self._store.partial_folder()
+            descriptor = os.open(self._path(), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                check_offset(self._key, os.fstat(descriptor).st_size, offset)
+                os.lseek(descriptor, offset, os.SEEK_SET)
+                try:
+                    _write_all(descriptor, data)
+                except OSError:
+                    os.ftruncate(descriptor, offset)
+                    raise
+            finally:
+                os.close(descriptor)
+
+    def complete(self, size_bytes: int, is_replacing: bool = False) -> None:
+        with _explained(self._store, self._key):
+            try:
+                self._sync(size_bytes)
+                self._store.publish(self._path(), self._key, is_replacing)
+            finally:
+                # Also after a failed sync: the kernel may have dropped pages, so what is there is not to be
+                # trusted and must be sent again.
+                self.abort()
+
+    def abort(self) -> None:
+        with _explained(self._store, self._key):
+            self._path().unlink(missing_ok=True)
+
+    def _sync(self, size_bytes: int) -> None:
+        if size_bytes == 0:
+            self._store.partial_folder()
+            self._path().touch(mode=0o600)
+        descriptor = os.open(self._path(), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            check_size(self._key, os.fstat(descriptor).st_size, size_bytes)
+            os.fsync(descriptor)
+            # Reading back shall come from the disk, not from the pages just written.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+    def _path(self) -> Path:
+        return self._store.root / _PARTIAL / self._name
+
+
+@contextmanager
+def _explained(store: DirectoryStore, key: str) -> Iterator[None]:
+    """Turn operating system errors into store errors that say whether to try again."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        message = f"store {store.url}: {key}: {error.strerror or error}"
+        if error.errno in (errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENOENT):
+            raise RetryableStoreError(message) from error
+        raise ParkedStoreError(message) from error
+
+
+def _make_folders(folder: Path, existing: Path) -> None:
+    """Create the folders between ``existing`` and ``folder`` so that they survive a power cut."""
+    missing = [
+        path for path in (folder, *folder.parents) if path.is_relative_to(existing) and path != existing
+    ]
+    for path in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            _sync_folder(path.parent)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _read_fully(descriptor: int, length: int | None) -> bytes:
+    chunks = []
+    while length is None or length > 0:
+        chunk = os.read(descriptor, 1 << 20 if length is None else min(length, 1 << 30))
+        if not chunk:
+            break
+        chunks.append(chunk)
+        length = None if length is None else length - len(chunk)
+    return b"".join(chunks)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
