@@ -44,7 +44,8 @@ class UdpReceiver:
 
     Attributes:
         port: The bound port (useful after binding to port 0).
-        buffer_bytes: Receive buffer as the kernel reports it (it counts its own overhead in).
+        buffer_bytes: Receive buffer read back: half of what the kernel reports, which doubles the value for
+            its own bookkeeping (man 7 socket).
         has_kernel_stamps: False where the kernel refuses SO_TIMESTAMPNS; arrival is then when it was read.
     """
 
@@ -74,7 +75,7 @@ class UdpReceiver:
     def _size_buffer(self, wanted_bytes: int) -> int:
         if not self._try_option(_SO_RCVBUFFORCE, wanted_bytes):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted_bytes)
-        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
     def _try_option(self, option: int, value: int) -> bool:
         try:

@@ -46,18 +46,22 @@ def test_datagrams_come_in_order_with_their_sender(receiver: UdpReceiver, sender
 def test_arrival_is_when_the_kernel_got_it_not_when_it_was_read(
     receiver: UdpReceiver, sender: socket.socket
 ) -> None:
-    clock = HostClock()
     if not receiver.has_kernel_stamps:
         pytest.skip("this kernel gives no receive stamps")
-    sender.sendto(b"warm-up", (LOOPBACK, receiver.port))
-    receive_all(receiver, 1)
+    # Linux turns stamping on from a work queue some time after the first socket asks for it.
+    assert any(stamp_precedes_a_late_read(receiver, sender) for _ in range(20))
+
+
+def stamp_precedes_a_late_read(receiver: UdpReceiver, sender: socket.socket) -> bool:
+    clock = HostClock()
     before_ns = clock.now_ns()
     sender.sendto(b"x", (LOOPBACK, receiver.port))
     after_ns = clock.now_ns()
-    clock.sleep_until(after_ns + 50_000_000)
+    read_ns = after_ns + 50_000_000
+    clock.sleep_until(read_ns)
     (datagram,) = receive_all(receiver, 1)
-    # Two clocks, each read in a bracket that a busy machine may stretch, hence the 5 ms on either side.
-    assert before_ns - 5_000_000 <= datagram.arrival_ns <= after_ns + 5_000_000
+    # The offset between the clocks is read in a bracket that a busy machine may stretch: 5 ms either side.
+    return before_ns - 5_000_000 <= datagram.arrival_ns <= after_ns + 5_000_000
 
 
 def test_what_the_kernel_drops_is_counted(sender: socket.socket) -> None:
@@ -79,7 +83,7 @@ def test_what_the_kernel_drops_is_counted(sender: socket.socket) -> None:
 
 def test_the_buffer_size_is_read_back(receiver: UdpReceiver) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
-        default_bytes = plain.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        default_bytes = plain.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
     assert receiver.buffer_bytes >= min(BUFFER_BYTES, default_bytes)
 
 
