@@ -47,7 +47,14 @@ class ClockModel:
     def to_host(self, unwrapped_ticks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Map (k,) unwrapped ticks to (k,) host nanoseconds."""
         elapsed_ns = (unwrapped_ticks - self.ref_ticks) * self.ns_per_tick
-        return self.ref_host_ns + np.rint(elapsed_ns).astype(np.int64)
+        host_ns: NDArray[np.int64] = self.ref_host_ns + np.rint(elapsed_ns).astype(np.int64)
+        return host_ns
+
+    def to_ticks(self, host_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Map (k,) host nanoseconds to the nearest (k,) unwrapped ticks; the inverse of `to_host`."""
+        elapsed_ticks = (host_ns - self.ref_host_ns) / self.ns_per_tick
+        ticks: NDArray[np.int64] = self.ref_ticks + np.rint(elapsed_ticks).astype(np.int64)
+        return ticks
 
 
 class ClockEventKind(str, Enum):

@@ -1,0 +1,342 @@
+"""The clock of one stream: frames in, capture times with an honest uncertainty out."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.drivers.frame import ClockKind, DeviceClock, Frame, StreamInfo
+from sensorium.sync.clocks.model import ClockEvent, ClockEventKind, ClockModel, Stamped, Uncertainty
+from sensorium.sync.clocks.oneway import FloatArray, LowerEnvelope
+from sensorium.sync.clocks.unwrap import TickKind, Unwrapped, Unwrapper
+
+MAX_EVENTS = 256
+"""Events kept until somebody takes them; more are counted in the last one taken."""
+STALL_NS = 50_000_000
+QUARANTINE = 8
+"""So many ticks in a row that lie far ahead of the clock are not outliers: the clock has stepped."""
+AHEAD_NS = 2_000_000.0
+STEP_NS = 100_000_000.0
+STEP_AFTER_NS = 2_000_000_000
+SKEW_BOUND_FRESH = 2e-4
+SKEW_BOUND_CARRIED = 1.5e-6
+
+_EVENT_OF = {
+    TickKind.RESET: ClockEventKind.RESET,
+    TickKind.BACKWARDS: ClockEventKind.BACKWARDS,
+    TickKind.DUPLICATE: ClockEventKind.DUPLICATE,
+    TickKind.FROZEN: ClockEventKind.FROZEN,
+}
+
+
+@dataclass(slots=True)
+class _Epoch:
+    """Origin of the differences that the estimator works on; exact integers lose nothing."""
+
+    number: int
+    origin_ticks: int
+    origin_host_ns: int
+    envelope: LowerEnvelope
+
+
+class StreamTracker:
+    """Maps the stamps of one stream to host time. Deterministic: equal frames in, equal stamps out.
+
+    A stamp may use samples that arrived up to the end of its own frame, none later. Capture times are the
+    envelope's estimate minus ``latency.min_ns``, within [arrival - ``latency.max_ns``, arrival], and never
+    run backwards. By clock kind:
+
+    - ``FREE``, ``PTP``: device ticks against arrivals. With one arrival for k ticks, the arrival is that of
+      the last tick.
+    - ``SAMPLES``: ticks (or sequence numbers, if the driver gives none) count samples. The stamp is that of
+      the block's first sample, which was captured one block before it could arrive: the driver's declared
+      ``latency.min_ns`` covers the length of the block.
+    - ``HOST``: ticks are host nanoseconds already.
+    - ``NONE``: capture = arrival - ``latency.min_ns``. The statistical term is then the observed 95 % latency
+      jitter against the nominal rate, or the declared latency range where that cannot be observed.
+    """
+
+    def __init__(self, info: StreamInfo) -> None:
+        self.info = info
+        kind = info.clock.kind
+        self._kind = kind
+        self._clock = info.clock
+        if kind is ClockKind.NONE and info.rate_hz > 0:
+            # No device clock: the count of samples at the nominal rate shows how much the arrivals jitter.
+            self._clock = DeviceClock(ClockKind.SAMPLES, round(1e12 / info.rate_hz), 1000)
+        elif kind is ClockKind.HOST:
+            self._clock = DeviceClock(ClockKind.HOST)
+        self._tick_ns = self._clock.tick_ns
+        period_ticks = 1e9 / info.rate_hz / self._tick_ns if info.rate_hz > 0 else 0.0
+        self._unwrapper = Unwrapper(self._clock, period_ticks, info.latency.max_ns)
+        self._period_ticks = period_ticks
+        self._asymmetry_ns = float(info.latency.min_uncertainty_ns)
+        self._epoch: _Epoch | None = None
+        self._carried_skew: float | None = None
+        self._scale_ns = 1e6
+        self._events: deque[ClockEvent] = deque(maxlen=MAX_EVENTS)
+        self._dropped_events = 0
+        self._last_kind = TickKind.NEXT
+        self._last_arrival_ns: int | None = None
+        self._last_capture_ns = -(1 << 62)
+        self._ahead_run = 0
+        self._late_since_ns: int | None = None
+        self.ahead_count = 0
+        self._model: ClockModel | None = None
+        self._model_of: object = None
+
+    @property
+    def model(self) -> ClockModel | None:
+        """The current map from unwrapped ticks to capture time; None without stamps or without ticks."""
+        epoch = self._epoch
+        if epoch is None or self._kind in (ClockKind.NONE, ClockKind.HOST):
+            return None
+        line = epoch.envelope.line
+        if line is None:
+            return None
+        if self._model_of is not line:
+            ref_ticks = epoch.origin_ticks + round(line.at_ns / self._tick_ns)
+            at_ns = (ref_ticks - epoch.origin_ticks) * self._tick_ns
+            offset_ns = line.offset_ns + line.slope * (at_ns - line.at_ns)
+            self._model = ClockModel(
+                epoch=epoch.number,
+                method="oneway-envelope",
+                ref_ticks=ref_ticks,
+                ref_host_ns=epoch.origin_host_ns + round(at_ns + offset_ns) - self.info.latency.min_ns,
+                ns_per_tick=self._tick_ns * (1 + line.slope),
+                skew_ppm=line.slope * 1e6,
+                uncertainty=Uncertainty(line.statistical_ns, line.floor_ns, self._asymmetry_ns),
+            )
+            self._model_of = line
+        return self._model
+
+    def take_events(self) -> tuple[ClockEvent, ...]:
+        """Return what happened since the last call, oldest first, and forget it."""
+        events = tuple(self._events)
+        self._events.clear()
+        if self._dropped_events:
+            first = events[0]
+            lost = f"{self._dropped_events} earlier events of this stream were dropped"
+            events = (ClockEvent(first.stream, first.kind, first.host_ns, lost), *events)
+            self._dropped_events = 0
+        return events
+
+    def unwrapped(self, ticks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return recent raw ticks unwrapped, as ``model.to_host`` expects them."""
+        return self._unwrapper.nearest(ticks)
+
+    def update(self, frame: Frame) -> Stamped:
+        """Take one frame, in order of arrival, and return the capture times of its samples."""
+        arrival_ns = frame.arrival_ns
+        self._note_stall(frame)
+        if self._kind is ClockKind.HOST and frame.device_ticks is not None:
+            return self._stamp_host(frame.device_ticks, arrival_ns)
+        if self._kind is ClockKind.NONE or (
+            frame.device_ticks is None and self._kind is not ClockKind.SAMPLES
+        ):
+            return self._stamp_arrival(frame)
+        raw = frame.device_ticks if frame.device_ticks is not None else np.array([frame.seq], np.int64)
+        ticks, unwrapped = self._track(raw, arrival_ns, frame.seq)
+        epoch = self._epoch
+        assert epoch is not None
+        if unwrapped.usable is not None and not unwrapped.usable[-1]:
+            return self._stamp_arrival_of(arrival_ns, ticks.size)
+        if ticks.size == 1 and arrival_ns.size > 1 and self._period_ticks > 0:
+            steps = np.arange(arrival_ns.size) * self._period_ticks
+            ticks = ticks[0] + np.rint(steps).astype(np.int64)
+        elapsed_ns = (ticks - epoch.origin_ticks) * self._tick_ns
+        offset_ns = epoch.envelope.offset_at(elapsed_ns) - self.info.latency.min_ns
+        capture_ns = epoch.origin_host_ns + np.rint(elapsed_ns + offset_ns).astype(np.int64)
+        if unwrapped.epoch_start > 0:
+            before = unwrapped.epoch_start
+            head_ns = arrival_ns[:before] if arrival_ns.size > 1 else arrival_ns[0]
+            capture_ns[:before] = head_ns - self.info.latency.min_ns
+        model = self.model
+        assert model is not None
+        return Stamped(self._clamp(capture_ns, arrival_ns, elapsed_ns), model.uncertainty, epoch.number)
+
+    def _track(
+        self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], seq: int
+    ) -> tuple[NDArray[np.int64], Unwrapped]:
+        """Unwrap and feed the estimator; return the unwrapped ticks."""
+        unwrapped = self._unwrapper.frame(raw, arrival_ns, seq)
+        if unwrapped.kinds:
+            self._note_kinds(unwrapped, raw, arrival_ns)
+        else:
+            self._last_kind = TickKind.NEXT
+        ticks = unwrapped.ticks
+        if self._epoch is None or self._epoch.number != unwrapped.epoch:
+            start = unwrapped.epoch_start
+            self._begin(unwrapped.epoch, int(ticks[start]), int(arrival_ns[min(start, arrival_ns.size - 1)]))
+        epoch = self._epoch
+        assert epoch is not None
+        if arrival_ns.size == ticks.size:
+            paired_ticks, paired_ns = ticks, arrival_ns
+            if unwrapped.usable is not None:
+                paired_ticks, paired_ns = ticks[unwrapped.usable], arrival_ns[unwrapped.usable]
+            if unwrapped.epoch_start > 0:
+                after = unwrapped.epoch_start
+                if unwrapped.usable is not None:
+                    after = int(unwrapped.usable[: unwrapped.epoch_start].sum())
+                paired_ticks, paired_ns = paired_ticks[after:], paired_ns[after:]
+        elif ticks.size == 1:
+            paired_ticks, paired_ns = ticks, arrival_ns[:1]
+            if unwrapped.usable is not None:
+                paired_ticks, paired_ns = ticks[:0], arrival_ns[:0]
+        else:
+            paired_ticks, paired_ns = ticks[-1:], arrival_ns
+            if unwrapped.usable is not None and not unwrapped.usable[-1]:
+                paired_ticks, paired_ns = ticks[:0], arrival_ns[:0]
+        if paired_ticks.size:
+            self._feed(epoch, paired_ticks, paired_ns, raw, seq)
+        if self._epoch is not epoch:
+            # The estimator found a step that the unwrapper had let pass; the epoch began at the last tick.
+            ticks = self._unwrapper.nearest(raw)
+        return ticks, unwrapped
+
+    def _feed(
+        self,
+        epoch: _Epoch,
+        ticks: NDArray[np.int64],
+        arrival_ns: NDArray[np.int64],
+        raw: NDArray[np.int64],
+        seq: int,
+    ) -> None:
+        device_ns: FloatArray = (ticks - epoch.origin_ticks) * self._tick_ns
+        offset_ns: FloatArray = (arrival_ns - epoch.origin_host_ns) - device_ns
+        line = epoch.envelope.line
+        if line is not None and line.count >= 32:
+            excess_ns = offset_ns - epoch.envelope.offset_at(device_ns)
+            lowest_ns = float(excess_ns.min())
+            gate_ns = AHEAD_NS + 10 * (line.statistical_ns + line.floor_ns)
+            if lowest_ns < -gate_ns:
+                sane = excess_ns >= -gate_ns
+                self._ahead_run += int((~sane).sum())
+                self.ahead_count += int((~sane).sum())
+                self._note(
+                    ClockEventKind.AHEAD,
+                    int(arrival_ns[-1]),
+                    f"device stamp {-lowest_ns / 1e6:.3f} ms ahead of its arrival; not used",
+                )
+                if self._ahead_run >= QUARANTINE:
+                    self._step_epoch(
+                        epoch, raw, arrival_ns, seq, f"stepped ahead by {-lowest_ns / 1e6:.3f} ms"
+                    )
+                    return
+                device_ns, offset_ns = device_ns[sane], offset_ns[sane]
+                if not device_ns.size:
+                    return
+            else:
+                self._ahead_run = 0
+            if lowest_ns < STEP_NS + 20 * line.scale_ns:
+                self._late_since_ns = None
+            elif self._late_since_ns is None:
+                self._late_since_ns = int(arrival_ns[0])
+            elif int(arrival_ns[-1]) - self._late_since_ns > STEP_AFTER_NS:
+                self._step_epoch(epoch, raw, arrival_ns, seq, f"stepped back by {lowest_ns / 1e6:.3f} ms")
+                return
+        epoch.envelope.add(device_ns, offset_ns)
+        assert epoch.envelope.line is not None
+        self._scale_ns = epoch.envelope.line.scale_ns
+
+    def _step_epoch(
+        self, epoch: _Epoch, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], seq: int, what: str
+    ) -> None:
+        self._note(ClockEventKind.RESET, int(arrival_ns[-1]), f"device clock {what}; new epoch")
+        ticks = self._unwrapper.restart(int(raw[-1]), int(arrival_ns[-1]), seq + raw.size - 1)
+        self._begin(epoch.number + 1, ticks, int(arrival_ns[-1]))
+        assert self._epoch is not None
+        self._epoch.envelope.add(np.zeros(1), np.zeros(1))
+
+    def _begin(self, number: int, ticks: int, host_ns: int) -> None:
+        old = self._epoch
+        if old is not None and old.envelope.line is not None and old.envelope.line.window_ns > 1e9:
+            self._carried_skew = old.envelope.line.slope
+        if self._carried_skew is None:
+            envelope = LowerEnvelope(scale_prior_ns=self._scale_ns, slope_bound=SKEW_BOUND_FRESH)
+        else:
+            # The crystal is the same, so its skew is known; only the offset is lost (spec 2).
+            envelope = LowerEnvelope(self._carried_skew, SKEW_BOUND_CARRIED, scale_prior_ns=self._scale_ns)
+        self._epoch = _Epoch(number, ticks, host_ns, envelope)
+        self._ahead_run = 0
+        self._late_since_ns = None
+
+    def _clamp(
+        self, capture_ns: NDArray[np.int64], arrival_ns: NDArray[np.int64], elapsed_ns: FloatArray
+    ) -> NDArray[np.int64]:
+        """Keep captures credible: not before arrival - max, not running backwards, not after arrival."""
+        earliest_ns = arrival_ns - self.info.latency.max_ns
+        if arrival_ns.size < capture_ns.size:
+            # One arrival for the block: its earlier samples have waited for the last one.
+            earliest_ns = earliest_ns - np.rint(elapsed_ns[-1] - elapsed_ns).astype(np.int64)
+        capture_ns = np.maximum(capture_ns, earliest_ns)
+        if capture_ns[0] < self._last_capture_ns:
+            capture_ns = np.maximum(capture_ns, self._last_capture_ns)
+        if capture_ns.size > 1:
+            capture_ns = np.maximum.accumulate(capture_ns)
+        capture_ns = np.minimum(capture_ns, arrival_ns)
+        self._last_capture_ns = max(self._last_capture_ns, int(capture_ns[-1]))
+        return capture_ns
+
+    def _stamp_host(self, ticks: NDArray[np.int64], arrival_ns: NDArray[np.int64]) -> Stamped:
+        size = max(ticks.size, arrival_ns.size)
+        ahead = int((ticks > arrival_ns).sum())
+        if ahead:
+            self.ahead_count += ahead
+            self._note(
+                ClockEventKind.AHEAD,
+                int(arrival_ns[-1]),
+                f"{ahead} host stamps after their arrival, by up to {int((ticks - arrival_ns).max())} ns",
+            )
+        capture_ns = np.broadcast_to(ticks, (size,)).astype(np.int64)
+        elapsed_ns = (capture_ns - capture_ns[0]).astype(np.float64)
+        return Stamped(
+            self._clamp(capture_ns, arrival_ns, elapsed_ns), Uncertainty(0.0, 0.0, self._asymmetry_ns), 0
+        )
+
+    def _stamp_arrival(self, frame: Frame) -> Stamped:
+        if self.info.rate_hz > 0:
+            self._track(np.array([frame.seq], np.int64), frame.arrival_ns[:1], frame.seq)
+        return self._stamp_arrival_of(frame.arrival_ns, frame.arrival_ns.size)
+
+    def _stamp_arrival_of(self, arrival_ns: NDArray[np.int64], size: int) -> Stamped:
+        """Stamp without a usable device clock: arrival minus the least latency."""
+        latency = self.info.latency
+        declared_ns = float(latency.max_ns - latency.min_ns)
+        statistical_ns = declared_ns
+        line = self._epoch.envelope.line if self._epoch is not None else None
+        if line is not None and line.count >= 32:
+            # Latency above the floor exceeds 3 scales in 5 % of samples, if it is exponential.
+            statistical_ns = min(declared_ns, 3 * line.scale_ns + line.statistical_ns + line.floor_ns)
+        capture_ns = np.broadcast_to(arrival_ns - latency.min_ns, (size,)).astype(np.int64)
+        number = self._epoch.number if self._epoch is not None else 0
+        return Stamped(
+            self._clamp(capture_ns, arrival_ns, np.zeros(size)),
+            Uncertainty(statistical_ns, 0.0, self._asymmetry_ns),
+            number,
+        )
+
+    def _note_stall(self, frame: Frame) -> None:
+        first_ns, last_ns = int(frame.arrival_ns[0]), int(frame.arrival_ns[-1])
+        if self._last_arrival_ns is not None and self.info.message_rate_hz > 0:
+            gap_ns = first_ns - self._last_arrival_ns
+            if gap_ns > STALL_NS + 5e9 / self.info.message_rate_hz:
+                self._note(ClockEventKind.STALL, first_ns, f"nothing arrived for {gap_ns / 1e6:.1f} ms")
+        self._last_arrival_ns = last_ns
+
+    def _note_kinds(
+        self, unwrapped: Unwrapped, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64]
+    ) -> None:
+        for index, kind in unwrapped.kinds:
+            is_news = kind is not TickKind.FROZEN or self._last_kind is not TickKind.FROZEN
+            self._last_kind = kind
+            event = _EVENT_OF.get(kind)
+            if event is not None and is_news and self._kind is not ClockKind.NONE:
+                at_ns = int(arrival_ns[min(index, arrival_ns.size - 1)])
+                self._note(event, at_ns, f"{kind.value} at raw device tick {int(raw[index])}")
+
+    def _note(self, kind: ClockEventKind, host_ns: int, detail: str) -> None:
+        if len(self._events) == MAX_EVENTS:
+            self._dropped_events += 1
+        self._events.append(ClockEvent(self.info.name, kind, host_ns, detail))
