@@ -1,0 +1,164 @@
+"""One case per driver: how to bring its device up on this machine, and the options that lead to it."""
+
+import http.server
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import cv2
+import numpy as np
+from contract import pulseaudio
+from numpy.typing import NDArray
+
+Options = dict[str, Any]
+Emulator = Callable[[Path], AbstractContextManager[Options]]
+
+
+@dataclass(frozen=True, slots=True)
+class DriverCase:
+    """What the contract suite needs to know about a driver.
+
+    Attributes:
+        label: Names the case in the test's id.
+        driver: The driver's name in the registry.
+        emulate: Brings up what stands for the device, in the given folder, and yields the rig file's options.
+        broken: Options for which ``open`` must raise ``DeviceError``, made from the working ones.
+        enough: Frames of each stream that the suite waits for.
+        patience_s: How long it waits for them.
+        why_not: The reason why this machine cannot run the case, or None.
+    """
+
+    label: str
+    driver: str
+    emulate: Emulator
+    broken: Callable[[Options], Options] | None = None
+    enough: int = 5
+    patience_s: float = 10.0
+    why_not: Callable[[], str | None] = lambda: None
+
+
+def _picture(index: int) -> NDArray[np.uint8]:
+    pixels = np.full((48, 64, 3), index * 10 % 200, np.uint8)
+    cv2.circle(pixels, (index % 64, 24), 8, (0, 255, 0), -1)
+    return pixels
+
+
+def _replaced(changes: Mapping[str, Any]) -> Callable[[Options], Options]:
+    return lambda options: {**options, **changes}
+
+
+def _video_file(**options: Any) -> Emulator:
+    @contextmanager
+    def emulate(folder: Path) -> Iterator[Options]:
+        path = folder / "film.avi"
+        fourcc = cv2.VideoWriter.fourcc(*"MJPG")
+        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, 50.0, (64, 48))
+        for index in range(10):
+            writer.write(_picture(index))
+        writer.release()
+        yield {"device": str(path), "size": [64, 48], "rate_hz": 50, **options}
+
+    return emulate
+
+
+@contextmanager
+def _network_camera(folder: Path) -> Iterator[Options]:
+    stop = threading.Event()
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            index = 0
+            try:
+                while not stop.wait(0.02):
+                    image = cv2.imencode(".jpg", _picture(index))[1].tobytes()
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+                    self.wfile.write(head.encode() + image + b"\r\n")
+                    index += 1
+            except OSError:
+                return  # the client left
+
+        def log_message(self, format: str, *args: Any) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera)
+    server.block_on_close = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="network camera")
+    thread.start()
+    try:
+        yield {"device": f"http://127.0.0.1:{server.server_address[1]}/", "rate_hz": 50}
+    finally:
+        stop.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def _null_sink(folder: Path) -> Iterator[Options]:
+    with pulseaudio.null_sink(folder / "pa") as environment, mock.patch.dict(os.environ, environment):
+        import sounddevice
+
+        # PortAudio lists its devices once; another test may have made it look before this daemon ran.
+        sounddevice._terminate()
+        sounddevice._initialize()
+        try:
+            yield {"device": "mic0", "rate_hz": pulseaudio.RATE_HZ, "channels": 2}
+        finally:
+            sounddevice._terminate()
+            sounddevice._initialize()
+
+
+@contextmanager
+def third_party(folder: Path) -> Iterator[Options]:
+    """Install the example package with pip and put it on the path, as in somebody's environment."""
+    site = folder / "site"
+    install_third_party(site)
+    sys.path.insert(0, str(site))
+    importlib.invalidate_caches()
+    try:
+        yield {"rate_hz": 200}
+    finally:
+        sys.path.remove(str(site))
+        sys.modules.pop("example_ticker", None)
+
+
+def install_third_party(site: Path) -> None:
+    """Install ``tests/contract/third_party`` into ``site``."""
+    source = Path(__file__).parent / "third_party"
+    copy = site.parent / "third_party"  # building writes beside the sources
+    for path in source.rglob("*"):
+        if path.suffix in (".py", ".toml"):
+            (copy / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            (copy / path.relative_to(source)).write_bytes(path.read_bytes())
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
+    if importlib.util.find_spec("setuptools") is not None:
+        command.append("--no-build-isolation")
+    subprocess.run([*command, str(copy)], check=True, capture_output=True, timeout=120)
+
+
+CASES = [
+    DriverCase("opencv-file", "opencv", _video_file(loop=True), _replaced({"device": "absent.avi"})),
+    DriverCase("opencv-png", "opencv", _video_file(loop=True, encoding="png"), _replaced({"size": [8, 8]})),
+    DriverCase("opencv-raw", "opencv", _video_file(encoding="bgr8"), _replaced({"rate_hz": 5})),
+    DriverCase("opencv-http", "opencv", _network_camera, _replaced({"device": "http://127.0.0.1:9/"})),
+    DriverCase(
+        "sounddevice",
+        "sounddevice",
+        _null_sink,
+        _replaced({"device": "absent microphone"}),
+        why_not=pulseaudio.why_not,
+    ),
+    DriverCase("third-party", "example_ticker", third_party),
+]
