@@ -1,0 +1,159 @@
+"""Driver ``sim_camera``: a camera of the simulated rig.
+
+Noise: 1.5 grey values, white, then JPEG. The image is sharp and shows the world at mid-exposure.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import cv2
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from sensorium.calibration.geometry import Intrinsics
+from sensorium.drivers.driver import DriverContext
+from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamps
+from sensorium.errors import ConfigError, DeviceError
+from sensorium.simulators.device import SampleTrain, SimulatedConfig, SimulatedDriver
+from sensorium.simulators.device_clock import ClockConfig, LatencyConfig, simulated_clock, stream_rng
+from sensorium.simulators.render import Renderer
+from sensorium.simulators.rig import CAMERA
+from sensorium.simulators.trajectory import PERIOD_S
+
+
+class SimulatedCameraConfig(SimulatedConfig):
+    """Options of ``sim_camera``.
+
+    Attributes:
+        size: Width and height; the field of view stays that of ``rig.CAMERA``.
+        distortion: k1, k2, p1, p2 of OpenCV's radial-tangential model.
+        triggered: Exposures follow the rig's trigger, common to all its cameras; else the camera's own clock.
+        render: ``live`` draws each image for its very instant. ``cached`` draws one loop of the world on the
+            nominal grid and repeats its JPEG bytes: up to half a frame off in time, but free after one loop.
+    """
+
+    rate_hz: PositiveFloat = 30.0
+    size: tuple[PositiveInt, PositiveInt] = (640, 480)
+    distortion: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    exposure_ms: PositiveFloat = 4.0
+    stamp_of: Literal["exposure_start", "exposure_mid"] = "exposure_mid"
+    quality: int = Field(default=85, ge=1, le=100)
+    triggered: bool = True
+    render: Literal["live", "cached"] = "live"
+    latency: LatencyConfig = LatencyConfig(min_ms=12.0)
+
+
+class SimulatedCamera(SimulatedDriver[SimulatedCameraConfig]):
+    """One stream, named like the device, of JPEG images with their exposure time."""
+
+    config_type = SimulatedCameraConfig
+
+    def __init__(self, config: SimulatedCameraConfig, context: DriverContext) -> None:
+        super().__init__(config, context)
+        self._train: SampleTrain | None = None
+        self._renderer: Renderer | None = None
+        self._loop: dict[tuple[int, bool], bytes] = {}
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """The true camera model."""
+        width, height = self.config.size
+        scale = width / CAMERA.width
+        bent = any(self.config.distortion)
+        return Intrinsics(
+            "radtan" if bent else "pinhole",
+            width,
+            height,
+            CAMERA.fx * scale,
+            CAMERA.fy * scale,
+            (width - 1) / 2,
+            (height - 1) / 2,
+            self.config.distortion if bent else (),
+        )
+
+    def streams(self) -> Sequence[StreamInfo]:
+        config, name = self.config, self.context.name
+        loop = PERIOD_S * config.rate_hz
+        if config.render == "cached" and abs(loop - round(loop)) > 1e-9:
+            raise ConfigError(
+                f"device {name}: render: cached needs a whole number of frames in {PERIOD_S:g} s, "
+                f"found {loop:g}; change rate_hz or use render: live"
+            )
+        self.mount()
+        # One thread per camera process: the machine's cores belong to all of them.
+        cv2.setNumThreads(1)
+        self._renderer = Renderer(self.world.scene, self.intrinsics, self.rng("noise"))
+        min_ns = round(config.latency.min_ms * 1e6)
+        trigger, phase_s = None, None
+        if config.triggered:
+            trigger = simulated_clock(ClockConfig(), config.seed, "trigger")
+            phase_s = float(stream_rng(config.seed, "trigger", "phase").uniform(0, 1 / config.rate_hz))
+        self._train = SampleTrain(self, name, config.rate_hz, min_ns, sampling=trigger, phase_s=phase_s)
+        width, height = config.size
+        return (
+            StreamInfo(
+                name,
+                Modality.CAMERA,
+                Encoding.JPEG,
+                config.rate_hz,
+                frame_id=name,
+                clock=self.device_clock.counter,
+                latency=self.latency(min_ns),
+                stamp_of=config.stamp_of,
+                shape=(height, width, 3),
+                units="px",
+                host_id=self.context.host_id,
+                is_personal=self.is_personal(True),
+                has_device_counter=True,
+                is_synthetic=True,
+                max_payload_bytes=3 * width * height,
+                meta_fields=("exposure_ns",),
+                details={"simulator": "room", "seed": str(config.seed)},
+            ),
+        )
+
+    def produce(self) -> bool:
+        assert self._train is not None
+        samples = self._train.take(1)
+        if samples is None:
+            return False
+        if samples.kept[0]:
+            world_s = float(samples.world_s[0])
+            self.push(
+                Frame(
+                    self.context.name,
+                    int(samples.seq[0]),
+                    1,
+                    stamps(int(samples.ticks[0])),
+                    stamps(int(samples.arrival_ns[0])),
+                    self.payload(self.context.name, world_s, lambda: self._image(world_s), may_shrink=True),
+                    (self.config.exposure_ms * 1e6,),
+                )
+            )
+        return True
+
+    def _image(self, stamp_s: float) -> bytes:
+        world_s = stamp_s
+        if self.config.stamp_of == "exposure_start":
+            world_s += self.config.exposure_ms / 2000.0
+        if self.config.render == "live":
+            return self._draw(world_s)
+        assert self._train is not None
+        rate_hz = self.config.rate_hz
+        number = round((world_s - self._train.phase_s) * rate_hz) % round(PERIOD_S * rate_hz)
+        bump = self.config.bump
+        key = (number, bump is not None and world_s >= bump.at_s)
+        if key not in self._loop:
+            at_s = number / rate_hz + self._train.phase_s
+            # The world repeats, so the same instant of a later loop shows a later bump.
+            self._loop[key] = self._draw(at_s + PERIOD_S * np.round((world_s - at_s) / PERIOD_S))
+        return self._loop[key]
+
+    def _draw(self, world_s: float) -> bytes:
+        assert self._renderer is not None
+        T_world_camera = self.world.pose(world_s) @ self.mount(world_s)
+        image = self._renderer.image(T_world_camera, world_s)
+        done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.config.quality])
+        if not done:
+            raise DeviceError(f"simulated camera {self.context.name}: OpenCV did not encode the image")
+        return bytes(data)

@@ -1,0 +1,37 @@
+"""Where the simulated rig's sensors sit, and the calibration document that says so.
+
+Frames: body, LiDAR, IMU, force and microphone x forward, y left, z up; cameras x right, y down, z forward.
+"""
+
+import numpy as np
+
+from sensorium.calibration.geometry import Array, Intrinsics, rotation_from_rpy, transform
+from sensorium.calibration.rig_document import Edge, RigCalibration
+
+BODY = "body"
+CAMERA = Intrinsics("pinhole", 640, 480, 420.0, 420.0, 319.5, 239.5)
+
+_OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+_LIDAR = transform(rotation_from_rpy(*np.radians((0.6, -1.1, 2.0))), (-0.04, 0.01, 0.14))
+# Ouster's imu_to_sensor_transform: axes parallel, millimetres away (Software User Manual, "IMU Data Packet").
+_LIDAR_IMU = _LIDAR @ transform(np.eye(3), (0.006253, -0.011775, 0.007645))
+
+MOUNTS: dict[str, Array] = {
+    "camera_left": transform(_OPTICAL, (0.10, 0.10, 0.0)),
+    "camera_right": transform(_OPTICAL, (0.10, -0.10, 0.0)),
+    "lidar": _LIDAR,
+    "lidar_imu": _LIDAR_IMU,
+    "imu": transform(rotation_from_rpy(*np.radians((-0.8, 0.5, 1.2))), (0.02, 0.03, -0.02)),
+    "microphone": transform(np.eye(3), (0.05, 0.0, 0.06)),
+    "force": transform(np.eye(3), (0.15, 0.0, -0.10)),
+}
+"""T_body_sensor by device name."""
+
+
+def rig_calibration(seed: int = 1) -> RigCalibration:
+    """Return the truth as a calibration document: frame names are the device names of the demo rig."""
+    edges = tuple(
+        Edge(BODY, name, T_body_sensor, source="simulator truth") for name, T_body_sensor in MOUNTS.items()
+    )
+    cameras = {name: CAMERA for name in MOUNTS if name.startswith("camera")}
+    return RigCalibration(rig=f"simulated-{seed}", source="simulator truth", cameras=cameras, edges=edges)

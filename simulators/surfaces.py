@@ -1,0 +1,248 @@
+"""What the simulated world is made of: textured boxes that cameras render and LiDAR rays hit."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Surface:
+    """A textured rectangle.
+
+    Attributes:
+        corner_m: (3,) world position of the texture's top-left corner.
+        right, up: (3,) unit vectors along the texture's columns and against its rows.
+        size_m: Width and height.
+        levels: (height, width, 3) BGR images, each half the resolution of the one before.
+        order: Painter's order: lower is drawn first; equal ones are drawn far to near.
+        normal: (3,) unit vector towards the side from which the texture is seen unmirrored.
+        corners_m: (4, 3) corners, clockwise as seen, from the top left.
+    """
+
+    corner_m: Array
+    right: Array
+    up: Array
+    size_m: tuple[float, float]
+    levels: tuple[Image, ...]
+    order: int
+    normal: Array
+    corners_m: Array
+
+    @classmethod
+    def at(
+        cls, corner_m: Array, right: Array, up: Array, size_m: tuple[float, float], image: Image, order: int
+    ) -> "Surface":
+        """Return the surface with its derived fields filled in (they are read for every image)."""
+        across, down = right * size_m[0], up * -size_m[1]
+        corners = np.array([corner_m + a * across + d * down for a, d in ((0, 0), (1, 0), (1, 1), (0, 1))])
+        return cls(corner_m, right, up, size_m, pyramid(image), order, np.cross(right, up), corners)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hits:
+    """Where rays end: (n,) distance in metres and (n,) reflectivity 0...255 (brightness of the texture)."""
+
+    range_m: NDArray[np.float32]
+    reflectivity: NDArray[np.uint8]
+
+
+class Scene(Protocol):
+    """What the sensors need of a world's geometry. A mesh scene (ray casting in Open3D) would stand here."""
+
+    def surfaces(self, world_s: float) -> list[Surface]:
+        """Return what a camera may see at this time."""
+
+    def cast(self, origins_m: NDArray[np.float32], directions: NDArray[np.float32]) -> Hits:
+        """Follow (n, 3) unit rays from (n, 3) origins, all near each other, to their first hit."""
+
+
+class Box:
+    """A cuboid, turned about z; seen from outside, or from inside if ``is_room``."""
+
+    def __init__(
+        self,
+        centre_m: tuple[float, float, float],
+        size_m: tuple[float, float, float],
+        textures: dict[str, Image],
+        *,
+        yaw_rad: float = 0.0,
+        is_room: bool = False,
+        order: int = 1,
+    ) -> None:
+        """Args: textures: Image per face, keys ``+x -x +y -y +z -z`` (sides); those left out are bare."""
+        self.centre_m = np.array(centre_m)
+        self.half_m = np.array(size_m) / 2
+        c, s = np.cos(yaw_rad), np.sin(yaw_rad)
+        self.rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+        self.is_room = is_room
+        self.faces: list[Surface] = []
+        self._brightness: list[Image] = []
+        self._axes: list[tuple[Array, Array, Array, float]] = []
+        for face in ("-x", "+x", "-y", "+y", "-z", "+z"):
+            self._add_face(face, textures.get(face, _PLAIN), order)
+
+    def _add_face(self, face: str, texture: Image, order: int) -> None:
+        axis, side = "xyz".index(face[1]), 1.0 if face[0] == "+" else -1.0
+        outward = np.eye(3)[axis] * side
+        facing = -outward if self.is_room else outward
+        up = np.array([0.0, 1.0, 0.0]) if axis == 2 else np.array([0.0, 0.0, 1.0])
+        right = np.cross(up, facing)
+        half_width, half_height = float(abs(right) @ self.half_m), float(abs(up) @ self.half_m)
+        corner = outward * self.half_m - right * half_width + up * half_height
+        surface = Surface.at(
+            self.centre_m + self.rotation @ corner,
+            self.rotation @ right,
+            self.rotation @ up,
+            (2 * half_width, 2 * half_height),
+            texture,
+            order,
+        )
+        self.faces.append(surface)
+        # LiDAR footprints are centimetres wide: the brightness under them is that of a coarser level.
+        grey = cv2.cvtColor(surface.levels[min(1, len(surface.levels) - 1)], cv2.COLOR_BGR2GRAY)
+        self._brightness.append(np.ascontiguousarray(grey))
+        self._axes.append((corner, right, up, 2 * half_width))
+
+    def select(self, origin_m: Array, directions: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Return the indices of the rays that may hit: those within the cone of the bounding sphere."""
+        away = self.centre_m - origin_m
+        distance = float(np.linalg.norm(away))
+        # The origins move by centimetres within one scan; 0.1 m of margin covers them.
+        radius = float(np.linalg.norm(self.half_m)) + 0.1
+        if radius >= distance:
+            return np.arange(len(directions))
+        limit = np.sqrt(1 - (radius / distance) ** 2)
+        return np.flatnonzero(directions @ (away / distance).astype(np.float32) > limit)
+
+    def cast(
+        self, origins_m: NDArray[np.float32], directions: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+        """Return (n,) distances to the visible side (inf = missed) and (n,) face numbers (slab method)."""
+        turn = self.rotation.astype(np.float32)
+        heading = directions @ turn
+        heading = np.where(np.abs(heading) < 1e-9, np.float32(1e-9), heading)
+        start = (origins_m - self.centre_m.astype(np.float32)) @ turn
+        reach = self.half_m.astype(np.float32)
+        toward = np.sign(heading)
+        far = (toward * reach - start) / heading
+        leave = far.min(axis=1)
+        if self.is_room:
+            axis = far.argmin(axis=1)
+            side = np.take_along_axis(toward, axis[:, None], 1)[:, 0] > 0
+            return leave, (2 * axis + side).astype(np.int8)
+        near = (-toward * reach - start) / heading
+        enter = near.max(axis=1)
+        axis = near.argmax(axis=1)
+        side = np.take_along_axis(toward, axis[:, None], 1)[:, 0] < 0
+        missed = (enter > leave) | (enter <= 0)
+        return np.where(missed, np.float32(np.inf), enter), (2 * axis + side).astype(np.int8)
+
+    def brightness(self, points_m: NDArray[np.float32], faces: NDArray[np.int8]) -> Image:
+        """Return (n,) texture brightness at (n, 3) world points on the given faces."""
+        local = (points_m - self.centre_m.astype(np.float32)) @ self.rotation.astype(np.float32)
+        out = np.zeros(len(points_m), np.uint8)
+        for number, (image, (corner, right, up, width)) in enumerate(
+            zip(self._brightness, self._axes, strict=True)
+        ):
+            chosen = np.flatnonzero(faces == number)
+            if not len(chosen):
+                continue
+            from_corner = local[chosen] - corner.astype(np.float32)
+            pixels_per_m = image.shape[1] / width
+            column = (from_corner @ right.astype(np.float32) * pixels_per_m).astype(np.int32)
+            row = (from_corner @ -up.astype(np.float32) * pixels_per_m).astype(np.int32)
+            out[chosen] = image[np.clip(row, 0, image.shape[0] - 1), np.clip(column, 0, image.shape[1] - 1)]
+        return out
+
+
+class BoxScene:
+    """A room with boxes in it. ``boxes[0]`` is the room; ``lamp`` names the box that lights up, if any."""
+
+    def __init__(self, boxes: list[Box]) -> None:
+        self.boxes = boxes
+
+    def surfaces(self, world_s: float) -> list[Surface]:  # noqa: ARG002 - others change with time
+        """Return every face; the scene itself does not change with time."""
+        return [face for box in self.boxes for face in box.faces]
+
+    def cast(self, origins_m: NDArray[np.float32], directions: NDArray[np.float32]) -> Hits:
+        """Follow rays to the nearest box in front of the room's walls."""
+        room, *others = self.boxes
+        nearest, faces = room.cast(origins_m, directions)
+        owner = np.zeros(len(nearest), np.int8)
+        middle = origins_m[len(origins_m) // 2].astype(np.float64)
+        for number, box in enumerate(others, start=1):
+            rays = box.select(middle, directions)
+            distance, face = box.cast(origins_m[rays], directions[rays])
+            nearer = distance < nearest[rays]
+            rays = rays[nearer]
+            nearest[rays], faces[rays], owner[rays] = distance[nearer], face[nearer], number
+        points = origins_m + nearest[:, None] * directions
+        brightness = room.brightness(points, np.where(owner == 0, faces, np.int8(-1)))
+        for number, box in enumerate(others, start=1):
+            mine = np.flatnonzero(owner == number)
+            if len(mine):
+                brightness[mine] = box.brightness(points[mine], faces[mine])
+        return Hits(nearest, brightness)
+
+
+_PLAIN: Image = np.full((16, 16, 3), 160, np.uint8)
+
+
+def pyramid(image: Image) -> tuple[Image, ...]:
+    """Return the image and its halvings down to 16 pixels, as long as sizes are even."""
+    levels = [image]
+    while True:
+        height, width = levels[-1].shape[:2]
+        if min(height, width) < 32 or height % 2 or width % 2:
+            return tuple(levels)
+        half = cv2.resize(levels[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        levels.append(np.asarray(half, np.uint8))
+
+
+def rich_texture(
+    rng: np.random.Generator, size_m: tuple[float, float], colour: tuple[int, int, int], pixels_per_m: int
+) -> Image:
+    """Paint a wall: cloudy base colour, joints of panels, and posters, so that corners and edges abound."""
+    width, height = (max(16, round(side * pixels_per_m / 16) * 16) for side in size_m)
+    noise = np.zeros((height, width), np.float32)
+    for cell_m, strength in ((0.8, 0.13), (0.3, 0.10), (0.1, 0.09), (0.04, 0.08)):
+        coarse = rng.standard_normal((max(2, int(size_m[1] / cell_m)), max(2, int(size_m[0] / cell_m))))
+        noise += np.float32(strength) * cv2.resize(
+            coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        )
+    image = np.asarray(colour, np.float32) * np.exp(noise)[..., None]
+    canvas = np.ascontiguousarray(np.clip(image, 8, 247).astype(np.uint8))
+    panel = max(12, round(0.75 * pixels_per_m))
+    dark = tuple(int(0.55 * part) for part in colour)
+    for x in range(panel, width, panel):
+        cv2.line(canvas, (x, 0), (x, height), dark, max(1, pixels_per_m // 50))
+    for y in range(panel, height, panel):
+        cv2.line(canvas, (0, y), (width, y), dark, max(1, pixels_per_m // 50))
+    for _ in range(int(3.0 * size_m[0] * size_m[1])):
+        _poster(canvas, rng, pixels_per_m)
+    return canvas
+
+
+def _poster(canvas: Image, rng: np.random.Generator, pixels_per_m: int) -> None:
+    height, width = canvas.shape[:2]
+    centre = (int(rng.integers(width)), int(rng.integers(height)))
+    colour = tuple(int(part) for part in rng.integers(20, 236, 3))
+    extent = int(pixels_per_m * rng.uniform(0.03, 0.22))
+    kind = rng.integers(4)
+    if kind == 0:
+        cv2.circle(canvas, centre, extent // 2, colour, -1, cv2.LINE_AA)
+    elif kind == 1:
+        points = np.array(centre) + rng.uniform(-extent, extent, (3, 2))
+        cv2.fillConvexPoly(canvas, points.astype(np.int32), colour, cv2.LINE_AA)
+    else:
+        end = (centre[0] + extent, centre[1] + int(extent * rng.uniform(0.3, 1.5)))
+        cv2.rectangle(canvas, centre, end, colour, -1)
+        if kind == 3:
+            cv2.rectangle(canvas, centre, end, tuple(255 - part for part in colour), max(2, extent // 8))
