@@ -98,8 +98,8 @@ class StreamRecord:
     clock: ClockSummary = ClockSummary()
     bytes_raw: int = 0
     bytes_stored: int = 0
-    first_ns: int | None = None
-    last_ns: int | None = None
+    first_utc_ns: int | None = None
+    last_utc_ns: int | None = None
     consent: ConsentRecord = ConsentRecord()
     quality: Mapping[str, float] = field(default_factory=dict)
 
@@ -166,8 +166,8 @@ class Manifest:
     episode_id: str
     agent_version: str
     rig: str
-    start_ns: int
-    end_ns: int
+    start_utc_ns: int
+    end_utc_ns: int
     timeline: Timeline
     streams: tuple[StreamRecord, ...] = ()
     pairs: tuple[PairRecord, ...] = ()
