@@ -346,14 +346,37 @@ def seal(open_folder: Path, manifest: Manifest) -> Path:
         write_durably(open_folder / MANIFEST_FILE, envelope)
         link = {"episode": manifest.episode_id, "head": blake3(envelope).hexdigest(), "prev": previous}
         write_durably(spool.chain_file, json.dumps(link).encode())
-        sealed = spool.sealed_folder(manifest.episode_id)
-        if sealed.exists():
-            raise EpisodeError(f"{sealed} exists already; an episode is never overwritten")
-        open_folder.rename(sealed)
-        sync_folder(spool.sealed_dir)
-        sync_folder(spool.open_dir)
+        return _move_to_sealed(spool, open_folder, manifest.episode_id)
     except OSError as err:
         raise EpisodeError(f"{open_folder} cannot be sealed: {err.strerror}") from err
+
+
+def finish_seal(open_folder: Path) -> Path:
+    """Move an episode that was signed but not yet moved when the agent died; return its new folder.
+
+    Raises:
+        EpisodeError: If its manifest does not check out or it cannot be moved.
+    """
+    spool = Spool.of(open_folder)
+    manifest = read_manifest(open_folder)
+    chain = _read_chain(spool.chain_file)
+    if chain["episode"] != manifest.episode_id:
+        head = manifest_digest(open_folder)
+        link = {"episode": manifest.episode_id, "head": head, "prev": manifest.prev_manifest}
+        write_durably(spool.chain_file, json.dumps(link).encode())
+    try:
+        return _move_to_sealed(spool, open_folder, manifest.episode_id)
+    except OSError as err:
+        raise EpisodeError(f"{open_folder} cannot be sealed: {err.strerror}") from err
+
+
+def _move_to_sealed(spool: Spool, open_folder: Path, episode_id: str) -> Path:
+    sealed = spool.sealed_folder(episode_id)
+    if sealed.exists():
+        raise EpisodeError(f"{sealed} exists already; an episode is never overwritten")
+    open_folder.rename(sealed)
+    sync_folder(spool.sealed_dir)
+    sync_folder(spool.open_dir)
     return sealed
 
 

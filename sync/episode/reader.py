@@ -1,7 +1,7 @@
 """Reads an episode back: streams, frames exactly as they were published, and what was noted beside."""
 
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,13 +162,7 @@ class Episode:
                 raise EpisodeError(
                     f"{reader.path} belongs to episode {other.get('episode_id')}, not to this one"
                 )
-        try:
-            timeline = Timeline(
-                found["host_id"], int(found["utc_minus_host_ns"]), found["is_virtual"] == "true"
-            )
-            return found["episode_id"], timeline
-        except (KeyError, ValueError) as err:
-            raise EpisodeError(f"{self._data.path}: metadata {EPISODE_METADATA} is damaged: {err}") from err
+        return parse_origin(found)
 
     def _find_streams(self) -> dict[str, _Source]:
         found: dict[str, _Source] = {}
@@ -180,7 +174,7 @@ class Episode:
                 info = load_stream_info(channel.metadata[STREAM_INFO_KEY])
                 stamps = topics.get(channel.topic + STAMPS_SUFFIX)
                 if stamps is None:
-                    raise EpisodeError(f"{reader.path}: stream {info.name} has no stamps channel")
+                    continue  # cut between the two channels: no frame can have been written
                 found[info.name] = _Source(reader, info, codec_for(info), channel.id, stamps.id, len(found))
         return found
 
@@ -215,6 +209,19 @@ class Episode:
                         yield entry.parse(message.data)
 
 
+def parse_origin(values: Mapping[str, str]) -> tuple[str, Timeline]:
+    """Return episode id and timeline from the metadata that every file begins with.
+
+    Raises:
+        EpisodeError: If it is damaged.
+    """
+    try:
+        offset_ns = int(values["utc_minus_host_ns"])
+        return values["episode_id"], Timeline(values["host_id"], offset_ns, values["is_virtual"] == "true")
+    except (KeyError, ValueError) as err:
+        raise EpisodeError(f"metadata {EPISODE_METADATA} is damaged: {err!r}") from err
+
+
 def _chunk_frames(
     reader: McapReader, chunk: ChunkIndex, chosen: list[_Source]
 ) -> Iterator[tuple[int, _Source, RecordedFrame]]:
@@ -235,7 +242,9 @@ def _chunk_frames(
         if row is None:
             raise EpisodeError(f"{reader.path}: a frame of {source.info.name} has no stamps")
         payload = source.codec.unwrap(data)
-        frame = Frame(
-            source.info.name, row.seq, row.count, row.device_ticks, row.arrival_ns, payload, row.meta
-        )
+        name = source.info.name
+        try:
+            frame = Frame(name, row.seq, row.count, row.device_ticks, row.arrival_ns, payload, row.meta)
+        except ValueError as err:
+            raise EpisodeError(f"{reader.path}: {err}") from err
         yield log_ns, source, RecordedFrame(frame, row.stamped, row.instance)
