@@ -9,8 +9,8 @@ default. The rules:
   no pause is on. The span is all of ``[t - u, t + u]``, of a capture time and its uncertainty.
 * A withdrawn, revoked or expired grant is dead for good, also for what was captured before: its subject stays
   in view and now refuses. Only a new grant of the same subject speaks for him again.
-* A pause denies captures from the press on until the resume that names it. What was captured before stays as
-  it was.
+* A pause denies captures (purposes ``record`` and ``live``) from the press on until the resume that names it.
+  What was captured before stays as it was, and during the pause nothing is.
 * Every rule is a statement about a set of events, so neither their order nor a clock that runs backwards can
   turn a denial into permission.
 
@@ -22,7 +22,6 @@ The fields follow ISO/IEC TS 27560 and the states the W3C Data Privacy Vocabular
 import hashlib
 import json
 import re
-import secrets
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,14 +35,13 @@ from typing import Annotated, Any, ClassVar, Protocol
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
 from sensorium.drivers.frame import Modality
+from sensorium.sync.episode.ulid import ULID
 from sensorium.timebase import SECOND_NS
 
-ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 SUBJECT_REF = re.compile(r"(sub|group|site):[A-Za-z0-9_.-]{1,64}")
 BEFORE_ALL_NS = -(1 << 63)
 AFTER_ALL_NS = (1 << 63) - 1
 _DAY_NS = 86_400 * SECOND_NS
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|z|[+-]\d\d:\d\d)")
 
 
@@ -59,6 +57,9 @@ class Purpose(str, Enum):
     ANNOTATE = "annotate"
     DEBUG = "debug"
     SHARE_THIRD_PARTY = "share:third_party"
+
+
+_CAPTURING = frozenset({Purpose.RECORD, Purpose.LIVE})
 
 
 class LawfulBasis(str, Enum):
@@ -127,12 +128,6 @@ def parse_utc(text: object) -> int:
 
 
 UtcNs = Annotated[int, BeforeValidator(parse_utc), PlainSerializer(format_utc, when_used="json")]
-
-
-def new_ulid(utc_ns: int) -> str:
-    """Return a ULID: 48 bits of milliseconds and 80 random bits in Crockford's base 32 (26 characters)."""
-    value = (utc_ns // 1_000_000 & (1 << 48) - 1) << 80 | secrets.randbits(80)
-    return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))
 
 
 class ConsentStream(Protocol):
@@ -242,7 +237,7 @@ class ConsentGrant:
 
     def __post_init__(self) -> None:
         if not ULID.fullmatch(self.id):
-            raise ValueError(f"id {self.id!r} is not a ULID (26 characters of {_CROCKFORD})")
+            raise ValueError(f"id {self.id!r} is not a ULID (26 digits and capital letters)")
         if not SUBJECT_REF.fullmatch(self.subject):
             raise ValueError(f"subject {self.subject!r} must look like sub:1f0c9a, group:lab or site:hall2")
         if self.version != 1:
@@ -441,7 +436,7 @@ class _Judge:
         self._now_ns = now_utc_ns
         self._ledger = ledger
         self._redactions = redactions
-        self._pauses = [pause for pause in ledger.pauses if pause.holds(stream)]
+        self._pauses = [p for p in ledger.pauses if purpose in _CAPTURING and p.holds(stream)]
         self._grants = sorted(
             (grant for grant in ledger.grants if grant.scope.reaches(stream)), key=lambda grant: grant.id
         )
@@ -536,28 +531,39 @@ class StreamConsent:
     """The decision for one stream and purpose, fast enough to be asked for every frame.
 
     ``update`` is told the ledger and the time, at least every 20 ms while recording; it does nothing while
-    neither brings a change. ``now_utc_ns`` is on the clock of the capture times (the episode's timeline).
+    neither brings a change.
+
+    Args:
+        now_utc_ns: True UTC, which decides whether grants are valid.
+        capture_now_ns: Now on the clock of the capture times, where that is another (for a replay, the latest
+            recorded arrival), so that a pause takes hold of a replay too.
     """
 
     def __init__(
-        self, ledger: ConsentLedger, stream: ConsentStream, purpose: Purpose, now_utc_ns: int
+        self,
+        ledger: ConsentLedger,
+        stream: ConsentStream,
+        purpose: Purpose,
+        now_utc_ns: int,
+        capture_now_ns: int | None = None,
     ) -> None:
         self._stream = stream
         self._purpose = purpose
         self._latest_ns = now_utc_ns
         self._pressed_ns: dict[str, int] = {}
+        self._released_ns: dict[str, int] = {}
         self._ledger = ledger
         self._spans: tuple[ConsentSpan, ...] = ()
         self._current = ConsentSpan(0, 0, NOT_PERSONAL)
         self._next_change_ns = now_utc_ns
-        self._rebuild(now_utc_ns)
+        self._rebuild(now_utc_ns, now_utc_ns if capture_now_ns is None else capture_now_ns)
 
-    def update(self, ledger: ConsentLedger, now_utc_ns: int) -> None:
+    def update(self, ledger: ConsentLedger, now_utc_ns: int, capture_now_ns: int | None = None) -> None:
         """Take a new ledger or the passing of time into account."""
         self._latest_ns = max(self._latest_ns, now_utc_ns)
         if ledger is not self._ledger or now_utc_ns >= self._next_change_ns:
             self._ledger = ledger
-            self._rebuild(now_utc_ns)
+            self._rebuild(now_utc_ns, now_utc_ns if capture_now_ns is None else capture_now_ns)
 
     def allows(self, capture_ns: int, uncertainty_ns: int) -> Decision:
         """Return the decision for a capture time (UTC ns) and the half width of its uncertainty."""
@@ -570,15 +576,19 @@ class StreamConsent:
         self._current = self._spans[max(0, index)]
         return _lookup(self._spans, first_ns, last_ns)
 
-    def _rebuild(self, now_utc_ns: int) -> None:
-        # A pause whose press was stamped by a clock that was ahead would begin in the future of the captures;
-        # it holds at the latest from when it was first seen.
+    def _rebuild(self, now_utc_ns: int, capture_now_ns: int) -> None:
+        # Press and release are stamped by the clock of whoever pressed, which may be ahead of the captures (or
+        # today's, during a replay); each holds at the latest from when it was first seen here.
         pauses = []
         for pause in self._ledger.pauses:
-            if pause.is_on:
-                self._pressed_ns.setdefault(pause.id, now_utc_ns)
-            pressed_ns = min(pause.from_ns, self._pressed_ns.get(pause.id, pause.from_ns))
-            pauses.append(replace(pause, from_ns=pressed_ns))
+            from_ns, until_ns = pause.from_ns, pause.until_ns
+            if until_ns is None:
+                self._pressed_ns.setdefault(pause.id, capture_now_ns)
+            if pause.id in self._pressed_ns:
+                from_ns = min(from_ns, self._pressed_ns[pause.id])
+                if until_ns is not None:
+                    until_ns = min(until_ns, self._released_ns.setdefault(pause.id, capture_now_ns))
+            pauses.append(replace(pause, from_ns=from_ns, until_ns=until_ns))
         ledger = replace(
             self._ledger, pauses=tuple(pauses), seen_ns=max(self._ledger.seen_ns, self._latest_ns)
         )

@@ -26,8 +26,9 @@ from sensorium.sync.consent import (
     PauseEvent,
     Scope,
     canonical_json,
-    new_ulid,
 )
+from sensorium.sync.episode.spool import sync_folder, write_durably
+from sensorium.sync.episode.ulid import new_ulid
 from sensorium.timebase import Clock, HostClock
 
 DEFAULT_FOLDER = "consent"
@@ -67,7 +68,7 @@ class ConsentStore:
             raise ConsentError(
                 f"grant {grant.id} exists already in {self.folder}: a grant is never rewritten"
             )
-        _write_durably(path, _grant_text(grant).encode())
+        write_durably(path, _grant_text(grant).encode())
         self._append(
             _event_row(ConsentEvent(grant.id, EventKind.GIVEN, self._now_ns(None), by, grant.digest))
         )
@@ -223,7 +224,7 @@ class ConsentStore:
             _write_all(descriptor, canonical_json(body) + b"\n")
             os.fsync(descriptor)
         if is_new:
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
 
 
 def read_grant(path: Path) -> ConsentGrant:
@@ -363,24 +364,3 @@ def _write_all(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    """Write, sync, rename, sync the folder: after a crash the file is whole or absent."""
-    partial = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        _write_all(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    partial.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import ConfigError, StoreError
+from sensorium.sync.episode.spool import sync_folder
 from sensorium.uploader.store import (
     ObjectExistsError,
     ObjectInfo,
@@ -140,7 +141,7 @@ class DirectoryStore(Store):
             partial.replace(path)
         else:
             self._link_or_rename(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def _link_or_rename(self, partial: Path, path: Path) -> None:
         try:
@@ -242,7 +243,7 @@ def _make_folders(folder: Path, existing: Path) -> None:
     for path in reversed(missing):
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -269,11 +270,3 @@ def _read_fully(descriptor: int, length: int | None) -> bytes:
         chunks.append(chunk)
         length = None if length is None else length - len(chunk)
     return b"".join(chunks)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,7 +29,6 @@ from sensorium.sync.consent import (
     decide,
     format_utc,
     freeze,
-    new_ulid,
     parse_utc,
 )
 from sensorium.sync.consent_store import ConsentStore, read_grant
@@ -279,6 +278,11 @@ class TestDecision:
         assert decide(CAMERA, (NOON + day, NOON + day), Purpose.UPLOAD, NOON + 31 * day, ledger).is_allowed
         assert decide(CAMERA, (NOON, NOON), Purpose.UPLOAD, NOON + 31 * day, ledger).rule == "retention"
 
+    def test_what_was_captured_around_a_pause_may_still_be_uploaded(self) -> None:
+        ledger = ledger_of(make_grant(), pauses=[PauseEvent("p", NOON + 100, NOON + 200)])
+        assert decide(CAMERA, (NOON, NOON + 300), Purpose.UPLOAD, NOON + 400, ledger).is_allowed
+        assert decide(CAMERA, (NOON, NOON + 300), Purpose.RECORD, NOON + 400, ledger).rule == "paused"
+
     def test_a_reversed_span_is_denied(self) -> None:
         assert not decide(CAMERA, (NOON + 1, NOON), Purpose.RECORD, NOON, ledger_of(make_grant())).is_allowed
 
@@ -292,7 +296,7 @@ class TestDecision:
         ]
         assert [span.decision.rule for span in frozen.spans] == ["granted", "paused", "granted"]
         assert not frozen.decision.is_allowed
-        assert frozen.purposes == ()
+        assert frozen.purposes == (Purpose.UPLOAD,)
 
 
 class TestStreamConsent:
@@ -324,6 +328,19 @@ class TestStreamConsent:
         consent.update(paused, NOON + 10)
         consent.update(replace(paused), NOON + 20)
         assert not consent.allows(NOON + 15, 0).is_allowed
+
+    def test_a_pause_takes_hold_of_a_replay(self) -> None:
+        then = parse_utc("2014-03-01T12:00:00Z")
+        ledger = ledger_of(make_grant(captured=(then, then + HOUR)))
+        consent = StreamConsent(ledger, CAMERA, Purpose.RECORD, NOON, then)
+        assert consent.allows(then + 5, 0).is_allowed
+        consent.update(replace(ledger, pauses=(PauseEvent("p", NOON + 10),)), NOON + 20, then + 10)
+        assert consent.allows(then + 9, 0).is_allowed
+        assert not consent.allows(then + 10, 0).is_allowed
+        resumed = replace(ledger, pauses=(PauseEvent("p", NOON + 10, NOON + 30),))
+        consent.update(resumed, NOON + 30, then + 20)
+        assert not consent.allows(then + 15, 0).is_allowed
+        assert consent.allows(then + 20, 0).is_allowed
 
     def test_the_end_of_validity_takes_effect_while_recording(self) -> None:
         ledger = ledger_of(make_grant(captured=(NOON, NOON + 9 * HOUR)))
@@ -534,7 +551,3 @@ class TestGrantFile:
 @given(st.integers(-(1 << 62), (1 << 62)))
 def test_times_survive_the_way_through_text(utc_ns: int) -> None:
     assert parse_utc(format_utc(utc_ns)) == utc_ns
-
-
-def test_ids_sort_by_time() -> None:
-    assert new_ulid(NOON)[:10] == new_ulid(NOON)[:10] < new_ulid(NOON + HOUR)[:10]
