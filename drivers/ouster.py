@@ -4,6 +4,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -118,7 +119,10 @@ class OusterDriver(Driver[OusterConfig]):
         if self._assembler.has_imu:
             self._receivers.append(UdpReceiver(config.bind, config.imu_port, _IMU_BUFFER_BYTES, clock))
         self._last_packet_ns = clock.now_ns()
-        return self._assembler.streams()
+        streams = self._assembler.streams()
+        if config.personal is None:
+            return streams
+        return [replace(info, is_personal=config.personal) for info in streams]
 
     def _metadata(self) -> OusterMetadata:
         if self.config.metadata is not None:
