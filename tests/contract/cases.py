@@ -2,7 +2,9 @@
 
 import http.server
 import importlib
+import itertools
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +19,9 @@ import cv2
 import numpy as np
 from contract import pulseaudio
 from numpy.typing import NDArray
+
+from sensorium.simulators.ouster_encoder import default_metadata, encode_imu, encode_scan
+from sensorium.timebase import SECOND_NS
 
 Options = dict[str, Any]
 Emulator = Callable[[Path], AbstractContextManager[Options]]
@@ -120,6 +125,68 @@ def _null_sink(folder: Path) -> Iterator[Options]:
 
 
 @contextmanager
+def _ouster(folder: Path) -> Iterator[Options]:
+    """Send a small LiDAR's packets and its IMU's to two loopback ports, as its own clock counts on."""
+    metadata = default_metadata(4, 512, 10)
+    path = folder / "sensor.json"
+    path.write_text(metadata.text)
+    lidar_port, imu_port = free_udp_ports(2)
+    stop = threading.Event()
+
+    def spin() -> None:
+        period_ns = SECOND_NS // 10
+        columns_ns = np.arange(metadata.columns) * period_ns // metadata.columns
+        imu_due_ns = 0
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for revolution in itertools.count():
+                start_ns = revolution * period_ns
+                packets = encode_scan(metadata, revolution, 2000, 50, start_ns + columns_ns)
+                for index, packet in enumerate(packets):
+                    if stop.wait(0.1 / len(packets)):
+                        return
+                    sender.sendto(packet, ("127.0.0.1", lidar_port))
+                    now_ns = start_ns + index * period_ns // len(packets)
+                    if now_ns >= imu_due_ns:
+                        imu = encode_imu(now_ns, (0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
+                        sender.sendto(imu, ("127.0.0.1", imu_port))
+                        imu_due_ns += period_ns // 10
+
+    thread = threading.Thread(target=spin, name="emulator of an Ouster")
+    thread.start()
+    try:
+        yield {
+            "metadata": str(path),
+            "lidar_port": lidar_port,
+            "imu_port": imu_port,
+            "bind": "127.0.0.1",
+            "preview_points": 256,
+        }
+    finally:
+        stop.set()
+        thread.join()
+
+
+def free_udp_ports(count: int) -> list[int]:
+    """Return ports that nobody is bound to on the loopback address."""
+    probes = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _simulated(mount: str, **options: Any) -> Emulator:
+    @contextmanager
+    def emulate(folder: Path) -> Iterator[Options]:
+        yield {"seed": 7, "mount": mount, **options}
+
+    return emulate
+
+
+@contextmanager
 def third_party(folder: Path) -> Iterator[Options]:
     """Install the example package with pip and put it on the path, as in somebody's environment."""
     site = folder / "site"
@@ -158,5 +225,17 @@ CASES = [
         _replaced({"device": "absent microphone"}),
         why_not=pulseaudio.why_not,
     ),
+    DriverCase(
+        "ouster",
+        "ouster",
+        _ouster,
+        _replaced({"metadata": None, "host": "127.0.0.1", "http_port": 9}),
+    ),
+    DriverCase("sim-camera", "sim_camera", _simulated("camera_left", size=[160, 120])),
+    DriverCase("sim-lidar", "sim_lidar", _simulated("lidar", rings=16, columns=512)),
+    DriverCase("sim-imu", "sim_imu", _simulated("imu")),
+    DriverCase("sim-imu-drops", "sim_imu", _simulated("imu", drop_probability=0.2), enough=30),
+    DriverCase("sim-microphone", "sim_microphone", _simulated("microphone", channels=2)),
+    DriverCase("sim-force", "sim_force", _simulated("force")),
     DriverCase("third-party", "example_ticker", third_party),
 ]
