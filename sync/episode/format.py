@@ -132,6 +132,7 @@ class _OneField(Codec):
         super().__init__(info, protobuf_schema(message))
         self._message = message
         self._granule_bytes = granule_bytes
+        self._is_image = message is schemas.FOXGLOVE["RawImage"]
         number = schemas.field_number(message, "data")
         head = {
             name: value for name, value in constants.items() if schemas.field_number(message, name) < number
@@ -145,9 +146,10 @@ class _OneField(Codec):
 
     def wrap_parts(self, frame: Frame, capture_utc_ns: int) -> Sequence[Buffer]:
         size = len(frame.payload)
-        if size % self._granule_bytes:
+        if size % self._granule_bytes or (self._is_image and size != self._granule_bytes):
             raise EpisodeError(
-                f"frame {frame.seq} of {frame.stream} has {size} bytes, no multiple of {self._granule_bytes}"
+                f"frame {frame.seq} of {frame.stream} has {size} bytes, "
+                f"expected {'' if self._is_image else 'a multiple of '}{self._granule_bytes}"
             )
         head = timestamp_field(capture_utc_ns) + self._head
         tail = self._tail

@@ -33,6 +33,9 @@ _COLUMNS = (
     ("asymmetry_ns", "<f8"),
     ("meta", "<f8"),
 )
+_FIXED_ROW_BYTES = 6 * 4 + 8 + 3 * 8
+HEAD_BYTES = 11 * len(_COLUMNS)
+"""Largest size of the tags and lengths of one message."""
 _TAGS = {bytes_tag(schemas.field_number(schemas.Stamps, name)): (name, dtype) for name, dtype in _COLUMNS}
 
 
@@ -59,6 +62,14 @@ class StampRows:
     def add(self, instance: int, frame: Frame, stamped: Stamped, log_ns: int) -> None:
         self.frames.append((instance, frame, stamped))
         self.last_log_ns = log_ns
+
+    @staticmethod
+    def row_bytes(frame: Frame, stamped: Stamped) -> int:
+        """Return what a frame adds to the packed message, not counting its head."""
+        ticks = 0 if frame.device_ticks is None else len(frame.device_ticks)
+        return _FIXED_ROW_BYTES + 8 * (
+            ticks + len(frame.arrival_ns) + len(stamped.capture_ns) + len(frame.meta)
+        )
 
     def pack(self) -> bytes:
         """Return the rows as a ``sensorium.Stamps`` message, the bytes that protobuf would write."""

@@ -24,7 +24,7 @@ from sensorium.sync.episode.entries import (
     RecordedModel,
 )
 from sensorium.sync.episode.format import Codec, codec_for, dump_stream_info, is_stored, protobuf_schema
-from sensorium.sync.episode.stamp_rows import StampRows
+from sensorium.sync.episode.stamp_rows import HEAD_BYTES, StampRows
 from sensorium.timebase import SECOND_NS, BaseReading, Timeline
 
 DATA_FILE = "data.mcap"
@@ -33,7 +33,7 @@ STREAM_INFO_KEY = "sensorium.stream"
 EPISODE_METADATA = "sensorium.episode"
 END_METADATA = "sensorium.end"
 STAMPS_SUFFIX = "/stamps"
-_MESSAGE_OVERHEAD_BYTES = MESSAGE_HEAD.size
+_STAMPS_OVERHEAD_BYTES = MESSAGE_HEAD.size + HEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,12 @@ class _Share:
 class _ChunkLine:
     """The chunk that is being filled for one compression in one file."""
 
-    def __init__(self, file: McapFile, compression: str, policy: WriterPolicy) -> None:
+    def __init__(self, file: McapFile, compression: str) -> None:
         self.file = file
         self.compression = compression
         self.opened_ns: int | None = None
         self.size = 0
-        self._policy = policy
+        self.reserved = 0
         self._parts: list[Buffer] = []
         self._index: dict[int, list[tuple[int, int]]] = {}
         self._stamps: dict[int, StampRows] = {}
@@ -102,8 +102,13 @@ class _ChunkLine:
         self.size += len(head) + size
         return len(head) + size
 
-    def stamp(self, channel_id: int) -> StampRows:
-        return self._stamps.setdefault(channel_id, StampRows())
+    def stamp(self, channel_id: int, instance: int, frame: Frame, stamped: Stamped, log_ns: int) -> None:
+        rows = self._stamps.get(channel_id)
+        if rows is None:
+            rows = self._stamps[channel_id] = StampRows()
+            self.reserved += HEAD_BYTES + MESSAGE_HEAD.size
+        rows.add(instance, frame, stamped, log_ns)
+        self.reserved += rows.row_bytes(frame, stamped)
 
     def take(self) -> tuple[list[Buffer], dict[int, list[tuple[int, int]]]]:
         """Return parts and index of the chunk with the stamps of its frames, and begin a new one."""
@@ -111,7 +116,7 @@ class _ChunkLine:
             self.add(channel_id, len(rows.frames), rows.last_log_ns, rows.last_log_ns, [rows.pack()])
         taken = self._parts, self._index
         self._parts, self._index, self._stamps = [], {}, {}
-        self.size = 0
+        self.size = self.reserved = 0
         self.opened_ns = None
         return taken
 
@@ -221,15 +226,16 @@ class EpisodeWriter:
         parts = output.codec.wrap_parts(frame, capture_utc_ns)
         line = output.line
         try:
-            self._make_room(line, sum(map(len, parts)))
+            stamp_bytes = StampRows.row_bytes(frame, stamped) + _STAMPS_OVERHEAD_BYTES
+            self._make_room(line, sum(map(len, parts)) + stamp_bytes)
         except WriteError:
             self._count(frame.stream, instance).lost_samples += frame.count
             raise
         size = line.add(output.channel_id, frame.seq, log_ns, capture_utc_ns, parts)
-        line.stamp(output.stamps_id).add(instance, frame, stamped, log_ns)
+        line.stamp(output.stamps_id, instance, frame, stamped, log_ns)
         self._book(line, frame, instance)
         output.bytes_stored += size
-        if line.size >= self.policy.chunk_bytes:
+        if line.size + line.reserved >= self.policy.chunk_bytes:
             self._flush(line)
         return size
 
@@ -368,7 +374,7 @@ class EpisodeWriter:
 
     def _line(self, output: _FileOutput, compression: str) -> _ChunkLine:
         if compression not in output.lines:
-            output.lines[compression] = _ChunkLine(output.file, compression, self.policy)
+            output.lines[compression] = _ChunkLine(output.file, compression)
         return output.lines[compression]
 
     def _lines(self) -> list[_ChunkLine]:
@@ -389,7 +395,7 @@ class EpisodeWriter:
         line.add(channel_id, 0, utc_ns, utc_ns, [data])
 
     def _make_room(self, line: _ChunkLine, size: int) -> None:
-        if line.size and line.size + size + _MESSAGE_OVERHEAD_BYTES > self.policy.chunk_bytes:
+        if line.size and line.size + line.reserved + size + MESSAGE_HEAD.size > self.policy.chunk_bytes:
             self._flush(line)
         if not line.size:
             # Older than the message by at most one step: a chunk may close early, never late.
