@@ -30,6 +30,9 @@ class SimulatedLidarConfig(SimulatedConfig):
     """Options of ``sim_lidar``; ``rings`` x ``columns`` pixels per revolution.
 
     ``latency.min_ms`` counts from the last column of a packet; declared is the latency of its first column.
+
+    Attributes:
+        has_crc: End packets with a CRC as firmware 3 does (doubles the CPU time); else zeros, as firmware 2.
     """
 
     rate_hz: PositiveFloat = 10.0
@@ -38,6 +41,7 @@ class SimulatedLidarConfig(SimulatedConfig):
     profile: str = "RNG19_RFL8_SIG16_NIR16"
     preview_points: PositiveInt = 4096
     range_noise_m: NonNegativeFloat = 0.008
+    has_crc: bool = False
     clock: ClockConfig = ClockConfig(tick_ns=1)
     latency: LatencyConfig = LatencyConfig(min_ms=0.2, jitter_ms=0.3)
 
@@ -194,6 +198,7 @@ class SimulatedLidar(SimulatedDriver[SimulatedLidarConfig]):
             scan.reflectivity,
             scan.column_ns,
             near_ir=scan.reflectivity,
+            with_crc=self.config.has_crc,
         )
         name, number = self.context.name, packets.index % self._per_frame
         for run in packets.runs(self._per_frame):

@@ -23,6 +23,7 @@ class Surface:
         order: Painter's order: lower is drawn first; equal ones are drawn far to near.
         normal: (3,) unit vector towards the side from which the texture is seen unmirrored.
         corners_m: (4, 3) corners, clockwise as seen, from the top left.
+        mean: Mean colour of the texture.
     """
 
     corner_m: Array
@@ -33,6 +34,7 @@ class Surface:
     order: int
     normal: Array
     corners_m: Array
+    mean: tuple[float, ...]
 
     @classmethod
     def at(
@@ -41,7 +43,8 @@ class Surface:
         """Return the surface with its derived fields filled in (they are read for every image)."""
         across, down = right * size_m[0], up * -size_m[1]
         corners = np.array([corner_m + a * across + d * down for a, d in ((0, 0), (1, 0), (1, 1), (0, 1))])
-        return cls(corner_m, right, up, size_m, pyramid(image), order, np.cross(right, up), corners)
+        mean = tuple(float(part) for part in image.mean(axis=(0, 1)))
+        return cls(corner_m, right, up, size_m, pyramid(image), order, np.cross(right, up), corners, mean)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
