@@ -65,8 +65,8 @@ class DriverHost:
     ) -> BusPublisher:
         if not infos:
             raise DeviceError(f"device {spec.name}: its driver {spec.driver} declared no streams")
-        instance = secrets.randbits(64)
-        path = spec.run_dir / "counters" / f"{spec.name}-{instance:016x}.counters"
+        instance = secrets.randbits(32)
+        path = spec.run_dir / "counters" / f"{spec.name}-{instance:08x}.counters"
         counters = CounterFile(path, instance, [info.name for info in infos])
         timeline = self.driver.timeline
         declare = Declare(

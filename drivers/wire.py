@@ -56,7 +56,7 @@ def unpack_header(data: bytes, payload: bytes | memoryview) -> tuple[int, Frame]
         raise WireError(f"header version {version!r}, expected {VERSION}")
     if not isinstance(stream, str) or not STREAM_NAME.fullmatch(stream):
         raise WireError("stream name is malformed")
-    if not _is_int(instance, 1 << 64) or not _is_int(seq, 1 << 62):
+    if not _is_int(instance, 1 << 32) or not _is_int(seq, 1 << 62):
         raise WireError("instance or sequence number out of range")
     if not _is_int(count, MAX_SAMPLES_PER_FRAME + 1) or count < 1:
         raise WireError("sample count out of range")
@@ -90,7 +90,7 @@ def _stamps(data: Any, what: str) -> NDArray[np.int64]:
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
-    instance: int = Field(ge=0, lt=1 << 64)
+    instance: int = Field(ge=0, lt=1 << 32)
 
 
 class Declare(_Message):

@@ -65,10 +65,6 @@ class InstanceStream:
         self._advance(seq + count)
         return True
 
-    def record(self, count: int) -> None:
-        if self.account is not None:
-            self.account.recorded += count
-
     def drop(self, count: int, place: Place, reason: str) -> None:
         """Book samples that arrived but will not be stored."""
         if self.account is not None:

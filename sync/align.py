@@ -5,7 +5,6 @@ does; every frame of an event-like stream is matched or counted under a reason. 
 silent holds a tick back for at most its declared largest latency.
 """
 
-from array import array
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import StreamInfo
+from sensorium.sync.distribution import Distribution
 from sensorium.timebase import SECOND_NS
 
 _GAP_PERIODS = 3.0
@@ -81,6 +81,10 @@ class _Block:
     def middle_ns(self) -> int:
         return (self.first_ns + self.last_ns) // 2
 
+    def distance_ns(self, tick_ns: int) -> int:
+        """Return how far the tick lies outside the block; 0 within it, as in a LiDAR sweep."""
+        return max(self.first_ns - tick_ns, tick_ns - self.last_ns, 0)
+
 
 @dataclass(slots=True)
 class StreamAlignment:
@@ -89,15 +93,14 @@ class StreamAlignment:
     matched: int = 0
     unmatched: Counter[str] = field(default_factory=Counter)
     ticks_without: Counter[str] = field(default_factory=Counter)
-    residuals_ns: "array[int]" = field(default_factory=lambda: array("q"))
+    residual_ns: Distribution = field(default_factory=Distribution)
 
     def residual_us(self) -> tuple[float, float, float] | None:
         """Return (p50, p95, max) of the absolute residual, or for interpolated streams of the gap, in us."""
-        if not self.residuals_ns:
+        p50, p95 = self.residual_ns.percentile(50), self.residual_ns.percentile(95)
+        if p50 is None or p95 is None:
             return None
-        values = np.abs(np.frombuffer(self.residuals_ns, np.int64)) / 1e3
-        p50, p95 = np.percentile(values, (50, 95))
-        return float(p50), float(p95), float(values.max())
+        return p50 / 1e3, p95 / 1e3, self.residual_ns.max / 1e3
 
 
 class _Track:
@@ -190,8 +193,8 @@ class Aligner:
 
     def _decide(self, tick: _Block) -> SyncRow:
         tick_ns = tick.middle_ns
-        if self._first_tick_ns is None:
-            self._first_tick_ns = tick_ns
+        self._first_tick_ns = tick_ns if self._first_tick_ns is None else self._first_tick_ns
+        self._last_tick_ns = tick_ns
         matches = []
         for name, track in self._tracks.items():
             if name == self.reference:
@@ -199,13 +202,12 @@ class Aligner:
                 continue
             answer = (self._interpolate if track.is_interpolated else self._nearest)(track, tick)
             if answer.outcome is Match.MATCHED:
-                track.result.residuals_ns.append(answer.gap_ns or answer.residual_ns)
+                track.result.residual_ns.add(answer.gap_ns or abs(answer.residual_ns))
             else:
                 track.result.ticks_without[answer.outcome.value] += 1
             matches.append(answer)
             track.decided_until_ns = tick_ns
             self._forget(track, tick_ns)
-        self._last_tick_ns = tick_ns
         return SyncRow(tick.seq, tick_ns, tuple(matches))
 
     def _nearest(self, track: _Track, tick: _Block) -> Matched:
@@ -214,7 +216,7 @@ class Aligner:
         if block is None:
             return Matched(track.info.name, self._absence(track, tick_ns))
         residual = block.middle_ns - tick_ns
-        if abs(residual) > self.tolerance_ns:
+        if block.distance_ns(tick_ns) > self.tolerance_ns:
             outcome = self._absence(track, tick_ns)
             return Matched(track.info.name, outcome)
         following = self._ticks[0].middle_ns if self._ticks else None
@@ -263,7 +265,7 @@ class Aligner:
             if track.is_interpolated:
                 is_past = len(track.blocks) > 1 and track.blocks[1].first_ns <= tick_ns
             else:
-                is_past = block.middle_ns < tick_ns - self.tolerance_ns
+                is_past = block.last_ns < tick_ns - self.tolerance_ns
             if not is_past:
                 return
             self._retire(track, track.blocks.popleft())

@@ -1,0 +1,119 @@
+"""How one terminal talks to an agent that another one runs: a request, a reply, both JSON."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from sensorium.errors import BusyError, SensoriumError, UsageError
+
+AGENT_FILE = "agent.json"
+TIMEOUT_MS = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class AgentNote:
+    """Left in the spool by a running agent; tells where to reach it and which processes are its own."""
+
+    pid: int
+    session: str
+    run_dir: str
+    control_endpoint: str
+    processes: dict[str, int]
+
+    def save(self, spool: Path) -> None:
+        folder = spool / "run"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = folder / f".{AGENT_FILE}"
+        partial.write_text(
+            json.dumps(
+                {
+                    "pid": self.pid,
+                    "session": self.session,
+                    "run_dir": self.run_dir,
+                    "control_endpoint": self.control_endpoint,
+                    "processes": self.processes,
+                }
+            )
+        )
+        partial.replace(folder / AGENT_FILE)
+
+    @classmethod
+    def load(cls, spool: Path) -> "AgentNote | None":
+        """Return the note of the agent that runs, or ran last, on this spool."""
+        try:
+            found = json.loads((spool / "run" / AGENT_FILE).read_text())
+            return cls(
+                int(found["pid"]),
+                str(found["session"]),
+                str(found["run_dir"]),
+                str(found["control_endpoint"]),
+                {str(name): int(pid) for name, pid in found["processes"].items()},
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    @staticmethod
+    def remove(spool: Path) -> None:
+        (spool / "run" / AGENT_FILE).unlink(missing_ok=True)
+
+
+class ControlClient:
+    """A connection to one synchronizer's control socket."""
+
+    def __init__(self, endpoint: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._endpoint = endpoint
+        self._context = context
+        self._socket = self._open()
+
+    def _open(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.REQ)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(self._endpoint)
+        return socket
+
+    def ask(self, cmd: str, timeout_ms: int = TIMEOUT_MS, **fields: Any) -> dict[str, Any] | None:
+        """Return the reply, or None if nobody answered in time (the synchronizer may be restarting).
+
+        Raises:
+            UsageError: If the synchronizer refused; its reason is the message.
+        """
+        try:
+            self._socket.send(json.dumps({"cmd": cmd, **fields}).encode())
+            if not self._socket.poll(timeout_ms):
+                raise zmq.Again
+            reply: dict[str, Any] = json.loads(self._socket.recv())
+        except zmq.ZMQError:
+            self._socket.close()
+            self._socket = self._open()
+            return None
+        if not reply.get("ok"):
+            raise UsageError(str(reply.get("error", "refused without a reason")))
+        return reply
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def ask_agent(spool: Path, cmd: str, **fields: Any) -> dict[str, Any]:
+    """Send one command to the agent that records into ``spool`` and return its reply.
+
+    Raises:
+        BusyError: If no agent runs there or it does not answer.
+    """
+    note = AgentNote.load(spool)
+    if note is None:
+        raise BusyError(f"no agent records into {spool}; start one with `sensorium record RIG.yaml`")
+    with zmq.Context() as context:
+        client = ControlClient(note.control_endpoint, context)
+        try:
+            reply = client.ask(cmd, **fields)
+        except UsageError as err:
+            raise SensoriumError(str(err)) from err
+        finally:
+            client.close()
+    if reply is None:
+        raise BusyError(f"the agent of {spool} (process {note.pid}) does not answer; is it still running?")
+    return reply

@@ -1,0 +1,372 @@
+"""Starts, watches, restarts and stops the processes of a recording session.
+
+The processes share sockets and the spool, nothing else. A driver that dies is restarted with backoff while
+the others record on; a synchronizer that dies is restarted at once and seals what its predecessor left open.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from sensorium.agent.control import AgentNote, ControlClient
+from sensorium.agent.rig import Device
+from sensorium.errors import DeviceError, SensoriumError
+from sensorium.sync.episode.spool import Spool
+from sensorium.sync.service import SEALED_FILE
+from sensorium.sync.session import SyncSpec
+from sensorium.timebase import SECOND_NS, Clock
+
+FIRST_BACKOFF_NS = SECOND_NS // 2
+LONGEST_BACKOFF_NS = 30 * SECOND_NS
+HEALTHY_NS = 10 * SECOND_NS
+MAX_SYNCHRONIZER_DEATHS = 5
+STOP_DRIVERS_NS = 8 * SECOND_NS
+STOP_SYNCHRONIZER_NS = 120 * SECOND_NS
+STOP_HELPERS_NS = 15 * SECOND_NS
+_TICK_NS = SECOND_NS // 20
+
+# Held ZeroMQ frames make glibc map and unmap every payload otherwise (specs/performance.md 3c).
+_CHILD_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 26),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",
+}
+
+
+@dataclass(slots=True)
+class Child:
+    """One process of the session, and what to do when it ends."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    process: subprocess.Popen[bytes] | None = None
+    started_ns: int = 0
+    backoff_ns: int = FIRST_BACKOFF_NS
+    restart_at_ns: int | None = None
+    restarts: int = 0
+    is_finished: bool = False
+    last_error: str = ""
+
+
+@dataclass(slots=True)
+class SessionOptions:
+    """What a session records beyond its devices; becomes the synchronizer's spec."""
+
+    spool: Path
+    consent: Path
+    rig: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Supervisor:
+    """One recording session. Use as a context manager: leaving it stops every process."""
+
+    def __init__(self, devices: Sequence[Device], options: SessionOptions, clock: Clock) -> None:
+        self.devices = tuple(devices)
+        self.options = options
+        self.session = secrets.token_hex(4)
+        self.run_dir = options.spool.resolve() / "run" / self.session
+        self.warnings: list[str] = []
+        self._clock = clock
+        self._stack = ExitStack()
+        self._drivers: dict[str, Child] = {}
+        self._helpers: dict[str, Child] = {}
+        self._synchronizer: Child | None = None
+        self._control: ControlClient | None = None
+        self._endpoints: dict[str, str] = {}
+        self._is_stopped = False
+
+    # -- beginning
+
+    def __enter__(self) -> "Supervisor":
+        with ExitStack() as stack:
+            stack.enter_context(Spool(self.options.spool).lock())
+            self._end_survivors()
+            sockets = Path(tempfile.mkdtemp(prefix="sensorium-"))  # ipc paths are limited to 107 bytes
+            stack.callback(shutil.rmtree, sockets, ignore_errors=True)
+            self._endpoints = {name: f"ipc://{sockets}/{name}" for name in ("bus", "control", "sets")}
+            (self.run_dir / "logs").mkdir(mode=0o700, parents=True)
+            context = stack.enter_context(zmq.Context())
+            self._control = ControlClient(self._endpoints["control"], context)
+            stack.callback(self._control.close)
+            stack.callback(self.kill)
+            self._stack = stack.pop_all()
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+        AgentNote.remove(self.options.spool)
+
+    def _start(self) -> None:
+        self._synchronizer = self._child("synchronizer", "sensorium.sync.service", self._sync_spec())
+        self._spawn(self._synchronizer)
+        for device in self.devices:
+            spec = {
+                "name": device.name,
+                "driver": device.driver,
+                "options": dict(device.options),
+                "endpoint": self._endpoints["bus"],
+                "run_dir": str(self.run_dir),
+                "host_id": os.uname().nodename,
+            }
+            child = self._child(device.name, "sensorium.drivers.host", spec)
+            self._drivers[device.name] = child
+            self._spawn(child)
+
+    def _sync_spec(self) -> dict[str, Any]:
+        spec = SyncSpec(
+            spool=self.options.spool.resolve(),
+            run_dir=self.run_dir,
+            bus_endpoint=self._endpoints["bus"],
+            control_endpoint=self._endpoints["control"],
+            sets_endpoint=self._endpoints["sets"],
+            host_id=os.uname().nodename,
+            devices=tuple(device.name for device in self.devices),
+            rig=self.options.rig,
+            consent=self.options.consent,
+            **self.options.fields,
+        )
+        found: dict[str, Any] = json.loads(spec.model_dump_json())
+        return found
+
+    def add_helper(self, name: str, module: str, arguments: Sequence[str]) -> None:
+        """Start a process that recording does not depend on (checker, uploader); restarted like a driver."""
+        child = Child(name, module, tuple(arguments))
+        self._helpers[name] = child
+        self._spawn(child)
+
+    @property
+    def sets_endpoint(self) -> str:
+        return self._endpoints["sets"]
+
+    @property
+    def control_endpoint(self) -> str:
+        return self._endpoints["control"]
+
+    def _child(self, name: str, module: str, spec: Mapping[str, Any]) -> Child:
+        path = self.run_dir / f"{name}.spec.json"
+        path.write_text(json.dumps(spec))
+        return Child(name, module, (str(path),))
+
+    def _spawn(self, child: Child) -> None:
+        log = (self.run_dir / "logs" / f"{child.name}.log").open("ab")
+        with log:
+            child.process = subprocess.Popen(
+                [sys.executable, "-m", child.module, *child.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C in the terminal is ours to handle
+                env={**os.environ, **_CHILD_ENVIRONMENT},
+            )
+        child.started_ns = self._clock.now_ns()
+        child.restart_at_ns = None
+        self._save_note()
+
+    def _save_note(self) -> None:
+        control = self._endpoints["control"]
+        note = AgentNote(os.getpid(), self.session, str(self.run_dir), control, self.pids())
+        note.save(self.options.spool)
+
+    def _children(self) -> list[Child]:
+        first = [self._synchronizer] if self._synchronizer is not None else []
+        return [*first, *self._drivers.values(), *self._helpers.values()]
+
+    def _end_survivors(self) -> None:
+        """End what an agent that was killed left running: drivers first, so that the rest is sealed."""
+        note = AgentNote.load(self.options.spool)
+        if note is None:
+            return
+        alive = {name: pid for name, pid in note.processes.items() if _is_ours(pid, note.run_dir)}
+        order = sorted(alive, key=lambda name: name == "synchronizer")
+        for name in order:
+            pid = alive[name]
+            self.warnings.append(f"ended {name} (process {pid}), left over from an agent that was killed")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            deadline_ns = self._clock.now_ns() + STOP_DRIVERS_NS
+            while _is_ours(pid, note.run_dir):
+                if self._clock.now_ns() > deadline_ns:
+                    os.kill(pid, signal.SIGKILL)
+                    deadline_ns += SECOND_NS
+                self._clock.sleep_until(self._clock.now_ns() + _TICK_NS)
+
+    # -- while it runs
+
+    def step(self) -> bool:
+        """Look after the processes; False once every source has ended or capture stopped by itself.
+
+        Raises:
+            DeviceError: If a required device failed before it ever recorded.
+            SensoriumError: If the synchronizer keeps dying.
+        """
+        now_ns = self._clock.now_ns()
+        for child in self._drivers.values():
+            self._watch_driver(child, now_ns)
+        for child in self._helpers.values():
+            self._watch_restartable(child, now_ns)
+        is_recording = self._watch_synchronizer()
+        return is_recording and not all(child.is_finished for child in self._drivers.values())
+
+    def _watch_driver(self, child: Child, now_ns: int) -> None:
+        code = _exit_code(child)
+        if code == 0 and not child.is_finished:
+            child.is_finished = True
+            child.process = None
+        elif code is not None:
+            self._note_death(child, code)
+            device = next(device for device in self.devices if device.name == child.name)
+            if child.restarts == 0 and not self._has_declared(child.name):
+                if device.config.required:
+                    raise DeviceError(f"device {child.name} did not start: {child.last_error}")
+                self.ask("exclude", device=child.name)
+            self._schedule(child, now_ns)
+        self._restart_when_due(child, now_ns)
+
+    def _watch_restartable(self, child: Child, now_ns: int) -> None:
+        code = _exit_code(child)
+        if code == 0:
+            child.is_finished = True
+            child.process = None
+        elif code is not None:
+            self._note_death(child, code)
+            self._schedule(child, now_ns)
+        self._restart_when_due(child, now_ns)
+
+    def _watch_synchronizer(self) -> bool:
+        child = self._synchronizer
+        assert child is not None
+        code = _exit_code(child)
+        if code is None:
+            return True
+        self._note_death(child, code)
+        if code == 3 or code == 2:
+            raise SensoriumError(child.last_error)
+        child.restarts += 1
+        if child.restarts > MAX_SYNCHRONIZER_DEATHS:
+            raise SensoriumError(f"the synchronizer died {child.restarts} times: {child.last_error}")
+        self._spawn(child)
+        return True
+
+    def _note_death(self, child: Child, code: int) -> None:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        child.last_error = _last_line(self.run_dir / "logs" / f"{child.name}.log") or f"{child.name} {how}"
+        child.process = None
+        self.warnings.append(f"{child.name} {how}: {child.last_error}")
+
+    def _schedule(self, child: Child, now_ns: int) -> None:
+        if now_ns - child.started_ns > HEALTHY_NS:
+            child.backoff_ns = FIRST_BACKOFF_NS
+        child.restart_at_ns = now_ns + child.backoff_ns
+        child.backoff_ns = min(2 * child.backoff_ns, LONGEST_BACKOFF_NS)
+
+    def _restart_when_due(self, child: Child, now_ns: int) -> None:
+        if child.restart_at_ns is not None and now_ns >= child.restart_at_ns:
+            child.restarts += 1
+            self._spawn(child)
+
+    def _has_declared(self, device: str) -> bool:
+        reply = self.ask("status")
+        return reply is None or device in reply["devices"]
+
+    def ask(self, cmd: str, **fields: Any) -> dict[str, Any] | None:
+        """Send a command to the synchronizer; None while it does not answer."""
+        assert self._control is not None
+        return self._control.ask(cmd, **fields)
+
+    def pids(self) -> dict[str, int]:
+        """Return the process ids of what is running, by name."""
+        return {child.name: child.process.pid for child in self._children() if child.process is not None}
+
+    # -- the end
+
+    def stop(self) -> None:
+        """End the session: drivers first, then the synchronizer drains and seals, then the helpers."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        for child in self._drivers.values():
+            child.restart_at_ns = None
+        self._end(self._drivers.values(), STOP_DRIVERS_NS)
+        if self._synchronizer is not None:
+            self._end([self._synchronizer], STOP_SYNCHRONIZER_NS)
+        self._end(self._helpers.values(), STOP_HELPERS_NS)
+
+    def _end(self, children: Any, patience_ns: int) -> None:
+        waiting = [child for child in children if child.process is not None]
+        for child in waiting:
+            child.process.terminate()
+        deadline_ns = self._clock.now_ns() + patience_ns
+        while waiting:
+            waiting = [child for child in waiting if _exit_code(child) is None]
+            if waiting and self._clock.now_ns() > deadline_ns:
+                for child in waiting:
+                    self.warnings.append(
+                        f"{child.name} did not end in {patience_ns // SECOND_NS} s and was killed"
+                    )
+                    child.process.kill()
+                deadline_ns += SECOND_NS
+            if waiting:
+                self._clock.sleep_until(self._clock.now_ns() + _TICK_NS // 5)
+
+    def kill(self) -> None:
+        """End every process at once; what was recorded is recovered by the next start."""
+        for child in self._children():
+            if child.process is not None and child.process.poll() is None:
+                child.process.kill()
+                child.process.wait()
+
+    def sealed(self) -> list[dict[str, str]]:
+        """Return what the synchronizers of this session have sealed so far: episode, path, error."""
+        path = self.run_dir / SEALED_FILE
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def fault(self) -> str:
+        """Return why capture stopped by itself; "" while all is well."""
+        reply = self.ask("status")
+        return str(reply["fault"]) if reply else ""
+
+
+def _exit_code(child: Child) -> int | None:
+    """Return the exit code of a child that has ended, None while it runs or is not started."""
+    return child.process.poll() if child.process is not None else None
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1][:500] if lines else ""
+
+
+def _is_ours(pid: int, run_dir: str) -> bool:
+    """Return whether the process still is one that was started for this run (pids are reused)."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return run_dir in command and state != "Z"

@@ -1,0 +1,132 @@
+"""What the synchronizer keeps of each driver instance and each of its streams."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sensorium.drivers.counters import read_counters
+from sensorium.drivers.frame import Encoding, Frame, StreamInfo
+from sensorium.drivers.wire import Declare
+from sensorium.errors import EpisodeError, WireError
+from sensorium.sync.accounting import InstanceStream
+from sensorium.sync.clocks.model import ClockEvent, Stamped
+from sensorium.sync.clocks.tracker import StreamTracker
+from sensorium.sync.distribution import Distribution
+from sensorium.timebase import SECOND_NS
+
+_GAP_PERIODS = 3
+_MAX_GAPS = 1000
+
+
+@dataclass(slots=True)
+class StreamTally:
+    """What an episode says about one stream beside its balance; across driver restarts."""
+
+    info: StreamInfo
+    frames: int = 0
+    samples: int = 0
+    bytes_raw: int = 0
+    bytes_stored: int = 0
+    first_arrival_ns: int | None = None
+    last_arrival_ns: int = 0
+    first_capture_ns: int = 0
+    last_capture_ns: int = 0
+    last_frame_ns: int = 0
+    last_count: int = 0
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    bound_ns: Distribution = field(default_factory=Distribution)
+    asymmetry_ns: float = 0.0
+    skew_ppm: float | None = None
+    clock_method: str = ""
+    clock_epochs: int = 1
+    clock_events: Counter[str] = field(default_factory=Counter)
+    denials: Counter[str] = field(default_factory=Counter)
+
+    def add(self, frame: Frame, stamped: Stamped, stored_bytes: int) -> None:
+        first, last = int(stamped.capture_ns[0]), int(stamped.capture_ns[-1])
+        if self.first_arrival_ns is None:
+            self.first_arrival_ns = int(frame.arrival_ns[0])
+            self.first_capture_ns = first
+        elif self.info.rate_hz:
+            gap_ns = first - self.last_capture_ns
+            if gap_ns > _GAP_PERIODS * SECOND_NS / self.info.message_rate_hz and len(self.gaps) < _MAX_GAPS:
+                self.gaps.append((self.last_capture_ns, gap_ns))
+        self.frames += 1
+        self.samples += frame.count
+        self.bytes_raw += len(frame.payload)
+        self.bytes_stored += stored_bytes
+        self.last_arrival_ns = int(frame.arrival_ns[-1])
+        self.last_capture_ns = last
+        self.last_frame_ns = first
+        self.last_count = frame.count
+        self.bound_ns.add(stamped.uncertainty.bound95_ns)
+        self.asymmetry_ns = stamped.uncertainty.asymmetry_ns
+        self.clock_epochs = max(self.clock_epochs, stamped.epoch + 1)
+
+    def note_clock(self, events: tuple[ClockEvent, ...]) -> None:
+        for event in events:
+            self.clock_events[event.kind.value] += 1
+
+    @property
+    def rate_hz(self) -> float:
+        """Recorded samples per second of capture time; 0 while unknown."""
+        if self.last_frame_ns <= self.first_capture_ns:
+            return 0.0
+        return (self.samples - self.last_count) * SECOND_NS / (self.last_frame_ns - self.first_capture_ns)
+
+
+@dataclass(slots=True)
+class LiveStream:
+    """One stream of a driver instance that is connected now."""
+
+    info: StreamInfo
+    tracker: StreamTracker
+    account: InstanceStream = field(default_factory=InstanceStream)
+
+    def check(self, frame: Frame) -> None:
+        """Raise ``WireError`` if the frame is not what the stream declared."""
+        info = self.info
+        size = len(frame.payload)
+        if size > info.max_payload_bytes:
+            raise WireError(
+                f"{info.name}: payload of {size} bytes, declared at most {info.max_payload_bytes}"
+            )
+        if len(frame.meta) != len(info.meta_fields):
+            raise WireError(f"{info.name}: {len(frame.meta)} meta values, declared {len(info.meta_fields)}")
+        if info.encoding == Encoding.COLUMNS and size != frame.count * info.row_bytes:
+            raise WireError(f"{info.name}: {size} bytes are not {frame.count} rows of {info.row_bytes}")
+
+
+@dataclass(slots=True)
+class Instance:
+    """A driver instance: its connection, its streams, and whether it has said its last word."""
+
+    declare: Declare
+    identity: bytes
+    streams: dict[str, LiveStream]
+    heard_ns: int
+    has_ended: bool = False
+    error: str = ""
+    released_bytes: int = 0
+
+    @property
+    def number(self) -> int:
+        return self.declare.instance
+
+    def settle(self) -> str:
+        """Close the accounts of an instance that died without a last word; return what could not be known."""
+        self.has_ended = True
+        try:
+            _, counts = read_counters(Path(self.declare.counters))
+        except EpisodeError as err:
+            return str(err)
+        for name, stream in self.streams.items():
+            if name in counts:
+                stream.account.settle(counts[name])
+        return ""
+
+
+def instance_of(declare: Declare, identity: bytes, now_ns: int) -> Instance:
+    """Return the state for a newly declared driver instance."""
+    streams = {info.name: LiveStream(info, StreamTracker(info)) for info in declare.streams}
+    return Instance(declare, identity, streams, now_ns)

@@ -1,0 +1,646 @@
+"""Joins the streams of a rig: accounts, stamps, consents, writes, aligns. Nothing here waits for anybody.
+
+A frame's way: bus -> account (is anything missing before it?) -> clock tracker (when was it captured?) ->
+consent (may it be stored?) -> writer -> aligner. Credit for its bytes returns to the driver at the end.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.drivers.bus import BusReceiver
+from sensorium.drivers.frame import Frame, Modality, Place, StreamInfo
+from sensorium.drivers.wire import HEADER_OVERHEAD_BYTES, Control, Declare, End, Heartbeat, Inbound, Lost
+from sensorium.errors import CalibrationError, EpisodeError, WireError
+from sensorium.sync.accounting import Account
+from sensorium.sync.align import Aligner, SyncRow
+from sensorium.sync.clocks.model import Stamped
+from sensorium.sync.consent import ConsentLedger, Purpose, StreamConsent
+from sensorium.sync.consent_store import ConsentStore
+from sensorium.sync.episode.container import WriteError
+from sensorium.sync.episode.entries import EpisodeEvent
+from sensorium.sync.episode.ulid import new_ulid
+from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
+from sensorium.sync.sealing import Closing, seal_closing
+from sensorium.sync.session import Journal, JournalInstance, JournalStream, SyncSpec, pack_reported
+from sensorium.sync.sets import AlignedSet, SetKeeper
+from sensorium.sync.streams import Instance, LiveStream, StreamTally, instance_of
+from sensorium.timebase import SECOND_NS, Clock, Timeline, read_bases
+from sensorium.verdict import Verdict
+
+BATCH = 256
+HOUSEKEEPING_NS = SECOND_NS // 50
+BASES_NS = SECOND_NS
+SILENT_NS = 2 * SECOND_NS
+DECLARE_GRACE_NS = 20 * SECOND_NS
+_REFERENCE_ORDER = (
+    Modality.CAMERA,
+    Modality.LIDAR,
+    Modality.DEPTH,
+    Modality.IMU,
+    Modality.FORCE,
+    Modality.AUDIO,
+)
+
+
+@dataclass(slots=True)
+class OpenEpisode:
+    """The episode that is being written."""
+
+    episode_id: str
+    folder: Path
+    writer: EpisodeWriter
+    timeline: Timeline
+    started_ns: int
+    aligner: Aligner
+    tallies: dict[str, StreamTally] = field(default_factory=dict)
+    accounts: list[tuple[str, int, Account]] = field(default_factory=list)
+    instances: dict[int, JournalInstance] = field(default_factory=dict)
+    marks: list[tuple[int, str]] = field(default_factory=list)
+    limitations: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Sealed:
+    """An episode that is finished and signed, or the reason why it could not be."""
+
+    episode_id: str
+    path: Path | None
+    error: str = ""
+
+
+class Synchronizer:
+    """One recording session. Call :meth:`step` in a loop; commands come from the service around it."""
+
+    def __init__(self, spec: SyncSpec, receiver: BusReceiver, consent: ConsentStore, clock: Clock) -> None:
+        self.spec = spec
+        self.receiver = receiver
+        self.instances: dict[int, Instance] = {}
+        self.episode: OpenEpisode | None = None
+        self.sealed: list[Sealed] = []
+        self.verdicts: dict[tuple[str, str], Verdict] = {}
+        self.fault = ""
+        """Why capture stopped by itself (a full disk); "" while all is well."""
+        self._clock = clock
+        self._consent_store = consent
+        self._ledger: ConsentLedger = consent.poll(clock.utc_ns())
+        self._consents: dict[str, StreamConsent] = {}
+        self._calibration = _load_calibration(spec.calibration)
+        self._waiting: dict[int, bytes] = {}
+        self._started_ns = clock.now_ns()
+        self._has_started = False
+        self._is_armed = spec.start == "immediately"
+        self._arrival_ns = 0
+        self._next_housekeeping_ns = 0
+        self._next_base_ns = 0
+        self._sets = SetKeeper(spec.reference or "")
+        self._set_request: tuple[str, ...] = ()
+        self.ready_set: AlignedSet | None = None
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="sealer")
+        self._sealing: list[tuple[str, Future[Path]]] = []
+
+    # -- time
+
+    @property
+    def timeline(self) -> Timeline | None:
+        """The timeline of the streams: the source's for a replay, this machine's otherwise."""
+        for instance in self.instances.values():
+            return instance.declare.timeline
+        return None
+
+    @property
+    def is_virtual(self) -> bool:
+        timeline = self.timeline
+        return timeline is not None and timeline.is_virtual
+
+    @property
+    def is_paused(self) -> bool:
+        return self._ledger.is_paused
+
+    def now_ns(self) -> int:
+        """Return now on the streams' host clock: of a replay, the latest arrival."""
+        return self._arrival_ns if self.is_virtual else self._clock.now_ns()
+
+    def _capture_now_utc_ns(self) -> int:
+        """Return now on the clock of the captures, which for a replay lies in the past."""
+        timeline = self.timeline
+        if timeline is not None and timeline.is_virtual:
+            return self._arrival_ns + timeline.utc_minus_host_ns
+        return self._clock.utc_ns()
+
+    # -- the loop
+
+    def step(self) -> int:
+        """Take in one batch and do what is due; return how many messages there were."""
+        handled = 0
+        for inbound in self.receiver.receive(BATCH):
+            handled += 1
+            self._take(inbound)
+        self._return_credit()
+        now_ns = self._clock.now_ns()
+        if now_ns >= self._next_housekeeping_ns:
+            self._next_housekeeping_ns = now_ns + HOUSEKEEPING_NS
+            self._housekeeping(now_ns)
+        return handled
+
+    def _take(self, inbound: Inbound) -> None:
+        message = inbound.message
+        if isinstance(message, tuple):
+            number, frame = message
+            instance = self.instances.get(number)
+            if instance is None:
+                self.receiver.rejected["frame of an undeclared instance"] += 1
+                return
+            instance.heard_ns = self._clock.now_ns()
+            instance.released_bytes += len(frame.payload) + HEADER_OVERHEAD_BYTES
+            self._take_frame(instance, frame)
+        else:
+            self._take_control(inbound.identity, message)
+
+    def _take_control(self, identity: bytes, message: Control) -> None:
+        if isinstance(message, Declare):
+            self._declare(identity, message)
+            return
+        instance = self.instances.get(message.instance)
+        if instance is None:
+            self.receiver.rejected[f"{message.kind} of an undeclared instance"] += 1
+            return
+        instance.heard_ns = self._clock.now_ns()
+        if isinstance(message, Lost):
+            stream = instance.streams.get(message.stream)
+            if stream is not None:
+                stream.account.report_lost(message.seq, message.count, message.place, message.reason)
+                self._note_loss(message)
+        elif isinstance(message, End):
+            for name, next_seq in message.next_seq.items():
+                if name in instance.streams:
+                    instance.streams[name].account.reach(next_seq)
+            instance.has_ended = True
+            instance.error = message.error
+            if message.error:
+                self._event("driver", instance.declare.device, f"ended with an error: {message.error}")
+        elif not isinstance(message, Heartbeat):
+            self.receiver.rejected[f"unexpected {message.kind}"] += 1
+
+    def _note_loss(self, loss: Lost) -> None:
+        detail = f"{loss.count} samples from {loss.seq} lost at {loss.place.value}: {loss.reason}"
+        fields = {
+            "seq": str(loss.seq),
+            "count": str(loss.count),
+            "place": loss.place.value,
+            "reason": loss.reason,
+        }
+        self._event("loss", loss.stream, detail, fields)
+
+    # -- drivers
+
+    def _declare(self, identity: bytes, declare: Declare) -> None:
+        problem = self._conflict(declare)
+        if problem:
+            self.receiver.rejected[problem] += 1
+            return
+        for known in self.instances.values():
+            if (
+                known.declare.device == declare.device
+                and known.number != declare.instance
+                and not known.has_ended
+            ):
+                self._settle(known)
+        if declare.instance not in self.instances:
+            instance = instance_of(declare, identity, self._clock.now_ns())
+            self.instances[declare.instance] = instance
+            self._save_declare(declare)
+            for stream in instance.streams.values():
+                self._consents[stream.info.name] = self._stream_consent(stream.info)
+            if self.episode is not None:
+                self._join(self.episode, instance)
+        self._waiting[declare.instance] = identity
+        self._welcome_when_ready()
+
+    def _conflict(self, declare: Declare) -> str:
+        timeline = self.timeline
+        if timeline is not None and timeline.is_virtual != declare.timeline.is_virtual:
+            return f"device {declare.device}: a replay and live devices cannot share a session"
+        for known in self.instances.values():
+            if known.declare.device != declare.device:
+                for info in declare.streams:
+                    if info.name in known.streams:
+                        return (
+                            f"device {declare.device}: stream {info.name} belongs to {known.declare.device}"
+                        )
+        return ""
+
+    def _welcome_when_ready(self) -> None:
+        """Let drivers start together, so that every account of the first episode begins at zero."""
+        declared = {instance.declare.device for instance in self.instances.values()}
+        is_late = self._clock.now_ns() - self._started_ns > DECLARE_GRACE_NS
+        if not (self._has_started or declared.issuperset(self.spec.devices) or (is_late and declared)):
+            return
+        if not self._has_started:
+            self._has_started = True
+            if self._is_armed:
+                self.start()
+        for number, identity in self._waiting.items():
+            self.receiver.welcome(identity, number)
+        self._waiting.clear()
+
+    def exclude(self, device: str) -> None:
+        """Do not wait for a device that failed to open."""
+        remaining = tuple(name for name in self.spec.devices if name != device)
+        self.spec = self.spec.model_copy(update={"devices": remaining})
+        self._welcome_when_ready()
+
+    def _settle(self, instance: Instance) -> None:
+        problem = instance.settle()
+        if problem and self.episode is not None:
+            self.episode.limitations.append(problem)
+
+    def _save_declare(self, declare: Declare) -> None:
+        folder = self.spec.run_dir / "declares"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / f"{declare.instance:08x}.json").write_text(declare.model_dump_json())
+
+    def adopt(self, declares: Iterable[Declare]) -> None:
+        """Know the drivers that a synchronizer before this one knew, at the boundary that it left.
+
+        What they had produced by now belongs to the torn episode, so accounts go on from their counter files.
+        """
+        for declare in declares:
+            identity = b"\1" + declare.instance.to_bytes(8, "little")
+            instance = instance_of(declare, identity, self._clock.now_ns())
+            problem = instance.settle()
+            instance.has_ended = False
+            if problem:
+                continue
+            self.instances[declare.instance] = instance
+            for stream in instance.streams.values():
+                self._consents[stream.info.name] = self._stream_consent(stream.info)
+            self._waiting[declare.instance] = identity
+        if self.instances:
+            self._welcome_when_ready()
+
+    # -- frames
+
+    def _take_frame(self, instance: Instance, frame: Frame) -> None:
+        stream = instance.streams.get(frame.stream)
+        if stream is None:
+            self.receiver.rejected[f"frame of undeclared stream {frame.stream}"] += 1
+            return
+        try:
+            stream.check(frame)
+        except WireError as err:
+            self.receiver.rejected[str(err)] += 1
+            return
+        if not stream.account.arrive(frame.seq, frame.count):
+            return
+        stamped = stream.tracker.update(frame)
+        self._arrival_ns = max(self._arrival_ns, int(frame.arrival_ns[-1]))
+        episode = self.episode
+        if episode is not None:
+            self._record(episode, instance, stream, frame, stamped)
+
+    def _record(
+        self, episode: OpenEpisode, instance: Instance, stream: LiveStream, frame: Frame, stamped: Stamped
+    ) -> None:
+        info = stream.info
+        tally = episode.tallies[info.name]
+        events = stream.tracker.take_events()
+        if events:
+            tally.note_clock(events)
+            for event in events:
+                self._event("clock", info.name, f"{event.kind.value}: {event.detail}")
+        if info.is_personal and not self._is_allowed(episode, stream, frame, stamped):
+            return
+        try:
+            stored = episode.writer.write(frame, stamped, instance.number)
+        except WriteError as err:
+            self._disk_trouble(str(err))
+            return
+        tally.add(frame, stamped, stored)
+        bound_ns = stamped.uncertainty.bound95_ns
+        if not info.reference_of:
+            episode.aligner.add(info.name, frame.seq, frame.count, stamped.capture_ns, bound_ns)
+        self._sets.offer(info, frame, int(stamped.capture_ns[0]), self._clock.now_ns())
+
+    def _is_allowed(self, episode: OpenEpisode, stream: LiveStream, frame: Frame, stamped: Stamped) -> bool:
+        first, last = int(stamped.capture_ns[0]), int(stamped.capture_ns[-1])
+        if len(stamped.capture_ns) == 1 and frame.count > 1 and stream.info.rate_hz:
+            last += int((frame.count - 1) * SECOND_NS / stream.info.rate_hz)
+        half_width = (last - first) // 2 + int(stamped.uncertainty.bound95_ns)
+        middle_utc_ns = (first + last) // 2 + episode.timeline.utc_minus_host_ns
+        decision = self._consents[stream.info.name].allows(middle_utc_ns, half_width)
+        if decision.is_allowed:
+            return True
+        stream.account.drop(frame.count, Place.SYNCHRONIZER, f"consent: {decision.rule}")
+        episode.tallies[stream.info.name].denials[decision.reason] += frame.count
+        if not stream.info.reference_of:
+            episode.aligner.withhold(stream.info.name)
+        return False
+
+    def _return_credit(self) -> None:
+        for instance in self.instances.values():
+            if instance.released_bytes:
+                self.receiver.release(instance.identity, instance.number, instance.released_bytes)
+                instance.released_bytes = 0
+
+    # -- what is due
+
+    def _housekeeping(self, now_ns: int) -> None:
+        self._welcome_when_ready()
+        self._update_consent()
+        self._collect_sealed()
+        episode = self.episode
+        if episode is None:
+            return
+        if not self.is_virtual and now_ns >= self._next_base_ns:
+            self._next_base_ns = now_ns + BASES_NS
+            episode.writer.write_base(read_bases())
+            self._write_models(episode)
+            if not episode.writer.has_room():
+                self._disk_trouble(
+                    f"less than {episode.writer.policy.min_free_bytes >> 20} MiB free on the spool's disk"
+                )
+                return
+        self._write_rows(episode, episode.aligner.advance(self.now_ns()))
+        try:
+            episode.writer.step(now_ns)
+        except EpisodeError as err:
+            self._disk_trouble(str(err))
+            return
+        self._split_when_due(episode)
+
+    def _update_consent(self) -> None:
+        now_utc_ns = self._clock.utc_ns()
+        self._ledger = self._consent_store.poll(now_utc_ns)
+        for consent in self._consents.values():
+            consent.update(self._ledger, now_utc_ns, self._capture_now_utc_ns())
+
+    def _stream_consent(self, info: StreamInfo) -> StreamConsent:
+        now_utc_ns, capture_now_ns = self._clock.utc_ns(), self._capture_now_utc_ns()
+        return StreamConsent(self._ledger, info, Purpose.RECORD, now_utc_ns, capture_now_ns)
+
+    def _write_models(self, episode: OpenEpisode) -> None:
+        now_ns = self.now_ns()
+        for instance in self.instances.values():
+            for name, stream in instance.streams.items():
+                model = stream.tracker.model
+                if model is not None:
+                    episode.writer.write_model(name, model, now_ns, instance.number)
+
+    def _write_rows(self, episode: OpenEpisode, rows: Iterable[SyncRow]) -> None:
+        for row in rows:
+            episode.writer.write_row(row)
+            if self._set_request and self.ready_set is None:
+                self.ready_set = self._sets.answer(row, self._set_request)
+
+    def _split_when_due(self, episode: OpenEpisode) -> None:
+        max_s, max_bytes = self.spec.max_s, self.spec.max_bytes
+        is_long = max_s is not None and self.now_ns() - episode.started_ns >= max_s * SECOND_NS
+        is_large = max_bytes is not None and episode.writer.bytes_stored() >= max_bytes
+        if is_long or is_large:
+            self.stop()
+            self.start()
+
+    # -- episodes
+
+    def start(self) -> str:
+        """Open an episode unless one is open; return its id."""
+        if self.episode is not None:
+            return self.episode.episode_id
+        self._is_armed = True
+        now_ns = self.now_ns()
+        timeline = self._episode_timeline()
+        episode_id = new_ulid(self._clock.utc_ns())
+        folder = self.spec.spool / "open" / episode_id
+        writer = EpisodeWriter(folder, episode_id, timeline, WriterPolicy(flush_s=self.spec.flush_s))
+        aligner = Aligner(self._reference(), self.spec.tolerance_ns)
+        self._sets.reference = aligner.reference
+        self.episode = OpenEpisode(episode_id, folder, writer, timeline, now_ns, aligner)
+        self.episode.limitations += self.spec.limitations
+        self._store_calibration(self.episode)
+        for instance in self.instances.values():
+            if not instance.has_ended:
+                self._join(self.episode, instance)
+        return episode_id
+
+    def _episode_timeline(self) -> Timeline:
+        timeline = self.timeline
+        if timeline is not None and timeline.is_virtual:
+            return timeline
+        return Timeline(self.spec.host_id, read_bases().utc_minus_host_ns)
+
+    def _reference(self) -> str:
+        if self.spec.reference:
+            return self.spec.reference
+        infos = [stream.info for instance in self.instances.values() for stream in instance.streams.values()]
+        originals = [info for info in infos if not info.reference_of]
+        for modality in _REFERENCE_ORDER:
+            for info in originals:
+                if info.modality is modality:
+                    return info.name
+        return originals[0].name if originals else ""
+
+    def _join(self, episode: OpenEpisode, instance: Instance) -> None:
+        """Open the accounts of an instance in the episode, and note where they begin."""
+        begins = {}
+        for name, stream in instance.streams.items():
+            episode.writer.declare(stream.info)
+            if not stream.info.reference_of:
+                episode.aligner.declare(stream.info)
+            episode.tallies.setdefault(name, StreamTally(stream.info))
+            account = stream.account.open_account()
+            episode.accounts.append((name, instance.number, account))
+            begins[name] = JournalStream(account.start_seq, pack_reported(stream.account.reported))
+        declare = instance.declare
+        episode.instances[instance.number] = JournalInstance(declare.device, declare.counters, begins)
+        self._save_journal(episode)
+
+    def _save_journal(self, episode: OpenEpisode) -> None:
+        journal = Journal(
+            rig=self.spec.rig,
+            operator=self.spec.operator,
+            task=self.spec.task,
+            instruction=self.spec.instruction,
+            reference=episode.aligner.reference,
+            consent=str(self.spec.consent),
+            started_utc_ns=episode.started_ns + episode.timeline.utc_minus_host_ns,
+            instances={str(number): found for number, found in episode.instances.items()},
+        )
+        journal.save(episode.folder)
+
+    def _store_calibration(self, episode: OpenEpisode) -> None:
+        if self.spec.calibration is not None and self._calibration is not None:
+            shutil.copyfile(self.spec.calibration, episode.folder / "calibration.yaml")
+
+    def stop(self) -> str | None:
+        """Close the open episode and hand it to the sealer; return its id."""
+        episode, self.episode = self.episode, None
+        if episode is None:
+            return None
+        for instance in self.instances.values():
+            if (
+                not instance.has_ended
+                and self._clock.now_ns() - instance.heard_ns > SILENT_NS
+                and not self.is_virtual
+            ):
+                self._settle(instance)
+                instance.has_ended = False  # it may only have been suspended
+            for stream in instance.streams.values():
+                stream.account.take_account()
+        self._finish_clocks(episode)
+        try:
+            self._write_rows(episode, episode.aligner.finish())
+            self._write_models(episode)
+            episode.writer.close()
+        except EpisodeError as err:
+            episode.limitations.append(f"not everything could be written: {err}")
+        closing = Closing(
+            spool=self.spec.spool,
+            spec=self.spec,
+            episode_id=episode.episode_id,
+            folder=episode.folder,
+            timeline=episode.timeline,
+            reference=episode.aligner.reference,
+            tallies=episode.tallies,
+            accounts=tuple(episode.accounts),
+            written=dict(episode.writer.written()),
+            alignments=episode.aligner.results(),
+            marks=tuple(episode.marks),
+            limitations=tuple(episode.limitations),
+            rejected=Counter(self.receiver.rejected),
+            verdicts=tuple(self.verdicts.values()),
+            calibration_id=self._calibration.calibration_id if self._calibration else "",
+            ledger=self._ledger,
+            now_utc_ns=self._clock.utc_ns(),
+            started_ns=episode.started_ns,
+            ended_ns=self.now_ns(),
+        )
+        self._sealing.append((episode.episode_id, self._sealer.submit(seal_closing, closing)))
+        return episode.episode_id
+
+    def _finish_clocks(self, episode: OpenEpisode) -> None:
+        for instance in self.instances.values():
+            for name, stream in instance.streams.items():
+                model = stream.tracker.model
+                if model is not None and name in episode.tallies:
+                    episode.tallies[name].skew_ppm = model.skew_ppm
+                    episode.tallies[name].clock_method = model.method
+
+    def discard(self) -> str | None:
+        """Close the open episode and delete it; return its id."""
+        episode, self.episode = self.episode, None
+        if episode is None:
+            return None
+        for instance in self.instances.values():
+            for stream in instance.streams.values():
+                stream.account.take_account()
+        episode.writer.close()
+        shutil.rmtree(episode.folder)
+        return episode.episode_id
+
+    def mark(self, text: str) -> bool:
+        """Put a mark at now; False when nothing is being recorded."""
+        if self.episode is None:
+            return False
+        self.episode.marks.append((self.now_ns(), text))
+        self._event("mark", "", text)
+        return True
+
+    def pause(self, source: str) -> int:
+        """Deny personal captures from now on; durable before it returns. Returns the UTC of the press."""
+        pause = self._consent_store.pause(self._clock.utc_ns(), source)
+        self._update_consent()
+        self._event("pause", "", f"paused by {source}")
+        return pause.from_ns
+
+    def resume(self, source: str) -> int:
+        """End every pause; return how many there were."""
+        ended = self._consent_store.resume(self._clock.utc_ns(), source)
+        self._update_consent()
+        self._event("resume", "", f"resumed by {source}")
+        return len(ended)
+
+    def take_verdict(self, verdict: Verdict) -> None:
+        """Keep a checker's verdict for the manifest and act on it as the rig says."""
+        self.verdicts[verdict.check, verdict.subject] = verdict
+        reasons = "; ".join(verdict.reasons)
+        self._event("verdict", verdict.subject, f"{verdict.check}: {verdict.status.value}. {reasons}".strip())
+        if verdict.status.value == "failed" and self.episode is not None:
+            if self.spec.on_failed_check == "split":
+                self.stop()
+                self.start()
+            elif self.spec.on_failed_check == "stop":
+                self._is_armed = False
+                self.stop()
+                self.fault = f"calibration check {verdict.check} on {verdict.subject} failed: {reasons}"
+
+    def _event(self, kind: str, stream: str, detail: str, fields: dict[str, str] | None = None) -> None:
+        if self.episode is not None:
+            event = EpisodeEvent(self.now_ns(), kind, stream, detail, fields or {})
+            try:
+                self.episode.writer.write_event(event)
+            except WriteError as err:
+                self._disk_trouble(str(err))
+
+    def _disk_trouble(self, what: str) -> None:
+        """Stop capture loudly; what was recorded is sealed, the queue keeps its room to drain."""
+        if self.fault:
+            return
+        self.fault = f"capture stopped: {what}. Free space or choose another spool"
+        self._is_armed = False
+        if self.episode is not None:
+            self.episode.limitations.append(f"ended early: {what}")
+            self.stop()
+
+    # -- sets for the checker
+
+    def request_set(self, streams: tuple[str, ...]) -> None:
+        """Begin to look for the next row in which all these streams match; see ``ready_set``."""
+        self._sets.want(streams, self._clock.now_ns())
+        self._set_request = streams
+        self.ready_set = None
+
+    # -- the end
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether every driver has said its last word."""
+        return all(instance.has_ended for instance in self.instances.values())
+
+    def close(self) -> None:
+        """Settle what is silent, seal what is open, and wait for the seals."""
+        for instance in self.instances.values():
+            if not instance.has_ended:
+                self._settle(instance)
+        self.stop()
+        self._sealer.shutdown(wait=True)
+        self._collect_sealed()
+
+    def _collect_sealed(self) -> None:
+        still = []
+        for episode_id, future in self._sealing:
+            if not future.done():
+                still.append((episode_id, future))
+                continue
+            error = future.exception()
+            if error is None:
+                self.sealed.append(Sealed(episode_id, future.result()))
+            elif isinstance(error, (EpisodeError, OSError)):
+                self.sealed.append(Sealed(episode_id, None, str(error)))
+                self.fault = self.fault or f"episode {episode_id} could not be sealed: {error}"
+            else:
+                raise error
+        self._sealing = still
+
+
+def _load_calibration(path: Path | None) -> RigCalibration | None:
+    if path is None:
+        return None
+    try:
+        return RigCalibration.load(path)
+    except CalibrationError as err:
+        raise CalibrationError(f"calibration {path}: {err}") from err
