@@ -427,6 +427,7 @@ class McapFile:
         found = cls.__new__(cls)
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         os.ftruncate(fd, offset)
+        os.lseek(fd, offset, os.SEEK_SET)
         found._adopt(path, fd, contents, offset, crc, 1)
         if offset == 0:
             found.append([MAGIC, _record(HEADER, _text("") + _text(LIBRARY))])
@@ -502,7 +503,8 @@ class McapFile:
         """Write message records as one chunk with its message indexes; return the stored size.
 
         Args:
-            compression: ``""`` (the parts are written without a copy) or ``zstd``.
+            compression: ``""`` (the parts are written without a copy) or ``zstd`` (stored all the same where
+                that is not smaller).
             index: (log time, offset in the chunk) of every message, by channel id.
         """
         crc = 0
@@ -513,7 +515,11 @@ class McapFile:
         if compression:
             if self._compressor is None:
                 self._compressor = zstandard.ZstdCompressor(level=self._zstd_level)
-            stored = [self._compressor.compress(b"".join(parts))]
+            packed = self._compressor.compress(b"".join(parts))
+            if len(packed) < plain_bytes:
+                stored = [packed]
+            else:
+                compression = ""
         times = [log_ns for entries in index.values() for log_ns, _ in entries]
         start_ns, end_ns = min(times), max(times)
         stored_bytes = sum(map(len, stored))
