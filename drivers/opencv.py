@@ -1,8 +1,8 @@
 """Cameras through OpenCV: a V4L2 device, a video file, an MJPEG stream over HTTP, or RTSP.
 
 JPEG images pass untouched wherever the source has them (V4L2 in MJPG mode, MJPEG files and streams); all
-else is encoded here, in the driver's host process. Hardware seen: no. RTSP goes through OpenCV's FFmpeg and
-is untested.
+else is encoded here, in the driver's host process. RTSP goes through OpenCV's FFmpeg; it was tried by hand
+against GStreamer's RTSP server and has no automatic test. Hardware seen: no.
 """
 
 import math
@@ -321,7 +321,7 @@ class HttpSource(PictureSource):
 
 
 class RtspSource(PictureSource):
-    """A camera's RTSP stream, decoded by OpenCV's FFmpeg; arrival stamps only. Untested."""
+    """A camera's RTSP stream, decoded by OpenCV's FFmpeg; arrival stamps only."""
 
     def __init__(self, config: OpenCvConfig, clock: Clock) -> None:
         url = str(config.device)
@@ -540,7 +540,11 @@ def _open_capture(label: str, target: int | str, backend: int, options: list[int
         raise DeviceError(f"{label}: cannot be opened ({err})") from err
     if not capture.isOpened():
         capture.release()
-        raise DeviceError(f"{label}: cannot be opened; is it in use by another program, or no video?")
+        if backend == cv2.CAP_V4L2:
+            hint = "is it in use by another program, or not permitted (group video)?"
+        else:
+            hint = "check its address and login" if "://" in label else "is it a video?"
+        raise DeviceError(f"{label}: cannot be opened; {hint}")
     return capture
 
 
