@@ -577,8 +577,8 @@ class StreamConsent:
         return _lookup(self._spans, first_ns, last_ns)
 
     def _rebuild(self, now_utc_ns: int, capture_now_ns: int) -> None:
-        # Press and release are stamped by the clock of whoever pressed, which may be ahead of the captures (or
-        # today's, during a replay); each holds at the latest from when it was first seen here.
+        # Press and release are stamped by the clock of whoever pressed, which may be ahead of the captures
+        # (always, during a replay); each holds at the latest from when it was first seen here.
         pauses = []
         for pause in self._ledger.pauses:
             from_ns, until_ns = pause.from_ns, pause.until_ns

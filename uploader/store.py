@@ -217,9 +217,10 @@ class _RetryingUpload(Upload):
         self._retrier.call(lambda: self._put_once(offset, data))
 
     def _put_once(self, offset: int, data: bytes | memoryview) -> None:
-        # The answer to an attempt may have been lost after the part arrived.
-        if self._inner.stored_bytes() != offset + len(data):
-            self._inner.put_part(offset, data)
+        # An attempt that failed may have brought the part or a piece of it.
+        arrived_bytes = self._inner.stored_bytes() - offset
+        if arrived_bytes < len(data):
+            self._inner.put_part(offset + max(arrived_bytes, 0), data[max(arrived_bytes, 0) :])
 
     def complete(self, size_bytes: int, is_replacing: bool = False) -> None:
         # Not repeated: a failed completion drops the upload, so the caller sends it again.

@@ -1,0 +1,169 @@
+"""What an episode folder says about its upload: the state, the note beside it, the receipt.
+
+All of it can be found again from the folder and the store; losing a file of these costs time, never truth.
+"""
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from sensorium.errors import EpisodeError
+from sensorium.sync.episode.manifest import (
+    MANIFEST_FILE,
+    FileRecord,
+    Manifest,
+    manifest_digest,
+    read_manifest,
+)
+from sensorium.sync.episode.spool import write_durably
+from sensorium.uploader.store import ObjectMissingError, Store
+
+PROGRESS_FILE = "upload.json"
+RECEIPT_FILE = "receipt.json"
+METHOD = "read back through a fresh connection: BLAKE3 of every 8 MiB part, SHA-256 of every file"
+
+
+class State(str, Enum):
+    """Where an episode stands. ``DENIED`` and ``HELD`` are judged anew each time; ``QUARANTINED`` is not."""
+
+    SEALED = "sealed"
+    DENIED = "denied"
+    HELD = "held"
+    QUARANTINED = "quarantined"
+    UPLOADING = "uploading"
+    COMMITTED = "committed"
+    VERIFIED = "verified"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file in the store that was read back and found equal."""
+
+    name: str
+    key: str
+    bytes: int
+    sha256: str
+    blake3_root: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof that an episode lies in a store: what was verified, how and when (UTC ns)."""
+
+    episode_id: str
+    store: str
+    manifest_key: str
+    manifest_blake3: str
+    files: tuple[StoredFile, ...]
+    method: str
+    verified_ns: int
+    version: int = 1
+
+
+def upload_state(folder: Path) -> State:
+    """Return where an episode stands, by the files in its folder alone."""
+    try:
+        digest = manifest_digest(folder)
+    except OSError:
+        return State.QUARANTINED
+    receipt = read_receipt(folder)
+    if receipt is not None and receipt.manifest_blake3 == digest:
+        return State.VERIFIED
+    note = _read_note(folder)
+    if note.get("manifest") != digest:
+        return State.SEALED
+    try:
+        return State(note.get("state"))
+    except ValueError:
+        return State.SEALED
+
+
+def upload_reasons(folder: Path) -> tuple[str, ...]:
+    """Return why an episode was denied, held or quarantined."""
+    reasons = _read_note(folder).get("reasons", ())
+    return tuple(str(reason) for reason in reasons) if isinstance(reasons, list) else ()
+
+
+def read_receipt(folder: Path) -> Receipt | None:
+    """Return the receipt in an episode folder; None if there is none that can be read."""
+    try:
+        fields = json.loads((folder / RECEIPT_FILE).read_bytes())
+        files = tuple(StoredFile(**file) for file in fields.pop("files"))
+        receipt = Receipt(files=files, **fields)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return receipt if receipt.version == 1 else None
+
+
+def is_evictable(folder: Path, store: Store, trusted: Collection[bytes]) -> bool:
+    """Return whether the local copy may be deleted, as far as the store shows it now.
+
+    True only with a receipt for this store that covers every file of the signed manifest, while the store
+    holds the same manifest and each object in its full size. Any doubt, such as a store out of reach, is
+    False or an error, never True.
+
+    Raises:
+        StoreError: If the store cannot be asked.
+    """
+    receipt = read_receipt(folder)
+    if receipt is None or receipt.store != store.url or receipt.method != METHOD:
+        return False
+    try:
+        manifest = read_manifest(folder, trusted)
+        envelope = (folder / MANIFEST_FILE).read_bytes()
+        expected = tuple(stored_file(manifest, file) for file in manifest.files)
+        if receipt.manifest_blake3 != manifest_digest(folder) or receipt.files != expected:
+            return False
+        if store.get(manifest_key(manifest.episode_id)) != envelope:
+            return False
+    except (EpisodeError, ObjectMissingError, OSError):
+        return False
+    return all(
+        found is not None and found.size_bytes == file.bytes
+        for file in expected
+        for found in (store.head(file.key),)
+    )
+
+
+def manifest_key(episode_id: str) -> str:
+    """Return the key whose presence says that an episode is complete."""
+    return f"episodes/{episode_id}/{MANIFEST_FILE}"
+
+
+def data_key(episode_id: str, file: FileRecord) -> str:
+    """Return the key of a data file: its name and its content's hash."""
+    name = Path(file.name)
+    return f"episodes/{episode_id}/{name.stem}-{file.blake3_root[:16]}{name.suffix}"
+
+
+def stored_file(manifest: Manifest, file: FileRecord) -> StoredFile:
+    """Return what the receipt says of a file."""
+    key = data_key(manifest.episode_id, file)
+    return StoredFile(file.name, key, file.bytes, file.sha256, file.blake3_root)
+
+
+def write_note(folder: Path, manifest_blake3: str, state: State, reasons: Collection[str]) -> None:
+    """Note durably where an upload stands; it counts for this very manifest only."""
+    note = {"manifest": manifest_blake3, "state": state.value, "reasons": list(reasons)}
+    write_durably(folder / PROGRESS_FILE, _json(note))
+
+
+def write_receipt(folder: Path, receipt: Receipt) -> None:
+    """Leave the receipt durably, and remove the note that it supersedes."""
+    write_durably(folder / RECEIPT_FILE, _json(asdict(receipt)))
+    (folder / PROGRESS_FILE).unlink(missing_ok=True)
+
+
+def _read_note(folder: Path) -> dict[str, Any]:
+    try:
+        note = json.loads((folder / PROGRESS_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=1).encode() + b"\n"

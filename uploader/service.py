@@ -1,0 +1,249 @@
+"""The upload process: brings every sealed episode of a spool into a store, one after the other.
+
+    python -m sensorium.uploader.service --spool DIR --store URL [--consent DIR] [--once] [--json-status FILE]
+
+It shares only the spool and the consent folder with the other processes, and may be killed at any time.
+Exit codes of ``--once``: 0 every episode is verified in the store, 1 some are denied, held or quarantined,
+2 wrong use, 3 the store or the disk is in trouble.
+"""
+
+import argparse
+import json
+import random
+import signal
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensorium.errors import BusyError, ConfigError, EpisodeError, SensoriumError, StoreError
+from sensorium.sync.consent_store import DEFAULT_FOLDER, ConsentStore
+from sensorium.sync.episode.manifest import Manifest
+from sensorium.sync.episode.signing import PUBLIC_KEY_FILE
+from sensorium.sync.episode.spool import Spool
+from sensorium.timebase import SECOND_NS, Clock, HostClock
+from sensorium.uploader.directory import open_store
+from sensorium.uploader.receipt import State, upload_reasons, upload_state
+from sensorium.uploader.store import ParkedStoreError, Retrier, RetryingStore, RetryPolicy, Store
+from sensorium.uploader.transfer import Gates, Outcome, Progress, Stopped, allow_all, upload_episode
+from sensorium.verdict import Verdict
+
+POLL_NS = SECOND_NS // 2
+REJUDGE_NS = 60 * SECOND_NS
+PARK_NS = 60 * SECOND_NS
+_STATUS_NS = SECOND_NS // 5
+_FINAL = frozenset({State.VERIFIED, State.QUARANTINED})
+_REFUSED = frozenset({State.DENIED, State.HELD, State.QUARANTINED})
+
+
+@dataclass(slots=True)
+class EpisodeStatus:
+    """What the service knows of an episode; ``error`` is the store's last complaint."""
+
+    state: State
+    reasons: tuple[str, ...] = ()
+    error: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    failures: int = 0
+    due_ns: int = 0
+
+
+class UploadService:
+    """Call :meth:`step` in a loop; each call handles at most one episode.
+
+    Denied and held episodes are judged again every minute, denied ones also when the consent ledger changes.
+    After an error that somebody must repair the store is left alone for a minute; after a passing one the
+    episode waits, longer each time.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        store: Store,
+        consent: ConsentStore,
+        clock: Clock,
+        rng: random.Random,
+        quality: Callable[[Manifest], Verdict] = allow_all,
+    ) -> None:
+        self.episodes: dict[str, EpisodeStatus] = {}
+        self.parked = ""
+        """Why the store is left alone; "" while it works."""
+        self._spool = spool
+        self._store = store
+        self._consent = consent
+        self._clock = clock
+        self._rng = rng
+        self._quality = quality
+        self._backoff = RetryPolicy(base_s=5.0, cap_s=300.0)
+        self._ledger = consent.poll()
+        self._parked_until_ns = 0
+
+    def step(
+        self,
+        progress: Callable[[Progress], None] = lambda _: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Outcome | None:
+        """Handle the oldest episode that is due; return what became of it, None if nothing is due.
+
+        Raises:
+            StoreError: Noted in ``episodes`` and ``parked`` before it is passed on; the next step goes on.
+            Stopped: If ``should_stop`` said so.
+        """
+        self._look()
+        now_ns = self._clock.now_ns()
+        if now_ns < self._parked_until_ns:
+            return None
+        due = [name for name, status in self.episodes.items() if self._is_due(status, now_ns)]
+        return self._upload(min(due), progress, should_stop) if due else None
+
+    @property
+    def has_refused(self) -> bool:
+        """Whether any episode was denied, held or quarantined."""
+        return any(status.state in _REFUSED for status in self.episodes.values())
+
+    def _look(self) -> None:
+        """Take in new episodes, and a new ledger."""
+        folders = {folder.name: folder for folder in self._spool.sealed_folders()}
+        for name in self.episodes.keys() - folders.keys():
+            del self.episodes[name]
+        for name in folders.keys() - self.episodes.keys():
+            state = upload_state(folders[name])
+            self.episodes[name] = EpisodeStatus(state, upload_reasons(folders[name]))
+        ledger = self._consent.poll()
+        if ledger is not self._ledger:
+            self._ledger = ledger
+            for status in self.episodes.values():
+                if status.state is State.DENIED:
+                    status.due_ns = 0
+
+    def _is_due(self, status: EpisodeStatus, now_ns: int) -> bool:
+        return status.state not in _FINAL and now_ns >= status.due_ns
+
+    def _upload(
+        self, name: str, progress: Callable[[Progress], None], should_stop: Callable[[], bool]
+    ) -> Outcome:
+        status = self.episodes[name]
+
+        def note(found: Progress) -> None:
+            status.state = State.UPLOADING
+            status.done_bytes, status.total_bytes = found.done_bytes, found.total_bytes
+            progress(found)
+
+        gates = Gates(self._consent.poll, self._clock, self._trusted(), self._quality)
+        try:
+            outcome = upload_episode(self._spool.sealed_folder(name), self._store, gates, note, should_stop)
+        except (StoreError, EpisodeError, BusyError) as error:
+            self._wait(status, error)
+            raise
+        status.state, status.reasons, status.error, status.failures = outcome.state, outcome.reasons, "", 0
+        status.due_ns = self._clock.now_ns() + REJUDGE_NS
+        self.parked = ""
+        return outcome
+
+    def _wait(self, status: EpisodeStatus, error: SensoriumError) -> None:
+        status.error = str(error)
+        status.failures += 1
+        now_ns = self._clock.now_ns()
+        status.due_ns = now_ns + int(self._backoff.delay_s(status.failures, self._rng) * SECOND_NS)
+        if isinstance(error, ParkedStoreError):
+            self.parked = str(error)
+            self._parked_until_ns = now_ns + PARK_NS
+
+    def _trusted(self) -> Collection[bytes]:
+        """Return the keys whose episodes may leave this spool: the device's own."""
+        try:
+            return (bytes.fromhex((self._spool.keys_dir / PUBLIC_KEY_FILE).read_text()),)
+        except (OSError, ValueError):
+            return ()
+
+
+class StatusFile:
+    """Tells other processes, in a small JSON file that is replaced as a whole, how far the uploads are."""
+
+    def __init__(self, path: Path | None, service: UploadService, store_url: str, clock: Clock) -> None:
+        self._path = path
+        self._service = service
+        self._store_url = store_url
+        self._clock = clock
+        self._next_ns = 0
+
+    def write(self, is_forced: bool = True) -> None:
+        """Write the file; without force, at most five times a second."""
+        now_ns = self._clock.now_ns()
+        if self._path is None or (not is_forced and now_ns < self._next_ns):
+            return
+        self._next_ns = now_ns + _STATUS_NS
+        document = {
+            "store": self._store_url,
+            "parked": self._service.parked,
+            "episodes": {
+                name: {
+                    "state": status.state.value,
+                    "reasons": list(status.reasons),
+                    "error": status.error,
+                    "done_bytes": status.done_bytes,
+                    "total_bytes": status.total_bytes,
+                }
+                for name, status in sorted(self._service.episodes.items())
+            },
+        }
+        partial = self._path.with_name(f".{self._path.name}.tmp")
+        partial.write_text(json.dumps(document, indent=1) + "\n")
+        partial.replace(self._path)
+
+
+def run(
+    service: UploadService, status: StatusFile, clock: Clock, should_stop: Callable[[], bool], is_once: bool
+) -> int:
+    """Step until told to stop, or with ``is_once`` until nothing is due; return the exit code."""
+    has_failed = False
+    while not should_stop():
+        try:
+            outcome = service.step(lambda _: status.write(is_forced=False), should_stop)
+        except Stopped:
+            break
+        except (StoreError, EpisodeError, BusyError) as error:
+            has_failed = True
+            print(error, file=sys.stderr, flush=True)  # noqa: T201 - a process of its own; this is its log
+            outcome = None
+        status.write()
+        if outcome is None:
+            if is_once:
+                break
+            clock.sleep_until(clock.now_ns() + POLL_NS)
+    if has_failed and is_once:
+        return StoreError.exit_code
+    return 1 if is_once and service.has_refused else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the process; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m sensorium.uploader.service", description=__doc__)
+    parser.add_argument("--spool", type=Path, required=True, help="folder with sealed/")
+    parser.add_argument("--store", required=True, help="where to, such as file:///var/lib/central")
+    parser.add_argument("--consent", type=Path, help=f"folder of grants (default: SPOOL/{DEFAULT_FOLDER})")
+    parser.add_argument("--once", action="store_true", help="handle what is there, then end")
+    parser.add_argument("--json-status", type=Path, metavar="FILE", help="keep a status document here")
+    options = parser.parse_args(arguments)
+    stops: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda caught, _: stops.append(caught))
+    clock = HostClock()
+    rng = random.Random()
+    try:
+        retrier = Retrier(RetryPolicy(), clock, rng)
+        store = RetryingStore(open_store(options.store), retrier)
+        consent = ConsentStore(options.consent or options.spool / DEFAULT_FOLDER, clock)
+        if not options.spool.is_dir():
+            raise ConfigError(f"spool {options.spool} does not exist; name the folder that record writes to")
+        service = UploadService(Spool(options.spool), store, consent, clock, rng)
+        status = StatusFile(options.json_status, service, options.store, clock)
+        return run(service, status, clock, lambda: bool(stops), options.once)
+    except SensoriumError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

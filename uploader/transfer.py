@@ -1,0 +1,390 @@
+"""Brings one sealed episode into a store: gates, resumable sending, commit by the manifest, proof.
+
+Keys: ``episodes/<id>/<name>-<16 digits of the BLAKE3 root>.<suffix>`` for data, so that other bytes never get
+the same key, and ``episodes/<id>/manifest.json``, put last and only once: for readers an episode without it
+does not exist. What was sent is found in the store, so any file that notes progress here may be lost.
+"""
+
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from sensorium.errors import BusyError, EpisodeError
+from sensorium.sync.consent import ConsentLedger, Purpose, decide
+from sensorium.sync.episode.manifest import (
+    LEAF_BYTES,
+    MANIFEST_FILE,
+    FileRecord,
+    Manifest,
+    StreamRecord,
+    read_manifest,
+)
+from sensorium.sync.episode.writer import DATA_FILE
+from sensorium.timebase import Clock
+from sensorium.uploader.receipt import (
+    METHOD,
+    RECEIPT_FILE,
+    Receipt,
+    State,
+    data_key,
+    manifest_key,
+    read_receipt,
+    stored_file,
+    write_note,
+    write_receipt,
+)
+from sensorium.uploader.store import ObjectExistsError, ObjectMissingError, ParkedStoreError, Store
+from sensorium.verdict import Status, Verdict
+
+_CALIBRATION_FILE = "calibration.yaml"
+_SEND_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a transfer is; ``phase`` is ``sending`` or ``verifying``."""
+
+    episode_id: str
+    phase: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an episode; ``sent_bytes`` counts what went to the store this time."""
+
+    episode_id: str
+    state: State
+    reasons: tuple[str, ...] = ()
+    sent_bytes: int = 0
+
+
+class Stopped(Exception):
+    """The transfer was asked to stop; what was sent stays for the next time."""
+
+
+class _RefusedError(Exception):
+    """An episode may not go on."""
+
+    def __init__(self, state: State, *reasons: str) -> None:
+        super().__init__(*reasons)
+        self.state = state
+        self.reasons = reasons
+
+
+def allow_all(manifest: Manifest) -> Verdict:
+    """Pass every episode; the quality gate where the rig names no collection spec."""
+    return Verdict("quality_gate", manifest.episode_id, Status.OK)
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """What an episode must pass, asked before sending and again before the commit.
+
+    Attributes:
+        ledger: Returns the consent ledger as it is now.
+        trusted: Raw public keys of the devices whose episodes may be sent.
+        quality: Anything but OK holds the episode.
+    """
+
+    ledger: Callable[[], ConsentLedger]
+    clock: Clock
+    trusted: Collection[bytes]
+    quality: Callable[[Manifest], Verdict] = allow_all
+
+
+def upload_episode(
+    folder: Path,
+    store: Store,
+    gates: Gates,
+    progress: Callable[[Progress], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Bring a sealed episode into the store, or say why not. Safe to repeat, and after a kill at any point.
+
+    Raises:
+        StoreError: If the store failed; what was sent stays for the next time.
+        BusyError: If another process is sending this episode.
+        Stopped: If ``should_stop`` said so.
+    """
+    with _locked(folder):
+        return _Transfer(folder, store, gates, progress, should_stop).run()
+
+
+def consent_reasons(manifest: Manifest, ledger: ConsentLedger, now_utc_ns: int) -> tuple[str, ...]:
+    """Return why consent forbids the upload, one sentence per stream or file; empty if it allows it.
+
+    Each personal stream that has a file or samples needs a grant over its span, widened by its clock
+    uncertainty. A file that belongs to no stream of the manifest could hold anything, and is refused.
+    """
+    reasons = []
+    unknown = {file.name for file in manifest.files} - {DATA_FILE, _CALIBRATION_FILE}
+    for record in manifest.streams:
+        name = f"{record.info.name}.mcap"
+        if record.info.is_personal and (name in unknown or record.total.recorded or record.bytes_stored):
+            decision = decide(record.info, _span_utc_ns(manifest, record), Purpose.UPLOAD, now_utc_ns, ledger)
+            if not decision.is_allowed:
+                reasons.append(f"stream {record.info.name}: {decision.reason}")
+            unknown.discard(name)
+    reasons += [f"file {name}: belongs to no stream, so no grant can cover it" for name in sorted(unknown)]
+    return tuple(reasons)
+
+
+def _span_utc_ns(manifest: Manifest, record: StreamRecord) -> tuple[int, int]:
+    """Return first and last capture with their uncertainty; of the whole episode where they are unknown."""
+    first_ns = manifest.start_utc_ns if record.first_utc_ns is None else record.first_utc_ns
+    last_ns = manifest.end_utc_ns if record.last_utc_ns is None else record.last_utc_ns
+    margin_ns = int((record.clock.uncertainty_p95_us or 0.0) * 1000)
+    return first_ns - margin_ns, last_ns + margin_ns
+
+
+class _Transfer:
+    """One attempt to bring one episode into the store."""
+
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        gates: Gates,
+        progress: Callable[[Progress], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._folder = folder
+        self._store = store
+        self._gates = gates
+        self._report = progress
+        self._should_stop = should_stop
+        self._id = folder.name
+        self._digest = ""
+        self._sent_bytes = 0
+        self._done_bytes = 0
+        self._total_bytes = 0
+
+    def run(self) -> Outcome:
+        try:
+            manifest, envelope = self._read_manifest()
+            key = manifest_key(manifest.episode_id)
+            self._total_bytes = sum(file.bytes for file in manifest.files)
+            if self._is_done(key, envelope):
+                return Outcome(self._id, State.VERIFIED)
+            self._check_gates(manifest)
+            self._check_conflict(key, envelope)
+            self._note(State.UPLOADING)
+            for file in manifest.files:
+                self._deliver(manifest, file)
+            self._check_gates(manifest)
+            self._commit(key, envelope)
+            self._note(State.COMMITTED)
+            self._prove(manifest, key, envelope)
+            return Outcome(self._id, State.VERIFIED, (), self._sent_bytes)
+        except _RefusedError as refused:
+            self._note(refused.state, refused.reasons)
+            return Outcome(self._id, refused.state, refused.reasons, self._sent_bytes)
+
+    def _read_manifest(self) -> tuple[Manifest, bytes]:
+        try:
+            manifest = read_manifest(self._folder, self._gates.trusted)
+            envelope = (self._folder / MANIFEST_FILE).read_bytes()
+            self._digest = blake3(envelope).hexdigest()
+        except (EpisodeError, OSError) as error:
+            raise _RefusedError(State.QUARANTINED, str(error)) from error
+        if manifest.episode_id != self._id:
+            said = (
+                f"{self._folder} holds the manifest of episode {manifest.episode_id}; it was moved or copied"
+            )
+            raise _RefusedError(State.QUARANTINED, said)
+        return manifest, envelope
+
+    def _is_done(self, key: str, envelope: bytes) -> bool:
+        """Return whether this very episode was proven in this very store, and its manifest is still there."""
+        receipt = read_receipt(self._folder)
+        if receipt is None:
+            return False
+        is_ours = receipt.manifest_blake3 == self._digest and receipt.store == self._store.url
+        if is_ours and self._remote_manifest(self._store, key) == envelope:
+            return True
+        (self._folder / RECEIPT_FILE).unlink(missing_ok=True)
+        return False
+
+    def _check_gates(self, manifest: Manifest) -> None:
+        quality = self._gates.quality(manifest)
+        if quality.status is not Status.OK:
+            raise _RefusedError(State.HELD, *quality.reasons)
+        reasons = consent_reasons(manifest, self._gates.ledger(), self._gates.clock.utc_ns())
+        if reasons:
+            raise _RefusedError(State.DENIED, *reasons)
+
+    def _check_conflict(self, key: str, envelope: bytes) -> None:
+        found = self._remote_manifest(self._store, key)
+        if found is not None and found != envelope:
+            raise _RefusedError(
+                State.HELD,
+                f"{self._store.url} holds another manifest under {key}; an episode is never overwritten: "
+                "find out which device sent it",
+            )
+
+    def _deliver(self, manifest: Manifest, file: FileRecord) -> None:
+        """Make the store hold a file, proven by reading it back."""
+        key = data_key(manifest.episode_id, file)
+        found = self._store.head(key)
+        before_bytes = self._done_bytes
+        for attempt in range(_SEND_ATTEMPTS):
+            self._done_bytes = before_bytes
+            if found is None or attempt:
+                self._send(key, file, is_replacing=attempt > 0 or found is not None)
+            if self._reads_back(self._store.reopen(), key, file):
+                self._done_bytes = before_bytes + file.bytes
+                return
+        raise ParkedStoreError(
+            f"store {self._store.url}: {key} reads back differently from what was sent, {_SEND_ATTEMPTS} "
+            "times; check its disk and network"
+        )
+
+    def _send(self, key: str, file: FileRecord, is_replacing: bool) -> None:
+        upload = self._store.upload(key)
+        stored_bytes = upload.stored_bytes()
+        if stored_bytes > file.bytes or is_replacing:
+            upload.abort()
+            stored_bytes = 0
+        for offset, leaf in self._local_leaves(file):
+            self._stop_if_asked()
+            skipped_bytes = min(max(stored_bytes - offset, 0), len(leaf))
+            if skipped_bytes < len(leaf):
+                upload.put_part(offset + skipped_bytes, leaf[skipped_bytes:])
+                self._sent_bytes += len(leaf) - skipped_bytes
+            self._done_bytes += len(leaf)
+            self._tell("sending")
+        with suppress(ObjectExistsError):  # another device was faster; reading back shows if it is the same
+            upload.complete(file.bytes, is_replacing)
+
+    def _local_leaves(self, file: FileRecord) -> Iterator[tuple[int, memoryview]]:
+        """Yield offset and bytes of each leaf; quarantines the episode where they are not as sealed."""
+        path = self._folder / file.name
+        sha = hashlib.sha256()
+        offset = 0
+        with _opened(path) as descriptor:
+            size_bytes = os.fstat(descriptor).st_size
+            if size_bytes != file.bytes:
+                said = f"{path} has {size_bytes} bytes, sealed with {file.bytes}: it was changed or damaged"
+                raise _RefusedError(State.QUARANTINED, said)
+            for number, expected in enumerate(file.blake3_leaves):
+                leaf = _read_at(descriptor, offset, LEAF_BYTES)
+                if blake3(leaf).hexdigest() != expected:
+                    said = f"{path}: part {number} is not as it was sealed: the file was changed or damaged"
+                    raise _RefusedError(State.QUARANTINED, said)
+                sha.update(leaf)
+                yield offset, memoryview(leaf)
+                offset += len(leaf)
+        if offset != file.bytes or sha.hexdigest() != file.sha256:
+            raise _RefusedError(State.QUARANTINED, f"{path} does not match the SHA-256 in its manifest")
+
+    def _reads_back(self, store: Store, key: str, file: FileRecord) -> bool:
+        """Return whether the store gives back exactly the bytes of a file."""
+        sha = hashlib.sha256()
+        checked_bytes = 0
+        found = store.head(key)
+        if found is None or found.size_bytes != file.bytes:
+            return False
+        for expected in file.blake3_leaves:
+            self._stop_if_asked()
+            leaf = store.get(key, checked_bytes, LEAF_BYTES)
+            if blake3(leaf).hexdigest() != expected:
+                return False
+            sha.update(leaf)
+            checked_bytes += len(leaf)
+            self._tell("verifying")
+        return checked_bytes == file.bytes and sha.hexdigest() == file.sha256
+
+    def _commit(self, key: str, envelope: bytes) -> None:
+        try:
+            self._store.put(key, envelope)
+        except ObjectExistsError:
+            self._check_conflict(key, envelope)  # equal: an answer was lost, or another process was faster
+
+    def _prove(self, manifest: Manifest, key: str, envelope: bytes) -> None:
+        """Read the manifest back and leave the receipt; the data was read back before the commit."""
+        if self._remote_manifest(self._store.reopen(), key) != envelope:
+            raise ParkedStoreError(f"store {self._store.url}: {key} reads back differently from what was put")
+        receipt = Receipt(
+            episode_id=self._id,
+            store=self._store.url,
+            manifest_key=key,
+            manifest_blake3=self._digest,
+            files=tuple(stored_file(manifest, file) for file in manifest.files),
+            method=METHOD,
+            verified_ns=self._gates.clock.utc_ns(),
+        )
+        write_receipt(self._folder, receipt)
+
+    def _remote_manifest(self, store: Store, key: str) -> bytes | None:
+        try:
+            return store.get(key)
+        except ObjectMissingError:
+            return None
+
+    def _stop_if_asked(self) -> None:
+        if self._should_stop():
+            raise Stopped
+
+    def _tell(self, phase: str) -> None:
+        self._report(Progress(self._id, phase, self._done_bytes, self._total_bytes))
+
+    def _note(self, state: State, reasons: Collection[str] = ()) -> None:
+        write_note(self._folder, self._digest, state, reasons)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open a sealed file; a link or anything but a file in its place quarantines the episode."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise _RefusedError(State.QUARANTINED, f"{path} cannot be read: {error.strerror}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _RefusedError(State.QUARANTINED, f"{path} is not a plain file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read_at(descriptor: int, offset: int, size_bytes: int) -> bytes:
+    chunks = []
+    while size_bytes > 0:
+        try:
+            chunk = os.pread(descriptor, size_bytes, offset)
+        except OSError as error:
+            raise _RefusedError(
+                State.QUARANTINED, f"a sealed file cannot be read: {error.strerror}"
+            ) from error
+        if not chunk:
+            break
+        chunks.append(chunk)
+        offset += len(chunk)
+        size_bytes -= len(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Own an episode folder; the kernel lets go when this process dies."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise EpisodeError(f"episode {folder} cannot be opened: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(f"episode {folder} is being uploaded by another process") from error
+        yield
+    finally:
+        os.close(descriptor)
