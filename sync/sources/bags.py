@@ -5,11 +5,11 @@ the recorder's receive stamp (UTC); the device stamp is the producer's ``header.
 with one.
 """
 
+import functools
 import importlib
 import sqlite3
 import struct
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,13 @@ class BagSource(Source):
         super().__init__(path)
         self._is_ros1 = path.is_file() and path.suffix != ".db3" and not _is_sqlite(path)
         self.kind = "ROS 1 bag" if self._is_ros1 else "ROS 2 bag"
-        self._reader, self._errors = _load_reader(path, self._is_ros1)
+        self._new_reader, self._errors = _load_reader(path, self._is_ros1)
         self._channel_of: dict[Any, MessageChannel] = {}
-        self._connections: list[Any] = []
         try:
-            self._reader.open()
-            self._scan(self._find_channels())
+            with self._new_reader() as reader:
+                connections = self._connections(reader)
+                self._scan(reader, connections, self._find_channels(connections))
         except self._errors as err:
-            self.close()
             raise SourceError(
                 f"{path}: damaged or unfinished {self.kind}: {_first_line(err)}{_advice(err)}"
             ) from err
@@ -64,43 +63,37 @@ class BagSource(Source):
     def frames(self) -> Iterator[Frame | Loss]:
         next_seq = dict.fromkeys((stream.name for stream in self.streams), 0)
         try:
-            for connection, arrival_ns, payload in self._messages():
-                channel = self._channel_of[self._key(connection)]
-                seq = next_seq[channel.name]
-                next_seq[channel.name] = seq + 1
-                yield channel.frame(seq, payload, arrival_ns)
+            with self._new_reader() as reader:
+                yield from self._frames(reader, next_seq)
         except self._errors as err:
             raise SourceError(f"{self.path}: damaged {self.kind}: {_first_line(err)}") from err
 
-    def close(self) -> None:
-        # A reader that failed to open has closed itself and refuses to be closed again.
-        with suppress(*self._errors):
-            self._reader.close()
-
-    def _messages(self) -> Iterator[tuple[Any, int, bytes]]:
-        if self._connections:  # an empty list would mean "all" to rosbags
-            yield from self._reader.messages(self._connections)
+    def _frames(self, reader: Any, next_seq: dict[str, int]) -> Iterator[Frame]:
+        for connection, arrival_ns, payload in _messages(reader, self._connections(reader)):
+            channel = self._channel_of[self._key(connection)]
+            seq = next_seq[channel.name]
+            next_seq[channel.name] = seq + 1
+            yield channel.frame(seq, payload, arrival_ns)
 
     def _key(self, connection: Any) -> Any:
         return connection.id if self._is_ros1 else (connection.topic, connection.msgtype)
 
-    def _find_connections(self) -> list[Any]:
+    def _connections(self, reader: Any) -> list[Any]:
         """Return the connections as the files themselves state them.
 
         A ROS 2 bag states them twice. rosbags drops the messages of a topic whose quality of service reads
         differently in metadata.yaml and in the file (as in bags of early MCAP plugins), so the file's word
         is taken.
         """
-        storages = [] if self._is_ros1 else getattr(self._reader.storage, "storages", [])
+        storages = [] if self._is_ros1 else getattr(reader.storage, "storages", [])
         if not storages:
-            return list(self._reader.connections)
+            return list(reader.connections)
         return [connection for storage in storages for connection in storage.connections]
 
-    def _find_channels(self) -> dict[tuple[str, MessageSchema], MessageChannel]:
+    def _find_channels(self, connections: list[Any]) -> dict[tuple[str, MessageSchema], MessageChannel]:
         channels: dict[tuple[str, MessageSchema], MessageChannel] = {}
         names: set[str] = set()
-        self._connections = self._find_connections()
-        for connection in self._connections:
+        for connection in connections:
             schema = self._schema_of(connection)
             channel = channels.get((connection.topic, schema))
             if channel is None:
@@ -125,9 +118,14 @@ class BagSource(Source):
         encoding = "ros2idl" if connection.msgdef.format.name == "IDL" else "ros2msg"
         return MessageSchema(ros_types.CDR, connection.msgtype, encoding if definition else "", definition)
 
-    def _scan(self, channels: dict[tuple[str, MessageSchema], MessageChannel]) -> None:
+    def _scan(
+        self,
+        reader: Any,
+        connections: list[Any],
+        channels: dict[tuple[str, MessageSchema], MessageChannel],
+    ) -> None:
         start_ns, end_ns = MAX_STAMP_NS, 0
-        for connection, arrival_ns, payload in self._messages():
+        for connection, arrival_ns, payload in _messages(reader, connections):
             if not 0 <= arrival_ns <= MAX_STAMP_NS:
                 raise ValueError(f"a message of {connection.topic} is stamped {arrival_ns} ns")
             self._channel_of[self._key(connection)].observe(payload, arrival_ns)
@@ -137,6 +135,11 @@ class BagSource(Source):
         self.problems = tuple(message_problems(list(channels.values())))
         if used:
             self.start_ns, self.end_ns = start_ns, end_ns
+
+
+def _messages(reader: Any, connections: list[Any]) -> Iterator[tuple[Any, int, bytes]]:
+    if connections:  # rosbags takes an empty list for "all"
+        yield from reader.messages(connections)
 
 
 def message_problems(channels: list[MessageChannel]) -> Iterator[Problem]:
@@ -167,25 +170,29 @@ def message_problems(channels: list[MessageChannel]) -> Iterator[Problem]:
             )
 
 
-def _load_reader(path: Path, is_ros1: bool) -> tuple[Any, tuple[type[Exception], ...]]:
+def _load_reader(path: Path, is_ros1: bool) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
+    """Return what makes a fresh reader for each pass, and the errors that it may raise."""
     try:
         from rosbags import rosbag1, rosbag2
         from rosbags.rosbag2.errors import ReaderError as Ros2Error
     except ImportError as err:
         raise SourceError(f"{path}: ROS bags need the rosbags library: pip install 'sensorium[ros]'") from err
-    errors: tuple[type[Exception], ...] = (*_DAMAGE, rosbag1.ReaderError, Ros2Error, *_zstd_errors())
-    try:
-        return (rosbag1.Reader(path) if is_ros1 else rosbag2.Reader(path)), errors
-    except errors as err:
-        raise SourceError(f"{path}: not a bag that rosbags can read: {_first_line(err)}") from err
+    errors: tuple[type[Exception], ...] = (*_DAMAGE, rosbag1.ReaderError, Ros2Error, *_library_errors())
+    reader = rosbag1.Reader if is_ros1 else rosbag2.Reader
+    return functools.partial(reader, path), errors
 
 
-def _zstd_errors() -> tuple[type[Exception], ...]:
-    try:
-        module = importlib.import_module("backports.zstd")  # what rosbags decompresses with
-    except ImportError:
-        return ()
-    return (module.ZstdError,)
+def _library_errors() -> Iterator[type[Exception]]:
+    """Yield the errors of what rosbags unpacks and queries with, as far as it is installed."""
+    for module, name in (
+        ("backports.zstd", "ZstdError"),
+        ("compression.zstd", "ZstdError"),
+        ("apsw", "Error"),
+    ):
+        try:
+            yield getattr(importlib.import_module(module), name)
+        except ImportError:
+            continue
 
 
 def _is_sqlite(path: Path) -> bool:

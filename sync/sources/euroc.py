@@ -89,9 +89,6 @@ class EurocSource(Source):
         except OSError as err:
             raise SourceError(f"{self.path}: cannot be read: {err.strerror}") from err
 
-    def close(self) -> None:
-        """Nothing stays open between frames."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -284,10 +281,7 @@ class _Imu:
                 seq = frame.next_seq
                 block = []
             if row is None:
-                yield (
-                    self.first_ns if seq == 0 else frame_end_ns(frame),
-                    Loss(self._name, 1, Place.SOURCE, _BAD_ROW),
-                )
+                yield last_ns, Loss(self._name, 1, Place.SOURCE, _BAD_ROW)
                 seq += 1
         if block:
             frame = self._frame(seq, block)

@@ -93,23 +93,27 @@ class McapSource(Source):
         self._not_carried = 0
         self._profile = ""
         try:
-            self._file: BinaryIO = path.open("rb")
-        except OSError as err:
-            raise SourceError(f"{path}: cannot be opened: {err.strerror}") from err
-        try:
-            self._size = path.stat().st_size
-            self._scan()
+            with path.open("rb") as file:
+                self._size = path.stat().st_size
+                self._scan(file)
         except _PARSE_ERRORS as err:
-            self.close()
             raise SourceError(f"{path}: damaged MCAP file: {err}") from err
         except OSError as err:
-            self.close()
             raise SourceError(f"{path}: cannot be read: {err.strerror}") from err
         self._declare()
 
     def frames(self) -> Iterator[Frame | Loss]:
+        try:
+            with self.path.open("rb") as file:
+                yield from self._frames(file)
+        except OSError as err:
+            raise SourceError(f"{self.path}: cannot be read: {err.strerror}") from err
+        except DamagedError as err:
+            raise SourceError(f"{self.path}: changed while it was played: {err}") from err
+
+    def _frames(self, file: BinaryIO) -> Iterator[Frame]:
         counts = dict.fromkeys(self._found, 0)
-        for message in self._merged():
+        for message in self._merged(file):
             channel = self._found[message.channel_id]
             facts = self._sequences[message.channel_id]
             if self._keeps_sequence(facts):
@@ -119,62 +123,54 @@ class McapSource(Source):
                 counts[message.channel_id] += 1
             yield channel.frame(seq, message.payload, message.log_ns, message.publish_ns)
 
-    def close(self) -> None:
-        self._file.close()
-
     def _keeps_sequence(self, facts: "_SequenceFacts") -> bool:
         counts_whole_file = self._global_sequence.is_increasing and len(self._found) > 1
         return facts.is_counter and not counts_whole_file
 
-    def _merged(self) -> Iterator[Message]:
+    def _merged(self, file: BinaryIO) -> Iterator[Message]:
         """Yield messages by arrival; holds only the segments that overlap in time."""
         waiting: list[Message] = []
         for segment in sorted(self._segments, key=lambda segment: (segment.start_ns, segment.offset)):
             while waiting and waiting[0].log_ns < segment.start_ns:
                 yield heapq.heappop(waiting)
-            try:
-                for message in self._messages_of(segment):
-                    heapq.heappush(waiting, message)
-            except OSError as err:
-                raise SourceError(f"{self.path}: cannot be read: {err.strerror}") from err
-            except DamagedError as err:
-                raise SourceError(f"{self.path}: changed while it was played: {err}") from err
+            for message in self._messages_of(file, segment):
+                heapq.heappush(waiting, message)
         while waiting:
             yield heapq.heappop(waiting)
 
-    def _scan(self) -> None:
+    def _scan(self, file: BinaryIO) -> None:
         """Walk the data section: learn channels, segments and facts; stop at its end or at the first tear."""
-        if self._file.read(len(MAGIC)) != MAGIC:
+        if file.read(len(MAGIC)) != MAGIC:
             raise SourceError(f"{self.path}: not an MCAP file")
         at = len(MAGIC)
         run: list[tuple[int, int]] = []  # loose messages that follow one another: (offset, length)
         while True:
-            self._file.seek(at)
-            head = self._file.read(_RECORD.size)
+            file.seek(at)
+            head = file.read(_RECORD.size)
             if len(head) < _RECORD.size:
                 self._note("truncated", f"the file ends at byte {self._size} inside its data section")
                 break
             opcode, length = _RECORD.unpack(head)
             end = at + _RECORD.size + length
             if opcode != Opcode.MESSAGE or (run and end - run[0][0] > _MAX_RUN_BYTES):
-                self._take_run(run)
+                self._take_run(file, run)
             if end > self._size:
-                self._take_torn(opcode, at + _RECORD.size)
+                self._take_torn(file, opcode, at + _RECORD.size)
                 break
             if opcode == Opcode.MESSAGE:
                 run.append((at, end - at))
             elif opcode == Opcode.CHUNK:
-                self._take_chunk(at + _RECORD.size, length, is_torn=False)
+                self._take_chunk(file, at + _RECORD.size, length, is_torn=False)
             elif opcode in (Opcode.DATA_END, Opcode.FOOTER):
-                self._check_end()
+                self._check_end(file)
                 break
             elif opcode == 0:
                 self._note("truncated", f"no MCAP record at byte {at}")
                 break
             else:
-                self._take_record(self._file.read(length), opcode)
+                self._take_record(file.read(length), opcode)
             at = end
-        self._take_run(run)
+        self._take_run(file, run)
 
     def _take_record(self, body: bytes, opcode: int) -> None:
         if opcode == Opcode.HEADER:
@@ -188,30 +184,30 @@ class McapSource(Source):
         elif opcode in (Opcode.ATTACHMENT, Opcode.METADATA):
             self._not_carried += 1
 
-    def _take_run(self, run: list[tuple[int, int]]) -> None:
+    def _take_run(self, file: BinaryIO, run: list[tuple[int, int]]) -> None:
         if not run:
             return
         offset = run[0][0]
         segment = Segment(offset, run[-1][0] + run[-1][1] - offset, 0, is_chunk=False)
         run.clear()
-        self._take_segment(segment)
+        self._take_segment(file, segment)
 
-    def _take_chunk(self, offset: int, length: int, *, is_torn: bool) -> None:
+    def _take_chunk(self, file: BinaryIO, offset: int, length: int, *, is_torn: bool) -> None:
         try:
-            self._take_segment(Segment(offset, length, 0, is_chunk=True, is_torn=is_torn))
+            self._take_segment(file, Segment(offset, length, 0, is_chunk=True, is_torn=is_torn))
         except DamagedError as err:
             self._note(err.kind, str(err))
 
-    def _take_torn(self, opcode: int, offset: int) -> None:
+    def _take_torn(self, file: BinaryIO, opcode: int, offset: int) -> None:
         self._note(
             "truncated", f"the file ends at byte {self._size} inside a record; what stood before it is played"
         )
         if opcode == Opcode.CHUNK and offset < self._size:
-            self._take_chunk(offset, self._size - offset, is_torn=True)
+            self._take_chunk(file, offset, self._size - offset, is_torn=True)
 
-    def _take_segment(self, segment: Segment) -> None:
+    def _take_segment(self, file: BinaryIO, segment: Segment) -> None:
         start_ns: int | None = None
-        for message in self._messages_of(segment, learn=True):
+        for message in self._messages_of(file, segment, learn=True):
             start_ns = message.log_ns if start_ns is None else min(start_ns, message.log_ns)
             self._observe(message)
         if start_ns is not None:
@@ -247,14 +243,14 @@ class McapSource(Source):
         name = stream_name(channel.topic, {found.name for found in self._found.values()})
         return MessageChannel(name, channel.topic, declared, details={"profile": self._profile, **details})
 
-    def _messages_of(self, segment: Segment, *, learn: bool = False) -> Iterator[Message]:
+    def _messages_of(self, file: BinaryIO, segment: Segment, *, learn: bool = False) -> Iterator[Message]:
         """Yield a segment's messages in file order; with ``learn``, take in its schemas and channels too.
 
         Raises:
             DamagedError: If a chunk cannot be unpacked or fails its checksum.
         """
-        self._file.seek(segment.offset)
-        data = self._file.read(segment.length)
+        file.seek(segment.offset)
+        data = file.read(segment.length)
         if segment.is_chunk:
             data = unpack_chunk(data, is_torn=segment.is_torn)
         at = 0
@@ -280,9 +276,9 @@ class McapSource(Source):
                 payload = data[body_at + _MESSAGE.size : at]
                 yield Message(log_ns, (segment.offset, body_at), channel_id, sequence, publish_ns, payload)
 
-    def _check_end(self) -> None:
-        self._file.seek(max(0, self._size - len(MAGIC)))
-        if self._file.read() != MAGIC:
+    def _check_end(self, file: BinaryIO) -> None:
+        file.seek(max(0, self._size - len(MAGIC)))
+        if file.read() != MAGIC:
             self._note("truncated", "the summary at the end is cut; every message stands before it")
 
     def _note(self, kind: str, sentence: str, is_scan: bool = True) -> None:

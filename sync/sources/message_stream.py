@@ -30,6 +30,7 @@ from sensorium.timebase import SECOND_NS
 
 MAX_STAMP_NS = (1 << 63) - 1
 _NAME_LENGTH = 48
+_RESERVED = frozenset({"data", "sensorium"})  # files of an episode
 _ARRIVALS_KEPT = 4096
 _HOST_LAG_LIMIT_NS = 60 * SECOND_NS
 
@@ -41,7 +42,7 @@ def stream_name(topic: str, taken: Collection[str]) -> str:
         digest = hashlib.sha256(topic.encode()).hexdigest()[:8]
         name = f"{name[: _NAME_LENGTH - 9].rstrip('_')}_{digest}"
     unique, number = name, 2
-    while unique in taken:
+    while unique in taken or unique in _RESERVED:
         suffix = f"_{number}"
         unique = name[: _NAME_LENGTH - len(suffix)] + suffix
         number += 1

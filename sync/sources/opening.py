@@ -83,18 +83,13 @@ def open_source(path: Path, *, allow_unverified: bool = False) -> Source:
 
 
 def _identify_folder(path: Path) -> Format:
-    if (path / "manifest.json").is_file():
+    if (path / "manifest.json").is_file() or (path / "data.mcap").is_file():
         return Format.EPISODE
     if (path / "metadata.yaml").is_file():
         return Format.ROS2_BAG
     if (path / "mav0").is_dir() or any(path.glob("cam*/data.csv")) or any(path.glob("imu*/data.csv")):
         return Format.EUROC
     inside = sorted(entry.name for entry in path.iterdir())
-    if any(name.endswith(".mcap") for name in inside):
-        raise SourceError(
-            f"{path}: MCAP files but neither manifest.json nor metadata.yaml: an episode that was never "
-            f"sealed (run 'sensorium episodes recover'), or give one of the files"
-        )
     shown = ", ".join(inside[:6]) + (", ..." if len(inside) > 6 else "") if inside else "nothing"
     raise SourceError(f"{path}: a folder with {shown}: no known recording; supported: {SUPPORTED}")
 

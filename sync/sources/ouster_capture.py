@@ -73,9 +73,6 @@ class OusterCaptureSource(Source):
             if len(datagram.payload) in sizes:
                 yield datagram
 
-    def close(self) -> None:
-        """Nothing stays open between passes."""
-
     def _assembler(self) -> OusterAssembler:
         return OusterAssembler(STREAM, self.metadata, RECORDING_HOST)
 

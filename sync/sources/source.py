@@ -67,9 +67,14 @@ class Source(ABC):
             SourceError: If the recording turns out unreadable on the way.
         """
 
-    @abstractmethod
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most readers hold nothing open between passes
         """Release files; safe to call twice."""
+
+    def __enter__(self) -> "Source":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
 
 def frame_end_ns(frame: Frame) -> int:

@@ -1,0 +1,125 @@
+"""Our own episodes as a source: declarations, payloads, sequence numbers and stamps as when recorded."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from sensorium.drivers.frame import Frame, Loss, Place
+from sensorium.errors import EpisodeError, SourceError
+from sensorium.sync.episode.manifest import ConsentRecord, Manifest, hash_file
+from sensorium.sync.episode.reader import Episode
+from sensorium.sync.sources.source import Problem, Source
+
+_NOT_RECORDED = "not in the recording"
+
+
+class EpisodeSource(Source):
+    """One episode folder, sealed unless ``allow_unverified``.
+
+    Attributes:
+        manifest: What was sealed with it; None for an episode that was never sealed.
+        consents: For each stream what was decided when it was recorded, with the grants; they hold for the
+            replay.
+
+    Raises:
+        SourceError: If it is no episode, torn, unsealed, or its files are not those that were signed.
+    """
+
+    kind = "episode"
+
+    def __init__(self, path: Path, *, allow_unverified: bool = False) -> None:
+        super().__init__(path)
+        try:
+            self._episode = Episode(path)
+        except EpisodeError as err:
+            raise SourceError(str(err)) from err
+        try:
+            self.manifest: Manifest | None = self._episode.manifest
+            found = self._verify()
+            if found and not allow_unverified:
+                raise SourceError(
+                    f"{path}: {found[0].sentence}; pass allow_unverified to replay it all the same"
+                )
+            self.streams = tuple(self._episode.streams.values())
+            self.timeline = replace(self._episode.timeline, is_virtual=True)
+            self.start_ns, self.end_ns = self._span_ns()
+            self.problems = (*found, *self._find_problems())
+        except EpisodeError as err:
+            self.close()
+            raise SourceError(str(err)) from err
+        except BaseException:
+            self.close()
+            raise
+        records = self.manifest.streams if self.manifest is not None else ()
+        self.consents: dict[str, ConsentRecord] = {record.info.name: record.consent for record in records}
+
+    def frames(self) -> Iterator[Frame | Loss]:
+        """Yield the frames as they were published.
+
+        A driver that was restarted while recording began again at 0; its numbers go on here, because a replay
+        is one instance. Numbers that were lost before the file are a loss at the source.
+        """
+        next_seq: dict[str, int] = {}
+        base: dict[tuple[str, int], int] = {}
+        try:
+            for recorded in self._episode.frames():
+                frame = recorded.frame
+                key = (frame.stream, recorded.instance)
+                if key not in base:
+                    base[key] = next_seq.get(frame.stream, 0)
+                if base[key]:
+                    frame = replace(frame, seq=frame.seq + base[key])
+                missing = frame.seq - next_seq.get(frame.stream, frame.seq)
+                if missing > 0:
+                    yield Loss(frame.stream, missing, Place.SOURCE, _NOT_RECORDED)
+                next_seq[frame.stream] = frame.next_seq
+                yield frame
+        except EpisodeError as err:
+            raise SourceError(str(err)) from err
+
+    def close(self) -> None:
+        self._episode.close()
+
+    def _verify(self) -> list[Problem]:
+        """Return what speaks against the episode being what was signed; its signature is already checked."""
+        if self.manifest is None:
+            return [
+                Problem("unsealed", "", 1, "this episode was never sealed: nothing vouches for its files")
+            ]
+        found = []
+        for file in self.manifest.files:
+            try:
+                is_same = hash_file(self.path / file.name) == file
+                text = f"{file.name} is not the file that was sealed: its hash differs"
+            except EpisodeError as err:
+                is_same, text = False, str(err)
+            if not is_same:
+                found.append(Problem("bad_checksum", "", 1, text))
+        return found
+
+    def _span_ns(self) -> tuple[int, int]:
+        if self.manifest is not None:
+            offset_ns = self.timeline.utc_minus_host_ns
+            return self.manifest.start_utc_ns - offset_ns, self.manifest.end_utc_ns - offset_ns
+        start_ns, end_ns = 0, 0
+        for _, row in self._episode.stamps():
+            first_ns, last_ns = int(row.arrival_ns[0]), int(row.arrival_ns[-1])
+            start_ns = min(start_ns, first_ns) if end_ns else first_ns
+            end_ns = max(end_ns, last_ns)
+        return start_ns, end_ns
+
+    def _find_problems(self) -> Iterator[Problem]:
+        if self.manifest is None:
+            return
+        if self.manifest.truncated:
+            yield Problem(
+                "truncated", "", 1, "the recording was interrupted; this is what could be recovered"
+            )
+        for record in self.manifest.streams:
+            name = record.info.name
+            if name not in self._episode.streams:
+                reason = record.consent.reason or "no consent"
+                yield Problem("absent_stream", name, 1, f"{name} was not recorded: {reason}")
+            elif len(record.balances) > 1:
+                text = f"{name}: its driver was restarted {len(record.balances) - 1} times; the numbers go on"
+                yield Problem("restarted", name, len(record.balances) - 1, text)
