@@ -1,5 +1,6 @@
 """The rig that ``sensorium demo`` records: every simulated sensor, each with a clock of its own kind."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def demo_rig(seed: int = 1, start_ns: int | None = None, **common: Any) -> dict[
     }
     return {
         "rig": "simulated",
-        "devices": {name: {**options, **shared} for name, options in devices.items()},
+        "devices": {name: {**options, **deepcopy(shared)} for name, options in devices.items()},
+        "episode": {"reference": "camera_left", "tolerance_ms": 20.0},
+        "checks": [{"check": "stereo", "streams": ["camera_left", "camera_right"], "every_s": 3.0}],
         "calibration": CALIBRATION_FILE,
     }
 

@@ -147,9 +147,8 @@ class SampleTrain:
         plan = driver.faults if drops else Faults()
         self._drops = DropPlan(plan, probability, stream_rng(config.seed, stream, "drops"))
         self._truth = driver.truth_writer(stream)
-        first = max(0, int(np.ceil((driver.first_s * (1 - 1e-3) - self.phase_s) * rate_hz)))
-        while self.instants(np.array([first]))[0] < driver.first_s:
-            first += 1
+        opened_s = float(self._sampling.device_s(np.array([driver.first_s]))[0])
+        first = max(0, int(np.ceil((opened_s - self.phase_s) * rate_hz)))
         self._index = -(-first // align) * align
         self._seq = 0
 

@@ -50,11 +50,11 @@ def columns(info: StreamInfo, frames: list[Frame]) -> NDArray[np.float64]:
     """Return (n, columns) physical values of a columnar stream whose columns share a dtype."""
     dtype, scales = info.columns[0].dtype, [column.scale for column in info.columns]
     blocks = [np.frombuffer(frame.payload, dtype).reshape(len(scales), frame.count).T for frame in frames]
-    return np.vstack(blocks) * scales
+    return np.asarray(np.vstack(blocks) * scales, np.float64)
 
 
 def world_seconds(capture_ns: NDArray[np.int64]) -> NDArray[np.float64]:
-    return (capture_ns - START_NS) * 1e-9
+    return np.asarray((capture_ns - START_NS) * 1e-9, np.float64)
 
 
 def read_for_ever(driver: Driver[Any]) -> None:

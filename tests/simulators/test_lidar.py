@@ -21,7 +21,7 @@ def _world_points(scan: Scan, metadata: OusterMetadata, column_s: Array) -> NDAr
     directions, offsets = beam_rays(metadata)
     local = offsets + directions * (scan.range_mm[..., None] * 1e-3)
     poses = World(1).motion(column_s).carried_to(MOUNTS["lidar"])
-    return np.einsum("wij,hwj->hwi", poses.rotation, local) + poses.position_m
+    return np.asarray(np.einsum("wij,hwj->hwi", poses.rotation, local) + poses.position_m)
 
 
 def _column_seconds(frame: Frame, truth: NDArray[np.int64], scan: Scan) -> Array:
@@ -30,7 +30,7 @@ def _column_seconds(frame: Frame, truth: NDArray[np.int64], scan: Scan) -> Array
     assert frame.device_ticks is not None
     slope = (capture_ns[-1] - capture_ns[0]) / (frame.device_ticks[-1] - frame.device_ticks[0])
     after_ns = (scan.column_ns - frame.device_ticks[0]) * slope
-    return world_seconds(capture_ns[0]) + after_ns * 1e-9
+    return np.asarray(world_seconds(capture_ns[:1]) + after_ns * 1e-9)
 
 
 def test_deskewed_points_lie_on_the_room_and_its_furniture(tmp_path: Path) -> None:
