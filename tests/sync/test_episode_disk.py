@@ -1,0 +1,116 @@
+import ctypes
+import os
+import resource
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from episode_samples import STREAMS, all_frames, begin_episode, manifest_of
+
+from sensorium.errors import EpisodeError
+from sensorium.sync.episode.container import WriteError
+from sensorium.sync.episode.manifest import seal
+from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.recovery import recover
+from sensorium.sync.episode.verify import verify
+from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
+from sensorium.verdict import Status
+
+DISK_BYTES = 1 << 20
+POLICY = WriterPolicy(chunk_bytes=40_000, reserve_bytes=256 << 10, min_free_bytes=300 << 10)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"none", bytes(disk), b"tmpfs", 0, b"size=%d" % DISK_BYTES) != 0:
+        pytest.skip(f"mounting a tmpfs is not permitted here: {os.strerror(ctypes.get_errno())}")
+    yield disk
+    libc.umount2(bytes(disk), 2)
+
+
+def write_until_full(writer: EpisodeWriter) -> tuple[Counter[str], int]:
+    """Write frames until the disk refuses a few times; return samples given per stream, and refusals."""
+    given: Counter[str] = Counter()
+    refusals = 0
+    for frame, stamped in all_frames(400):
+        given[frame.stream] += frame.count
+        try:
+            writer.write(frame, stamped, 0)
+        except WriteError:
+            refusals += 1
+        if refusals == 3:
+            break
+    return given, refusals
+
+
+def assert_balanced(writer: EpisodeWriter, given: Counter[str]) -> None:
+    written = writer.written()
+    for (name, _), found in written.items():
+        assert found.pending_samples == 0
+        assert found.samples + found.lost_samples == given[name]
+    assert any(found.lost_samples for found in written.values())
+
+
+def test_a_full_disk_is_loud_books_its_losses_and_the_episode_still_seals(small_disk: Path) -> None:
+    writer = begin_episode(small_disk, POLICY)
+    given, refusals = write_until_full(writer)
+    assert refusals == 3
+    writer.close()
+    assert_balanced(writer, given)
+    with Episode(writer.folder) as episode:
+        samples: Counter[str] = Counter()
+        for entry in episode.frames():
+            samples[entry.frame.stream] += entry.frame.count
+    assert samples == {name: found.samples for (name, _), found in writer.written().items() if found.samples}
+    assert verify(seal(writer.folder, manifest_of(writer))).status is Status.OK
+
+
+def test_room_runs_out_before_the_disk_does(small_disk: Path) -> None:
+    writer = begin_episode(small_disk, POLICY)
+    assert writer.has_room()
+    for frame, stamped in all_frames(400):
+        if not writer.has_room():
+            break
+        writer.write(frame, stamped, 0)
+    else:
+        pytest.fail("the disk never came close to full")
+    writer.close()
+    assert all(found.lost_samples == 0 for found in writer.written().values())
+
+
+def test_a_disk_full_from_the_start_says_so(small_disk: Path) -> None:
+    (small_disk / "ballast").write_bytes(bytes(DISK_BYTES - (128 << 10)))
+    with pytest.raises(EpisodeError, match=r"cannot hold an episode.*free space"):
+        begin_episode(small_disk, POLICY)
+
+
+def test_a_recovery_on_a_full_disk_needs_no_second_copy(small_disk: Path) -> None:
+    writer = begin_episode(small_disk, POLICY)
+    write_until_full(writer)
+    expected = {key: found.samples for key, found in writer.written().items() if found.samples}
+    result = recover(writer.folder)
+    assert result.is_truncated
+    assert result.recorded == expected
+
+
+def test_a_file_size_limit_is_handled_like_a_full_disk(tmp_path: Path) -> None:
+    writer = begin_episode(tmp_path, POLICY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        given, refusals = write_until_full(writer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refusals == 3
+    writer.close()
+    assert_balanced(writer, given)
+    assert {name for name, _ in writer.written()} <= {info.name for info in STREAMS}
+    with Episode(writer.folder) as episode:
+        assert sum(entry.frame.count for entry in episode.frames()) == sum(
+            found.samples for found in writer.written().values()
+        )
