@@ -127,7 +127,7 @@ def test_reordered_and_repeated_packets_give_the_same_frames(
         (frame.seq, frame.payload) for frame in frames_of(feed(assembler(), ordered, ARRIVAL_START_NS))
     ]
     # Each packet after the first may be overtaken by up to `reach` later ones; some come twice.
-    order = sorted(range(1, len(ordered)), key=lambda i: i + random.random() * reach)  # type: ignore[call-arg]
+    order = sorted(range(1, len(ordered)), key=lambda i: i + random.random() * reach)
     shuffled = [ordered[0]] + [ordered[i] for i in order]
     shuffled += [shuffled[-1]]
     under_test = assembler()
