@@ -215,6 +215,11 @@ class AtiNetFtDriver(Driver[AtiNetFtConfig]):
         """Raise if the host name is unknown."""
         resolve(config.host)
 
+    @property
+    def port(self) -> int | None:
+        """The local port that records arrive on; None while closed."""
+        return self._receiver.port if self._receiver is not None else None
+
     def open(self) -> Sequence[StreamInfo]:
         try:
             return self._open()
