@@ -42,6 +42,7 @@ _V4L2_MANUAL_EXPOSURE = 1.0  # V4L2_EXPOSURE_MANUAL
 _EXPOSURE_STEP_US = 100.0  # unit of V4L2_CID_EXPOSURE_ABSOLUTE
 _RATE_TOLERANCE = 0.1
 _QUEUE_FRAMES = 8
+_MAX_TORN = 10
 
 Kind = Literal["v4l2", "file", "http", "rtsp"]
 
@@ -423,17 +424,16 @@ class OpenCvDriver(Driver[OpenCvConfig]):
     def open(self) -> Sequence[StreamInfo]:
         self.check(self.config)
         source = self._source = self._open_source()
-        first = source.next()
-        size = self.config.size or _size_of(first.data, self.context.name)
+        opening = _until_whole(source, self.context.name)
+        size = self.config.size or _size_of(opening[-1].data)
         codec = Codec(self.config.encoding, self.config.jpeg_quality, size)
-        if codec.encode(first.data) is None:
-            raise DeviceError(f"camera {self.context.name}: the first image is damaged; check the cable")
+        codec.encode(opening[-1].data)  # refuses another size before anything is published
         if source.rate_hz and self.config.rate_hz is not None:
             _require_rate(f"camera {self.context.name}", self.config.rate_hz, source.rate_hz)
         info = self._describe(source, codec, size)
         self._last_ns = self.context.clock.now_ns()
         self._thread = threading.Thread(
-            target=self._pump, args=(source, codec, first), name=f"{self.context.name}-reader", daemon=True
+            target=self._pump, args=(source, codec, opening), name=f"{self.context.name}-reader", daemon=True
         )
         self._thread.start()
         return [info]
@@ -499,11 +499,11 @@ class OpenCvDriver(Driver[OpenCvConfig]):
             details={"source": self.config.kind, "device": without_password(str(self.config.device))},
         )
 
-    def _pump(self, source: PictureSource, codec: Codec, first: Picture) -> None:
+    def _pump(self, source: PictureSource, codec: Codec, opening: Sequence[Picture]) -> None:
         """Carry pictures from the source to the inbox until one of them ends; runs in the reader thread."""
         name = self.context.name
         try:
-            for seq, picture in enumerate(_pictures(source, first)):
+            for seq, picture in enumerate(_pictures(source, opening)):
                 if self._inbox.is_closed:
                     break
                 payload = codec.encode(picture.data)
@@ -527,8 +527,20 @@ class OpenCvDriver(Driver[OpenCvConfig]):
             source.close()
 
 
-def _pictures(source: PictureSource, first: Picture) -> Iterator[Picture]:
-    yield first
+def _until_whole(source: PictureSource, name: str) -> list[Picture]:
+    """Return the first pictures, up to the first whole one; UVC cameras often begin with torn images."""
+    pictures = [source.next()]
+    while isinstance(data := pictures[-1].data, bytes) and jpeg_extent(data) is None:
+        if len(pictures) == _MAX_TORN:
+            raise DeviceError(
+                f"camera {name}: its first {_MAX_TORN} images are no whole JPEG; check the cable"
+            )
+        pictures.append(source.next())
+    return pictures
+
+
+def _pictures(source: PictureSource, opening: Sequence[Picture]) -> Iterator[Picture]:
+    yield from opening
     while True:
         yield source.next()
 
@@ -556,12 +568,11 @@ def _read(capture: Capture, label: str) -> NDArray[np.uint8] | None:
     return np.asarray(pixels, np.uint8) if is_read else None
 
 
-def _size_of(data: bytes | NDArray[np.uint8], name: str) -> tuple[int, int]:
+def _size_of(data: bytes | NDArray[np.uint8]) -> tuple[int, int]:
     if not isinstance(data, bytes):
         return int(data.shape[1]), int(data.shape[0])
     extent = jpeg_extent(data)
-    if extent is None:
-        raise DeviceError(f"camera {name}: the first image is no whole JPEG; check the source or its cable")
+    assert extent is not None
     return extent.width_px, extent.height_px
 
 

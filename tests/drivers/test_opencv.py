@@ -333,6 +333,29 @@ def test_a_damaged_image_is_counted_as_lost_and_its_number_is_skipped(tmp_path: 
     assert items[1] == Loss("cam", 1, Place.DRIVER, "damaged image")
 
 
+def test_torn_images_at_the_start_are_counted_and_the_size_is_that_of_the_first_whole_one(
+    tmp_path: Path,
+) -> None:
+    images = [jpeg(0)[:300], jpeg(1)[200:], jpeg(2), jpeg(3)]
+    with (
+        mjpeg_server(lambda: counted_parts(images, b"--b"), "multipart/x-mixed-replace") as url,
+        opened(tmp_path, device=url) as (driver, info),
+    ):
+        items = collect(driver, 4)
+    assert info.shape == (HEIGHT, WIDTH)
+    assert items[0] == Loss("cam", 2, Place.DRIVER, "damaged image")
+    assert [frame.seq for frame in frames_of(items)] == [2, 3]
+
+
+def test_a_source_of_nothing_but_damaged_images_is_refused(tmp_path: Path) -> None:
+    with (
+        mjpeg_server(lambda: counted_parts([b"no image"] * 20, b"--b"), "multipart/x-mixed-replace") as url,
+        pytest.raises(DeviceError, match="no whole JPEG"),
+        opened(tmp_path, device=url),
+    ):
+        pass
+
+
 def test_a_frozen_camera_is_a_failed_device(tmp_path: Path) -> None:
     gone = threading.Event()
 
