@@ -443,8 +443,11 @@ class McapFile:
         self._compressor: zstandard.ZstdCompressor | None = None
         self.is_closed = False
 
-    def append(self, parts: Sequence[Buffer]) -> int:
+    def append(self, parts: Sequence[Buffer], crc: int | None = None) -> int:
         """Write the parts as they are and return their size.
+
+        Args:
+            crc: The checksum of the whole file including the parts, where the caller knows it.
 
         Raises:
             WriteError: If the disk did not take all of them; the file is cut back to where it was.
@@ -459,9 +462,10 @@ class McapFile:
                 f"{self.path}: {size} bytes could not be written: {err.strerror}; free space there"
             ) from err
         assert written == size
-        crc = self._crc
-        for part in parts:
-            crc = zlib.crc32(part, crc)
+        if crc is None:
+            crc = self._crc
+            for part in parts:
+                crc = zlib.crc32(part, crc)
         self._crc = crc
         self.offset += size
         return size
@@ -531,7 +535,10 @@ class McapFile:
         entry = ChunkIndex(
             start_ns, end_ns, self.offset, length, offsets, len(tail), compression, stored_bytes, plain_bytes
         )
-        size = self.append([head, *stored, tail])
+        file_crc = None
+        if not compression:
+            file_crc = zlib.crc32(tail, combine_crc32(zlib.crc32(head, self._crc), crc, plain_bytes))
+        size = self.append([head, *stored, tail], file_crc)
         self.contents.chunks.append(entry)
         counts = {channel_id: len(entries) for channel_id, entries in index.items()}
         self.contents.statistics.add(counts, start_ns, end_ns)
@@ -558,6 +565,42 @@ class McapFile:
         if not self.is_closed:
             self.is_closed = True
             os.close(self._fd)
+
+
+def _multiply_mod_p(a: int, b: int) -> int:
+    """Return a * b modulo the CRC-32 polynomial, bits reflected."""
+    product = 0
+    mask = 1 << 31
+    while a:
+        if a & mask:
+            product ^= b
+            a ^= mask
+        mask >>= 1
+        b = b >> 1 ^ 0xEDB88320 if b & 1 else b >> 1
+    return product
+
+
+def _powers_of_x() -> list[int]:
+    """Return x^(2^n) modulo the CRC-32 polynomial for n = 0 ... 31."""
+    powers = [1 << 30]
+    while len(powers) < 32:
+        powers.append(_multiply_mod_p(powers[-1], powers[-1]))
+    return powers
+
+
+_POWERS_OF_X = _powers_of_x()
+
+
+def combine_crc32(first: int, second: int, second_bytes: int) -> int:
+    """Return the CRC-32 of two byte strings joined, from that of each (zlib's ``crc32_combine``).
+
+    A chunk's checksum thus serves for the file's as well, instead of a second pass over a megabyte.
+    """
+    shift = 1 << 31
+    for bit in range(second_bytes.bit_length()):
+        if second_bytes >> bit & 1:
+            shift = _multiply_mod_p(_POWERS_OF_X[(bit + 3) & 31], shift)
+    return _multiply_mod_p(shift, first) ^ second
 
 
 def pack_message_indexes(

@@ -1,4 +1,5 @@
 import contextlib
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from sensorium.drivers.frame import Column, Frame, Modality, StreamInfo, stamps
 from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode import schemas
+from sensorium.sync.episode.container import combine_crc32
 from sensorium.sync.episode.format import (
     channel_for,
     dump_stream_info,
@@ -108,6 +110,11 @@ def test_garbage_is_unwrapped_or_refused_but_never_crashes(info: StreamInfo, dat
 def test_timestamps_before_1970_are_written_as_protobuf_does() -> None:
     block = schemas.SampleBlock(timestamp={"seconds": -1, "nanos": 5})
     assert timestamp_field(-999_999_995) == block.SerializeToString()
+
+
+@given(st.binary(), st.binary())
+def test_checksums_of_parts_combine_to_that_of_the_whole(first: bytes, second: bytes) -> None:
+    assert combine_crc32(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
 
 
 int64s = st.integers(-(2**63), 2**63 - 1)
