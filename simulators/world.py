@@ -126,11 +126,18 @@ def _scene(seed: int) -> RoomScene:
 
 
 def _furniture(rng: np.random.Generator) -> list[Box]:
-    """Return a pillar and boxes on the floor; far enough from the wall for range jumps of 0.5 m and more."""
+    """Return pillars, poles and boxes that stand free, with range jumps of 0.5 m and more behind them.
+
+    None hides the board or the lamp from any place of the trajectory.
+    """
     layout = (
         ((2.45, -1.55, 1.5), (0.35, 0.35, 3.0), 0.3, (60, 75, 160)),
         ((2.75, 1.75, 0.55), (0.6, 0.5, 1.1), 0.5, (150, 90, 60)),
-        ((3.0, -0.45, 0.3), (0.5, 0.7, 0.6), -0.2, (70, 140, 150)),
+        ((3.0, -0.45, 0.42), (0.5, 0.7, 0.84), -0.2, (70, 140, 150)),
+        ((2.5, -1.06, 1.5), (0.12, 0.12, 3.0), 0.4, (45, 50, 55)),
+        ((2.6, 0.96, 1.5), (0.12, 0.12, 3.0), 0.1, (170, 110, 60)),
+        ((2.2, 1.35, 1.5), (0.14, 0.14, 3.0), 0.7, (60, 60, 150)),
+        ((2.9, 0.15, 2.35), (0.4, 0.9, 0.7), 0.15, (90, 130, 70)),
         ((0.6, 2.1, 0.7), (0.7, 0.5, 1.4), 0.1, (120, 120, 60)),
         ((-2.2, -1.6, 0.6), (0.8, 0.8, 1.2), 0.7, (90, 60, 120)),
         ((-2.0, 1.7, 1.5), (0.4, 0.4, 3.0), 0.0, (140, 150, 160)),
@@ -139,6 +146,7 @@ def _furniture(rng: np.random.Generator) -> list[Box]:
     boxes = []
     for centre, size, yaw, colour in layout:
         faces = {
+            "-z": (size[0], size[1]),
             "+x": (size[1], size[2]),
             "-x": (size[1], size[2]),
             "+y": (size[0], size[2]),
@@ -155,7 +163,7 @@ def _furniture(rng: np.random.Generator) -> list[Box]:
 
 def _shaded(colour: tuple[int, int, int], face: str) -> tuple[int, int, int]:
     """Darken by side, as light from the ceiling and one wall would."""
-    factor = {"+z": 1.25, "-x": 1.0, "+y": 0.8, "-y": 1.15, "+x": 0.7}[face]
+    factor = {"-z": 0.6, "+z": 1.25, "-x": 1.0, "+y": 0.8, "-y": 1.15, "+x": 0.7}[face]
     blue, green, red = (min(255, int(part * factor)) for part in colour)
     return blue, green, red
 
