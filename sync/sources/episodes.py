@@ -6,11 +6,14 @@ from pathlib import Path
 
 from sensorium.drivers.frame import Frame, Loss, Place
 from sensorium.errors import EpisodeError, SourceError
-from sensorium.sync.episode.manifest import ConsentRecord, Manifest, hash_file
+from sensorium.sync.episode.manifest import ConsentRecord, Manifest
 from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.verify import verify
 from sensorium.sync.sources.source import Problem, Source
+from sensorium.verdict import Status
 
 _NOT_RECORDED = "not in the recording"
+_BEFORE = "before the recording began"
 
 
 class EpisodeSource(Source):
@@ -69,9 +72,10 @@ class EpisodeSource(Source):
                     base[key] = next_seq.get(frame.stream, 0)
                 if base[key]:
                     frame = replace(frame, seq=frame.seq + base[key])
-                missing = frame.seq - next_seq.get(frame.stream, frame.seq)
+                missing = frame.seq - next_seq.get(frame.stream, 0)
                 if missing > 0:
-                    yield Loss(frame.stream, missing, Place.SOURCE, _NOT_RECORDED)
+                    reason = _NOT_RECORDED if frame.stream in next_seq else _BEFORE
+                    yield Loss(frame.stream, missing, Place.SOURCE, reason)
                 next_seq[frame.stream] = frame.next_seq
                 yield frame
         except EpisodeError as err:
@@ -81,21 +85,15 @@ class EpisodeSource(Source):
         self._episode.close()
 
     def _verify(self) -> list[Problem]:
-        """Return what speaks against the episode being what was signed; its signature is already checked."""
+        """Return what speaks against the episode being what its device signed."""
         if self.manifest is None:
             return [
                 Problem("unsealed", "", 1, "this episode was never sealed: nothing vouches for its files")
             ]
-        found = []
-        for file in self.manifest.files:
-            try:
-                is_same = hash_file(self.path / file.name) == file
-                text = f"{file.name} is not the file that was sealed: its hash differs"
-            except EpisodeError as err:
-                is_same, text = False, str(err)
-            if not is_same:
-                found.append(Problem("bad_checksum", "", 1, text))
-        return found
+        verdict = verify(self.path)
+        if verdict.status is Status.OK:
+            return []
+        return [Problem("unverified", "", 1, reason) for reason in verdict.reasons]
 
     def _span_ns(self) -> tuple[int, int]:
         if self.manifest is not None:
