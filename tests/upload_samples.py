@@ -27,8 +27,9 @@ def grant_for(
     number: int = 1,
     purposes: Sequence[Purpose] = (Purpose.RECORD, Purpose.UPLOAD),
     captured: tuple[int, int] | None = None,
+    valid_around_ns: int = CAPTURED[0],
 ) -> ConsentGrant:
-    """Return a grant for every stream around ``CAPTURED``, valid for 20 days."""
+    """Return a grant for every stream, valid for 20 days."""
     return ConsentGrant(
         id=f"01J{number:023d}",
         subject="sub:a",
@@ -36,8 +37,8 @@ def grant_for(
         lawful_basis=LawfulBasis.CONSENT,
         purposes=tuple(purposes),
         scope=Scope(("*",), (), *(captured or (None, None))),
-        valid_from=CAPTURED[0] - _DAY_NS,
-        valid_until=CAPTURED[0] + 20 * _DAY_NS,
+        valid_from=valid_around_ns - _DAY_NS,
+        valid_until=valid_around_ns + 20 * _DAY_NS,
         evidence=Evidence("button"),
     )
 

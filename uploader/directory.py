@@ -68,12 +68,15 @@ class DirectoryStore(Store):
             path = self.path(key)
             if path.exists():
                 raise ObjectExistsError(f"{key} exists in {self.url}")
-            partial = self.partial_folder() / f"put-{secrets.token_hex(8)}"
+            folder = self.partial_folder()
+            stem = f"put-{_short_hash(key)}"
+            partial = folder / f"{stem}-{secrets.token_hex(8)}"
             try:
                 _write_synced(partial, data)
                 self.publish(partial, key, is_replacing=False)
             finally:
-                partial.unlink(missing_ok=True)
+                for leftover in folder.glob(f"{stem}-*"):  # ours, and those of processes that were killed
+                    leftover.unlink(missing_ok=True)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         with _explained(self, key):
@@ -165,7 +168,7 @@ class _DirectoryUpload(Upload):
     def __init__(self, store: DirectoryStore, key: str) -> None:
         self._store = store
         self._key = key
-        self._name = f"upload-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        self._name = f"upload-{_short_hash(key)}"
 
     def stored_bytes(self) -> int:
         with _explained(self._store, self._key):
@@ -233,6 +236,10 @@ def _explained(store: DirectoryStore, key: str) -> Iterator[None]:
         if error.errno in (errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENOENT):
             raise RetryableStoreError(message) from error
         raise ParkedStoreError(message) from error
+
+
+def _short_hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def _make_folders(folder: Path, existing: Path) -> None:

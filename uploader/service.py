@@ -189,8 +189,11 @@ class StatusFile:
             },
         }
         partial = self._path.with_name(f".{self._path.name}.tmp")
-        partial.write_text(json.dumps(document, indent=1) + "\n")
-        partial.replace(self._path)
+        try:
+            partial.write_text(json.dumps(document, indent=1) + "\n")
+            partial.replace(self._path)
+        except OSError as error:  # a full disk needs its uploads all the more
+            _log(error)
 
 
 def run(
@@ -205,8 +208,9 @@ def run(
             break
         except (StoreError, EpisodeError, BusyError) as error:
             has_failed = True
-            print(error, file=sys.stderr, flush=True)  # noqa: T201 - a process of its own; this is its log
-            outcome = None
+            _log(error)
+            status.write()
+            continue
         status.write()
         if outcome is None:
             if is_once:
@@ -241,8 +245,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = StatusFile(options.json_status, service, options.store, clock)
         return run(service, status, clock, lambda: bool(stops), options.once)
     except SensoriumError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        _log(error)
         return error.exit_code
+
+
+def _log(error: Exception) -> None:
+    print(f"uploader: {error}", file=sys.stderr, flush=True)  # noqa: T201 - a process of its own; this is its log
 
 
 if __name__ == "__main__":

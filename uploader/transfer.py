@@ -242,6 +242,7 @@ class _Transfer:
                 self._send(key, file, is_replacing=attempt > 0 or found is not None)
             if self._reads_back(self._store.reopen(), key, file):
                 self._done_bytes = before_bytes + file.bytes
+                self._store.upload(key).abort()  # what a kill between publishing and tidying up left
                 return
         raise ParkedStoreError(
             f"store {self._store.url}: {key} reads back differently from what was sent, {_SEND_ATTEMPTS} "
@@ -338,7 +339,8 @@ class _Transfer:
         self._report(Progress(self._id, phase, self._done_bytes, self._total_bytes))
 
     def _note(self, state: State, reasons: Collection[str] = ()) -> None:
-        write_note(self._folder, self._digest, state, reasons)
+        with suppress(EpisodeError):  # a full disk must not keep the upload from making room
+            write_note(self._folder, self._digest, state, reasons)
 
 
 @contextmanager

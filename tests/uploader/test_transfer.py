@@ -143,6 +143,12 @@ class TestDelivery:
 
         assert rig.upload(progress=send_again).state is State.VERIFIED
 
+    def test_a_disk_that_takes_no_notes_does_not_keep_the_episode_from_arriving(self, rig: Rig) -> None:
+        (rig.episode / PROGRESS_FILE / "in the way").mkdir(parents=True)
+        with pytest.raises(OSError):
+            rig.upload()
+        assert upload_state(rig.episode) is State.VERIFIED
+
     def test_another_manifest_under_the_same_id_is_a_conflict(self, rig: Rig) -> None:
         rig.store.put(MANIFEST_KEY, b"somebody else's")
         outcome = rig.upload()
