@@ -304,6 +304,7 @@ class AtiNetFtDriver(Driver[AtiNetFtConfig]):
             latency=Latency(0, _DEVICE_LATENCY_NS, _BLOCK_NS + 200_000_000),
             stamp_of="sample",
             host_id=self.context.host_id,
+            is_personal=bool(self.config.personal),
             columns=tuple(
                 Column(name, unit, "<i4", scale)
                 for name, unit, scale in zip(_AXES, units, scales, strict=True)

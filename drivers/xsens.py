@@ -246,6 +246,7 @@ class XsensDriver(Driver[XsensConfig]):
             latency=Latency(0, _DEVICE_LATENCY_NS + line_ns, _BLOCK_NS + 200_000_000),
             stamp_of="sample",
             host_id=self.context.host_id,
+            is_personal=bool(self.config.personal),
             columns=tuple(columns),
             is_sampled=True,
             has_device_counter=first.counter is not None,
