@@ -20,6 +20,7 @@ import numpy as np
 from contract import pulseaudio
 from numpy.typing import NDArray
 
+from sensorium.simulators.emulators import AtiNetFtEmulator, XsensEmulator
 from sensorium.simulators.ouster_encoder import default_metadata, encode_imu, encode_scan
 from sensorium.timebase import SECOND_NS
 
@@ -166,6 +167,23 @@ def _ouster(folder: Path) -> Iterator[Options]:
         thread.join()
 
 
+@contextmanager
+def _xsens(folder: Path) -> Iterator[Options]:
+    with XsensEmulator(rate_hz=100.0) as imu:
+        yield {"port": imu.port, "rate_hz": 100}
+
+
+@contextmanager
+def _ati_netft(folder: Path) -> Iterator[Options]:
+    with AtiNetFtEmulator(rate_hz=500.0) as sensor:
+        yield {
+            "host": "127.0.0.1",
+            "port": sensor.port,
+            "http_port": sensor.http_port,
+            "rate_hz": 500,
+        }
+
+
 def free_udp_ports(count: int) -> list[int]:
     """Return ports that nobody is bound to on the loopback address."""
     probes = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
@@ -176,6 +194,28 @@ def free_udp_ports(count: int) -> list[int]:
     finally:
         for probe in probes:
             probe.close()
+
+
+def _recording(**options: Any) -> Emulator:
+    """A small EuRoC folder: a camera at 20 Hz with one listed image missing, and an IMU at 200 Hz."""
+
+    @contextmanager
+    def emulate(folder: Path) -> Iterator[Options]:
+        camera, imu = folder / "mav0/cam0", folder / "mav0/imu0"
+        (camera / "data").mkdir(parents=True)
+        imu.mkdir(parents=True)
+        start_ns = 1_403_715_273 * SECOND_NS
+        shots = [start_ns + index * SECOND_NS // 20 for index in range(12)]
+        (camera / "sensor.yaml").write_text("sensor_type: camera\nrate_hz: 20\nresolution: [64, 48]\n")
+        (camera / "data.csv").write_text("#timestamp,filename\n" + "".join(f"{t},{t}.png\n" for t in shots))
+        for index, taken_ns in enumerate(shots):
+            if index != 3:
+                cv2.imwrite(str(camera / "data" / f"{taken_ns}.png"), _picture(index))
+        rows = [f"{start_ns + index * SECOND_NS // 200},0,0,0,9.8,0,0\n" for index in range(120)]
+        (imu / "data.csv").write_text("#timestamp,gyro,acc\n" + "".join(rows))
+        yield {"source": str(folder), **options}
+
+    return emulate
 
 
 def _simulated(mount: str, **options: Any) -> Emulator:
@@ -231,11 +271,15 @@ CASES = [
         _ouster,
         _replaced({"metadata": None, "host": "127.0.0.1", "http_port": 9}),
     ),
+    DriverCase("xsens", "xsens", _xsens, _replaced({"port": "/dev/serial/by-id/absent"})),
+    DriverCase("ati-netft", "ati_netft", _ati_netft, _replaced({"http_port": 9, "http_timeout_s": 1})),
     DriverCase("sim-camera", "sim_camera", _simulated("camera_left", size=[160, 120])),
     DriverCase("sim-lidar", "sim_lidar", _simulated("lidar", rings=16, columns=512)),
     DriverCase("sim-imu", "sim_imu", _simulated("imu")),
     DriverCase("sim-imu-drops", "sim_imu", _simulated("imu", drop_probability=0.2), enough=30),
     DriverCase("sim-microphone", "sim_microphone", _simulated("microphone", channels=2)),
     DriverCase("sim-force", "sim_force", _simulated("force")),
+    DriverCase("replay", "replay", _recording(), _replaced({"source": "absent.mcap"})),
+    DriverCase("replay-max", "replay", _recording(rate="max"), _replaced({"streams": ["cam7"]})),
     DriverCase("third-party", "example_ticker", third_party),
 ]

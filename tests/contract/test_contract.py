@@ -122,8 +122,9 @@ def test_streams_are_declared_once_under_the_name_of_their_device(session: Sessi
     names = [info.name for info in session.infos]
     assert names
     assert len(set(names)) == len(names)
-    assert all(name.startswith(DEVICE) for name in names)
-    assert all(info.host_id == "here" for info in session.infos)
+    if session.is_live:  # a replay keeps the names and the host of its recording
+        assert all(name.startswith(DEVICE) for name in names)
+        assert all(info.host_id == "here" for info in session.infos)
 
 
 def test_personal_streams_are_flagged_unless_the_rig_file_says_otherwise(
