@@ -512,41 +512,49 @@ class Crc(str, Enum):
 
 
 _CRC_POLYNOMIAL = 0xC96C5795D7870F42
-_CRC_LANE = 256
+_CRC_LANE = 512
+_CRC_PART = 16 * _CRC_LANE
+"""Looked up at once: what stays in the processor's cache."""
 
 
 @lru_cache(maxsize=1)
-def _crc_tables() -> NDArray[np.uint64]:
-    """Return (256, 256): row k, entry v = register after byte v and k zero bytes, from a zero register."""
+def _crc_tables() -> tuple[NDArray[np.uint64], NDArray[np.int64], list[list[int]]]:
+    """Return what :func:`crc64` looks up.
+
+    First (lane * 256,): entry k * 256 + v = register after byte v and k zero bytes, from a zero register.
+    Then (lane,) where in it the bytes of a lane begin; then, as lists, the rows of a lane's first 8 bytes.
+    """
     register = np.arange(256, dtype=np.uint64)
     for _ in range(8):
-        register = np.where(register & np.uint64(1), np.uint64(_CRC_POLYNOMIAL), np.uint64(0)) ^ (
-            register >> np.uint64(1)
-        )
+        low_bit = register & np.uint64(1)
+        register = (register >> np.uint64(1)) ^ low_bit * np.uint64(_CRC_POLYNOMIAL)
     tables = np.empty((_CRC_LANE, 256), np.uint64)
     tables[0] = register
     for k in range(1, _CRC_LANE):
         before = tables[k - 1]
         tables[k] = tables[0][before & np.uint64(0xFF)] ^ (before >> np.uint64(8))
-    return tables
+    starts = np.arange(_CRC_LANE - 1, -1, -1, dtype=np.int64) * 256
+    return tables.reshape(-1), starts, tables[:-9:-1].tolist()
 
 
 def crc64(data: bytes | memoryview) -> int:
-    """Return the CRC-64/XZ of ``data``.
+    """Return the CRC-64/XZ of ``data``, which must have at least 8 bytes.
 
-    The register is linear in the message, so lanes of 256 bytes are looked up all at once and then chained.
+    The register is linear in the message, so lanes of 512 bytes are looked up all at once and then chained.
     """
-    tables = _crc_tables()
+    tables, starts, carry = _crc_tables()
     message = np.zeros(-(-len(data) // _CRC_LANE) * _CRC_LANE, np.uint8)
     pad = len(message) - len(data)  # zeros in front leave a zero register unchanged
     message[pad:] = np.frombuffer(data, np.uint8)
     message[pad : pad + 8] ^= np.uint8(0xFF)  # the initial register ~0, moved into the message
-    lanes = tables[np.arange(_CRC_LANE - 1, -1, -1), message.reshape(-1, _CRC_LANE)]
     register = 0
-    chain = tables[_CRC_LANE - 8 :][::-1]
-    for lane in np.bitwise_xor.reduce(lanes, axis=1).tolist():
-        carried = np.bitwise_xor.reduce(chain[range(8), list(register.to_bytes(8, "little"))])
-        register = lane ^ int(carried)
+    for start in range(0, len(message), _CRC_PART):
+        part = message[start : start + _CRC_PART].reshape(-1, _CRC_LANE)
+        for lane in np.bitwise_xor.reduce(tables.take(part + starts), axis=1).tolist():
+            carried = 0
+            for row, byte in zip(carry, register.to_bytes(8, "little"), strict=True):
+                carried ^= row[byte]
+            register = lane ^ carried
     return register ^ 0xFFFFFFFFFFFFFFFF
 
 

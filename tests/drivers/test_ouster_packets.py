@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import lzma
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,20 @@ def test_wrong_metadata_is_refused_with_what_is_wrong(text: str, words: str) -> 
 
 def test_crc_equals_the_catalogue_check_value() -> None:
     assert crc64(b"123456789") == 0x995DC9BBDF1939FA  # CRC-64/XZ in the CRC catalogue
+
+
+@given(st.integers(8, 30_000), st.integers(0, 2**32))
+def test_crc_of_any_length_equals_the_bytewise_definition(size: int, seed: int) -> None:
+    data = np.random.default_rng(seed).bytes(size)
+    assert crc64(data) == xz_check(data)
+
+
+def xz_check(data: bytes) -> int:
+    """Return the integrity check that the xz format stores for ``data``: an independent CRC-64/XZ."""
+    stream = lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_CRC64, preset=0)
+    index_bytes = (int.from_bytes(stream[-8:-4], "little") + 1) * 4
+    check_end = len(stream) - 12 - index_bytes
+    return int.from_bytes(stream[check_end - 8 : check_end], "little")
 
 
 @given(st.binary(min_size=8, max_size=1500), st.data())
