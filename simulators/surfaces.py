@@ -186,7 +186,7 @@ def _faces(axis: NDArray[np.int8], heading: Rays, *, ahead: bool) -> NDArray[np.
 
 
 class BoxScene:
-    """A room with boxes in it. ``boxes[0]`` is the room; ``lamp`` names the box that lights up, if any."""
+    """A scene of boxes: ``boxes[0]`` is the room, the others stand in it without touching each other."""
 
     def __init__(self, boxes: list[Box]) -> None:
         self.boxes = boxes

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.simulators.surfaces import Array, Box, BoxScene, Hits, Image, Surface, rich_texture
+from sensorium.simulators.surfaces import Array, Box, BoxScene, Image, Surface, rich_texture
 from sensorium.simulators.trajectory import PERIOD_S, Motion, Trajectory
 
 GRAVITY_M_S2 = 9.81
@@ -188,6 +188,3 @@ def _lamp_texture(*, lit: bool) -> Image:
     if lit:
         canvas = np.maximum(canvas, 200)
     return canvas
-
-
-__all__ = ["Clap", "Hits", "RoomScene", "World"]

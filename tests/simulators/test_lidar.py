@@ -133,3 +133,17 @@ def test_its_imu_measures_its_own_motion(tmp_path: Path) -> None:
     # Bias within 4 sigma of its prior, white noise N sqrt(100 Hz).
     assert np.abs((readings - truth)[:, :3]).max() < 4 * 0.03 + 5 * 1.0e-3 * 10
     assert np.abs((readings - truth)[:, 3:]).max() < 4 * 0.002 + 5 * 1.2e-4 * 10
+
+
+def test_a_bumped_lidar_sees_the_room_turned(tmp_path: Path) -> None:
+    options = {"seconds": 0.25, "range_noise_m": 0.0, "rings": 16, "columns": 512}
+    infos, plain = run("lidar", tmp_path / "a", **options)
+    bump = {"at_s": 0.1, "translation_m": [0.0, 0.0, 0.10]}
+    _, bumped = run("lidar", tmp_path / "b", bump=bump, **options)
+    metadata = OusterMetadata.from_json(infos["lidar"].details["metadata"])
+    before, after = (
+        [decode_scan(frame.payload, metadata).range_mm for frame in frames["lidar"][:2]]
+        for frames in (plain, bumped)
+    )
+    np.testing.assert_array_equal(before[0], after[0])
+    assert np.mean(before[1] != after[1]) > 0.5
