@@ -1,6 +1,7 @@
 """Every simulated device: declared streams, truth, determinism, faults."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,13 +64,18 @@ def test_device_ticks_are_the_truth_seen_by_the_device_clock(name: str, tmp_path
         assert np.all(np.abs(steps * info.clock.tick_ns - elapsed) <= bound_ns)
 
 
-def test_counters_wrap_during_the_demo(tmp_path: Path) -> None:
-    _, frames = run("force", tmp_path, seconds=8.0)
-    ticks = np.concatenate(
-        [frame.device_ticks for frame in frames["force"] if frame.device_ticks is not None]
-    )
+@pytest.mark.parametrize(
+    ("name", "modulus", "options"),
+    [("force", 3_600_000_000, {}), ("camera_left", 1 << 32, {"size": [64, 48], "rate_hz": 5.0})],
+)
+def test_counters_wrap_during_the_demo(
+    name: str, modulus: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    infos, frames = run(name, tmp_path, seconds=8.0, **options)
+    assert infos[name].clock.modulus == modulus
+    ticks = ticks_of(frames[name])
     assert np.count_nonzero(np.diff(ticks) < 0) == 1
-    assert ticks.max() < 3_600_000_000
+    assert ticks.max() < modulus
 
 
 def test_a_planned_drop_is_a_gap_in_the_sequence_and_in_nothing_else(tmp_path: Path) -> None:
