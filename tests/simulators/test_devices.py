@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated_rig import START_NS, device, drain, read_for_ever, run
+from simulated_rig import START_NS, device, drain, read_for_ever, run, ticks_of
 
 from sensorium.drivers.frame import Frame
 from sensorium.errors import ConfigError, DeviceError, EndOfStreamError
@@ -127,9 +127,7 @@ def test_a_clock_reset_starts_the_ticks_again_and_loses_no_numbers(tmp_path: Pat
     for name in ("imu", "microphone"):
         _, frames = run(name, tmp_path, seconds=2.0, faults=faults)
         assert not _missing(frames[name])
-        ticks = np.concatenate(
-            [frame.device_ticks for frame in frames[name] if frame.device_ticks is not None]
-        )
+        ticks = ticks_of(frames[name])
         (reset,) = np.flatnonzero(np.diff(ticks) < 0)
         # The first tick after the boot: within one sample period (5 ms) or one block (10 ms).
         assert ticks[reset + 1] <= (5_100 if name == "imu" else 481)
