@@ -1,0 +1,305 @@
+"""The command line. Nothing heavy is imported here: each command loads what it needs when it is called."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from sensorium.errors import SensoriumError
+
+app = typer.Typer(
+    name="sensorium",
+    help="Capture multisensor training data whose episodes can prove themselves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+episodes_app = typer.Typer(help="Look at, check and recover episodes.", no_args_is_help=True)
+consent_app = typer.Typer(help="Give, withdraw and show consent grants.", no_args_is_help=True)
+upload_app = typer.Typer(
+    help="Deliver sealed episodes to the store and verify them there.", no_args_is_help=True
+)
+app.add_typer(episodes_app, name="episodes")
+app.add_typer(consent_app, name="consent")
+app.add_typer(upload_app, name="upload")
+
+DEFAULT_SPOOL = Path(os.environ.get("SENSORIUM_SPOOL", "spool"))
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+SpoolOption = Annotated[Path, typer.Option("--spool", help="Folder that episodes are recorded into.")]
+Seconds = Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after so much time.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for spool, store and rig.")] = Path(
+        "sensorium-demo"
+    ),
+    seconds: Annotated[float, typer.Option("--seconds", min=1.0, help="Length of the recording.")] = 10.0,
+    no_consent: Annotated[
+        bool, typer.Option("--no-consent", help="Withdraw the demo's grant first.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", help="World and noise of the simulation.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Record a simulated rig, check it, upload it to a local store, verify it there, and report."""
+    from sensorium.agent.commands import run_demo
+
+    raise typer.Exit(run_demo(out, seconds, is_granted=not no_consent, seed=seed, as_json=as_json))
+
+
+@app.command()
+def record(
+    rig: Annotated[Path, typer.Argument(help="Rig file (YAML).")],
+    spool: Annotated[Path | None, typer.Option("--spool", help="Overrides the rig file's spool.")] = None,
+    seconds: Seconds = None,
+    operator: Annotated[str, typer.Option("--operator", help="Who records; some rigs require it.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Record a rig until Ctrl-C, SIGTERM, or the time is over; seal what was recorded."""
+    from sensorium.agent.commands import run_record
+
+    raise typer.Exit(run_record(rig, spool, seconds, operator, as_json=as_json))
+
+
+@app.command()
+def replay(
+    source: Annotated[Path, typer.Argument(help="Episode, pcap, ROS 1/2 bag, MCAP file or EuRoC folder.")],
+    rate: Annotated[str, typer.Option("--rate", help="Times real time, or max.")] = "1",
+    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, until stopped.")] = False,
+    spool: Annotated[Path, typer.Option("--spool", help="Where the replay is recorded.")] = Path(
+        "replay-spool"
+    ),
+    seconds: Seconds = None,
+    calibration: Annotated[Path | None, typer.Option("--calibration", help="Calibration to check.")] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="Stream to align on.")] = None,
+    tolerance_ms: Annotated[float, typer.Option("--tolerance-ms", min=0.001, help="Of a match.")] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Publish a recording as if it were live, and record it under its own clock."""
+    from sensorium.agent.commands import run_replay
+
+    code = run_replay(
+        source, rate, loop, spool, seconds, calibration, reference, tolerance_ms=tolerance_ms, as_json=as_json
+    )
+    raise typer.Exit(code)
+
+
+def _tell_agent(spool: Path, as_json: bool, cmd: str, **fields: Any) -> NoReturn:
+    from sensorium.agent.commands import tell_agent
+
+    raise typer.Exit(tell_agent(spool, cmd, fields, as_json=as_json))
+
+
+@app.command()
+def start(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+    """Begin an episode in a running agent."""
+    _tell_agent(spool, as_json, "start")
+
+
+@app.command()
+def stop(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+    """End and seal the episode of a running agent; its drivers go on."""
+    _tell_agent(spool, as_json, "stop")
+
+
+@app.command()
+def discard(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+    """End the episode of a running agent and delete it."""
+    _tell_agent(spool, as_json, "discard")
+
+
+@app.command()
+def mark(
+    text: Annotated[str, typer.Argument(help="What happened.")],
+    spool: SpoolOption = DEFAULT_SPOOL,
+    as_json: Json = False,
+) -> None:
+    """Put a mark at now into the episode of a running agent."""
+    _tell_agent(spool, as_json, "mark", text=text)
+
+
+@app.command()
+def pause(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+    """Privacy pause: store nothing personal from now on. Survives a restart of the agent."""
+    from sensorium.agent.commands import run_pause
+
+    raise typer.Exit(run_pause(spool, "pause", as_json=as_json))
+
+
+@app.command()
+def resume(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+    """End the privacy pause."""
+    from sensorium.agent.commands import run_pause
+
+    raise typer.Exit(run_pause(spool, "resume", as_json=as_json))
+
+
+@app.command()
+def status(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+    """Show what a running agent records."""
+    _tell_agent(spool, as_json, "status")
+
+
+@app.command()
+def devices(as_json: Json = False) -> None:
+    """List the drivers, their options, and what is plugged in."""
+    from sensorium.agent.commands import list_devices
+
+    raise typer.Exit(list_devices(as_json=as_json))
+
+
+@episodes_app.command("list")
+def episodes_list(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+    """List the episodes of a spool with their state."""
+    from sensorium.agent.commands import list_episodes
+
+    raise typer.Exit(list_episodes(spool, as_json=as_json))
+
+
+@episodes_app.command("show")
+def episodes_show(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
+    """Show what an episode says about itself."""
+    from sensorium.agent.commands import show_episode
+
+    raise typer.Exit(show_episode(episode, as_json=as_json))
+
+
+@episodes_app.command("verify")
+def episodes_verify(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
+    """Check signature, hashes and balance of an episode against its files."""
+    from sensorium.agent.commands import verify_episode
+
+    raise typer.Exit(verify_episode(episode, as_json=as_json))
+
+
+@episodes_app.command("recover")
+def episodes_recover(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+    """Recover and seal what a crash left open."""
+    from sensorium.agent.commands import recover_episodes
+
+    raise typer.Exit(recover_episodes(spool, as_json=as_json))
+
+
+@episodes_app.command("report")
+def episodes_report(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
+    """Write the HTML report of an episode anew and print its path."""
+    from sensorium.agent.commands import report_episode
+
+    raise typer.Exit(report_episode(episode, as_json=as_json))
+
+
+@consent_app.command("grant")
+def consent_grant(
+    subject: Annotated[str, typer.Argument(help="Pseudonym: sub:1f0c9a, group:lab or site:hall2.")],
+    streams: Annotated[list[str], typer.Option("--stream", help="Stream name or pattern.")] = ["*"],  # noqa: B006
+    purposes: Annotated[
+        list[str], typer.Option("--purpose", help="record, live, upload, export, ai:train ...")
+    ] = [  # noqa: B006
+        "record",
+        "upload",
+    ],
+    days: Annotated[float, typer.Option("--days", min=0.001, help="Validity from now.")] = 1.0,
+    controller: Annotated[str, typer.Option("--controller", help="Who answers for the data.")] = "",
+    folder: Annotated[
+        Path | None, typer.Option("--consent", help="Consent folder; default SPOOL/consent.")
+    ] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+    as_json: Json = False,
+) -> None:
+    """Enter a subject's permission."""
+    from sensorium.agent.commands import give_consent
+
+    code = give_consent(
+        folder or spool / "consent",
+        subject,
+        streams,
+        purposes,
+        days=days,
+        controller=controller,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
+
+
+@consent_app.command("withdraw")
+def consent_withdraw(
+    grant: Annotated[str, typer.Argument(help="Grant id or subject.")],
+    folder: Annotated[Path | None, typer.Option("--consent")] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+    as_json: Json = False,
+) -> None:
+    """End a grant (or all of a subject's) for good."""
+    from sensorium.agent.commands import withdraw_consent
+
+    raise typer.Exit(withdraw_consent(folder or spool / "consent", grant, as_json=as_json))
+
+
+@consent_app.command("show")
+def consent_show(
+    folder: Annotated[Path | None, typer.Option("--consent")] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+    as_json: Json = False,
+) -> None:
+    """List grants, what they are worth now, and whether a pause is on."""
+    from sensorium.agent.commands import show_consent
+
+    raise typer.Exit(show_consent(folder or spool / "consent", as_json=as_json))
+
+
+@upload_app.command("once")
+def upload_once(
+    store: Annotated[str, typer.Option("--store", help="file:///path of the central store.")],
+    spool: SpoolOption = DEFAULT_SPOOL,
+    folder: Annotated[Path | None, typer.Option("--consent")] = None,
+    as_json: Json = False,
+) -> None:
+    """Upload every sealed episode of a spool once, and verify each in the store."""
+    from sensorium.agent.commands import upload_spool
+
+    raise typer.Exit(upload_spool(spool, store, folder or spool / "consent", as_json=as_json))
+
+
+@upload_app.command("status")
+def upload_status(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+    """Show the upload state of every episode of a spool."""
+    from sensorium.agent.commands import list_episodes
+
+    raise typer.Exit(list_episodes(spool, as_json=as_json))
+
+
+def main() -> None:
+    """Run the command line; every error becomes one line and an exit code."""
+    try:
+        app()
+    except SensoriumError as err:
+        _fail(str(err), err.exit_code)
+    except BrokenPipeError:
+        os._exit(0)  # the reader of our output has left
+    except Exception as err:  # noqa: BLE001 - the one place; users get a line, the log the rest
+        _fail(_internal(err), 3)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": message, "exit_code": code}))  # noqa: T201
+    for line in message.splitlines():
+        print(f"sensorium: {line}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)
+
+
+def _internal(err: Exception) -> str:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="sensorium-error-", suffix=".log", delete=False) as file:
+        traceback.print_exception(err, file=file)
+    return f"internal error: {type(err).__name__}: {err}; details are in {file.name}, please report them"
+
+
+if __name__ == "__main__":
+    main()

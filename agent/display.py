@@ -1,0 +1,271 @@
+"""What people see: live progress on standard error, tables at the end on standard output."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sensorium.timebase import SECOND_NS, HostClock
+from sensorium.uploader.transfer import Progress as UploadProgress
+
+START_UP_NS = 5 * SECOND_NS
+"""From the start of the demo's processes to the beginning of its world: imports and images take a while."""
+
+_PLAIN_EVERY_NS = 2 * SECOND_NS
+_COLOUR = {
+    "ok": "green",
+    "verified": "green",
+    "allow": "green",
+    "suspect": "yellow",
+    "insufficient": "yellow",
+    "pending": "yellow",
+    "not uploaded": "yellow",
+    "failed": "red",
+    "deny": "red",
+    "denied": "red",
+}
+
+
+class Progress:
+    """Live progress: a table in a terminal, a line every two seconds elsewhere, nothing with ``--json``."""
+
+    def __init__(self, title: str, as_json: bool) -> None:
+        self._title = title
+        self._is_silent = as_json
+        self._console = Console(stderr=True)
+        self._live: Live | None = None
+        self._clock = HostClock()
+        self._next_line_ns = 0
+        self._phase = ""
+
+    def __enter__(self) -> "Progress":
+        if not self._is_silent and self._console.is_terminal:
+            self._live = Live(Text(f"{self._title}: starting"), console=self._console, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def show(self, status: Mapping[str, Any]) -> None:
+        """Show the state of a session; ``phase`` names what is going on."""
+        phase = str(status.get("phase", ""))
+        if self._is_silent:
+            return
+        if self._live is not None:
+            self._live.update(_live_view(self._title, status))
+        elif phase != self._phase or self._clock.now_ns() >= self._next_line_ns:
+            self._next_line_ns = self._clock.now_ns() + _PLAIN_EVERY_NS
+            self._console.print(_line(self._title, status), highlight=False, soft_wrap=True)
+        self._phase = phase
+
+    def show_upload(self, progress: UploadProgress) -> None:
+        """Show how far an upload is."""
+        if self._live is not None and progress.total_bytes:
+            share = progress.done_bytes / progress.total_bytes
+            self._live.update(Text(f"{self._title}: {progress.phase} {progress.episode_id} {share:.0%}"))
+
+
+def _line(title: str, status: Mapping[str, Any]) -> str:
+    streams = status.get("streams") or {}
+    if status.get("phase") != "recording" or not streams:
+        return f"{title}: {status.get('phase', 'starting')}"
+    dropped = sum(stream["dropped"] for stream in streams.values())
+    rates = ", ".join(f"{name} {stream['rate_hz']:.0f} Hz" for name, stream in streams.items())
+    paused = ", PAUSED" if status.get("paused") else ""
+    return (
+        f"{title}: {status['recorded_s']:.1f} s, {_size(status['bytes'])}, {dropped} dropped{paused}; {rates}"
+    )
+
+
+def _live_view(title: str, status: Mapping[str, Any]) -> Any:
+    head = Text(_line(title, {**status, "streams": {}}))
+    streams = status.get("streams") or {}
+    if status.get("phase") != "recording" or not streams:
+        return head
+    paused = "  PAUSED" if status.get("paused") else ""
+    head = Text(f"{title}: {status['recorded_s']:.1f} s  {_size(status['bytes'])}{paused}", style="bold")
+    table = Table("stream", "produced", "recorded", "dropped", "rate Hz", "uncertainty us")
+    for name, stream in streams.items():
+        table.add_row(
+            name,
+            str(stream["produced"]),
+            str(stream["recorded"]),
+            str(stream["dropped"]),
+            f"{stream['rate_hz']:.1f}",
+            f"{stream['uncertainty_p95_us']:.0f}",
+        )
+    return Group(head, table)
+
+
+def say(text: str) -> None:
+    """Print a plain line."""
+    sys.stdout.write(text + "\n")
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=150)
+
+
+def print_session(found: Mapping[str, Any]) -> None:
+    """Print the tables that end a session."""
+    console = _console()
+    console.print(_stream_table(found["streams"]))
+    if found["alignment"]:
+        console.print(_alignment_table(found["alignment"]))
+    _print_verdict(console, "calibration", found["calibration"]["status"], found["calibration"]["reasons"])
+    _print_verdict(console, "consent", found["consent"]["decision"], [found["consent"]["reason"]])
+    _print_verdict(console, "quality", found["quality"]["status"], found["quality"]["reasons"])
+    raw = sum(stream["bytes_raw"] for stream in found["streams"].values())
+    stored = found.get("bytes_on_disk", 0)
+    ratio = f", {raw / stored:.2f} times smaller" if stored and raw > stored else ""
+    console.print(f"[bold]size[/]         {_size(raw)} from the sensors, {_size(stored)} on disk{ratio}")
+    print_verification(found["verification"], console)
+    for label in ("problems", "limitations", "warnings"):
+        for text in found.get(label, ()):
+            console.print(f"[bold yellow]{label[:-1]}[/]  {text}", highlight=False)
+    for episode in found["episodes"]:
+        console.print(f"[bold]episode[/]      {episode}", soft_wrap=True, highlight=False)
+    if found["report"]:
+        console.print(f"[bold]report[/]       {found['report']}", soft_wrap=True, highlight=False)
+
+
+def print_verification(found: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print where the episodes are proven to be."""
+    where = [f"in {found['store']}"] if found.get("store") else []
+    _print_verdict(
+        console or _console(), "verification", found["status"], [*where, *found.get("reasons", ())]
+    )
+
+
+def _print_verdict(console: Console, name: str, status: str, reasons: Sequence[str]) -> None:
+    colour = _COLOUR.get(status, "white")
+    text = "; ".join(reason for reason in reasons if reason)
+    console.print(f"[bold]{name:<12}[/] [{colour}]{status}[/]  {text}", highlight=False, soft_wrap=True)
+
+
+def _stream_table(streams: Mapping[str, Mapping[str, Any]]) -> Table:
+    has_truth = any("clock_error_p99_us" in stream for stream in streams.values())
+    table = Table(title="streams: produced = recorded + dropped", title_justify="left")
+    table.add_column("stream")
+    for column in ("produced", "recorded", "dropped", "rate Hz", "skew ppm", "uncertainty us"):
+        table.add_column(column, justify="right")
+    if has_truth:
+        table.add_column("error p99 us", justify="right")
+    table.add_column("dropped where, why")
+    for name, stream in streams.items():
+        cells = [
+            name,
+            str(stream["produced"]),
+            str(stream["recorded"]),
+            str(sum(stream["dropped"].values())),
+            _number(stream["rate_hz"], 2),
+            _number(stream["clock_skew_ppm"], 1),
+            _number(stream["clock_uncertainty_p95_us"], 0),
+        ]
+        if has_truth:
+            cells.append(_number(stream.get("clock_error_p99_us"), 0))
+        table.add_row(*cells, _where(stream["dropped_reasons"]))
+    return table
+
+
+def _where(reasons: Mapping[str, Mapping[str, int]]) -> str:
+    parts = [
+        f"{place}: {count} {reason}" for place, found in reasons.items() for reason, count in found.items()
+    ]
+    return "; ".join(parts)
+
+
+def _alignment_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
+    reference = pairs[0]["reference"]
+    table = Table(title=f"alignment on {reference}", title_justify="left")
+    table.add_column("stream")
+    table.add_column("method")
+    for column in ("p50 us", "p95 us", "max us"):
+        table.add_column(column, justify="right")
+    for pair in pairs:
+        values = [_number(pair[key], 0) for key in ("p50_us", "p95_us", "max_us")]
+        table.add_row(pair["stream"], pair["method"], *values)
+    return table
+
+
+def print_status(status: Mapping[str, Any]) -> None:
+    """Print what a running agent records."""
+    console = _console()
+    if status["episode"] is None:
+        console.print("not recording")
+    else:
+        console.print(_live_view(str(status["episode"]), {"phase": "recording", **status}))
+    for name, state in status["devices"].items():
+        console.print(f"{name}: {state}", highlight=False)
+    if status["fault"]:
+        console.print(f"[red]{status['fault']}[/]")
+
+
+def print_devices(rows: Sequence[Mapping[str, Any]], plugged: Sequence[str]) -> None:
+    """Print drivers and devices."""
+    console = _console()
+    table = Table("driver", "options")
+    for row in rows:
+        table.add_row(row["driver"], ", ".join(row["options"]) if row["available"] else row["reason"])
+    console.print(table)
+    console.print("plugged in: " + (", ".join(plugged) or "no camera or serial device with a stable name"))
+
+
+def print_episodes(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the episodes of a spool."""
+    table = Table("episode", "start", "seconds", "size", "quality", "state")
+    for row in rows:
+        quality = row.get("quality", "") + (" (truncated)" if row.get("truncated") else "")
+        table.add_row(
+            row["episode"],
+            str(row.get("start", ""))[:19],
+            _number(row.get("duration_s"), 1),
+            _size(row["bytes"]) if "bytes" in row else "",
+            row.get("error", quality),
+            "; ".join([row["state"], *row.get("reasons", ())]),
+        )
+    _console().print(table)
+
+
+def print_consent(rows: Sequence[Mapping[str, Any]], is_paused: bool) -> None:
+    """Print grants and the pause."""
+    console = _console()
+    table = Table("grant", "subject", "status", "purposes", "streams", "valid until")
+    for row in rows:
+        table.add_row(
+            row["grant"],
+            row["subject"],
+            row["status"],
+            ", ".join(row["purposes"]),
+            ", ".join(row["streams"]),
+            row["valid_until"][:19],
+        )
+    console.print(table)
+    if is_paused:
+        console.print("[red]paused: nothing personal is stored[/]")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return ""

@@ -1,0 +1,204 @@
+"""Runs one session, from the first process to the last seal; demo, record and replay are requests to it."""
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from sensorium.agent.checker import CheckerSpec
+from sensorium.agent.outcome import SessionResult
+from sensorium.agent.rig import CheckOptions, Device, Rig
+from sensorium.agent.supervisor import SessionOptions, Supervisor
+from sensorium.errors import ConsentError, SensoriumError
+from sensorium.sync.consent_store import ConsentStore
+from sensorium.sync.episode.signing import device_key
+from sensorium.sync.episode.spool import Spool
+from sensorium.timebase import SECOND_NS, Clock
+from sensorium.uploader.directory import open_store
+from sensorium.uploader.receipt import State
+from sensorium.uploader.transfer import Gates, Progress, upload_episode
+
+Status = dict[str, Any]
+_TICK_NS = SECOND_NS // 10
+_STATUS_NS = SECOND_NS // 4
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """What to record, where, and for how long.
+
+    Attributes:
+        seconds: Stop after so much recorded time; None = until the sources end or somebody stops it.
+        uploads_in_background: Run the uploader process beside the recording.
+    """
+
+    devices: tuple[Device, ...]
+    spool: Path
+    consent: Path
+    rig: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+    checks: tuple[CheckOptions, ...] = ()
+    calibration: Path | None = None
+    store: str | None = None
+    seconds: float | None = None
+    uploads_in_background: bool = False
+
+
+def request_for(rig: Rig, spool: Path | None, seconds: float | None) -> SessionRequest:
+    """Return what a rig file asks to be recorded; ``spool`` overrides the file's."""
+    found = rig.document
+    base = spool or found.spool or Path("spool")
+    episode = found.episode
+    return SessionRequest(
+        devices=rig.devices,
+        spool=base.resolve(),
+        consent=(found.consent or base / "consent").resolve(),
+        rig=found.rig,
+        fields={
+            "operator": found.operator if found.operator not in (None, "required") else "",
+            "task": found.task,
+            "instruction": found.instruction,
+            "max_s": episode.max_s,
+            "max_bytes": episode.max_bytes,
+            "reference": episode.reference,
+            "tolerance_ns": int(episode.tolerance_ms * 1e6),
+            "start": episode.start,
+            "calibration": str(found.calibration) if found.calibration else None,
+            "on_failed_check": found.on_failed_check,
+        },
+        checks=found.checks,
+        calibration=found.calibration,
+        store=found.store,
+        seconds=seconds,
+        uploads_in_background=found.upload and found.store is not None,
+    )
+
+
+def run_session(
+    request: SessionRequest, clock: Clock, show: Callable[[Status], None] = lambda _: None
+) -> SessionResult:
+    """Record until the sources end, ``seconds`` are over, or Ctrl-C or SIGTERM; then drain and seal.
+
+    A second Ctrl-C ends at once; the next start recovers what was recorded.
+
+    Raises:
+        SensoriumError: If a required device did not start, capture stopped by itself, or nothing was sealed.
+    """
+    options = SessionOptions(request.spool, request.consent, request.rig, request.fields)
+    supervisor = Supervisor(request.devices, options, clock)
+    with supervisor, _Interrupts(supervisor) as interrupts:
+        _start_helpers(supervisor, request)
+        fault = _record(supervisor, request, clock, show, interrupts)
+        show({"phase": "sealing"})
+        supervisor.stop()
+        sealed = supervisor.sealed()
+    episodes = [Path(row["path"]) for row in sealed if row["path"]]
+    problems = [f"episode {row['episode']}: {row['error']}" for row in sealed if row["error"]]
+    if fault:
+        problems.insert(0, fault)
+    return SessionResult(episodes, supervisor.run_dir, list(supervisor.warnings), problems)
+
+
+def _start_helpers(supervisor: Supervisor, request: SessionRequest) -> None:
+    if request.checks and request.calibration is not None:
+        spec = CheckerSpec(
+            sets_endpoint=supervisor.sets_endpoint,
+            control_endpoint=supervisor.control_endpoint,
+            calibration=request.calibration,
+            checks=request.checks,
+        )
+        path = supervisor.run_dir / "checker.spec.json"
+        path.write_text(spec.model_dump_json())
+        supervisor.add_helper("checker", "sensorium.agent.checker", [str(path)])
+    if request.uploads_in_background and request.store:
+        arguments = [
+            "--spool",
+            str(request.spool),
+            "--store",
+            request.store,
+            "--consent",
+            str(request.consent),
+        ]
+        supervisor.add_helper("uploader", "sensorium.uploader.service", arguments)
+
+
+def _record(
+    supervisor: Supervisor,
+    request: SessionRequest,
+    clock: Clock,
+    show: Callable[[Status], None],
+    interrupts: "_Interrupts",
+) -> str:
+    """Watch the session until it is over; return why capture stopped by itself, "" otherwise."""
+    next_status_ns = 0
+    while supervisor.step() and not interrupts.count:
+        now_ns = clock.now_ns()
+        if now_ns >= next_status_ns:
+            next_status_ns = now_ns + _STATUS_NS
+            status = supervisor.ask("status", timeout_ms=1000)
+            if status is not None:
+                show({"phase": "recording", **status})
+                if status["fault"]:
+                    return str(status["fault"])
+                if request.seconds is not None and status["recorded_s"] >= request.seconds:
+                    return ""
+        clock.sleep_until(clock.now_ns() + _TICK_NS)
+    return ""
+
+
+class _Interrupts:
+    """Counts Ctrl-C and SIGTERM; the second one kills the session's processes."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.count = 0
+        self._supervisor = supervisor
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Interrupts":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 1:
+            self._supervisor.kill()
+            raise SensoriumError("ended at once; the next start recovers what was recorded")
+
+
+def upload_all(
+    episodes: Sequence[Path],
+    spool: Path,
+    store_url: str,
+    consent: Path,
+    clock: Clock,
+    show: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Upload sealed episodes, verify them in the store, and return the ``verification`` of the document."""
+    store = open_store(store_url)
+    ledger = ConsentStore(consent, clock)
+    trusted = [device_key(Spool(spool).keys_dir).public]
+    gates = Gates(ledger=ledger.poll, clock=clock, trusted=trusted)
+    reasons: list[str] = []
+    states = []
+    for folder in episodes:
+        outcome = upload_episode(folder, store, gates, show)
+        states.append(outcome.state)
+        reasons += outcome.reasons
+    if not states:
+        return {"status": "not uploaded", "store": store_url, "reasons": ["no episode was sealed"]}
+    is_verified = all(state is State.VERIFIED for state in states)
+    status = "verified" if is_verified else next(s.value for s in states if s is not State.VERIFIED)
+    return {"status": status, "store": store_url, "reasons": reasons, "episodes": len(states)}
+
+
+def require_verified(verification: dict[str, Any]) -> None:
+    """Raise ``ConsentError`` with the reasons if the upload was refused."""
+    if verification["status"] == State.DENIED.value:
+        raise ConsentError("; ".join(verification["reasons"]))
