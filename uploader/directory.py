@@ -66,12 +66,12 @@ class DirectoryStore(Store):
     def put(self, key: str, data: bytes) -> None:
         with _explained(self, key):
             path = self.path(key)
-            if path.exists():
-                raise ObjectExistsError(f"{key} exists in {self.url}")
             folder = self.partial_folder()
             stem = f"put-{_short_hash(key)}"
             partial = folder / f"{stem}-{secrets.token_hex(8)}"
             try:
+                if path.exists():
+                    raise ObjectExistsError(f"{key} exists in {self.url}")
                 _write_synced(partial, data)
                 self.publish(partial, key, is_replacing=False)
             finally:
