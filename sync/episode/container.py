@@ -16,7 +16,7 @@ from sensorium.errors import EpisodeError
 
 MAGIC = b"\x89MCAP0\r\n"
 LIBRARY = "sensorium"
-MAX_CHUNK_BYTES = 1 << 30
+MAX_CHUNK_BYTES = 1 << 28
 """Larger claims are taken for damage, not for data."""
 
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = range(1, 9)

@@ -278,12 +278,31 @@ def load_manifest(payload: bytes) -> Manifest:
                 f"it has version {predicate['schema_version']}, this agent reads {SCHEMA_VERSION}"
             )
         manifest = _MANIFEST.validate_json(json.dumps(predicate))
+        unknown = _unknown_keys(predicate, _MANIFEST.dump_python(manifest, mode="json"))
+        if unknown:
+            raise EpisodeError(f"it has a key that this agent does not know: {unknown[0]}")
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError, ConfigError) as err:
         raise EpisodeError(f"it is not a valid manifest: {err}") from err
     for file in manifest.files:
         if file.name != Path(file.name).name or file.name in ("", ".", ".."):
             raise EpisodeError(f"it names a file outside the episode: {file.name!r}")
     return manifest
+
+
+def _unknown_keys(found: Any, known: Any, path: str = "") -> list[str]:
+    """Return where ``found`` has keys that its own reading ``known`` lost (pydantic checks the top only)."""
+    if isinstance(found, dict) and isinstance(known, dict):
+        lost = [f"{path}{key}" for key in found if key not in known]
+        for key in found.keys() & known.keys():
+            lost += _unknown_keys(found[key], known[key], f"{path}{key}.")
+        return lost
+    if isinstance(found, list) and isinstance(known, list):
+        return [
+            lost
+            for index, (here, there) in enumerate(zip(found, known, strict=False))
+            for lost in _unknown_keys(here, there, f"{path}{index}.")
+        ]
+    return []
 
 
 def read_manifest(folder: Path, trusted: Collection[bytes] | None = None) -> Manifest:
@@ -326,12 +345,12 @@ def seal(open_folder: Path, manifest: Manifest) -> Path:
     spool = Spool.of(open_folder)
     spool.create()
     key = device_key(spool.keys_dir)
-    for scratch in open_folder.glob(".*"):
-        scratch.unlink()
     names = [
         path for path in sorted(open_folder.iterdir()) if path.is_file() and path.name not in BESIDE_THE_SEAL
     ]
     try:
+        for path in open_folder.glob(".*"):
+            path.unlink()
         for path in names:
             _sync_file(path)
         chain = _read_chain(spool.chain_file)

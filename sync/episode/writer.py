@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Frame, MessageSchema, StreamInfo
 from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.align import SyncRow
@@ -24,6 +25,7 @@ from sensorium.sync.episode.entries import (
     RecordedModel,
 )
 from sensorium.sync.episode.format import Codec, codec_for, dump_stream_info, is_stored, protobuf_schema
+from sensorium.sync.episode.scene import scene_messages
 from sensorium.sync.episode.stamp_rows import HEAD_BYTES, StampRows
 from sensorium.timebase import SECOND_NS, BaseReading, Timeline
 
@@ -263,6 +265,11 @@ class EpisodeWriter:
                 data.file, topic, protobuf_schema(type(message)), {}
             )
         self._write_bytes(self._extra_channels[topic], message.SerializeToString(), self._utc(host_ns))
+
+    def write_calibration(self, calibration: RigCalibration, host_ns: int) -> None:
+        """Store transforms and camera models for viewers; attach the document itself for everybody else."""
+        for topic, message in scene_messages(calibration, self._utc(host_ns)):
+            self.write_message(topic, message, host_ns)
 
     def attach(self, name: str, media_type: str, data: bytes, host_ns: int) -> None:
         """Store a small document, such as the calibration, inside ``data.mcap``."""

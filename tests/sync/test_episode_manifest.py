@@ -122,6 +122,7 @@ def test_unknown_keys_versions_and_paths_are_refused() -> None:
     for change, words in (
         ({"surprise": 1}, "surprise"),
         ({"schema_version": 99}, "version 99"),
+        ({"quality": {"status": "ok", "reasons": [], "shine": 1}}, r"quality\.shine"),
         (
             {"files": [{"name": "../x", "bytes": 0, "sha256": "", "blake3_root": "", "blake3_leaves": []}]},
             "outside the episode",

@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,8 @@ from foxglove_schemas_protobuf.FrameTransforms_pb2 import FrameTransforms
 from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory
 
+from sensorium.calibration.geometry import Intrinsics, rotation_exp, transform
+from sensorium.calibration.rig_document import Edge, RigCalibration
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.align import Match, Matched, SyncRow
@@ -173,6 +176,39 @@ def test_the_doctor_does_find_a_flipped_bit(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(AssertionError):
         run_doctor(path)
+
+
+def test_rerun_accepts_the_files(tmp_path: Path) -> None:
+    rerun = shutil.which("rerun")
+    if rerun is None:
+        pytest.skip("rerun is not installed (pip install rerun-sdk)")
+    writer = begin_episode(tmp_path)
+    write_frames(writer, frames=5)
+    write_one_of_everything(writer)
+    writer.close()
+    for path in writer.folder.glob("*.mcap"):
+        found = subprocess.run(
+            [rerun, "mcap", "check", str(path)], capture_output=True, text=True, timeout=60
+        )
+        assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_viewers_get_transforms_and_camera_models(tmp_path: Path) -> None:
+    camera = Intrinsics("radtan", 640, 480, 500.0, 501.0, 320.0, 240.0, (0.1, 0.2, 0.3, 0.4))
+    T_base_cam = transform(rotation_exp([0.0, 0.0, np.pi / 2]), [1.0, 2.0, 3.0])
+    calibration = RigCalibration(cameras={"cam": camera}, edges=(Edge("base", "cam", T_base_cam),))
+    writer = begin_episode(tmp_path)
+    writer.write_calibration(calibration, SECOND_NS)
+    writer.close()
+    with (writer.folder / "data.mcap").open("rb") as file:
+        reader = make_reader(file, decoder_factories=[DecoderFactory()])
+        decoded = {channel.topic: message for _, channel, _, message in reader.iter_decoded_messages()}
+    (edge,) = decoded["/tf_static"].transforms
+    assert (edge.parent_frame_id, edge.child_frame_id, edge.translation.z) == ("base", "cam", 3.0)
+    assert (edge.rotation.z, edge.rotation.w) == pytest.approx((np.sqrt(0.5), np.sqrt(0.5)))
+    found = decoded["/cam/calibration"]
+    assert list(found.K) == camera.K.ravel().tolist()
+    assert (found.distortion_model, list(found.D)) == ("plumb_bob", [0.1, 0.2, 0.3, 0.4, 0.0])
 
 
 def test_compressed_images_are_stored_and_numbers_compressed(tmp_path: Path) -> None:
