@@ -28,6 +28,7 @@ from sensorium.timebase import SECOND_NS, Clock
 _BATCH_ITEMS = 64
 _BATCH_BYTES = 4 << 20
 _STOP_CHECK_NS = SECOND_NS // 10
+_MAX_STREAMS = 256  # of one declaration on the bus (drivers/wire.py)
 _LOOPBACK = "127.0.0.1"
 _LAST_PACKETS_NS = SECOND_NS // 2
 """After the sender's last packet: longer than a revolution of the slowest sensor (5 Hz) takes to expire."""
@@ -94,6 +95,11 @@ class ReplayDriver(Driver[ReplayConfig]):
             reasons = "; ".join(problem.sentence for problem in source.problems) or "it declares no stream"
             raise DeviceError(f"{source.path}: nothing to replay in this {source.kind}: {reasons}")
         if self.config.streams is None:
+            if len(known) > _MAX_STREAMS:
+                raise DeviceError(
+                    f"{source.path}: {len(known)} streams, more than the {_MAX_STREAMS} that one device may have; "
+                    f"name those to play in 'streams'"
+                )
             return frozenset(known)
         for name in self.config.streams:
             if name not in known:

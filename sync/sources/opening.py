@@ -54,6 +54,8 @@ def identify(path: Path) -> Format:
     try:
         if path.is_dir():
             return _identify_folder(path)
+        if path.exists() and not path.is_file():  # reading a pipe or a terminal could wait for ever
+            raise SourceError(f"{path}: neither a file nor a folder; supported: {SUPPORTED}")
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as err:

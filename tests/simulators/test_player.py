@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from episode_samples import STREAMS, TIMELINE, sealed_episode
+from mcap.writer import Writer as McapWriter
 from pydantic import ValidationError
 
 from sensorium.drivers.driver import DriverContext
@@ -194,6 +195,23 @@ def test_only_the_chosen_streams_are_played(shared_data: Path, tmp_path: Path) -
     with pytest.raises(DeviceError, match=r"no stream 'cam7'; it has: cam0, cam1, imu0"):
         wrong.open()
     wrong.close()
+
+
+def test_a_recording_of_too_many_topics_asks_for_a_choice(tmp_path: Path) -> None:
+    path = tmp_path / "many.mcap"
+    with path.open("wb") as file:
+        writer = McapWriter(file)
+        writer.start()
+        for index in range(257):
+            writer.add_message(writer.register_channel(f"/t{index}", "json", 0), index, b"{}", index)
+        writer.finish()  # type: ignore[no-untyped-call]
+    driver = _driver(path, tmp_path, VirtualClock(), rate="max")
+    with pytest.raises(DeviceError, match=r"257 streams.*name those to play"):
+        driver.open()
+    driver.close()
+    infos, items = _play(_driver(path, tmp_path, VirtualClock(), rate="max", streams=["t5", "t256"]))
+    assert [info.name for info in infos] == ["t5", "t256"]
+    assert len(items) == 2
 
 
 def test_an_empty_recording_is_a_clear_refusal(shared_data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import sqlite3
 import struct
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -209,6 +210,12 @@ def test_a_bag_that_was_never_finished_asks_for_a_reindex(shared_data: Path, tmp
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SourceError, match=r"torn\.bag: damaged or unfinished ROS 1 bag.*reindex"):
         open_source(path)
+
+
+def test_without_the_extra_the_error_names_it(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rosbags", None)
+    with pytest.raises(SourceError, match=r"pip install 'sensorium\[ros\]'"):
+        open_source(shared_data / "rosbag1" / "example.bag")
 
 
 def test_a_ros2_folder_without_its_file_is_refused(shared_data: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def _file(
             channels[topic] = writer.register_channel(topic, "json", schema, {"unit": "m"})
         payload = json.dumps({"n": sequence, "t": log_ns}).encode()
         writer.add_message(channels[topic], log_ns, payload, publish_ns, sequence)
-    writer.finish()
+    writer.finish()  # type: ignore[no-untyped-call]
     path.write_bytes(stream.getvalue())
     return path
 

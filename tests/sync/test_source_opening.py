@@ -1,5 +1,6 @@
 """Which reader a recording gets, and what a user is told when there is none."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,12 @@ def test_folders_without_a_recording_list_what_they_hold(tmp_path: Path) -> None
         open_source(tmp_path)
     with pytest.raises(SourceError, match="No such file"):
         open_source(tmp_path / "absent")
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="neither a file nor a folder"):
+        open_source(tmp_path / "pipe")
 
 
 def test_topics_become_valid_unique_stream_names() -> None:
