@@ -25,20 +25,18 @@ class Degree:
     may_fail: bool = True
 
     @property
-    def is_observable(self) -> bool:
-        return self.sigma <= self.tolerance / 2
-
-    @property
     def status(self) -> Status:
-        """Judge this degree alone, at two sigma on either side."""
-        if not self.is_observable:
-            return Status.INSUFFICIENT
+        """Judge this degree alone, at two sigma on either side.
+
+        A sigma above a quarter of the tolerance cannot call a good sensor ok, so what is then neither clearly
+        inside nor clearly outside is insufficient evidence, not suspicion.
+        """
         size = abs(self.estimate)
-        if size - 2 * self.sigma > self.tolerance and self.may_fail:
-            return Status.FAILED
+        if size - 2 * self.sigma > self.tolerance:
+            return Status.FAILED if self.may_fail else Status.SUSPECT
         if size + 2 * self.sigma < self.tolerance:
             return Status.OK
-        return Status.SUSPECT
+        return Status.SUSPECT if self.sigma <= self.tolerance / 4 else Status.INSUFFICIENT
 
     def quantity(self) -> Quantity:
         return Quantity(self.name, self.estimate, self.unit, self.tolerance, self.sigma)
@@ -70,11 +68,11 @@ def judge(
     quantities = (*(degree.quantity() for degree in degrees), *extra)
     if gates:
         return Verdict(check, subject, Status.INSUFFICIENT, quantities, tuple(gates))
-    observable = [degree for degree in degrees if degree.is_observable]
-    unseen = [degree.name for degree in degrees if not degree.is_observable]
+    observable = [degree for degree in degrees if degree.status is not Status.INSUFFICIENT]
+    unseen = [degree.name for degree in degrees if degree.status is Status.INSUFFICIENT]
     named = (f"not observable in this scene: {', '.join(unseen)}",) if unseen else ()
     if not observable:
-        reason = "the scene pins no degree of freedom to half its tolerance"
+        reason = "the scene pins no degree of freedom to its tolerance"
         return Verdict(check, subject, Status.INSUFFICIENT, quantities, (reason, *notes))
     for status, text in ((Status.FAILED, "beyond"), (Status.SUSPECT, "not clearly inside")):
         if any(degree.status is status for degree in observable):

@@ -1,0 +1,530 @@
+"""Whether a LiDAR still stands where the calibration has it, seen from a camera, without a target.
+
+Three kinds of edges of the LiDAR's sweep should lie on edges of the image: depth jumps along a ring (upright
+outlines, on horizontal gradients), depth jumps between rings (level outlines, on vertical gradients) and
+reflectance steps on a surface (paint, signs, on any gradient). The sum of how well they do, over several
+keyframes, is climbed in six degrees of freedom from blurred to sharp edge images; where the top lies tells
+how far the LiDAR moved, and how sharp the top is tells how well each degree is known.
+
+Source: spec calibration 2, after Levinson and Thrun, "Automatic online calibration of cameras and lasers",
+RSS 2013, whose single-frame count of worse neighbours it replaces by an estimate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.calibration.checks import Degree
+from sensorium.calibration.geometry import (
+    Array,
+    Intrinsics,
+    apply,
+    difference,
+    distort,
+    in_image,
+    project,
+    rotation_exp,
+    skew,
+    small_motion,
+)
+from sensorium.calibration.rig_document import Reference, RigCalibration
+from sensorium.calibration.sweep import (
+    Edges,
+    Sweep,
+    along_ring_edges,
+    between_ring_edges,
+    reflectance_edges,
+)
+from sensorium.errors import CalibrationError
+from sensorium.verdict import Quantity, Status, Verdict
+
+CHECK = "camera_lidar"
+DEGREES = ("pitch", "yaw", "roll", "x", "y", "z")
+UNITS = ("deg", "deg", "deg", "m", "m", "m")
+
+BLUR_PX = (6.0, 3.0, 1.5)
+SHRINK = (4, 2, 1)
+# Weights of the three cues: between-ring outlines lie only to half a ring spacing where they are drawn.
+CUE_WEIGHTS = (1.0, 0.5, 1.0)
+# Between-ring outlines are useless when the next ring is this far away (spec 2, nuScenes).
+MAX_RING_SPACING_PX = 10.0
+# A mount that moved more than this is found by the other checks first (bounds of the climb).
+BOUNDS = np.array([np.deg2rad(4.0)] * 3 + [0.8] * 3)
+# Large motions are rare; the prior keeps degrees that the scene does not pin near zero.
+PRIOR_SIGMA = np.array([np.deg2rad(1.0)] * 3 + [0.2] * 3)
+
+MIN_KEYFRAMES = 3
+MIN_DEPTH_EDGES = 200
+MIN_REFLECTANCE_EDGES = 50
+MIN_CONTRAST = 12.0
+# Two keyframes whose small grey pictures correlate more than this show the same scene.
+SAME_SCENE = 0.985
+
+# What separates a reading from the truth although nothing moved, in every window alike: beams have a width,
+# so edges are seen beside where they are (spec 2: +.12/-.09/-.07 deg, 0.3/0.8/1.0 cm). One sigma.
+BIAS_SIGMA = np.array([np.deg2rad(0.1), np.deg2rad(0.1), np.deg2rad(0.07), 0.008, 0.008, 0.02])
+# The same against a reference taken by this very check: only what changes from scene to scene is left.
+DRIFT_SIGMA = np.array([np.deg2rad(0.03)] * 3 + [0.006, 0.006, 0.008])
+# Mahalanobis distance of the estimate from "nothing moved" that counts as misaligned.
+THRESHOLD = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class CameraLidarTolerance:
+    """Accepted motion of the LiDAR against the camera."""
+
+    rotation_deg: float = 0.5
+    translation_m: float = 0.10
+
+    def of(self, degree: str) -> float:
+        return self.rotation_deg if degree in DEGREES[:3] else self.translation_m
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keyframe:
+    """One image and the sweep taken with it, reduced to what the check needs.
+
+    Attributes:
+        camera: Pinhole intrinsics of the (undistorted) image.
+        images: For each blur and each cue, a small edge image with zero mean and unit variance.
+        edges: For each cue, edge points in the LiDAR's frame.
+        thumbnail: Tiny grey picture, to tell scenes apart.
+        contrast: Standard deviation of the grey values.
+    """
+
+    camera: Intrinsics
+    images: tuple[tuple[NDArray[np.float32], ...], ...]
+    edges: tuple[Edges, ...]
+    thumbnail: NDArray[np.float32]
+    contrast: float
+
+
+def keyframe(
+    image: NDArray[np.uint8],
+    points: NDArray[np.floating],
+    camera: Intrinsics,
+    T_camera_lidar: Array,
+    ring: NDArray[np.integer] | None = None,
+) -> Keyframe:
+    """Reduce an image and the LiDAR sweep taken at the same time; about 0.1 s.
+
+    Args:
+        image: Grey or BGR, as the camera gave it (distorted).
+        points: (N, 4) rows x, y, z, intensity in the LiDAR's frame.
+        T_camera_lidar: The calibration in force; it only decides which edges are kept as near the view.
+        ring: Laser of each point, see :meth:`Sweep.from_points`.
+
+    Raises:
+        CalibrationError: If the image size is not the calibration's, or the points are no points.
+    """
+    if image.shape[:2] != (camera.height, camera.width):
+        raise CalibrationError(
+            f"camera image is {image.shape[1]}x{image.shape[0]}, its calibration is for "
+            f"{camera.width}x{camera.height}"
+        )
+    grey, camera = _undistorted(image, camera)
+    sweep = Sweep.from_points(points, ring)
+    found = [along_ring_edges(sweep), between_ring_edges(sweep), reflectance_edges(sweep)]
+    if not sweep.ring_spacing_rad * camera.fy < MAX_RING_SPACING_PX:
+        found[1] = Edges(np.empty((0, 3)), np.empty(0))
+    thumbnail = cv2.resize(grey, (48, 16), interpolation=cv2.INTER_AREA)
+    return Keyframe(
+        camera,
+        _edge_images(grey),
+        tuple(_near_view(edges, camera, T_camera_lidar) for edges in found),
+        np.asarray(thumbnail, np.float32),
+        float(grey.std()),
+    )
+
+
+def _undistorted(image: NDArray[np.uint8], camera: Intrinsics) -> tuple[NDArray[np.float32], Intrinsics]:
+    grey: Any = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    pinhole = Intrinsics("pinhole", camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy)
+    if camera.model != "pinhole":
+        u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+        ideal = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy], axis=-1).reshape(-1, 2)
+        source = distort(ideal, camera) * (camera.fx, camera.fy) + (camera.cx, camera.cy)
+        where = source.reshape(camera.height, camera.width, 2).astype(np.float32)
+        grey = cv2.remap(
+            grey, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+    return np.asarray(grey, np.float32), pinhole
+
+
+def _edge_images(grey: NDArray[np.float32]) -> tuple[tuple[NDArray[np.float32], ...], ...]:
+    """Return edge images by blur, then cue, each with zero mean and unit variance.
+
+    Gradients are divided by their neighbourhood's mean and clipped, so that a strong edge counts little more
+    than a clear one and texture counts less than an outline.
+    """
+    soft = cv2.GaussianBlur(grey, (0, 0), 0.7)
+    across = np.abs(cv2.Sobel(soft, cv2.CV_32F, 1, 0)) / 4
+    down = np.abs(cv2.Sobel(soft, cv2.CV_32F, 0, 1)) / 4
+    sharp = [
+        np.minimum(gradient / (cv2.blur(gradient, (41, 41)) + 4.0), 4.0)
+        for gradient in (across, down, np.hypot(across, down))
+    ]
+    levels = []
+    for blur_px, shrink in zip(BLUR_PX, SHRINK, strict=True):
+        images = []
+        for edge in sharp:
+            blurred = cv2.GaussianBlur(edge, (0, 0), blur_px)
+            small = cv2.resize(blurred, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+            spread = float(small.std())
+            images.append(np.asarray((small - small.mean()) / max(spread, 1e-6), np.float32))
+        levels.append(tuple(images))
+    return tuple(levels)
+
+
+def _near_view(edges: Edges, camera: Intrinsics, T_camera_lidar: Array) -> Edges:
+    pixels = project(apply(T_camera_lidar, edges.xyz), camera)
+    near = in_image(pixels, camera, -0.1 * camera.f_px)
+    return Edges(edges.xyz[near], edges.weight[near])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """Where a window of keyframes sees the LiDAR.
+
+    Attributes:
+        motion: (6,) rotation (rad) and translation (m) in camera axes (x right, y down, z forward):
+            the LiDAR is at ``small_motion(motion) @ T_camera_lidar``.
+        covariance: (6, 6) of the scatter from window to window, without any common bias.
+        score: Height of the top above the calibration's own place, in standard deviations of chance.
+    """
+
+    motion: Array
+    covariance: Array
+    score: float
+
+
+def estimate_motion(keyframes: Sequence[Keyframe], T_camera_lidar: Array) -> Estimate:
+    """Climb from the given calibration to where LiDAR and image edges agree best.
+
+    Raises:
+        CalibrationError: Without a keyframe.
+    """
+    if not keyframes:
+        raise CalibrationError("camera-LiDAR estimate needs at least one keyframe")
+    motion: Array = np.zeros(6)
+    for level in range(len(BLUR_PX)):
+        motion = _climb(_Agreement(keyframes, T_camera_lidar, level), motion)
+    agreement = _Agreement(keyframes, T_camera_lidar, len(BLUR_PX) - 1)
+    top, _ = agreement.value(motion)
+    start, _ = agreement.value(np.zeros(6))
+    return Estimate(motion, agreement.covariance(motion), float(np.sqrt(2 * max(top - start, 0.0))))
+
+
+class _Agreement:
+    """How well the edges agree at a motion, and its gradient; one blur level, several keyframes.
+
+    Each cue of each keyframe counts as a score with unit variance under chance, so the sum behaves as a
+    logarithmic likelihood and the prior can be added to it.
+    """
+
+    def __init__(self, keyframes: Sequence[Keyframe], T_camera_lidar: Array, level: int) -> None:
+        self._terms = []
+        for index, frame in enumerate(keyframes):
+            for cue, edges in enumerate(frame.edges):
+                if len(edges) < 5:
+                    continue
+                weight = CUE_WEIGHTS[cue] * edges.weight / float(np.linalg.norm(edges.weight))
+                image = frame.images[level][cue]
+                self._terms.append((index, frame.camera, image, apply(T_camera_lidar, edges.xyz), weight))
+        self._shrink = SHRINK[level]
+
+    def value(self, motion: Array) -> tuple[float, Array]:
+        """Return the agreement and its (6,) gradient."""
+        total, gradient = 0.0, np.zeros(6)
+        for *_, value, slope in self._parts(motion):
+            total += float(value.sum())
+            gradient += slope.sum(axis=0)
+        total -= 0.5 * float(np.square(motion / PRIOR_SIGMA).sum())
+        return total, gradient - motion / PRIOR_SIGMA**2
+
+    def covariance(self, motion: Array) -> Array:
+        """Return the covariance at the top: inverse curvature, or the columns' sandwich if larger."""
+        step = np.array([np.deg2rad(0.04)] * 3 + [0.008] * 3)
+        rows = []
+        for k in range(6):
+            shift = np.zeros(6)
+            shift[k] = step[k]
+            rows.append((self.value(motion + shift)[1] - self.value(motion - shift)[1]) / (2 * step[k]))
+        curvature = -(np.array(rows) + np.array(rows).T) / 2
+        # In units of the prior no direction can be flatter than the prior itself.
+        values, vectors = np.linalg.eigh(curvature * np.outer(PRIOR_SIGMA, PRIOR_SIGMA))
+        inverse = (vectors / np.maximum(values, 1.0)) @ vectors.T * np.outer(PRIOR_SIGMA, PRIOR_SIGMA)
+        sums: dict[tuple[int, int], Array] = {}
+        for index, camera, pixels, _, slope in self._parts(motion):
+            column = np.clip(pixels[:, 0] / camera.width * 8, 0, 7).astype(np.intp)
+            for k in np.unique(column):
+                sums[index, int(k)] = sums.get((index, int(k)), np.zeros(6)) + slope[column == k].sum(axis=0)
+        scores = np.array(list(sums.values())).reshape(-1, 6)
+        sandwich = inverse @ (scores.T @ scores) @ inverse
+        unit = np.outer(PRIOR_SIGMA, PRIOR_SIGMA)
+        return np.asarray(inverse if np.trace(inverse / unit) >= np.trace(sandwich / unit) else sandwich)
+
+    def _parts(self, motion: Array) -> list[tuple[int, Intrinsics, Array, Array, Array]]:
+        rotation, turn = rotation_exp(motion[:3]), _left_jacobian(motion[:3])
+        parts = []
+        for index, camera, image, points, weight in self._terms:
+            turned = points @ rotation.T
+            x, y, z = (turned + motion[3:]).T
+            z = np.maximum(z, 0.5)
+            pixels = np.stack([x / z * camera.fx + camera.cx, y / z * camera.fy + camera.cy], axis=1)
+            value, across, down = _sample(image, pixels, self._shrink)
+            pull_x, pull_y = across * camera.fx / z, down * camera.fy / z
+            pull = np.stack([pull_x, pull_y, -(pull_x * x + pull_y * y) / z], axis=1)
+            slope = np.concatenate([np.cross(turned, pull) @ turn, pull], axis=1) * weight[:, None]
+            parts.append((index, camera, pixels, value * weight, slope))
+        return parts
+
+
+def _left_jacobian(rotation_vector: Array) -> Array:
+    """Return d exp(w) in the tangent on the left, to second order (angles here stay under 4 degrees)."""
+    cross = skew(rotation_vector)
+    return np.asarray(np.eye(3) + cross / 2 + cross @ cross / 6, np.float64)
+
+
+def _sample(image: NDArray[np.float32], pixels: Array, shrink: int) -> tuple[Array, Array, Array]:
+    """Return values and derivatives (per full-size pixel) of a shrunk image; zero outside it."""
+    count = len(pixels)
+    columns = 256  # cv2.remap takes at most 32767 rows or columns
+    padded = np.full((-(-count // columns) * columns, 2), -1e4, np.float32)
+    padded[:count] = (pixels + 0.5) / shrink - 0.5
+    u, v = (padded[:, axis].reshape(-1, columns) for axis in (0, 1))
+
+    def at(du: float, dv: float) -> Array:
+        sampled = cv2.remap(image, u + du, v + dv, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        return np.asarray(sampled.reshape(-1)[:count], np.float64)
+
+    scale = 2.0 * shrink
+    return at(0, 0), (at(1, 0) - at(-1, 0)) / scale, (at(0, 1) - at(0, -1)) / scale
+
+
+def _climb(agreement: _Agreement, start: Array, iterations: int = 40) -> Array:
+    """Return the top reached from ``start`` by a quasi-Newton (BFGS) climb with backtracking.
+
+    Steps are in units that move the image by about a pixel: 1/720 rad, 12/720 m.
+    """
+    unit = np.array([1 / 720.0] * 3 + [12 / 720.0] * 3)
+    limit = BOUNDS / unit
+
+    def cost(x: Array) -> tuple[float, Array]:
+        value, gradient = agreement.value(x * unit)
+        return -value, -gradient * unit
+
+    x = start / unit
+    value, gradient = cost(x)
+    inverse = np.eye(6) * 2.0 / max(float(np.linalg.norm(gradient)), 1e-9)
+    for iteration in range(iterations):
+        step = -inverse @ gradient
+        step *= min(1.0, 8.0 / max(float(np.abs(step).max()), 1e-9))
+        slope = float(gradient @ step)
+        if slope > -1e-9:
+            break
+        length = 1.0
+        while True:
+            candidate = np.clip(x + length * step, -limit, limit)
+            new_value, new_gradient = cost(candidate)
+            if new_value <= value + 1e-4 * length * slope or length < 1e-3:
+                break
+            length *= 0.4
+        if new_value > value:
+            break
+        moved, change = candidate - x, new_gradient - gradient
+        bend = float(moved @ change)
+        if bend > 1e-9:
+            if iteration == 0:
+                inverse = np.eye(6) * bend / float(change @ change)
+            left = np.eye(6) - np.outer(moved, change) / bend
+            inverse = left @ inverse @ left.T + np.outer(moved, moved) / bend
+        x, value, gradient = candidate, new_value, new_gradient
+        if iteration > 2 and float(np.abs(moved).max()) < 0.02:
+            break
+    return x * unit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CameraLidarCheck:
+    """What one window of keyframes says.
+
+    Attributes:
+        motion: As :class:`Estimate`, against the calibration alone (rad, m).
+        sigma: One standard deviation of each, with the common bias (or the reference's uncertainty).
+        distance: Mahalanobis distance of the motion from "nothing moved".
+        T_camera_lidar_estimated: For the overlay.
+    """
+
+    verdict: Verdict
+    motion: Array
+    sigma: Array
+    distance: float
+    keyframes: int
+    T_camera_lidar_estimated: Array
+
+
+def check_camera_lidar(
+    keyframes: Sequence[Keyframe],
+    calibration: RigCalibration,
+    camera_frame: str,
+    lidar_frame: str,
+    reference: Reference | None = None,
+    tolerance: CameraLidarTolerance | None = None,
+) -> CameraLidarCheck:
+    """Judge one window of keyframes taken at different places.
+
+    Three suffice for half a degree and 10 cm; ten and a reference for a quarter degree. Fewer keyframes, or
+    keyframes of one and the same view, are ``insufficient``: a single view often has a false top.
+
+    Args:
+        reference: Reading of a good time (:func:`camera_lidar_reference`); by default the calibration's own.
+
+    Raises:
+        CalibrationError: If the frames are unknown.
+    """
+    subject = f"{camera_frame}~{lidar_frame}"
+    T_camera_lidar = calibration.transform(camera_frame, lidar_frame)
+    reference = reference or calibration.reference(CHECK, subject)
+    gates = _gates(keyframes)
+    if not keyframes:
+        verdict = Verdict(CHECK, subject, Status.INSUFFICIENT, (), tuple(gates))
+        return CameraLidarCheck(verdict, np.zeros(6), np.full(6, np.inf), 0.0, 0, T_camera_lidar)
+    estimate = estimate_motion(keyframes, T_camera_lidar)
+    drift, covariance = drift_from(estimate, reference)
+    distance = float(np.sqrt(np.dot(drift, np.linalg.solve(covariance, drift))))
+    verdict = _judge(subject, drift, covariance, distance, len(keyframes), gates, tolerance, reference)
+    return CameraLidarCheck(
+        verdict,
+        estimate.motion,
+        np.sqrt(np.diag(covariance)),
+        distance,
+        len(keyframes),
+        small_motion(estimate.motion) @ T_camera_lidar,
+    )
+
+
+def drift_from(estimate: Estimate, reference: Reference | None) -> tuple[Array, Array]:
+    """Return the motion against the reference (or against the calibration) and its full covariance."""
+    if reference is None:
+        return estimate.motion, estimate.covariance + np.diag(BIAS_SIGMA**2)
+    known = small_motion(np.array(reference.mean))
+    drift = difference(small_motion(estimate.motion), known)
+    return drift, estimate.covariance + np.diag(np.square(reference.sigma) + DRIFT_SIGMA**2)
+
+
+def camera_lidar_reference(
+    keyframes: Sequence[Keyframe], calibration: RigCalibration, camera_frame: str, lidar_frame: str
+) -> Reference:
+    """Return the fingerprint of a time when the rig is known to be good (ten keyframes or more).
+
+    Raises:
+        CalibrationError: With fewer than ``MIN_KEYFRAMES`` usable keyframes.
+    """
+    gates = _gates(keyframes)
+    if gates:
+        raise CalibrationError(f"no reference for {camera_frame}~{lidar_frame}: {gates[0]}")
+    estimate = estimate_motion(keyframes, calibration.transform(camera_frame, lidar_frame))
+    return Reference(
+        CHECK,
+        f"{camera_frame}~{lidar_frame}",
+        calibration.calibration_id,
+        tuple(float(value) for value in estimate.motion),
+        tuple(float(value) for value in np.sqrt(np.diag(estimate.covariance))),
+        len(keyframes),
+    )
+
+
+def _gates(keyframes: Sequence[Keyframe]) -> list[str]:
+    if not keyframes:
+        return ["no keyframe"]
+    gates = []
+    dark = sum(frame.contrast < MIN_CONTRAST for frame in keyframes)
+    if dark:
+        gates.append(f"{dark} of {len(keyframes)} images have no contrast: dark, blank or covered")
+    depth, _, reflectance = (
+        float(np.mean([len(frame.edges[cue]) for frame in keyframes])) for cue in range(3)
+    )
+    if depth < MIN_DEPTH_EDGES:
+        gates.append(
+            f"{depth:.0f} depth edges per keyframe in view, {MIN_DEPTH_EDGES} are needed: "
+            "empty scene or covered LiDAR"
+        )
+    if reflectance < MIN_REFLECTANCE_EDGES:
+        gates.append(
+            f"{reflectance:.0f} reflectance edges per keyframe in view, {MIN_REFLECTANCE_EDGES} are needed: "
+            "no paint, signs or texture that the LiDAR sees"
+        )
+    scenes = distinct_scenes(keyframes)
+    if scenes < MIN_KEYFRAMES:
+        gates.append(
+            f"{len(keyframes)} keyframes show {scenes} different scenes, {MIN_KEYFRAMES} are needed: "
+            "standing still, or too few"
+        )
+    return gates
+
+
+def distinct_scenes(keyframes: Sequence[Keyframe]) -> int:
+    """Return how many keyframes show scenes that differ from all earlier ones."""
+    kept: list[NDArray[np.float32]] = []
+    for frame in keyframes:
+        picture = frame.thumbnail - frame.thumbnail.mean()
+        picture = picture / max(float(np.linalg.norm(picture)), 1e-6)
+        if all(float((picture * other).sum()) < SAME_SCENE for other in kept):
+            kept.append(picture)
+    return len(kept)
+
+
+def _judge(
+    subject: str,
+    drift: Array,
+    covariance: Array,
+    distance: float,
+    count: int,
+    gates: Sequence[str],
+    tolerance: CameraLidarTolerance | None,
+    reference: Reference | None,
+) -> Verdict:
+    tolerance = tolerance or CameraLidarTolerance()
+    to_unit = np.array([180 / np.pi] * 3 + [1.0] * 3)
+    sigma = np.sqrt(np.diag(covariance)) * to_unit
+    degrees = [
+        Degree(name, unit, float(drift[k] * to_unit[k]), float(sigma[k]), tolerance.of(name))
+        for k, (name, unit) in enumerate(zip(DEGREES, UNITS, strict=True))
+    ]
+    quantities = (
+        *(degree.quantity() for degree in degrees),
+        Quantity("misalignment", distance, "sigma", THRESHOLD),
+        Quantity("keyframes", float(count), "1", float(MIN_KEYFRAMES)),
+    )
+    against = "the reference" if reference is not None else "the calibration"
+    unsure = [degree for degree in degrees if degree.status is not Status.OK]
+    named = (
+        (f"not confirmed to tolerance in this scene: {', '.join(degree.name for degree in unsure)}",)
+        if unsure
+        else ()
+    )
+    if gates:
+        return Verdict(CHECK, subject, Status.INSUFFICIENT, quantities, tuple(gates))
+    if distance > THRESHOLD:
+        beyond = [degree.describe() for degree in degrees if degree.status is Status.FAILED]
+        if beyond:
+            return Verdict(
+                CHECK, subject, Status.FAILED, quantities, tuple(f"{text}: moved" for text in beyond)
+            )
+        reason = f"edges agree best {distance:.1f} sigma away from {against}, more than {THRESHOLD:g}"
+        return Verdict(CHECK, subject, Status.SUSPECT, quantities, (reason, *named))
+    if len(unsure) == len(degrees):
+        reason = "the scenes pin no degree of freedom to its tolerance"
+        return Verdict(CHECK, subject, Status.INSUFFICIENT, quantities, (reason,))
+    return Verdict(CHECK, subject, Status.OK, quantities, named)
+
+
+def without_cue(frame: Keyframe, cue: int) -> Keyframe:
+    """Return the keyframe with one cue's edges left out, to see what the others say alone."""
+    empty = Edges(np.empty((0, 3)), np.empty(0))
+    return replace(frame, edges=tuple(empty if k == cue else edges for k, edges in enumerate(frame.edges)))
