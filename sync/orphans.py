@@ -9,7 +9,7 @@ from sensorium.errors import CalibrationError, EpisodeError
 from sensorium.sync.accounting import Account
 from sensorium.sync.align import Match, StreamAlignment
 from sensorium.sync.consent_store import ConsentStore
-from sensorium.sync.episode.manifest import MANIFEST_FILE, read_manifest, seal
+from sensorium.sync.episode.manifest import MANIFEST_FILE, finish_seal, seal
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recovery import recover
 from sensorium.sync.episode.spool import Spool
@@ -41,7 +41,7 @@ def recover_orphan(folder: Path, spec: SyncSpec) -> Path:
         EpisodeError: If it holds nothing that can be saved.
     """
     if (folder / MANIFEST_FILE).exists():
-        return seal(folder, read_manifest(folder))  # the crash came between signing and renaming
+        return finish_seal(folder)  # the crash came between signing and renaming
     result = recover(folder)
     if not result.episode_id:
         raise EpisodeError(f"{folder} holds no readable record; look at it and remove it by hand")

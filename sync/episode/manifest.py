@@ -346,11 +346,11 @@ def seal(open_folder: Path, manifest: Manifest) -> Path:
     spool.create()
     key = device_key(spool.keys_dir)
     names = [
-        path for path in sorted(open_folder.iterdir()) if path.is_file() and path.name not in BESIDE_THE_SEAL
+        path
+        for path in sorted(open_folder.iterdir())
+        if path.is_file() and path.name not in BESIDE_THE_SEAL and not path.name.startswith(".")
     ]
     try:
-        for path in open_folder.glob(".*"):
-            path.unlink()
         for path in names:
             _sync_file(path)
         chain = _read_chain(spool.chain_file)
@@ -393,6 +393,8 @@ def _move_to_sealed(spool: Spool, open_folder: Path, episode_id: str) -> Path:
     sealed = spool.sealed_folder(episode_id)
     if sealed.exists():
         raise EpisodeError(f"{sealed} exists already; an episode is never overwritten")
+    for scratch in open_folder.glob(".*"):
+        scratch.unlink()
     open_folder.rename(sealed)
     sync_folder(spool.sealed_dir)
     sync_folder(spool.open_dir)
