@@ -1,8 +1,9 @@
 """One-way clock estimation: the lower envelope of arrival against device time, in a window that adapts.
 
-Latency is never negative, so the samples that were delayed least mark the clock. The estimate is the line
-under all samples of a window that maximises its value at their mean (Moon, Skelly, Towsley, INFOCOM 1999: the
-maximum-likelihood line under exponential latency), corrected for its bias and evaluated at the window's end.
+Latency is never negative, so the samples that were delayed least mark the clock (Moon, Skelly, Towsley,
+INFOCOM 1999). `LowerEnvelope` keeps the least delayed sample of each short slot of a window, finds the
+posterior of a curve under them (`sensorium.sync.clocks.envelope`) and evaluates it at the newest sample. The
+window is as long as the crystal's change of drift allows for the accuracy that the samples give.
 """
 
 import math
@@ -12,12 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium.sync.clocks.envelope import EXPONENTS, FEW, Posterior, Prior, Proposal, fit
+
 FloatArray = NDArray[np.floating[Any]]
 
-BIAS_EXCESSES = 2.0
-"""Median error of the envelope at the window's end, in (excess scale / samples); spec 1.5 and 2a."""
-BOUND_EXCESSES = 8.0
-"""95 % of the error of the corrected envelope, in the same unit."""
+SOLVE_EVERY_NS = 250e6
+SOLVES_PER_WINDOW = 60
+SLOTS_PER_WINDOW = 1024
+CAPACITY = 4096
+"""Slots kept: four windows of points, so that a shrinking slot never starves the window."""
+MIN_WINDOW_NS = 4e9
+MAX_WINDOW_NS = 120e9
+START_WINDOW_NS = 20e9
+LINE_UNTIL = 24
+"""With fewer samples than this the reference is the best straight line, found afresh each time."""
+DEPTH_LIMIT_NS = 60e3
+JERK_PER_S2 = 2.1e-9
+"""Change of a crystal's drift: a thermal swing of 4.8 ppm in 300 s, the spec's worst (ratio per s^2)."""
+DRIFT_SPREAD_PER_S = 7e-8
+"""Typical drift of a crystal in its enclosure; the spec's worst is 1.2e-7 (ratio per s)."""
+JERK_DIVISOR = 60.0
+"""A cubic j t^3 / 6 over a window W, fitted by a parabola, is off by about j W^3 / 60 at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,79 +41,94 @@ class Line:
     """Estimate at one instant: host - device time = ``offset_ns`` + ``slope`` * (device time - ``at_ns``).
 
     Attributes:
+        drift_per_s: Change of the slope (ratio per second of device time).
         statistical_ns, floor_ns: Half widths of the stated 95 % bound.
         scale_ns: Scale of the latency above its floor (its mean, if it is exponential).
         window_ns: Device time that the estimate rests on; ``count`` samples.
+        hardness: Probability-weighted exponent of the latency floor: 1 = hard, 2 and more = soft.
     """
 
     at_ns: float
     offset_ns: float
     slope: float
+    drift_per_s: float
     statistical_ns: float
     floor_ns: float
     scale_ns: float
     window_ns: float
     count: int
+    hardness: float
 
 
 class LowerEnvelope:
     """Causal estimator of one epoch, in constant memory.
 
     Args:
-        slope_prior: Skew to expect, ``slope_bound`` its half width at the epoch's start (both as ratios).
-        max_drift_per_s: Largest change of the skew per second that the device's crystal makes (ratio per s).
-        scale_prior_ns: Expected latency scale; counts as much as 8 samples.
-        capacity: Samples kept; older ones are forgotten even if the window would like them.
+        slope_prior: Skew to expect, and its spread (ratios).
+        scale_prior_ns: Expected latency scale, worth ``scale_weight`` samples.
+        resolution_ns: Step of the device's stamps; each stamp may be off by that much.
     """
 
     def __init__(
         self,
         slope_prior: float = 0.0,
-        slope_bound: float = 2e-4,
-        max_drift_per_s: float = 1.2e-7,
+        slope_spread: float = 1e-4,
         scale_prior_ns: float = 1e6,
-        capacity: int = 8192,
+        scale_weight: float = 2.0,
+        resolution_ns: float = 0.0,
     ) -> None:
         self._slope_prior = slope_prior
-        self._slope_bound = slope_bound
-        self._max_drift = max_drift_per_s
+        self._slope_spread = slope_spread
         self._scale_ns = scale_prior_ns
-        self._capacity = capacity
-        self._x = np.empty(2 * capacity)
-        self._d = np.empty(2 * capacity)
+        self._scale_weight = scale_weight
+        self._resolution_ns = resolution_ns
+        self._evidence = np.zeros(EXPONENTS.size)
+        self._window_ns = START_WINDOW_NS
+        self._x = np.empty(2 * CAPACITY)
+        self._d = np.empty(2 * CAPACITY)
         self._low = self._high = 0
+        self._slot_ns = 0.0
+        self._slot = -1
+        self._slot_excess = 0.0
         self._first_x = 0.0
-        self._solved_x = -np.inf
-        self._window_ns = MAX_WINDOW_NS
+        self._newest = -math.inf
+        self._next_solve = -math.inf
+        self._solved_x = 0.0
+        self._taken = 0
+        self._proposal: Proposal | None = None
+        self.posterior: Posterior | None = None
         self.line: Line | None = None
+
+    def successor(self, skew_spread: float) -> "LowerEnvelope":
+        """Return an estimator for the next epoch of the same crystal and link: only the offset is unknown."""
+        line = self.line
+        if line is None or line.count < FEW:
+            return LowerEnvelope(
+                self._slope_prior,
+                self._slope_spread,
+                self._scale_ns,
+                self._scale_weight,
+                self._resolution_ns,
+            )
+        heir = LowerEnvelope(line.slope, skew_spread, line.scale_ns, 16.0, self._resolution_ns)
+        heir._evidence = self._evidence.copy()
+        heir._window_ns = self._window_ns
+        return heir
 
     def add(self, device_ns: FloatArray, offset_ns: FloatArray) -> None:
         """Take (k,) samples: device time since the epoch's start, growing, and host minus device time.
 
         Samples that are not newer than the newest one are ignored.
         """
-        if self._high > self._low and device_ns[0] <= self._x[self._high - 1]:
-            is_new = device_ns > self._x[self._high - 1]
-            device_ns, offset_ns = device_ns[is_new], offset_ns[is_new]
-        count = device_ns.size
-        if count == 0:
-            return
-        if count > self._capacity:
-            device_ns, offset_ns = device_ns[-self._capacity :], offset_ns[-self._capacity :]
-            count = self._capacity
-        if self._high + count > self._x.size:
-            keep = slice(max(self._low, self._high - self._capacity + count), self._high)
-            kept = keep.stop - keep.start
-            self._x[:kept] = self._x[keep]
-            self._d[:kept] = self._d[keep]
-            self._low, self._high = 0, kept
-        if self.line is None and self._high == self._low:
-            self._first_x = float(device_ns[0])
-        new = slice(self._high, self._high + count)
-        self._x[new] = device_ns
-        self._d[new] = offset_ns
-        self._high += count
-        if self._is_due(device_ns, offset_ns):
+        for x, d in zip(device_ns.tolist(), offset_ns.tolist(), strict=True):
+            self._keep(x, d)
+        if self._newest >= self._next_solve:
+            self._solve()
+
+    def add_one(self, device_ns: float, offset_ns: float) -> None:
+        """Take one sample, as `add` does."""
+        self._keep(device_ns, offset_ns)
+        if self._newest >= self._next_solve:
             self._solve()
 
     def offset_at(self, device_ns: FloatArray) -> FloatArray:
@@ -106,74 +137,125 @@ class LowerEnvelope:
         assert line is not None, "no sample yet"
         return line.offset_ns + line.slope * (device_ns - line.at_ns)
 
-    def _is_due(self, device_ns: FloatArray, offset_ns: FloatArray) -> bool:
+    def _keep(self, x: float, d: float) -> None:
+        """Keep the sample if it is the least delayed of its slot."""
+        if x <= self._newest:
+            return
         line = self.line
-        if line is None or self._high - self._low < 64:
-            return True
-        if device_ns[-1] - self._solved_x >= SOLVE_EVERY_NS:
-            return True
-        return bool((offset_ns < self.offset_at(device_ns)).any())
+        if line is None:
+            excess = d
+            if self._high == self._low:
+                self._first_x = x
+        else:
+            excess = d - line.offset_ns - line.slope * (x - line.at_ns)
+            if excess < 0 or self._taken < FEW:
+                self._next_solve = x
+        self._newest = x
+        self._taken += 1
+        slot = int(x / self._slot_ns) if self._slot_ns > 0 else self._slot + 1
+        if slot == self._slot:
+            if excess < self._slot_excess:
+                self._x[self._high - 1], self._d[self._high - 1] = x, d
+                self._slot_excess = excess
+            return
+        if self._high == self._x.size:
+            kept = min(self._high - self._low, CAPACITY)
+            for points in (self._x, self._d):
+                points[:kept] = points[self._high - kept : self._high]
+            self._low, self._high = 0, kept
+        self._x[self._high], self._d[self._high] = x, d
+        self._high += 1
+        self._slot, self._slot_excess = slot, excess
 
     def _solve(self) -> None:
-        newest = float(self._x[self._high - 1])
-        self._solved_x = newest
-        self._low = max(self._low, self._high - self._capacity)
-        begin = newest - self._window_ns
-        low = self._low + int(np.searchsorted(self._x[self._low : self._high], begin))
-        x = self._x[low : self._high] - newest
-        d = self._d[low : self._high]
+        newest = self._newest
+        points = slice(self._low, self._high)
+        begin = self._low + int(np.searchsorted(self._x[points], newest - self._window_ns))
+        x, d = self._x[begin : self._high], self._d[begin : self._high]
         count = x.size
+        span_ns = max(newest - float(x[0]), 1e6)
+        half_ns = span_ns / 2
+        middle = newest - half_ns
+        line = self.line
+        if line is None or count < LINE_UNTIL:
+            reference = self._straight(x, d, newest)
+            proposal = None
+        else:
+            dt = newest - line.at_ns
+            reference = (
+                line.offset_ns + line.slope * dt + line.drift_per_s * 1e-9 * dt * dt / 2,
+                line.slope + line.drift_per_s * 1e-9 * dt,
+                line.drift_per_s,
+            )
+            proposal = self._proposal
+        offset, slope, drift = reference
+        from_end = x - newest
+        excess = d - (offset + slope * from_end + drift * 0.5e-9 * from_end * from_end)
         age_s = (newest - self._first_x) * 1e-9
-        bound = self._slope_bound + self._max_drift * age_s
-        anchor = float(d[-1])
-        slope, height, middle = highest_line_below(
-            x, d - anchor, self._slope_prior - bound, self._slope_prior + bound
+        # The crystal may have drifted since the prior was true.
+        spread = math.hypot(self._slope_spread, 1e-7 * min(age_s, 200.0))
+        prior = Prior(
+            slope_mean_ns=(self._slope_prior - (slope - drift * 1e-9 * half_ns)) * half_ns,
+            slope_spread_ns=spread * half_ns,
+            bend_mean_ns=-drift * 1e-9 * half_ns * half_ns / 2,
+            bend_spread_ns=DRIFT_SPREAD_PER_S * 1e-9 * half_ns * half_ns / 2,
+            scale_ns=self._scale_ns,
+            scale_weight=self._scale_weight,
         )
-        excess = d - anchor - (height + slope * (x - middle))
-        scale_ns = self._scale(excess)
-        span_ns = max(-float(x[0]), 1.0)
-        per_sample_ns = scale_ns / count
-        end_ns = height - slope * middle
-        correction_ns = min(BIAS_EXCESSES, 0.7 + 0.1 * count) * per_sample_ns
-        # A slope that the prior pins adds its own error; one that the samples determine does not.
-        lever_ns = min(bound * span_ns / 2, BOUND_EXCESSES * per_sample_ns)
-        statistical_ns = 3.0 * per_sample_ns + lever_ns
-        floor_ns = self._max_drift * 1e-9 * span_ns * span_ns / 8
+        found = fit((x - middle) / half_ns, excess, prior, self._evidence, proposal, DEPTH_LIMIT_NS)
+        self._proposal = found.proposal
+        self.posterior = found
+        bend_slope = 2 * found.bend_ns / half_ns
+        new_drift = drift + bend_slope / half_ns * 1e9
+        self._learn(found, newest, count)
+        samples_per_slot = max(1.0, self._taken / max(count, 1)) if begin == self._low else 1.0
         self.line = Line(
             at_ns=newest,
-            offset_ns=anchor + end_ns - correction_ns,
-            slope=slope,
-            statistical_ns=statistical_ns,
-            floor_ns=floor_ns,
-            scale_ns=scale_ns,
+            offset_ns=offset + found.end_ns,
+            slope=slope + found.slope_ns / half_ns + bend_slope,
+            drift_per_s=new_drift,
+            statistical_ns=found.bound95_ns,
+            floor_ns=self._jerk_ns(span_ns) + self._resolution_ns,
+            scale_ns=found.scale_ns * samples_per_slot,
             window_ns=span_ns,
-            count=count,
+            count=self._taken,
+            hardness=float(found.exponents @ EXPONENTS),
         )
-        rate_per_s = max(count - 1, 1) / span_ns * 1e9
-        wanted_s = (32e-9 * scale_ns / (rate_per_s * self._max_drift)) ** (1 / 3)
-        self._window_ns = min(max(wanted_s * 1e9, MIN_WINDOW_NS), MAX_WINDOW_NS)
-        # Samples older than twice the window will not be asked for again, unless the rate falls.
-        horizon = newest - 2 * self._window_ns
-        if self._x[self._low] < horizon:
-            self._low += int(np.searchsorted(self._x[self._low : self._high], horizon))
+        self._adapt(found, span_ns, count)
+        self._low += int(np.searchsorted(self._x[self._low : self._high], newest - 1.3 * self._window_ns))
+        self._solved_x = newest
+        self._next_solve = newest + max(SOLVE_EVERY_NS, self._window_ns / SOLVES_PER_WINDOW)
 
-    def _scale(self, excess: FloatArray) -> float:
-        count = excess.size
-        rank = max(4, count // 10)
-        if count <= 8:
-            return (8 * self._scale_ns + float(excess.sum())) / (8 + count)
-        low = float(np.partition(excess, rank)[rank])
-        scale_ns = low / -math.log1p(-rank / count)
-        if count < 64:
-            scale_ns = (8 * self._scale_ns + count * scale_ns) / (8 + count)
-        else:
-            self._scale_ns = scale_ns
-        return max(scale_ns, 1.0)
+    def _straight(self, x: FloatArray, d: FloatArray, newest: float) -> tuple[float, float, float]:
+        anchor = float(d[-1])
+        reach = 3 * self._slope_spread
+        slope, height, middle = highest_line_below(
+            x - newest, d - anchor, self._slope_prior - reach, self._slope_prior + reach
+        )
+        return anchor + height - slope * middle, slope, 0.0
 
+    def _learn(self, found: Posterior, newest: float, count: int) -> None:
+        """Remember which floor the windows so far speak for; overlapping windows count by their new share."""
+        if count < FEW:
+            return
+        share = min((newest - self._solved_x) / self._window_ns, 1.0)
+        self._evidence = self._evidence * math.exp(-share / 6) + found.evidence * share
+        self._evidence -= self._evidence.max()
 
-SOLVE_EVERY_NS = 250_000_000
-MIN_WINDOW_NS = 2e9
-MAX_WINDOW_NS = 120e9
+    def _adapt(self, found: Posterior, span_ns: float, count: int) -> None:
+        """Lengthen or shorten the window until the crystal's unmodelled motion is a third of the spread."""
+        if count >= 2 * FEW:
+            ratio = found.sigma_ns / max(3 * self._jerk_ns(span_ns), 1e-3)
+            if ratio < 1 or span_ns > 0.95 * self._window_ns:
+                factor = min(max(ratio**0.25, 0.9), 1.05)
+                self._window_ns = min(max(self._window_ns * factor, MIN_WINDOW_NS), MAX_WINDOW_NS)
+        self._slot_ns = max(self._slot_ns, min(span_ns, self._window_ns) / SLOTS_PER_WINDOW)
+        if span_ns > 0.9 * self._window_ns:
+            self._slot_ns = self._window_ns / SLOTS_PER_WINDOW
+
+    @staticmethod
+    def _jerk_ns(span_ns: float) -> float:
+        return JERK_PER_S2 * (span_ns * 1e-9) ** 3 / JERK_DIVISOR * 1e9
 
 
 def highest_line_below(

@@ -8,19 +8,21 @@ from numpy.typing import NDArray
 
 from sensorium.drivers.frame import ClockKind, DeviceClock, Frame, StreamInfo
 from sensorium.sync.clocks.model import ClockEvent, ClockEventKind, ClockModel, Stamped, Uncertainty
-from sensorium.sync.clocks.oneway import FloatArray, LowerEnvelope
-from sensorium.sync.clocks.unwrap import TickKind, Unwrapped, Unwrapper
+from sensorium.sync.clocks.oneway import FloatArray, Line, LowerEnvelope
+from sensorium.sync.clocks.unwrap import UNUSABLE, TickKind, Unwrapped, Unwrapper
 
 MAX_EVENTS = 256
 """Events kept until somebody takes them; more are counted in the last one taken."""
 STALL_NS = 50_000_000
+MATURE = 32
+"""Samples before the estimate is trusted to judge others, or to state a jitter."""
 QUARANTINE = 8
 """So many ticks in a row that lie far ahead of the clock are not outliers: the clock has stepped."""
 AHEAD_NS = 2_000_000.0
 STEP_NS = 100_000_000.0
 STEP_AFTER_NS = 2_000_000_000
-SKEW_BOUND_FRESH = 2e-4
-SKEW_BOUND_CARRIED = 1.5e-6
+SKEW_SPREAD_CARRIED = 5e-7
+"""One sigma of the skew across a restart, as in real recordings (spec 2: 0.8 ppm over 20 min)."""
 
 _EVENT_OF = {
     TickKind.RESET: ClockEventKind.RESET,
@@ -72,9 +74,11 @@ class StreamTracker:
         self._unwrapper = Unwrapper(self._clock, period_ticks, info.latency.max_ns)
         self._period_ticks = period_ticks
         self._asymmetry_ns = float(info.latency.min_uncertainty_ns)
+        self._min_ns, self._max_ns = info.latency.min_ns, info.latency.max_ns
+        # Counters of samples are exact; clocks are cut off to whole ticks.
+        is_cut = self._clock.kind in (ClockKind.FREE, ClockKind.PTP)
+        self._resolution_ns = self._tick_ns if is_cut else 0.0
         self._epoch: _Epoch | None = None
-        self._carried_skew: float | None = None
-        self._scale_ns = 1e6
         self._events: deque[ClockEvent] = deque(maxlen=MAX_EVENTS)
         self._dropped_events = 0
         self._last_kind = TickKind.NEXT
@@ -83,6 +87,9 @@ class StreamTracker:
         self._ahead_run = 0
         self._late_since_ns: int | None = None
         self.ahead_count = 0
+        self._gate_ns = AHEAD_NS
+        self._line_of_uncertainty: Line | None = None
+        self._uncertainty = Uncertainty(0.0, 0.0, self._asymmetry_ns)
         self._model: ClockModel | None = None
         self._model_of: object = None
 
@@ -106,7 +113,7 @@ class StreamTracker:
                 ref_host_ns=epoch.origin_host_ns + round(at_ns + offset_ns) - self.info.latency.min_ns,
                 ns_per_tick=self._tick_ns * (1 + line.slope),
                 skew_ppm=line.slope * 1e6,
-                uncertainty=Uncertainty(line.statistical_ns, line.floor_ns, self._asymmetry_ns),
+                uncertainty=self._current(epoch),
             )
             self._model_of = line
         return self._model
@@ -137,7 +144,45 @@ class StreamTracker:
         ):
             return self._stamp_arrival(frame)
         raw = frame.device_ticks if frame.device_ticks is not None else np.array([frame.seq], np.int64)
-        ticks, unwrapped = self._track(raw, arrival_ns, frame.seq)
+        if raw.size == 1 and arrival_ns.size == 1:
+            return self._update_one(raw, arrival_ns, frame.seq)
+        return self._update_block(
+            raw, arrival_ns, self._unwrapper.frame(raw, arrival_ns, frame.seq), frame.seq
+        )
+
+    def _update_one(self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], seq: int) -> Stamped:
+        """Do what `_update_block` does for the common single stamp, without the cost of arrays."""
+        at_ns = int(arrival_ns[0])
+        ticks, kind = self._unwrapper.step(int(raw[0]), at_ns, seq)
+        epoch = self._epoch
+        line = epoch.envelope.line if epoch is not None else None
+        if kind is TickKind.NEXT and epoch is not None and line is not None:
+            device_ns = (ticks - epoch.origin_ticks) * self._tick_ns
+            offset_ns = (at_ns - epoch.origin_host_ns) - device_ns
+            excess_ns = offset_ns - line.offset_ns - line.slope * (device_ns - line.at_ns)
+            if line.count < MATURE or -self._gate_ns <= excess_ns < STEP_NS:
+                self._ahead_run, self._late_since_ns = 0, None
+                self._last_kind = kind
+                envelope = epoch.envelope
+                envelope.add_one(device_ns, offset_ns)
+                uncertainty = self._current(epoch)
+                line = envelope.line
+                assert line is not None
+                mapped_ns = device_ns + line.offset_ns + line.slope * (device_ns - line.at_ns)
+                capture_ns = epoch.origin_host_ns + round(mapped_ns) - self._min_ns
+                capture_ns = max(capture_ns, at_ns - self._max_ns, self._last_capture_ns)
+                capture_ns = min(capture_ns, at_ns)
+                self._last_capture_ns = max(self._last_capture_ns, capture_ns)
+                return Stamped(np.array([capture_ns], np.int64), uncertainty, epoch.number)
+        usable = None if kind not in UNUSABLE else np.zeros(1, np.bool_)
+        kinds = () if kind is TickKind.NEXT else ((0, kind),)
+        unwrapped = Unwrapped(np.array([ticks], np.int64), usable, kinds, self._unwrapper.epoch, 0)
+        return self._update_block(raw, arrival_ns, unwrapped, seq)
+
+    def _update_block(
+        self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], unwrapped: Unwrapped, seq: int
+    ) -> Stamped:
+        ticks = self._track(raw, arrival_ns, unwrapped, seq)
         epoch = self._epoch
         assert epoch is not None
         if unwrapped.usable is not None and not unwrapped.usable[-1]:
@@ -152,15 +197,23 @@ class StreamTracker:
             before = unwrapped.epoch_start
             head_ns = arrival_ns[:before] if arrival_ns.size > 1 else arrival_ns[0]
             capture_ns[:before] = head_ns - self.info.latency.min_ns
-        model = self.model
-        assert model is not None
-        return Stamped(self._clamp(capture_ns, arrival_ns, elapsed_ns), model.uncertainty, epoch.number)
+        uncertainty = self._current(epoch)
+        return Stamped(self._clamp(capture_ns, arrival_ns, elapsed_ns), uncertainty, epoch.number)
+
+    def _current(self, epoch: _Epoch) -> Uncertainty:
+        """Return the uncertainty of the epoch's line, and renew what depends on it when it is a new one."""
+        line = epoch.envelope.line
+        if line is not self._line_of_uncertainty:
+            assert line is not None
+            self._line_of_uncertainty = line
+            self._uncertainty = Uncertainty(line.statistical_ns, line.floor_ns, self._asymmetry_ns)
+            self._gate_ns = AHEAD_NS + 10 * (line.statistical_ns + line.floor_ns)
+        return self._uncertainty
 
     def _track(
-        self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], seq: int
-    ) -> tuple[NDArray[np.int64], Unwrapped]:
-        """Unwrap and feed the estimator; return the unwrapped ticks."""
-        unwrapped = self._unwrapper.frame(raw, arrival_ns, seq)
+        self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], unwrapped: Unwrapped, seq: int
+    ) -> NDArray[np.int64]:
+        """Feed the estimator and return the unwrapped ticks, renewed if the estimator began an epoch."""
         if unwrapped.kinds:
             self._note_kinds(unwrapped, raw, arrival_ns)
         else:
@@ -193,7 +246,7 @@ class StreamTracker:
         if self._epoch is not epoch:
             # The estimator found a step that the unwrapper had let pass; the epoch began at the last tick.
             ticks = self._unwrapper.nearest(raw)
-        return ticks, unwrapped
+        return ticks
 
     def _feed(
         self,
@@ -206,10 +259,10 @@ class StreamTracker:
         device_ns: FloatArray = (ticks - epoch.origin_ticks) * self._tick_ns
         offset_ns: FloatArray = (arrival_ns - epoch.origin_host_ns) - device_ns
         line = epoch.envelope.line
-        if line is not None and line.count >= 32:
+        if line is not None and line.count >= MATURE:
             excess_ns = offset_ns - epoch.envelope.offset_at(device_ns)
             lowest_ns = float(excess_ns.min())
-            gate_ns = AHEAD_NS + 10 * (line.statistical_ns + line.floor_ns)
+            gate_ns = self._gate_ns
             if lowest_ns < -gate_ns:
                 sane = excess_ns >= -gate_ns
                 self._ahead_run += int((~sane).sum())
@@ -229,7 +282,7 @@ class StreamTracker:
                     return
             else:
                 self._ahead_run = 0
-            if lowest_ns < STEP_NS + 20 * line.scale_ns:
+            if lowest_ns < max(STEP_NS, 20 * line.scale_ns):
                 self._late_since_ns = None
             elif self._late_since_ns is None:
                 self._late_since_ns = int(arrival_ns[0])
@@ -237,8 +290,6 @@ class StreamTracker:
                 self._step_epoch(epoch, raw, arrival_ns, seq, f"stepped back by {lowest_ns / 1e6:.3f} ms")
                 return
         epoch.envelope.add(device_ns, offset_ns)
-        assert epoch.envelope.line is not None
-        self._scale_ns = epoch.envelope.line.scale_ns
 
     def _step_epoch(
         self, epoch: _Epoch, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], seq: int, what: str
@@ -251,13 +302,11 @@ class StreamTracker:
 
     def _begin(self, number: int, ticks: int, host_ns: int) -> None:
         old = self._epoch
-        if old is not None and old.envelope.line is not None and old.envelope.line.window_ns > 1e9:
-            self._carried_skew = old.envelope.line.slope
-        if self._carried_skew is None:
-            envelope = LowerEnvelope(scale_prior_ns=self._scale_ns, slope_bound=SKEW_BOUND_FRESH)
+        # The crystal is the same, so its skew is known; only the offset is lost (spec 2).
+        if old is None:
+            envelope = LowerEnvelope(resolution_ns=self._resolution_ns)
         else:
-            # The crystal is the same, so its skew is known; only the offset is lost (spec 2).
-            envelope = LowerEnvelope(self._carried_skew, SKEW_BOUND_CARRIED, scale_prior_ns=self._scale_ns)
+            envelope = old.envelope.successor(SKEW_SPREAD_CARRIED)
         self._epoch = _Epoch(number, ticks, host_ns, envelope)
         self._ahead_run = 0
         self._late_since_ns = None
@@ -297,7 +346,9 @@ class StreamTracker:
 
     def _stamp_arrival(self, frame: Frame) -> Stamped:
         if self.info.rate_hz > 0:
-            self._track(np.array([frame.seq], np.int64), frame.arrival_ns[:1], frame.seq)
+            raw, arrival_ns = np.array([frame.seq], np.int64), frame.arrival_ns[:1]
+            unwrapped = self._unwrapper.frame(raw, arrival_ns, frame.seq)
+            self._track(raw, arrival_ns, unwrapped, frame.seq)
         return self._stamp_arrival_of(frame.arrival_ns, frame.arrival_ns.size)
 
     def _stamp_arrival_of(self, arrival_ns: NDArray[np.int64], size: int) -> Stamped:
@@ -306,7 +357,7 @@ class StreamTracker:
         declared_ns = float(latency.max_ns - latency.min_ns)
         statistical_ns = declared_ns
         line = self._epoch.envelope.line if self._epoch is not None else None
-        if line is not None and line.count >= 32:
+        if line is not None and line.count >= MATURE:
             # Latency above the floor exceeds 3 scales in 5 % of samples, if it is exponential.
             statistical_ns = min(declared_ns, 3 * line.scale_ns + line.statistical_ns + line.floor_ns)
         capture_ns = np.broadcast_to(arrival_ns - latency.min_ns, (size,)).astype(np.int64)

@@ -119,14 +119,14 @@ class Unwrapper:
         first, kind = self.step(int(raw[0]), int(arrival_ns[0]), seq)
         kinds: list[tuple[int, TickKind]] = [] if kind is TickKind.NEXT else [(0, kind)]
         if raw.size == 1:
-            usable = None if kind not in _UNUSABLE else np.zeros(1, np.bool_)
+            usable = None if kind not in UNUSABLE else np.zeros(1, np.bool_)
             return Unwrapped(np.array([first], np.int64), usable, tuple(kinds), self.epoch, 0)
         moved = np.diff(raw)
         if self._modulus is not None:
             half = self._modulus // 2
             moved = (moved + half) % self._modulus - half
         span_ns = float(moved.sum()) * self._tick_ns
-        if kind in _UNUSABLE or int(moved.min()) <= 0 or span_ns > TOLERANCE_NS:
+        if kind in UNUSABLE or int(moved.min()) <= 0 or span_ns > TOLERANCE_NS:
             return self._frame_one_by_one(raw, arrival_ns, seq, first, kinds)
         ticks = np.concatenate(([first], first + np.cumsum(moved)))
         self._last_ticks = int(ticks[-1])
@@ -166,7 +166,7 @@ class Unwrapper:
                 epoch_start = index
         usable = np.ones(raw.size, np.bool_)
         for index, kind in kinds:
-            usable[index] = kind not in _UNUSABLE
+            usable[index] = kind not in UNUSABLE
         return Unwrapped(ticks, usable, tuple(kinds), self.epoch, epoch_start)
 
     def _unwrap(self, raw: int, since_anchor_ns: int, seq: int) -> int:
@@ -188,4 +188,4 @@ class Unwrapper:
         return raw
 
 
-_UNUSABLE = frozenset({TickKind.DUPLICATE, TickKind.FROZEN, TickKind.BACKWARDS})
+UNUSABLE = frozenset({TickKind.DUPLICATE, TickKind.FROZEN, TickKind.BACKWARDS})

@@ -18,6 +18,7 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.sync.clocks.model import ClockEventKind, Stamped
+from sensorium.sync.clocks.oneway import CAPACITY
 from sensorium.sync.clocks.tracker import StreamTracker
 
 MS = 1_000_000
@@ -205,4 +206,4 @@ def test_what_one_tracker_keeps_does_not_grow() -> None:
     track(tracker, run, 10)
     epoch = tracker._epoch
     assert epoch is not None
-    assert epoch.envelope._x.size == 2 * 8192
+    assert epoch.envelope._x.size == 2 * CAPACITY

@@ -1,0 +1,239 @@
+"""The lower envelope of one window of latency samples, as a Bayesian posterior.
+
+Samples near the envelope are a Poisson process whose density grows as a power of the height above it:
+exponent k = 1 is a hard latency floor (exponential latency), k = 2 one that two random delays add up to (USB
+polling plus queueing), k = 3 softer still. For curves value + slope + curvature, the posterior has a closed
+form but for the scale, which is integrated out. Its mean is the estimator of least variance among those that
+move with the data (Pitman), where the classic convex-hull edge is only its mode; and it brings its own
+uncertainty, whatever the shape of the floor.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating[Any]]
+
+EXPONENTS = np.array([1.0, 1.5, 2.0, 3.0])
+NEAR = 64
+"""Samples nearest to the envelope that are looked at one by one."""
+FEW = 32
+"""With fewer samples than this only the hard floor is considered, and a prior of the scale counts."""
+
+
+def _disc(radius: float, step: float) -> FloatArray:
+    axis = np.arange(-radius, radius + step / 2, step)
+    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    disc: FloatArray = grid[(grid * grid).sum(axis=1) <= radius * radius]
+    return disc
+
+
+_DIRECTIONS = _disc(3.6, 0.6)
+_DEPTHS = np.geomspace(0.03, 12.0, 11)
+_DEPTH_LOG_WIDTHS = np.log(np.diff(np.concatenate(([0.0], np.sqrt(_DEPTHS[1:] * _DEPTHS[:-1]), [15.0]))))
+_GAUSS_AT, _GAUSS_WEIGHT = np.polynomial.legendre.leggauss(5)
+_GAUSS_WEIGHT = _GAUSS_WEIGHT / 2
+_BEND_MEAN = 1.0 / 3.0
+END_BEND = 1.0 - _BEND_MEAN
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is known before the window, in ns at its end: slope and bend (mean, spread), and the scale.
+
+    Attributes:
+        scale_ns: Latency scale of one sample, worth ``scale_weight`` samples while there are few.
+    """
+
+    slope_mean_ns: float
+    slope_spread_ns: float
+    bend_mean_ns: float
+    bend_spread_ns: float
+    scale_ns: float
+    scale_weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Where to look: lower triangular spread (ns) of slope and bend; typical depth in spacings."""
+
+    spread_ns: FloatArray
+    depth: float
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """The curve, relative to the reference: value(u) = mid + slope * u + bend * (u^2 - 1/3), -1 <= u <= 1.
+
+    Attributes:
+        end_ns: Estimate at u = 1; within ``bound95_ns`` of it with 95 % probability, spread ``sigma_ns``.
+        bend_sigma_ns: Spread of ``bend_ns``.
+        evidence: (4,) log evidence of each exponent for this window alone.
+        exponents: (4,) their probabilities with the evidence of earlier windows.
+        scale_ns: Reciprocal of the density of samples at the floor: the mean latency, if it is exponential.
+    """
+
+    end_ns: float
+    slope_ns: float
+    bend_ns: float
+    sigma_ns: float
+    bound95_ns: float
+    bend_sigma_ns: float
+    evidence: FloatArray
+    exponents: FloatArray
+    scale_ns: float
+    proposal: Proposal
+
+
+def fit(
+    at: FloatArray,
+    excess_ns: FloatArray,
+    prior: Prior,
+    earlier_evidence: FloatArray,
+    proposal: Proposal | None,
+    depth_limit_ns: float,
+) -> Posterior:
+    """Return the posterior of the curve under the samples.
+
+    Args:
+        at: (n,) positions in the window, -1 ... 1, newest last.
+        excess_ns: (n,) heights above a reference curve that is about right.
+        proposal: Of the window before; None = start from scratch.
+        depth_limit_ns: Deepest that the estimate goes below the edge. While few samples leave the depth open
+            its posterior is long-tailed, and its mode near the edge is the better guess.
+    """
+    count = at.size
+    near_count = count if count < FEW else min(NEAR, max(FEW // 4, count // 4))
+    if count > near_count:
+        chosen = np.argpartition(excess_ns, near_count)[: near_count + 1]
+        top = int(excess_ns[chosen].argmax())
+        ceiling_ns = float(excess_ns[chosen[top]])
+        chosen = np.delete(chosen, top)
+        near, near_at = excess_ns[chosen], at[chosen]
+    else:
+        near, near_at = excess_ns, at
+        ceiling_ns = float(excess_ns.max())
+    lowest_ns = float(near.min())
+    near = near - lowest_ns
+    ceiling_ns = max(ceiling_ns - lowest_ns, 1.0)
+    if count <= 2:
+        ceiling_ns = max(ceiling_ns, prior.scale_ns)
+    spacing_ns = ceiling_ns / near_count
+    near_bend = near_at * near_at - _BEND_MEAN
+    used_ns = float(near.sum()) + (count - near_count) * ceiling_ns
+    has_few = count < FEW
+    weight = prior.scale_weight if has_few else 0.0
+    if proposal is None:
+        wide_ns = 6 * spacing_ns
+        spread = np.diag([min(wide_ns, prior.slope_spread_ns), min(wide_ns, prior.bend_spread_ns)])
+        depth_unit_ns = spacing_ns
+        passes = 3
+    else:
+        spread = proposal.spread_ns
+        depth_unit_ns = spacing_ns * proposal.depth
+        passes = 2
+    centre = np.zeros(2)
+    floor_spread = np.array(
+        [
+            min(0.05 * spacing_ns, 0.5 * prior.slope_spread_ns),
+            min(0.05 * spacing_ns, 0.5 * prior.bend_spread_ns),
+        ]
+    )
+    depths = _DEPTHS * depth_unit_ns
+    exponents = EXPONENTS[:1] if has_few else EXPONENTS
+    for attempt in range(passes):
+        points = centre + _DIRECTIONS @ spread.T
+        slopes, bends = points[:, :1], points[:, 1:]
+        heights = near - slopes * near_at - bends * near_bend
+        edge = heights.min(axis=1)
+        heights -= edge[:, None]
+        values = edge[:, None] - depths
+        log_prior = -2 * np.log1p(
+            ((slopes - prior.slope_mean_ns) / prior.slope_spread_ns) ** 2 / 3
+        ) - 2 * np.log1p(((bends - prior.bend_mean_ns) / prior.bend_spread_ns) ** 2 / 3)
+        base = log_prior + _DEPTH_LOG_WIDTHS
+        likelihood = np.empty((exponents.size, *values.shape))
+        exposure = np.maximum(weight * prior.scale_ns + used_ns - count * values, 1e-6)
+        likelihood[0] = base - (near_count + weight) * np.log(exposure / (count * ceiling_ns))
+        if not has_few:
+            _add_soft_floors(
+                likelihood, base, heights, depths, values, slopes, bends, ceiling_ns, near_count, count
+            )
+        top_log = likelihood.max(axis=(1, 2))
+        masses = np.exp(likelihood - top_log[:, None, None])
+        totals = masses.sum(axis=(1, 2))
+        evidence = top_log + np.log(totals)
+        posterior_log = evidence + earlier_evidence[: exponents.size]
+        shares = np.exp(posterior_log - posterior_log.max())
+        shares /= shares.sum()
+        mass = np.tensordot(shares / totals, masses, axes=1)
+        by_direction = mass.sum(axis=1)
+        moved = by_direction @ points
+        deviation = points - moved
+        covariance = (deviation * by_direction[:, None]).T @ deviation
+        covariance[0, 0] += floor_spread[0] ** 2
+        covariance[1, 1] += floor_spread[1] ** 2
+        shift = np.abs(moved - centre) / np.sqrt(np.diag(spread @ spread.T) + 1e-12)
+        centre, spread = moved, np.linalg.cholesky(covariance)
+        if proposal is not None and attempt == 0 and shift.max() < 1.5:
+            break
+    depth_ns = float((mass.sum(axis=0) * depths).sum())
+    ends = values + slopes + bends * END_BEND
+    mean_ns = float((mass * ends).sum())
+    end_ns = mean_ns + max(depth_ns - depth_limit_ns, 0.0)
+    distance = np.abs(ends - end_ns).ravel()
+    order = np.argsort(distance)
+    reached = np.cumsum(mass.ravel()[order])
+    bound_ns = float(distance[order[min(int(np.searchsorted(reached, 0.95)), order.size - 1)]])
+    full_shares = np.zeros(EXPONENTS.size)
+    full_shares[: shares.size] = shares
+    full_evidence = np.zeros(EXPONENTS.size)
+    full_evidence[: evidence.size] = evidence - evidence.max()
+    return Posterior(
+        end_ns=lowest_ns + end_ns,
+        slope_ns=float(centre[0]),
+        bend_ns=float(centre[1]),
+        sigma_ns=math.sqrt(float((mass * (ends - end_ns) ** 2).sum())),
+        bound95_ns=bound_ns,
+        bend_sigma_ns=math.sqrt(float(covariance[1, 1])),
+        evidence=full_evidence,
+        exponents=full_shares,
+        scale_ns=(used_ns + weight * prior.scale_ns) / (near_count + weight),
+        proposal=Proposal(1.1 * spread, min(max(depth_ns / spacing_ns, 0.3), 30.0)),
+    )
+
+
+def _add_soft_floors(
+    likelihood: FloatArray,
+    base: FloatArray,
+    heights: FloatArray,
+    depths: FloatArray,
+    values: FloatArray,
+    slopes: FloatArray,
+    bends: FloatArray,
+    ceiling_ns: float,
+    near_count: int,
+    count: int,
+) -> None:
+    """Fill in the log likelihood of exponents 1.5, 2 and 3.
+
+    L_k = k^r * prod (height^(k-1)) / (sum of all heights^k, censored at the ceiling)^r, with the sum over the
+    near samples replaced by its expectation (half of the ceiling's).
+    """
+    above = (heights[:, None, :] + depths[:, None]) * (1 / ceiling_ns)
+    log_product = np.log(np.maximum(np.multiply.reduce(above, axis=2), 1e-300))
+    room = slopes * _GAUSS_AT + bends * (_GAUSS_AT * _GAUSS_AT - _BEND_MEAN)
+    room = np.maximum(1 - (values[:, :, None] + room[:, None, :]) / ceiling_ns, 1e-3)
+    rooms = (room * np.sqrt(room), room * room, room * room * room)
+    share = 1 - near_count / (2 * count)
+    for index, powered in enumerate(rooms, start=1):
+        exponent = float(EXPONENTS[index])
+        likelihood[index] = (
+            base
+            + near_count * math.log(exponent)
+            + (exponent - 1) * log_product
+            - near_count * np.log(share * (powered @ _GAUSS_WEIGHT))
+        )
