@@ -136,7 +136,6 @@ class OusterAssembler:
         self._last_frame_id = 0
         self._last_arrival_ns = 0
         self._init_id = 0
-        self._emitted_frame = -_ONE_PASS
         self._seq_base = 0
         self._next_seq = 0
         self._suspect: tuple[PacketHeader, bytes, int] | None = None
@@ -282,7 +281,6 @@ class OusterAssembler:
         self._frame = header.frame_id
         self._last_frame_id = header.frame_id
         self._init_id = header.init_id
-        self._emitted_frame = header.frame_id - 1
         self._seq_base = header.frame_id * self._per_frame + self._slot(header) - self._next_seq
 
     def _frames_ahead(self, header: PacketHeader) -> int:
@@ -318,7 +316,7 @@ class OusterAssembler:
             self._frame, self._last_frame_id = frame, header.frame_id
         self._last_arrival_ns = max(self._last_arrival_ns, arrival_ns)
         slot = self._slot(header)
-        if frame <= self._emitted_frame or frame * self._per_frame + slot < self._seq_base + self._next_seq:
+        if frame * self._per_frame + slot < self._seq_base + self._next_seq:
             self.counters.late += 1
             return []
         revolution = self._revolutions.setdefault(frame, _Revolution())
@@ -356,7 +354,6 @@ class OusterAssembler:
             emitted += self._explain_gap(seq - self._next_seq)
             emitted.append(self._frame_of(seq, [revolution.packets[slot] for slot in slots[start:end]]))
             self._next_seq = seq + end - start
-        self._emitted_frame = frame
         self._pending = [loss for loss in self._pending if loss.frame >= frame - 1]
         if self._preview_points:
             emitted += self._preview([revolution.packets[slot] for slot in slots])

@@ -136,6 +136,20 @@ def test_reordered_and_repeated_packets_give_the_same_frames(
     assert under_test.counters.duplicate + under_test.counters.late == 1
 
 
+def test_packets_that_come_after_a_pause_in_mid_revolution_are_not_lost() -> None:
+    under_test = assembler()
+    packets = revolution(0)
+    items = feed(under_test, packets[:20], ARRIVAL_START_NS)
+    items += under_test.expire(ARRIVAL_START_NS + 3 * FRAME_NS)
+    items += feed(under_test, packets[20:], ARRIVAL_START_NS + 4 * FRAME_NS)
+    items += feed(under_test, revolution(1), ARRIVAL_START_NS + 5 * FRAME_NS)
+    assert [(frame.seq, frame.count) for frame in frames_of(items)] == [
+        (0, 20),
+        (20, PER_FRAME - 20),
+        (PER_FRAME, PER_FRAME),
+    ]
+
+
 def test_packets_lost_in_the_kernel_are_booked_there_and_no_more_than_were_missing() -> None:
     under_test = assembler()
     items = feed_frames(under_test, [0])

@@ -10,7 +10,7 @@ from typing import Any
 import dpkt
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -227,6 +227,7 @@ def test_crc_equals_the_catalogue_check_value() -> None:
     assert crc64(b"123456789") == 0x995DC9BBDF1939FA  # CRC-64/XZ in the CRC catalogue
 
 
+@settings(deadline=None)
 @given(st.integers(8, 30_000), st.integers(0, 2**32))
 def test_crc_of_any_length_equals_the_bytewise_definition(size: int, seed: int) -> None:
     data = np.random.default_rng(seed).bytes(size)
@@ -241,6 +242,7 @@ def xz_check(data: bytes) -> int:
     return int.from_bytes(stream[check_end - 8 : check_end], "little")
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=8, max_size=1500), st.data())
 def test_crc_finds_any_single_flipped_bit(data: bytes, draw: st.DataObject) -> None:
     bit = draw.draw(st.integers(0, len(data) * 8 - 1))
@@ -264,6 +266,7 @@ def test_a_torn_payload_is_refused() -> None:
         decode_scan(bytes(metadata.packet_bytes + 1), metadata)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 65535))
 def test_garbage_of_the_right_size_is_a_header_or_a_wire_error(noise: bytes, seed: int) -> None:
     metadata = OusterMetadata.from_json(flat_metadata())
