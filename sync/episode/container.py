@@ -419,7 +419,11 @@ class McapFile:
         except OSError as err:
             raise EpisodeError(f"{path} cannot be created: {err.strerror}") from err
         self._adopt(path, fd, Contents(), 0, 0, zstd_level)
-        self.append([MAGIC, _record(HEADER, _text("") + _text(LIBRARY))])
+        try:
+            self.append([MAGIC, _record(HEADER, _text("") + _text(LIBRARY))])
+        except WriteError:
+            self.discard()
+            raise
 
     @classmethod
     def resume(cls, path: Path, contents: Contents, offset: int, crc: int) -> "McapFile":
@@ -559,6 +563,11 @@ class McapFile:
             self.append([end, self.contents.pack_summary(self.offset + len(end))])
         finally:
             self.abandon()
+
+    def discard(self) -> None:
+        """Close and remove the file."""
+        self.abandon()
+        self.path.unlink()
 
     def abandon(self) -> None:
         """Close without finishing; safe to call twice."""

@@ -359,19 +359,22 @@ class EpisodeWriter:
             os.close(fd)
 
     def _open_file(self, name: str) -> _FileOutput:
+        if name in self._files:
+            return self._files[name]  # left by a declaration that a full disk cut short
         file = McapFile(self.folder / name, self.policy.zstd_level)
-        output = _FileOutput(file)
-        self._files[name] = output
-        file.add_metadata(
-            EPISODE_METADATA,
-            {
-                "episode_id": self.episode_id,
-                "host_id": self.timeline.host_id,
-                "utc_minus_host_ns": str(self.timeline.utc_minus_host_ns),
-                "is_virtual": "true" if self.timeline.is_virtual else "false",
-            },
-        )
-        return output
+        origin = {
+            "episode_id": self.episode_id,
+            "host_id": self.timeline.host_id,
+            "utc_minus_host_ns": str(self.timeline.utc_minus_host_ns),
+            "is_virtual": "true" if self.timeline.is_virtual else "false",
+        }
+        try:
+            file.add_metadata(EPISODE_METADATA, origin)
+        except WriteError:
+            file.discard()
+            raise
+        self._files[name] = _FileOutput(file)
+        return self._files[name]
 
     def _add_channel(
         self, file: McapFile, topic: str, schema: MessageSchema, metadata: dict[str, str]

@@ -1,8 +1,10 @@
+import contextlib
 import ctypes
 import os
 import resource
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,23 @@ def test_a_disk_full_from_the_start_says_so(small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(bytes(DISK_BYTES - (128 << 10)))
     with pytest.raises(EpisodeError, match=r"cannot hold an episode.*free space"):
         begin_episode(small_disk, POLICY)
+
+
+def test_a_stream_that_finds_no_room_for_its_declaration_leaves_the_others_whole(small_disk: Path) -> None:
+    writer = begin_episode(small_disk, POLICY)
+    ballast = small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    late = [replace(STREAMS[0], name=f"late{index}") for index in range(5)]
+    for info in late:
+        with pytest.raises(WriteError):
+            writer.declare(info)
+    ballast.unlink()
+    writer.declare(late[0])
+    writer.close()
+    with Episode(writer.folder) as episode:
+        assert set(episode.streams) == {info.name for info in STREAMS} | {"late0"}
 
 
 def test_a_recovery_on_a_full_disk_needs_no_second_copy(small_disk: Path) -> None:

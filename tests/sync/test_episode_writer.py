@@ -134,6 +134,7 @@ def test_the_mcap_library_reads_every_message_with_decoded_schemas(tmp_path: Pat
             decoders = DecoderFactory()
             for schema, channel, message in reader.iter_messages():
                 if channel.message_encoding == "protobuf":
+                    assert schema is not None
                     decode = decoders.decoder_for("protobuf", schema)
                     assert decode is not None
                     decoded = decode(message.data)
