@@ -17,6 +17,17 @@ ROOMS = ("agent", "calibration", "drivers", "simulators", "sync", "uploader")
 START_UP_S = 0.3
 SLOW_MODULES = ("numpy", "cv2", "zmq", "google.protobuf", "cryptography", "sounddevice")
 
+OPTIONAL_MODULES = (
+    "dpkt",
+    "hypothesis",
+    "matplotlib",
+    "mcap_protobuf",
+    "pytest",
+    "rosbags",
+    "scipy",
+    "sounddevice",
+)
+
 
 def python(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
@@ -109,6 +120,21 @@ def test_a_room_cannot_be_imported_under_a_second_name(room: str, tmp_path: Path
     done = python("-c", f"import {room}", cwd=tmp_path)
     assert done.returncode == 1
     assert f"No module named '{room}'" in done.stderr
+
+
+def test_every_module_imports_with_the_core_dependencies_alone(tmp_path: Path) -> None:
+    names = [
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for name in sorted(modules_in_tree())
+        if not name.endswith("__main__.py")
+    ]
+    script = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({OPTIONAL_MODULES!r}))\n"
+        f"for name in {names!r}: importlib.import_module(name)"
+    )
+    done = python("-W", "error", "-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_module_imports_relatively_or_by_a_bare_room_name() -> None:
