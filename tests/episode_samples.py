@@ -1,5 +1,8 @@
 """Streams of every encoding with seeded random payloads, for tests of the episode on disk."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,3 +144,11 @@ def sealed_episode(tmp_path: Path, frames: int = 5, serial: int = 0) -> Path:
     write_frames(writer, frames)
     writer.close()
     return seal(writer.folder, manifest_of(writer))
+
+
+def run_doctor(path: Path) -> list[dict[str, object]]:
+    """Return what ``pymcap-cli doctor`` says of a file; fails unless it passes with its default demands."""
+    command = [str(Path(sys.executable).with_name("pymcap-cli")), "doctor", "--format", "jsonl", str(path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return [json.loads(line) for line in found.stdout.splitlines() if line.startswith("{")]

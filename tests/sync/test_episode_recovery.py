@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from episode_samples import begin_episode, manifest_of, write_frames
+from episode_samples import begin_episode, manifest_of, run_doctor, write_frames
 
 from sensorium.errors import EpisodeError
 from sensorium.sync.episode.container import McapReader
@@ -83,6 +83,14 @@ def test_a_file_cut_anywhere_keeps_all_of_its_whole_chunks(torn: Torn) -> None:
         with Episode(folder) as episode:
             frames = list(episode.frames())
         assert sum(result.recorded.values()) == sum(entry.frame.count for entry in frames)
+
+
+def test_the_doctor_passes_a_recovered_file(torn: Torn) -> None:
+    for at in (torn.chunks[0].offset, torn.chunks[4].offset + 30, torn.data_end + 1):
+        folder = torn.cut(at)
+        recover(folder)
+        severities = {finding.get("severity") for finding in run_doctor(folder / "data.mcap")}
+        assert severities.isdisjoint({"error", "warning"})
 
 
 def test_recovery_changes_nothing_when_repeated(torn: Torn) -> None:

@@ -1,14 +1,12 @@
 import itertools
-import json
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from episode_samples import STREAMS, TIMELINE, all_frames, begin_episode, make_frame, write_frames
+from episode_samples import STREAMS, TIMELINE, all_frames, begin_episode, make_frame, run_doctor, write_frames
 from foxglove_schemas_protobuf.FrameTransforms_pb2 import FrameTransforms
 from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory
@@ -148,13 +146,6 @@ def test_the_mcap_library_reads_every_message_with_decoded_schemas(tmp_path: Pat
                     seen += 1
             assert list(reader.iter_metadata())
     assert seen == len(written)
-
-
-def run_doctor(path: Path) -> list[dict[str, object]]:
-    command = [str(Path(sys.executable).with_name("pymcap-cli")), "doctor", "--format", "jsonl", str(path)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert found.returncode == 0, found.stdout + found.stderr
-    return [json.loads(line) for line in found.stdout.splitlines() if line.startswith("{")]
 
 
 def test_pymcap_doctor_finds_nothing_wrong(tmp_path: Path) -> None:
