@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from upload_samples import CAPTURED, begin_spool, grant_for, seal_episode
 
+from sensorium.errors import StoreError
 from sensorium.sync.consent_store import ConsentStore
 from sensorium.sync.episode.manifest import LEAF_BYTES, hash_file, read_manifest
 from sensorium.sync.episode.spool import Spool
@@ -20,7 +22,13 @@ from sensorium.timebase import SECOND_NS, HostClock, VirtualClock
 from sensorium.uploader.directory import DirectoryStore
 from sensorium.uploader.receipt import State, data_key, is_evictable, manifest_key, upload_state
 from sensorium.uploader.service import PARK_NS, REJUDGE_NS, StatusFile, UploadService, main, run
-from sensorium.uploader.store import MemoryStore, ParkedStoreError, RetryableStoreError, Store, StoreError
+from sensorium.uploader.store import (
+    MemoryStore,
+    ObjectInfo,
+    ParkedStoreError,
+    RetryableStoreError,
+    Store,
+)
 
 FIRST, SECOND = "01J00000000000000000000001", "01J00000000000000000000002"
 
@@ -44,7 +52,7 @@ class Failing(MemoryStore):
         super().__init__()
         self.error: StoreError | None = error
 
-    def head(self, key: str) -> object:  # type: ignore[override]
+    def head(self, key: str) -> ObjectInfo | None:
         if self.error is not None:
             raise self.error
         return super().head(key)
@@ -195,8 +203,10 @@ class Process:
         self.arguments = ["--spool", str(folder / "spool"), "--store", self.store.url]
 
     def start(self, *extra: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "sensorium.uploader.service", *self.arguments, *extra]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen([*self.command(), *extra], stderr=subprocess.PIPE, text=True)
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "sensorium.uploader.service", *self.arguments]
 
     def finish(self, *extra: str) -> tuple[int, str]:
         with self.start(*extra) as process:
@@ -244,6 +254,27 @@ class TestProcess:
             assert is_evictable(episode, process.store, process.trusted)
         assert [found.key for found in process.store.list()] == sorted(expected)
         assert list((process.store.root / ".partial").iterdir()) == []
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+    @pytest.mark.parametrize("call", ["fsync", "link,linkat", "unlink,unlinkat", "rename,renameat", "mkdir"])
+    def test_killed_at_every_system_call_that_changes_the_disk_it_recovers(
+        self, tmp_path: Path, call: str
+    ) -> None:
+        for point in range(1, 100):
+            process = Process(tmp_path / str(point))
+            episode = seal_episode(process.spool, FIRST)
+            injection = ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={point}"]
+            command = ["strace", "-f", "-qq", "-o", "/dev/null", *injection, *process.command(), "--once"]
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                assert point > 2
+                return
+            proven = is_evictable(episode, process.store, process.trusted)
+            assert upload_state(episode) is not State.VERIFIED or proven
+            assert process.finish("--once") == (0, "")
+            assert is_evictable(episode, process.store, process.trusted)
+            assert list((process.store.root / ".partial").iterdir()) == []
+        raise AssertionError("it never came to an end")
 
     def test_sigterm_ends_it_cleanly(self, tmp_path: Path) -> None:
         process = Process(tmp_path)

@@ -30,6 +30,7 @@ from sensorium.uploader.receipt import (
 )
 from sensorium.uploader.store import (
     MemoryStore,
+    ObjectInfo,
     ParkedStoreError,
     Retrier,
     RetryableStoreError,
@@ -289,11 +290,11 @@ class Wrapped(Store):
         self.before("get")
         return self.inner.get(key, start, length)
 
-    def head(self, key: str) -> object:  # type: ignore[override]
+    def head(self, key: str) -> ObjectInfo | None:
         self.before("head")
         return self.inner.head(key)
 
-    def list(self, prefix: str = "") -> Iterator[object]:  # type: ignore[override]
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return self.inner.list(prefix)
 
     def upload(self, key: str) -> Upload:
