@@ -137,6 +137,7 @@ def document(result: SessionResult) -> dict[str, Any]:
         "limitations": sorted({text for manifest in manifests for text in manifest.limitations}),
         "warnings": result.warnings,
         "problems": result.problems,
+        "bytes_on_disk": sum(file.bytes for manifest in manifests for file in manifest.files),
         "report": str(result.report) if result.report else None,
     }
 

@@ -55,7 +55,7 @@ def recover_orphan(folder: Path, spec: SyncSpec) -> Path:
 def _closing(folder: Path, spec: SyncSpec, episode: Episode, recorded: dict[tuple[str, int], int]) -> Closing:
     tallies = {name: StreamTally(info) for name, info in episode.streams.items()}
     for found in episode.frames():
-        tallies[found.frame.stream].add(found.frame, found.stamped, len(found.frame.payload))
+        tallies[found.frame.stream].add(found.frame, found.stamped)
     for entry in episode.models():
         if entry.stream in tallies:
             tallies[entry.stream].skew_ppm = entry.model.skew_ppm

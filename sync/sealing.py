@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensorium import __version__
-from sensorium.drivers.frame import Place
+from sensorium.drivers.frame import Encoding, Place
 from sensorium.sync.accounting import Account, Reason
 from sensorium.sync.align import StreamAlignment
 from sensorium.sync.consent import ConsentLedger, Purpose, freeze
@@ -127,11 +127,15 @@ def _stream_record(closing: Closing, name: str, tally: StreamTally) -> StreamRec
             events=dict(tally.clock_events),
         ),
         bytes_raw=tally.bytes_raw,
-        bytes_stored=tally.bytes_stored,
+        bytes_stored=_stored_bytes(closing, name),
         first_utc_ns=span[0] if span else None,
         last_utc_ns=span[1] if span else None,
         consent=_consent_record(closing, tally, span),
     )
+
+
+def _stored_bytes(closing: Closing, name: str) -> int:
+    return round(sum(each.stored_bytes for (stream, _), each in closing.written.items() if stream == name))
 
 
 def _balance(account: Account, written: Written) -> Balance:
@@ -229,5 +233,8 @@ def _stream_problems(record: StreamRecord) -> Iterable[tuple[str, Status]]:
         longest = max(gap.duration_ns for gap in record.gaps)
         yield f"{len(record.gaps)} gaps, the longest {longest / 1e9:.2f} s", Status.SUSPECT
     nominal, measured = record.info.rate_hz, record.rate_hz
-    if nominal and measured and abs(measured / nominal - 1) > MAX_RATE_ERROR:
+    is_promised = (
+        record.info.encoding != Encoding.MESSAGE
+    )  # else the rate was only guessed from the recording
+    if is_promised and nominal and measured and abs(measured / nominal - 1) > MAX_RATE_ERROR:
         yield f"ran at {measured:.2f} Hz instead of {nominal:g} Hz", Status.SUSPECT

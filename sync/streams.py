@@ -26,7 +26,6 @@ class StreamTally:
     frames: int = 0
     samples: int = 0
     bytes_raw: int = 0
-    bytes_stored: int = 0
     first_arrival_ns: int | None = None
     last_arrival_ns: int = 0
     first_capture_ns: int = 0
@@ -42,7 +41,7 @@ class StreamTally:
     clock_events: Counter[str] = field(default_factory=Counter)
     denials: Counter[str] = field(default_factory=Counter)
 
-    def add(self, frame: Frame, stamped: Stamped, stored_bytes: int) -> None:
+    def add(self, frame: Frame, stamped: Stamped) -> None:
         first, last = int(stamped.capture_ns[0]), int(stamped.capture_ns[-1])
         if self.first_arrival_ns is None:
             self.first_arrival_ns = int(frame.arrival_ns[0])
@@ -54,7 +53,6 @@ class StreamTally:
         self.frames += 1
         self.samples += frame.count
         self.bytes_raw += len(frame.payload)
-        self.bytes_stored += stored_bytes
         self.last_arrival_ns = int(frame.arrival_ns[-1])
         self.last_capture_ns = last
         self.last_frame_ns = first

@@ -37,6 +37,7 @@ HOUSEKEEPING_NS = SECOND_NS // 50
 BASES_NS = SECOND_NS
 SILENT_NS = 2 * SECOND_NS
 DECLARE_GRACE_NS = 20 * SECOND_NS
+_FASTEST_REFERENCE_HZ = 100.0
 _REFERENCE_ORDER = (
     Modality.CAMERA,
     Modality.LIDAR,
@@ -316,11 +317,11 @@ class Synchronizer:
         if info.is_personal and not self._is_allowed(episode, stream, frame, stamped):
             return
         try:
-            stored = episode.writer.write(frame, stamped, instance.number)
+            episode.writer.write(frame, stamped, instance.number)
         except WriteError as err:
             self._disk_trouble(str(err))
             return
-        tally.add(frame, stamped, stored)
+        tally.add(frame, stamped)
         bound_ns = stamped.uncertainty.bound95_ns
         if not info.reference_of:
             episode.aligner.add(info.name, frame.seq, frame.count, stamped.capture_ns, bound_ns)
@@ -442,7 +443,8 @@ class Synchronizer:
             for info in originals:
                 if info.modality is modality:
                     return info.name
-        return originals[0].name if originals else ""
+        periodic = [info for info in originals if 0 < info.rate_hz <= _FASTEST_REFERENCE_HZ]
+        return max(periodic or originals, key=lambda info: info.rate_hz).name if originals else ""
 
     def _join(self, episode: OpenEpisode, instance: Instance) -> None:
         """Open the accounts of an instance in the episode, and note where they begin."""

@@ -61,11 +61,15 @@ class WriterPolicy:
 
 @dataclass(slots=True)
 class Written:
-    """What one instance of a stream has in the file; ``pending`` lies in chunks that are still open."""
+    """What one instance of a stream has in the file; ``pending`` lies in chunks that are still open.
+
+    ``stored_bytes`` is its share, by payload, of the chunks as they lie on disk.
+    """
 
     frames: int = 0
     samples: int = 0
     payload_bytes: int = 0
+    stored_bytes: float = 0.0
     pending_samples: int = 0
     lost_samples: int = 0
 
@@ -440,18 +444,20 @@ class EpisodeWriter:
         parts, index = line.take()
         shares, line.shares = line.shares, {}
         try:
-            line.file.add_chunk(line.compression, parts, index)
+            stored_bytes = line.file.add_chunk(line.compression, parts, index)
         except WriteError:
             for key, share in shares.items():
                 self._written[key].pending_samples -= share.samples
                 self._written[key].lost_samples += share.samples
             raise
+        chunk_payload_bytes = max(1, sum(share.payload_bytes for share in shares.values()))
         for key, share in shares.items():
             written = self._written[key]
             written.pending_samples -= share.samples
             written.frames += share.frames
             written.samples += share.samples
             written.payload_bytes += share.payload_bytes
+            written.stored_bytes += stored_bytes * share.payload_bytes / chunk_payload_bytes
 
     def _sync_when_due(self, now_ns: int) -> None:
         """Sync in a thread: a disk that stalls must not stop the loop that takes in frames."""
