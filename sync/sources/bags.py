@@ -145,7 +145,7 @@ def _messages(reader: Any, connections: list[Any]) -> Iterator[tuple[Any, int, b
 def message_problems(channels: list[MessageChannel]) -> Iterator[Problem]:
     """Yield what a scan found amiss with message streams."""
     if not any(channel.count for channel in channels):
-        yield Problem("empty", "", 0, f"no messages ({len(channels)} topics): there is nothing to replay")
+        yield Problem("empty", "", 0, f"no messages ({len(channels)} topics)")
         return
     for channel in channels:
         if not channel.count:

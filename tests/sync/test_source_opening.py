@@ -79,5 +79,7 @@ def test_topics_become_valid_unique_stream_names() -> None:
 def test_only_steady_streams_have_a_rate() -> None:
     assert nominal_rate_hz([n * 20_000_000 for n in range(20)]) == 50.0
     assert nominal_rate_hz([0, 1, 2, 10**9, 10**9 + 1, 2 * 10**9, 5 * 10**9]) == 0.0
+    bursts = [burst * 10**10 + n * 20_000_000 for burst in range(5) for n in range(50)]
+    assert nominal_rate_hz(bursts) == 0.0
     assert nominal_rate_hz([7, 7, 7, 7, 7, 7]) == 0.0
     assert nominal_rate_hz([5]) == 0.0
