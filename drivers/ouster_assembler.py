@@ -40,6 +40,7 @@ IMU_BLOCK_SAMPLES = 5
 REORDER_PACKETS = 4
 """An incomplete revolution waits for stragglers until this many packets of the next one are there."""
 _LATE_FRAMES = 2
+_LATE_IS_RESTART = 16
 _SLACK_FRAMES = 20
 _CRC_TRIALS = 256
 """After this many packets without one valid CRC the firmware is taken to send none."""
@@ -138,6 +139,7 @@ class OusterAssembler:
         self._init_id = 0
         self._seq_base = 0
         self._next_seq = 0
+        self._late_in_a_row = 0
         self._suspect: tuple[PacketHeader, bytes, int] | None = None
         self._pending: list[_PendingLoss] = []
         self._preview_seq = 0
@@ -281,6 +283,7 @@ class OusterAssembler:
         self._frame = header.frame_id
         self._last_frame_id = header.frame_id
         self._init_id = header.init_id
+        self._pending.clear()
         self._seq_base = header.frame_id * self._per_frame + self._slot(header) - self._next_seq
 
     def _frames_ahead(self, header: PacketHeader) -> int:
@@ -317,8 +320,8 @@ class OusterAssembler:
         self._last_arrival_ns = max(self._last_arrival_ns, arrival_ns)
         slot = self._slot(header)
         if frame * self._per_frame + slot < self._seq_base + self._next_seq:
-            self.counters.late += 1
-            return []
+            return self._late(header, packet, arrival_ns)
+        self._late_in_a_row = 0
         revolution = self._revolutions.setdefault(frame, _Revolution())
         if slot in revolution.packets:
             self.counters.duplicate += 1
@@ -326,6 +329,17 @@ class OusterAssembler:
         revolution.packets[slot] = _Packet(packet, header.device_ns, arrival_ns)
         revolution.last_arrival_ns = arrival_ns
         return self._emit_due(frame)
+
+    def _late(self, header: PacketHeader, packet: bytes, arrival_ns: int) -> list[Frame | Loss]:
+        """Drop a packet whose turn is over; many in a row are a sensor that began anew nearby."""
+        self._late_in_a_row += 1
+        if self._late_in_a_row < _LATE_IS_RESTART:
+            self.counters.late += 1
+            return []
+        self.counters.restarts += 1
+        ended = self._emit_all()
+        self._start(header)
+        return ended + self._place(header, packet, arrival_ns)
 
     def _emit_due(self, frame: int) -> list[Frame | Loss]:
         """Emit ``frame`` and all before it if it is complete; else those that have waited long enough."""

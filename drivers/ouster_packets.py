@@ -189,7 +189,7 @@ def _read_metadata(document: dict[str, Any], text: str) -> OusterMetadata:
     columns = int(layout.get("columns_per_frame") or (int(mode[1]) if mode else 0))
     per_packet = int(layout.get("columns_per_packet", _MODE_COLUMNS_PER_PACKET))
     rate_hz = float(layout.get("fps") or (int(mode[2]) if mode else 0))
-    profile = str(layout.get("udp_profile_lidar", "LEGACY"))
+    profile = str(layout.get("udp_profile_lidar") or flat.get("udp_profile_lidar", "LEGACY"))
     window = layout.get("column_window", [0, columns - 1])
     if profile not in PROFILES:
         raise ConfigError(f"Ouster profile {profile!r} cannot be decoded; known: {', '.join(PROFILES)}")
@@ -205,7 +205,7 @@ def _read_metadata(document: dict[str, Any], text: str) -> OusterMetadata:
     product = str(flat.get("prod_line", ""))
     return OusterMetadata(
         profile=profile,
-        imu_profile=str(layout.get("udp_profile_imu", "LEGACY")),
+        imu_profile=str(layout.get("udp_profile_imu") or flat.get("udp_profile_imu", "LEGACY")),
         rings=rings,
         columns=columns,
         columns_per_packet=per_packet,

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import dpkt
 import numpy as np
@@ -212,6 +213,16 @@ def test_a_restarted_sensor_goes_on_with_the_next_number(profile: str) -> None:
     ]
 
 
+def test_a_sensor_that_begins_anew_with_a_recent_frame_number_is_heard_again() -> None:
+    under_test = assembler()
+    items = feed_frames(under_test, [0, 1, 2]) + feed_frames(under_test, [1, 2, 3]) + under_test.flush()
+    assert under_test.counters.restarts == 1
+    late = under_test.counters.late
+    assert 0 < late < PER_FRAME
+    assert sum(frame.count for frame in frames_of(items)) == 6 * PER_FRAME - late
+    assert frames_of(items)[-1].next_seq == 6 * PER_FRAME - late
+
+
 def test_one_packet_with_an_impossible_frame_number_restarts_nothing() -> None:
     metadata = default_metadata(4, 512, 10, profile="LEGACY")
     under_test = assembler(metadata=metadata)
@@ -318,6 +329,27 @@ def test_a_real_capture_is_one_whole_revolution(name: str, shared_data: Path) ->
     assert not any(getattr(under_test.counters, field) for field in under_test.counters.__slots__)
     imu_samples = sum(frame.count for frame in frames_of(items, "lidar_imu"))
     assert imu_samples == (10 if "v2.3.0" in name else 0)
+
+
+def test_a_real_revolution_of_512_columns_from_a_ros_bag_is_whole(shared_data: Path) -> None:
+    highlevel = pytest.importorskip("rosbags.highlevel")
+    messages: dict[str, list[tuple[int, Any]]] = {}
+    with highlevel.AnyReader([shared_data / "ouster" / "512x10_raw.bag"]) as bag:
+        for connection, time_ns, raw in bag.messages():
+            message = bag.deserialize(raw, connection.msgtype)
+            messages.setdefault(connection.topic.rsplit("/", 1)[1], []).append((time_ns, message))
+    ((_, text),) = messages["metadata"]
+    metadata = OusterMetadata.from_json(text.data)
+    under_test = OusterAssembler("lidar", metadata, "host")
+    items: list[Frame | Loss] = []
+    for time_ns, message in messages["lidar_packets"]:
+        items += under_test.feed_lidar(bytes(message.buf), time_ns)
+    for time_ns, message in messages["imu_packets"]:
+        items += under_test.feed_imu(bytes(message.buf), time_ns)
+    (frame,) = frames_of(items)
+    assert (frame.count, metadata.columns) == (32, 512)
+    assert decode_scan(frame.payload, metadata).column_valid.all()
+    assert [(block.seq, block.count) for block in frames_of(items, "lidar_imu")] == [(0, 5), (5, 5)]
 
 
 # The driver on real sockets
