@@ -7,6 +7,7 @@ with one.
 
 import functools
 import importlib
+import re
 import sqlite3
 import struct
 from collections.abc import Callable, Iterator
@@ -57,7 +58,7 @@ class BagSource(Source):
                 self._scan(reader, connections, self._find_channels(connections))
         except self._errors as err:
             raise SourceError(
-                f"{path}: damaged or unfinished {self.kind}: {_first_line(err)}{_advice(err)}"
+                f"{path}: damaged or unfinished {self.kind}: {_first_line(err)}{_advice(err, self._is_ros1)}"
             ) from err
 
     def frames(self) -> Iterator[Frame | Loss]:
@@ -202,10 +203,12 @@ def _is_sqlite(path: Path) -> bool:
 
 def _first_line(err: BaseException) -> str:
     text = str(err).strip().splitlines()
-    return text[0] if text else type(err).__name__
+    # rosbags quotes the arguments of the error below as a tuple.
+    return re.sub(r"\('(.*)',\)", r"\1", text[0]) if text else type(err).__name__
 
 
-def _advice(err: BaseException) -> str:
-    if "index" in str(err).lower():
-        return " (an unfinished recording: 'rosbag reindex' or 'ros2 bag reindex' repairs it)"
-    return ""
+def _advice(err: BaseException, is_ros1: bool) -> str:
+    if "index" not in str(err).lower():
+        return ""
+    command = "rosbag reindex" if is_ros1 else "ros2 bag reindex"
+    return f"; '{command}' repairs a recording that was not finished"
