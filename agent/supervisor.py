@@ -241,7 +241,8 @@ class Supervisor:
             device = next(device for device in self.devices if device.name == child.name)
             if child.restarts == 0 and not self._has_declared(child.name):
                 if device.config.required:
-                    raise DeviceError(f"device {child.name} did not start: {child.last_error}")
+                    reason = child.last_error.removeprefix(f"{child.name}: ")
+                    raise DeviceError(f"device {child.name} did not start: {reason}")
                 self.ask("exclude", device=child.name)
             self._schedule(child, now_ns)
         self._restart_when_due(child, now_ns)

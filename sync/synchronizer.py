@@ -477,6 +477,7 @@ class Synchronizer:
     def _store_calibration(self, episode: OpenEpisode) -> None:
         if self.spec.calibration is not None and self._calibration is not None:
             shutil.copyfile(self.spec.calibration, episode.folder / "calibration.yaml")
+            episode.writer.write_calibration(self._calibration, episode.started_ns)
 
     def stop(self) -> str | None:
         """Close the open episode and hand it to the sealer; return its id."""
