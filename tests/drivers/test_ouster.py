@@ -137,6 +137,31 @@ def test_reordered_and_repeated_packets_give_the_same_frames(
     assert under_test.counters.duplicate + under_test.counters.late == 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_is_lost_repeated_or_reordered_each_packet_keeps_its_own_number(draw: st.DataObject) -> None:
+    ordered = [packet for frame in range(65534, 65538) for packet in revolution(frame)]
+    number = {packet: i for i, packet in enumerate(ordered)}
+    random = draw.draw(st.randoms(use_true_random=False))
+    sent = [ordered[0]]  # numbers count from the first packet seen
+    for packet in ordered[1:]:
+        sent += [packet] * random.choices([0, 1, 2], [2, 7, 1])[0]
+    reach = draw.draw(st.integers(0, 12))
+    order = [0, *sorted(range(1, len(sent)), key=lambda i: i + random.random() * reach)]
+    under_test = assembler()
+    items = feed(under_test, [sent[i] for i in order], ARRIVAL_START_NS) + under_test.flush()
+    size = METADATA.packet_bytes
+    seqs = []
+    for frame in frames_of(items):
+        for i in range(frame.count):
+            assert number[bytes(frame.payload[i * size : (i + 1) * size])] == frame.seq + i
+            seqs.append(frame.seq + i)
+    assert seqs == sorted(set(seqs))
+    counters = under_test.counters
+    assert counters.restarts == 0
+    assert len(seqs) + counters.duplicate + counters.late == len(sent)
+
+
 def test_packets_that_come_after_a_pause_in_mid_revolution_are_not_lost() -> None:
     under_test = assembler()
     packets = revolution(0)
