@@ -163,6 +163,7 @@ class _Transfer:
         self._report = progress
         self._should_stop = should_stop
         self._id = folder.name
+        self._manifest: Manifest | None = None
         self._digest = ""
         self._sent_bytes = 0
         self._done_bytes = 0
@@ -171,6 +172,7 @@ class _Transfer:
     def run(self) -> Outcome:
         try:
             manifest, envelope = self._read_manifest()
+            self._manifest = manifest
             key = manifest_key(manifest.episode_id)
             self._total_bytes = sum(file.bytes for file in manifest.files)
             if self._is_done(key, envelope):
@@ -187,6 +189,7 @@ class _Transfer:
             return Outcome(self._id, State.VERIFIED, (), self._sent_bytes)
         except _RefusedError as refused:
             self._note(refused.state, refused.reasons)
+            self._drop_parts()
             return Outcome(self._id, refused.state, refused.reasons, self._sent_bytes)
 
     def _read_manifest(self) -> tuple[Manifest, bytes]:
@@ -248,6 +251,11 @@ class _Transfer:
             f"store {self._store.url}: {key} reads back differently from what was sent, {_SEND_ATTEMPTS} "
             "times; check its disk and network"
         )
+
+    def _drop_parts(self) -> None:
+        """Remove what was sent of files that are not whole in the store yet."""
+        for file in self._manifest.files if self._manifest else ():
+            self._store.upload(data_key(self._id, file)).abort()
 
     def _send(self, key: str, file: FileRecord, is_replacing: bool) -> None:
         upload = self._store.upload(key)

@@ -412,7 +412,9 @@ class TestStore:
     def test_a_clock_set_back_between_pauses_leaves_the_last_one_on(self, tmp_path: Path) -> None:
         store = self.store(tmp_path)
         store.pause(NOON)
+        store.grant(make_grant())
         store.resume(NOON - HOUR)
+        assert decide(CAMERA, (NOON, NOON), Purpose.RECORD, NOON, store.ledger()).rule == "paused"
         store.pause(NOON - HOUR)
         assert store.ledger().is_paused
 

@@ -234,6 +234,29 @@ class TestIntegrity:
         assert rig.store.head(MANIFEST_KEY) is None
         assert not any("mic" in found.key for found in rig.store.list())
 
+    def test_not_one_damaged_part_is_sent(self, tmp_path: Path) -> None:
+        rig = Rig(tmp_path, large=True)
+        with (rig.episode / "cam.mcap").open("r+b") as file:
+            file.seek(LEAF_BYTES)
+            file.write(b"\0" * 9)
+        outcome = rig.upload()
+        assert outcome.state is State.QUARANTINED
+        assert outcome.sent_bytes == (rig.episode / "calibration.yaml").stat().st_size + LEAF_BYTES
+        assert "cam.mcap: part 1" in outcome.reasons[0]
+
+    def test_a_refused_episode_leaves_no_parts_behind(self, tmp_path: Path) -> None:
+        rig = Rig(tmp_path, large=True)
+        seen: list[Progress] = []
+        with pytest.raises(Stopped):
+            rig.upload(
+                progress=seen.append, should_stop=lambda: bool(seen) and seen[-1].done_bytes > LEAF_BYTES
+            )
+        partial = rig.store.root / ".partial"
+        assert list(partial.iterdir())
+        rig.consent.withdraw(rig.grant.id)
+        assert rig.upload().state is State.DENIED
+        assert list(partial.iterdir()) == []
+
     def test_a_truncated_file_is_quarantined(self, rig: Rig) -> None:
         os.truncate(rig.episode / "data.mcap", 10)
         assert rig.upload().state is State.QUARANTINED
