@@ -1,0 +1,1 @@
+"""Two-way clock estimators beside the references of the field, on the shapes of spec 2b. (In work.)"""
