@@ -1,9 +1,10 @@
 """What a driver is: a config and three hooks that its host process calls."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -55,11 +56,13 @@ class Driver(ABC, Generic[ConfigT]):
         config_type: Validated from the rig file before any process starts.
         blocks: Wait for credit instead of dropping; only sensible for recordings that can wait.
         timeline: The host clock of the arrival stamps; None = this machine's, now.
+        first_seq: Where the numbers of a stream begin, if not at 0 (a recording from the middle of a session).
     """
 
     config_type: ClassVar[type[DriverConfig]]
     blocks: ClassVar[bool] = False
     timeline: Timeline | None = None
+    first_seq: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, config: ConfigT, context: DriverContext) -> None:
         self.config = config

@@ -68,6 +68,9 @@ class DriverHost:
         instance = secrets.randbits(32)
         path = spec.run_dir / "counters" / f"{spec.name}-{instance:08x}.counters"
         counters = CounterFile(path, instance, [info.name for info in infos])
+        first_seq = dict(self.driver.first_seq)
+        for name, seq in first_seq.items():
+            counters.advance(name, seq)
         timeline = self.driver.timeline
         declare = Declare(
             instance=instance,
@@ -77,6 +80,7 @@ class DriverHost:
             timeline=timeline or Timeline(spec.host_id, read_bases().utc_minus_host_ns),
             is_live=timeline is None,
             counters=str(path),
+            first_seq=first_seq,
         )
         return BusPublisher(spec.endpoint, declare, counters, self._clock, context)
 

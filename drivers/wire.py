@@ -104,6 +104,8 @@ class Declare(_Message):
     is_live: bool
     counters: str = Field(max_length=4096)
     """Path of the instance's counter file, "" when it is on another machine."""
+    first_seq: dict[str, int] = Field(default={}, max_length=256)
+    """Where the numbers of a stream begin, if not at 0."""
 
 
 class Lost(_Message):

@@ -86,6 +86,7 @@ class ReplayDriver(Driver[ReplayConfig]):
             self._player = player
             return player.open()
         self.timeline = source.timeline
+        self.first_seq = {name: seq for name, seq in source.first_seq.items() if name in names}
         self._player = _Player(source, names, self.context.clock, config)
         return [info for info in source.streams if info.name in names]
 

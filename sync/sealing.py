@@ -143,7 +143,7 @@ def _balance(account: Account, written: Written) -> Balance:
     dropped = Counter(account.dropped)
     if written.lost_samples:
         dropped[Place.WRITER, LOST_TO_DISK] += written.lost_samples
-    return Balance(account.produced, written.samples, nested(dropped))
+    return Balance(account.produced, written.samples, nested(dropped), account.start_seq)
 
 
 def nested(dropped: Mapping[Reason, int]) -> dict[str, dict[str, int]]:

@@ -126,5 +126,8 @@ class Instance:
 
 def instance_of(declare: Declare, identity: bytes, now_ns: int) -> Instance:
     """Return the state for a newly declared driver instance."""
-    streams = {info.name: LiveStream(info, StreamTracker(info)) for info in declare.streams}
+    streams = {
+        info.name: LiveStream(info, StreamTracker(info), InstanceStream(declare.first_seq.get(info.name, 0)))
+        for info in declare.streams
+    }
     return Instance(declare, identity, streams, now_ns)

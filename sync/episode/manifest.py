@@ -39,11 +39,15 @@ _STRICT: dict[str, Any] = {"extra": "forbid", "ser_json_bytes": "base64", "val_j
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Samples of one driver instance: produced = recorded + dropped, by place and reason."""
+    """Samples of one driver instance: produced = recorded + dropped, by place and reason.
+
+    The account covers the sequence numbers from ``first_seq`` to ``first_seq + produced``.
+    """
 
     produced: int = 0
     recorded: int = 0
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    first_seq: int = 0
 
     @property
     def dropped_total(self) -> int:

@@ -13,7 +13,7 @@ from sensorium.sync.sources.source import Problem, Source
 from sensorium.verdict import Status
 
 _NOT_RECORDED = "not in the recording"
-_BEFORE = "before the recording began"
+_BEFORE = "before the first recorded sample"
 
 
 class EpisodeSource(Source):
@@ -55,6 +55,10 @@ class EpisodeSource(Source):
             raise
         records = self.manifest.streams if self.manifest is not None else ()
         self.consents: dict[str, ConsentRecord] = {record.info.name: record.consent for record in records}
+        begins = {
+            record.info.name: next(iter(record.balances.values())) for record in records if record.balances
+        }
+        self.first_seq = {name: balance.first_seq for name, balance in begins.items()}
 
     def frames(self) -> Iterator[Frame | Loss]:
         """Yield the frames as they were published.
@@ -72,7 +76,7 @@ class EpisodeSource(Source):
                     base[key] = next_seq.get(frame.stream, 0)
                 if base[key]:
                     frame = replace(frame, seq=frame.seq + base[key])
-                missing = frame.seq - next_seq.get(frame.stream, 0)
+                missing = frame.seq - next_seq.get(frame.stream, self.first_seq.get(frame.stream, 0))
                 if missing > 0:
                     reason = _NOT_RECORDED if frame.stream in next_seq else _BEFORE
                     yield Loss(frame.stream, missing, Place.SOURCE, reason)

@@ -1,7 +1,7 @@
 """What a recording is to the rest of the agent: declared streams and their frames in order of arrival."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class Source(ABC):
         streams: The streams that hold at least one sample.
         timeline: The clock of the arrival stamps; always virtual.
         problems: What was found amiss.
+        first_seq: Where a stream's numbers begin, if not at 0.
     """
 
     kind: str = "recording"
@@ -51,6 +52,7 @@ class Source(ABC):
         self.streams: tuple[StreamInfo, ...] = ()
         self.timeline = Timeline(RECORDING_HOST, utc_minus_host_ns=0, is_virtual=True)
         self.problems: tuple[Problem, ...] = ()
+        self.first_seq: Mapping[str, int] = {}
         self.start_ns = 0
         self.end_ns = 0
 

@@ -107,7 +107,7 @@ def test_numbers_lost_before_the_file_are_losses_at_the_source(tmp_path: Path) -
     writer.close()
     with open_source(writer.folder, allow_unverified=True) as source:
         imu = [item for item in source.frames() if item.stream == "imu"]
-    assert imu[0] == Loss("imu", 10, Place.SOURCE, "before the recording began")
+    assert imu[0] == Loss("imu", 10, Place.SOURCE, "before the first recorded sample")
     assert imu[2] == Loss("imu", 20, Place.SOURCE, "not in the recording")
     assert [item.seq for item in imu if isinstance(item, Frame)] == [10, 40]
 
