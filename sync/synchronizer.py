@@ -402,7 +402,7 @@ class Synchronizer:
         max_s, max_bytes = self.spec.max_s, self.spec.max_bytes
         is_long = max_s is not None and self.now_ns() - episode.started_ns >= max_s * SECOND_NS
         is_large = max_bytes is not None and episode.writer.bytes_stored() >= max_bytes
-        if is_long or is_large:
+        if (is_long or is_large) and not self.is_drained:
             self.stop()
             self.start()
 
@@ -501,6 +501,9 @@ class Synchronizer:
             episode.writer.close()
         except EpisodeError as err:
             episode.limitations.append(f"not everything could be written: {err}")
+        if not any(account.produced for _, _, account in episode.accounts):
+            shutil.rmtree(episode.folder)  # not a sample was produced: there is nothing to prove or to keep
+            return None
         closing = Closing(
             spool=self.spec.spool,
             spec=self.spec,
