@@ -63,14 +63,18 @@ class Receipt:
     version: int = 1
 
 
-def upload_state(folder: Path) -> State:
-    """Return where an episode stands, by the files in its folder alone."""
+def upload_state(folder: Path, store_url: str | None = None) -> State:
+    """Return where an episode stands, by the files in its folder alone.
+
+    Args:
+        store_url: Count only what was proven in this store; None = in any.
+    """
     try:
         digest = manifest_digest(folder)
     except OSError:
         return State.QUARANTINED
     receipt = read_receipt(folder)
-    if receipt is not None and receipt.manifest_blake3 == digest:
+    if receipt is not None and receipt.manifest_blake3 == digest and store_url in (None, receipt.store):
         return State.VERIFIED
     note = _read_note(folder)
     if note.get("manifest") != digest:

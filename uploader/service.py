@@ -108,7 +108,7 @@ class UploadService:
         for name in self.episodes.keys() - folders.keys():
             del self.episodes[name]
         for name in folders.keys() - self.episodes.keys():
-            state = upload_state(folders[name])
+            state = upload_state(folders[name], self._store.url)
             self.episodes[name] = EpisodeStatus(state, upload_reasons(folders[name]))
         ledger = self._consent.poll()
         if ledger is not self._ledger:
@@ -223,7 +223,11 @@ def run(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the process; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sensorium.uploader.service", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m sensorium.uploader.service",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--spool", type=Path, required=True, help="folder with sealed/")
     parser.add_argument("--store", required=True, help="where to, such as file:///var/lib/central")
     parser.add_argument("--consent", type=Path, help=f"folder of grants (default: SPOOL/{DEFAULT_FOLDER})")

@@ -154,6 +154,16 @@ class TestSteps:
         assert again.step() is None
         assert again.episodes[FIRST].state is State.VERIFIED
 
+    def test_what_is_proven_in_one_store_still_has_to_go_to_another(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        seal_episode(bench.spool, FIRST)
+        bench.service.step()
+        other = DirectoryStore(tmp_path / "other")
+        again = UploadService(bench.spool, other, bench.consent, bench.clock, random.Random(2))
+        assert again.step() is not None
+        assert other.head(manifest_key(FIRST)) is not None
+
     def test_an_episode_that_was_removed_is_forgotten(self, bench: Bench) -> None:
         folder = seal_episode(bench.spool, FIRST)
         bench.service.step()
