@@ -104,6 +104,14 @@ _ENDED = {
 }
 
 
+_SAID = {
+    ConsentStatus.WITHDRAWN: "was withdrawn",
+    ConsentStatus.REVOKED: "was revoked",
+    ConsentStatus.EXPIRED: "has expired",
+    ConsentStatus.REFUSED: "was refused",
+}
+
+
 def format_utc(utc_ns: int) -> str:
     """Return an RFC 3339 text with nanoseconds, such as ``2026-11-21T21:00:00.000000001Z``."""
     seconds, fraction = divmod(utc_ns, SECOND_NS)
@@ -491,7 +499,7 @@ class _Judge:
         if status is ConsentStatus.INVALIDATED:
             return "altered", f"{who} was changed after it was given: restore the file or give a new grant"
         if not status.is_valid:
-            return status.name.lower(), f"{who} is {status.value}"
+            return status.name.lower(), f"{who} {_SAID.get(status, f'is {status.value}')}"
         if self._now_ns < grant.valid_from:
             return "not_yet_valid", f"{who} is valid only from {format_utc(grant.valid_from)}"
         if self._purpose not in grant.purposes:
