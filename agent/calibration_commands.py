@@ -1,0 +1,1 @@
+"""`sensorium calibration show|convert|check`."""

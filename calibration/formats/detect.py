@@ -1,0 +1,1 @@
+"""Tell which tool wrote a calibration file and import it."""

@@ -1,0 +1,1 @@
+"""Foxglove ``CameraCalibration`` and ``FrameTransform`` messages in an MCAP file (read and write)."""

@@ -1,0 +1,1 @@
+"""Kalibr: ``camchain.yaml``, ``camchain-imucam.yaml`` and ``imu.yaml`` (read and write)."""

@@ -1,0 +1,1 @@
+"""KITTI: calibration of the object, odometry and raw sets (read)."""
