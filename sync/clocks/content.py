@@ -1,6 +1,449 @@
-"""Time offsets between sensors, found in what they saw (being written: helper for issue 3, item 6).
+"""Time offsets between sensors, found in what they saw: a proof that confirms or contradicts the clock claims.
 
-Gyro against image rotation (integrated least squares and Kabsch), and claps in audio, force and image (matched
-pulse fit, onset). Each answer carries a sigma, or refuses when the scene holds no information. The result becomes a
-Verdict that confirms or contradicts the clock claims.
+A gyro and a camera on one rigid body see the same turning (`rotation_offset`); a clap is heard, felt and seen
+(events of `sensorium.sync.clocks.onsets`, joined by `event_offset`). Each answer carries a sigma, or refuses when
+the scene holds no information. `judge` compares an answer with what the clocks claim.
+
+Offsets are signed: ``offset_ns`` is what the second sensor's stamp reads minus what the first one's reads, for one
+and the same instant. Known delays (exposure and rows of a camera, group delay of a filter, travel of sound) are
+inputs and are taken off the stamps first; see :class:`Delay`.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sensorium.errors import ClockError
+from sensorium.sync.clocks.model import Uncertainty
+from sensorium.timebase import SECOND_NS
+from sensorium.verdict import Quantity, Status, Verdict
+
+Floats = NDArray[np.float64]
+Stamps = NDArray[np.int64]
+
+SOUND_NS_PER_M = 1e9 / 343.2
+"""Travel of sound in dry air of 20 degrees Celsius; 0.6 m/s faster per degree (ISO 9613-1)."""
+
+_GRID_NS = 5e6
+_GAP_PERIODS = 3.0
+_MIN_STEPS = 60
+_MIN_CORRELATION = 0.5
+"""Unrelated hand motions of 20 s reach 0.35 by chance, once they may be turned and shifted to fit."""
+
+_RIVAL_CHI2 = 30.0
+"""An offset whose misfit is larger by less than this is a rival: chance alone reaches it once in 1000 trials
+(9 degrees of freedom: a rotation and a scale, tried at some hundred shifts)."""
+
+_MAX_SIGMA_NS = 5e6
+_NOISE_LAGS = 3
+_OUTLIER_SIGMAS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """A known delay between the instant and its stamp, with the bound on its error.
+
+    Attributes:
+        delay_ns: Taken off the stamps: half the exposure where the stamp is its end, the group delay of an
+            anti-alias filter, the travel of sound.
+        bound_ns: Largest error of it; added to what the clocks claim.
+    """
+
+    delay_ns: float = 0.0
+    bound_ns: float = 0.0
+
+    @staticmethod
+    def of_sound(distance_m: float, distance_bound_m: float = 0.0) -> "Delay":
+        """Return the travel time from the place of a clap to a microphone (air of 0 to 40 degrees)."""
+        travel_ns = distance_m * SOUND_NS_PER_M
+        return Delay(travel_ns, distance_bound_m * SOUND_NS_PER_M + 0.035 * travel_ns)
+
+
+NO_DELAY = Delay()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ContentOffset:
+    """An offset between two sensors, or why there is none.
+
+    Attributes:
+        offset_ns: Stamp of the second sensor minus stamp of the first; meaningless while ``reasons`` is not empty.
+        sigma_ns: One standard deviation, from curvature and residuals.
+        bound_ns: Bound on the error of the delays that were put in; apart, it does not average out.
+        count: Rotation steps or events that were used.
+        quantities: Further numbers for the verdict.
+        reasons: Why the scene does not answer; empty = it does.
+        rotation: (3, 3) R_second_first where the rotation was fitted.
+    """
+
+    method: str
+    offset_ns: float
+    sigma_ns: float
+    bound_ns: float = 0.0
+    count: int = 0
+    quantities: tuple[Quantity, ...] = ()
+    reasons: tuple[str, ...] = ()
+    rotation: Floats | None = None
+
+    @property
+    def is_informative(self) -> bool:
+        return not self.reasons
+
+
+@dataclass(slots=True, eq=False)
+class _Fit:
+    """The best rotation, scale and bias at one offset, and what they leave."""
+
+    cost: float
+    correlation: float
+    scale: float
+    rotation: Floats
+    residual: Floats
+
+
+class _Integral:
+    """Integral of rates that are linear between samples, at any instant."""
+
+    def __init__(self, time_s: Floats, rates: Floats) -> None:
+        self._time_s, self._rates = time_s, rates
+        step_s = np.diff(time_s)
+        self._slope = np.diff(rates, axis=0) / step_s[:, None]
+        areas = 0.5 * (rates[1:] + rates[:-1]) * step_s[:, None]
+        self._total = np.vstack([np.zeros(rates.shape[1]), np.cumsum(areas, axis=0)])
+
+    def _at(self, time_s: Floats) -> tuple[NDArray[np.intp], Floats]:
+        index = np.clip(np.searchsorted(self._time_s, time_s, side="right") - 1, 0, len(self._slope) - 1)
+        return index, (time_s - self._time_s[index])[:, None]
+
+    def value(self, time_s: Floats) -> Floats:
+        index, rest_s = self._at(time_s)
+        found: Floats = self._total[index] + rest_s * (self._rates[index] + 0.5 * rest_s * self._slope[index])
+        return found
+
+    def rate(self, time_s: Floats) -> Floats:
+        index, rest_s = self._at(time_s)
+        found: Floats = self._rates[index] + rest_s * self._slope[index]
+        return found
+
+
+class _Turning:
+    """The problem: turns seen between frames against the integral of the gyro at shifted times."""
+
+    def __init__(self, gyro: _Integral, first_s: Floats, second_s: Floats, turns: Floats) -> None:
+        self._gyro, self._first_s, self._second_s = gyro, first_s, second_s
+        self._lasting_s = second_s - first_s
+        self.turns = turns
+        self.weights: Floats = np.ones(len(turns))
+
+    def _unbiased(self, values: Floats) -> Floats:
+        """Take out what a constant rate (the gyro's bias) would add."""
+        moment = (self.weights * self._lasting_s) @ values / (self.weights @ self._lasting_s**2)
+        clean: Floats = values - np.outer(self._lasting_s, moment)
+        return clean
+
+    def predicted(self, offset_s: float) -> Floats:
+        return self._gyro.value(self._second_s + offset_s) - self._gyro.value(self._first_s + offset_s)
+
+    def derivative(self, offset_s: float) -> Floats:
+        return self._gyro.rate(self._second_s + offset_s) - self._gyro.rate(self._first_s + offset_s)
+
+    def fit(self, offset_s: float) -> _Fit:
+        """Return the fit at one offset: Kabsch (1976) for the rotation, the scale beside it."""
+        seen, told = self._unbiased(self.turns), self._unbiased(self.predicted(offset_s))
+        weights = self.weights[:, None]
+        u, singular, vt = np.linalg.svd((weights * seen).T @ told)
+        hand = float(np.sign(np.linalg.det(u @ vt)))
+        together = float(singular[0] + singular[1] + hand * singular[2])
+        seen_power, told_power = float((weights * seen**2).sum()), float((weights * told**2).sum())
+        if told_power <= 0 or seen_power <= 0 or together <= 0:
+            return _Fit(seen_power, 0.0, 0.0, np.eye(3), seen)
+        rotation: Floats = (u * [1.0, 1.0, hand]) @ vt
+        scale = together / told_power
+        cost = max(seen_power - together * scale, 0.0)
+        residual = seen - scale * (told @ rotation.T)
+        return _Fit(cost, together / np.sqrt(told_power * seen_power), scale, rotation, residual)
+
+    def minimise(self, low_s: float, high_s: float) -> float:
+        return _golden(lambda offset_s: self.fit(offset_s).cost, low_s, high_s)
+
+    def reweight(self, residual: Floats) -> None:
+        """Give steps that lie far out less weight (Huber), so that a lost track does not steer."""
+        size = np.linalg.norm(residual, axis=1)
+        typical = float(np.median(size)) / 1.538  # median of a chi distribution of 3 degrees of freedom
+        if typical > 0:
+            self.weights = np.minimum(1.0, _OUTLIER_SIGMAS * typical / np.maximum(size, 1e-300))
+
+    def jacobian(self, offset_s: float, fit: _Fit) -> Floats:
+        """Return (n, 3, 8): derivatives of the prediction by offset, scale, rotation and bias."""
+        told = self._unbiased(self.predicted(offset_s)) @ fit.rotation.T
+        columns = np.zeros((len(told), 3, 8))
+        columns[:, :, 0] = fit.scale * (self.derivative(offset_s) @ fit.rotation.T)
+        columns[:, :, 1] = told
+        for axis in range(3):
+            columns[:, :, 2 + axis] = fit.scale * np.cross(np.eye(3)[axis], told)
+            columns[:, axis, 5 + axis] = self._lasting_s
+        return columns
+
+
+def rotation_offset(
+    visual_ns: Stamps,
+    turns_rad: Floats,
+    gyro_ns: Stamps,
+    gyro_rad_s: Floats,
+    *,
+    visual_delay: Delay = NO_DELAY,
+    gyro_delay: Delay = NO_DELAY,
+    max_offset_ns: float = 150e6,
+) -> ContentOffset:
+    """Return the gyro's stamp minus the camera's for one instant, from the turning that both saw.
+
+    Minimises the misfit of the gyro, integrated between shifted frame times, to the turns seen between frames;
+    the rotation between the axes (Kabsch), the gyro's bias and a scale are unknowns. A grid of 5 ms finds the
+    valley, a bounded golden-section search its bottom (specs/clocks.md 2e); steps far out lose weight. Sigma
+    comes from curvature with residuals correlated over a few frames allowed for (Newey and West 1987).
+
+    Args:
+        visual_ns: (n + 1,) stamps of the frames (middle of exposure).
+        turns_rad: (n, 3) rotation vectors R_before_after of each step in camera axes; NaN where there is none.
+        gyro_ns: (m,) ascending stamps.
+        gyro_rad_s: (m, 3) angular rates in the gyro's axes.
+        max_offset_ns: Search range on either side.
+
+    Raises:
+        ClockError: If the arrays do not fit each other or time does not ascend.
+    """
+    visual_s, gyro_s, origin_ns = _seconds(visual_ns, gyro_ns, visual_delay.delay_ns, gyro_delay.delay_ns)
+    if turns_rad.shape != (len(visual_s) - 1, 3) or gyro_rad_s.shape != (len(gyro_s), 3):
+        raise ClockError(
+            f"rotation offset: {turns_rad.shape} turns for {len(visual_s)} frames, "
+            f"{gyro_rad_s.shape} rates for {len(gyro_s)} stamps"
+        )
+    del origin_ns
+    bound_ns = visual_delay.bound_ns + gyro_delay.bound_ns
+    usable = _usable_steps(visual_s, turns_rad, gyro_s, max_offset_ns * 1e-9)
+    count = int(usable.sum())
+    if count < _MIN_STEPS:
+        reason = f"only {count} rotation steps lie inside the gyro's span, {_MIN_STEPS} are needed"
+        return ContentOffset("gyro-visual", np.nan, np.inf, bound_ns, count, reasons=(reason,))
+    turning = _Turning(
+        _Integral(gyro_s, gyro_rad_s), visual_s[:-1][usable], visual_s[1:][usable], turns_rad[usable]
+    )
+    half = int(np.ceil(max_offset_ns / _GRID_NS))
+    grid_s = np.arange(-half, half + 1) * (_GRID_NS * 1e-9)
+    for _ in range(3):
+        costs = np.array([turning.fit(offset_s).cost for offset_s in grid_s])
+        best = int(np.argmin(costs))
+        low_s, high_s = grid_s[max(best - 1, 0)], grid_s[min(best + 1, len(grid_s) - 1)]
+        offset_s = turning.minimise(low_s, high_s)
+        fit = turning.fit(offset_s)
+        turning.reweight(fit.residual)
+    costs = np.array([turning.fit(at_s).cost for at_s in grid_s])
+    fit = turning.fit(offset_s)
+    noise_rad_s = _white_noise(gyro_rad_s)
+    sigma_s, inflation = _sigma(turning, offset_s, fit, noise_rad_s)
+    is_far = np.abs(grid_s - offset_s) > max(15e-3, 6 * min(sigma_s, 1.0))
+    variance = max(fit.cost / (3 * float(turning.weights.sum()) - 8), 1e-30) * max(inflation, 1.0)
+    rival = float((costs[is_far].min() - fit.cost) / variance) if is_far.any() else 0.0
+    reasons = _refusals(fit, sigma_s, rival, best in (0, len(grid_s) - 1))
+    return ContentOffset(
+        "gyro-visual",
+        offset_s * SECOND_NS,
+        sigma_s * SECOND_NS,
+        bound_ns,
+        count,
+        (
+            Quantity("correlation", fit.correlation, "1", threshold=_MIN_CORRELATION),
+            Quantity("next best offset's misfit", rival, "sigma^2", threshold=_RIVAL_CHI2),
+            Quantity("scale", fit.scale, "1"),
+            Quantity("visual noise", float(np.degrees(np.sqrt(np.median(fit.residual**2) / 0.4549))), "deg"),
+        ),
+        reasons,
+        fit.rotation.T,
+    )
+
+
+def event_offset(
+    first_ns: Floats,
+    second_ns: Floats,
+    *,
+    first_sigma_ns: float = 0.0,
+    second_sigma_ns: float = 0.0,
+    first_delay: Delay = NO_DELAY,
+    second_delay: Delay = NO_DELAY,
+    max_offset_ns: float = 150e6,
+    window_ns: float = 2e6,
+    method: str = "clap",
+) -> ContentOffset:
+    """Return the offset between two sensors from the onsets of common events.
+
+    Pairs of events vote: the offset at which most pairs agree within ``window_ns`` wins, and the answer is the
+    median of those pairs. It refuses when there is no event, or when another offset has as many pairs (regular
+    claps). Sigma is the larger of the declared one of a pair and the scatter, over the root of the pairs.
+
+    Args:
+        first_ns: (n,) onsets in the first sensor's stamps (nanoseconds, floats relative to any common origin).
+        second_ns: (m,) onsets in the second sensor's stamps.
+        window_ns: How far pairs of one offset may scatter.
+    """
+    bound_ns = first_delay.bound_ns + second_delay.bound_ns
+    differences = (second_ns - second_delay.delay_ns)[None, :] - (first_ns - first_delay.delay_ns)[:, None]
+    candidates = np.sort(differences[np.abs(differences) <= max_offset_ns])
+    if not len(candidates):
+        reason = (
+            f"{len(first_ns)} and {len(second_ns)} events, none of them within "
+            f"{max_offset_ns / 1e6:.0f} ms of each other"
+        )
+        return ContentOffset(method, np.nan, np.inf, bound_ns, reasons=(reason,))
+    votes = np.searchsorted(candidates, candidates + window_ns, side="right") - np.arange(len(candidates))
+    best = int(np.argmax(votes))
+    pairs = candidates[best : best + votes[best]]
+    offset_ns = float(np.median(pairs))
+    declared_ns = float(np.hypot(first_sigma_ns, second_sigma_ns))
+    scatter_ns = 1.4826 * float(np.median(np.abs(pairs - offset_ns))) if len(pairs) > 2 else 0.0
+    # The median of n Gaussian values has pi/2 times the variance of their mean.
+    sigma_ns = max(declared_ns, scatter_ns) * np.sqrt((np.pi / 2 if len(pairs) > 2 else 1.0) / len(pairs))
+    apart = np.abs(candidates - candidates[best]) > window_ns
+    rival = int(votes[apart].max(initial=0))
+    reasons = []
+    if rival and rival >= 0.7 * len(pairs):
+        reasons.append(
+            f"{len(pairs)} pairs of events agree on this offset, but {rival} agree on another: "
+            "the events are too regular"
+        )
+    if sigma_ns == 0:
+        reasons.append("one pair of events without a declared sigma says nothing about its error")
+    quantities = (Quantity("pairs", len(pairs), "1"), Quantity("scatter", scatter_ns / 1e3, "us"))
+    return ContentOffset(method, offset_ns, sigma_ns, bound_ns, len(pairs), quantities, tuple(reasons))
+
+
+def judge(
+    found: ContentOffset, subject: str, first: Uncertainty, second: Uncertainty, *, wanted_ns: float = 10e6
+) -> Verdict:
+    """Return whether content confirms that two streams are on one timeline, as their clocks claim.
+
+    Args:
+        subject: The pair, ``camera_left~imu``.
+        first: What the first stream's clock claims: its 95 % bound and the bound on its constant latency.
+        second: The same of the second stream.
+        wanted_ns: An answer less certain than this (95 %) proves nothing.
+
+    The clocks claim an offset of zero within the sum of their bounds. Within that plus two sigma of the content:
+    confirmed. Beyond it by four sigma: contradicted. Between: suspect.
+    """
+    check = f"content_{found.method}"
+    if not found.is_informative:
+        return Verdict(check, subject, Status.INSUFFICIENT, found.quantities, found.reasons)
+    claimed_ns = found.bound_ns + sum(each.bound95_ns + each.asymmetry_ns for each in (first, second))
+    excess_ns = abs(found.offset_ns) - claimed_ns
+    quantities = (
+        Quantity("offset", found.offset_ns / 1e3, "us", claimed_ns / 1e3, found.sigma_ns / 1e3),
+        *found.quantities,
+    )
+    told = (
+        f"content puts the second stream {found.offset_ns / 1e6:+.3f} ms from the first "
+        f"(sigma {found.sigma_ns / 1e6:.3f} ms, {found.count} {found.method} observations); "
+        f"the clocks claim 0 within {claimed_ns / 1e6:.3f} ms"
+    )
+    if excess_ns > 4 * found.sigma_ns:
+        return Verdict(check, subject, Status.FAILED, quantities, (f"{told}: contradicted",))
+    if excess_ns > 2 * found.sigma_ns:
+        return Verdict(check, subject, Status.SUSPECT, quantities, (f"{told}: doubtful",))
+    if 2 * found.sigma_ns > wanted_ns:
+        reason = f"{told}; a proof needs {wanted_ns / 1e6:.1f} ms or better"
+        return Verdict(check, subject, Status.INSUFFICIENT, quantities, (reason,))
+    return Verdict(check, subject, Status.OK, quantities, (f"{told}: confirmed",))
+
+
+def _refusals(fit: _Fit, sigma_s: float, rival: float, is_at_edge: bool) -> tuple[str, ...]:
+    reasons = []
+    if fit.correlation < _MIN_CORRELATION:
+        reasons.append(
+            f"gyro and images turn together with a correlation of {fit.correlation:.2f} only, "
+            f"{_MIN_CORRELATION} is needed: too little rotation, or not one rigid body"
+        )
+    if not sigma_s * SECOND_NS <= _MAX_SIGMA_NS:
+        reasons.append("the rotation changes too little: its time is known no better than 5 ms")
+    if rival < _RIVAL_CHI2:
+        reasons.append(
+            "other offsets fit almost as well: the rotation is constant, periodic or lost in the noise"
+        )
+    if is_at_edge:
+        reasons.append("the best offset lies at the edge of the search range")
+    return tuple(reasons)
+
+
+def _sigma(turning: _Turning, offset_s: float, fit: _Fit, noise_rad_s: float) -> tuple[float, float]:
+    """Return one sigma of the offset, and by how much correlated residuals enlarge its variance."""
+    jacobian = turning.jacobian(offset_s, fit) * np.sqrt(turning.weights)[:, None, None]
+    residual = fit.residual * np.sqrt(turning.weights)[:, None]
+    flat = jacobian.reshape(-1, 8)
+    nuisance, _, _, _ = np.linalg.lstsq(flat[:, 1:], flat[:, 0], rcond=1e-9)
+    alone = (flat[:, 0] - flat[:, 1:] @ nuisance).reshape(-1, 3)
+    # Noise of the gyro makes the derivative larger but tells nothing about time.
+    information = float((alone**2).sum()) - 6 * len(alone) * (fit.scale * noise_rad_s) ** 2
+    if information <= 0:
+        return np.inf, 1.0
+    score = (alone * residual).sum(axis=1)
+    plain = float(residual.reshape(-1) @ residual.reshape(-1)) / (residual.size - 8) * float((alone**2).sum())
+    lagged = float(score @ score)
+    for lag in range(1, _NOISE_LAGS + 1):
+        lagged += 2 * (1 - lag / (_NOISE_LAGS + 1)) * float(score[lag:] @ score[:-lag])
+    # Negative correlation of neighbours (noise of a frame enters two steps) is real, but its estimate is noisy.
+    variance = max(lagged, 0.25 * plain)
+    return float(np.sqrt(variance) / information), variance / plain if plain > 0 else 1.0
+
+
+def _white_noise(rates: Floats) -> float:
+    """Return the standard deviation of a sample's noise, from third differences, which smooth motion survives not."""
+    third = np.diff(rates, n=3, axis=0)
+    return float(np.sqrt(np.median(third**2) / 0.4549 / 20))
+
+
+def _usable_steps(visual_s: Floats, turns: Floats, gyro_s: Floats, reach_s: float) -> NDArray[np.bool_]:
+    """Return which steps have a turn, a credible length, and the gyro's samples at every offset tried."""
+    lasting = np.diff(visual_s)
+    usable: NDArray[np.bool_] = np.isfinite(turns).all(axis=1) & (lasting <= _GAP_PERIODS * np.median(lasting))
+    first_s, second_s = visual_s[:-1] - reach_s, visual_s[1:] + reach_s
+    usable &= (first_s >= gyro_s[0]) & (second_s <= gyro_s[-1])
+    gaps = np.diff(gyro_s)
+    for index in np.flatnonzero(gaps > _GAP_PERIODS * np.median(gaps)):
+        usable &= (second_s <= gyro_s[index]) | (first_s >= gyro_s[index + 1])
+    return usable
+
+
+def _seconds(
+    visual_ns: Stamps, gyro_ns: Stamps, visual_delay_ns: float, gyro_delay_ns: float
+) -> tuple[Floats, Floats, int]:
+    if len(visual_ns) < 2 or len(gyro_ns) < 4:
+        raise ClockError(f"rotation offset: {len(visual_ns)} frames and {len(gyro_ns)} gyro samples are too few")
+    origin_ns = int(visual_ns[0])
+    visual_s: Floats = (np.asarray(visual_ns - origin_ns, np.float64) - visual_delay_ns) / SECOND_NS
+    gyro_s: Floats = (np.asarray(gyro_ns - origin_ns, np.float64) - gyro_delay_ns) / SECOND_NS
+    for name, times in (("frame", visual_s), ("gyro", gyro_s)):
+        if not (np.diff(times) > 0).all():
+            raise ClockError(f"rotation offset: {name} stamps do not ascend")
+    return visual_s, gyro_s, origin_ns
+
+
+def _golden(cost: Callable[[float], float], low: float, high: float, rounds: int = 36) -> float:
+    """Return the minimum of a function with one valley in [low, high], to 3e-8 of the width."""
+    ratio = (np.sqrt(5) - 1) / 2
+    inner_low, inner_high = high - ratio * (high - low), low + ratio * (high - low)
+    at_low, at_high = cost(inner_low), cost(inner_high)
+    for _ in range(rounds):
+        if at_low < at_high:
+            high, inner_high, at_high = inner_high, inner_low, at_low
+            inner_low = high - ratio * (high - low)
+            at_low = cost(inner_low)
+        else:
+            low, inner_low, at_low = inner_low, inner_high, at_high
+            inner_high = low + ratio * (high - low)
+            at_high = cost(inner_high)
+    return 0.5 * (low + high)
+
+
+def as_floats(values: ArrayLike) -> Floats:
+    """Return values as a float64 array."""
+    return np.asarray(values, np.float64)

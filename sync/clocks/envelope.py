@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating[Any]]
 
-EXPONENTS = np.array([1.0, 1.5, 2.0, 3.0])
+EXPONENTS = np.array([1.0, 1.5, 2.0, 3.0, 4.5, 7.0])
 NEAR = 64
 """Samples nearest to the envelope that are looked at one by one."""
 FEW = 32
@@ -70,9 +70,9 @@ class Posterior:
 
     Attributes:
         end_ns: Estimate at u = 1; within ``bound95_ns`` of it with 95 % probability, spread ``sigma_ns``.
-        bend_sigma_ns: Spread of ``bend_ns``.
-        evidence: (4,) log evidence of each exponent for this window alone.
-        exponents: (4,) their probabilities with the evidence of earlier windows.
+        slope_sigma_ns: Spread of ``slope_ns``.
+        evidence: (k,) log evidence of each exponent for this window alone.
+        exponents: (k,) their probabilities with the evidence of earlier windows.
         scale_ns: Reciprocal of the density of samples at the floor: the mean latency, if it is exponential.
     """
 
@@ -81,7 +81,7 @@ class Posterior:
     bend_ns: float
     sigma_ns: float
     bound95_ns: float
-    bend_sigma_ns: float
+    slope_sigma_ns: float
     evidence: FloatArray
     exponents: FloatArray
     scale_ns: float
@@ -94,7 +94,6 @@ def fit(
     prior: Prior,
     earlier_evidence: FloatArray,
     proposal: Proposal | None,
-    depth_limit_ns: float,
 ) -> Posterior:
     """Return the posterior of the curve under the samples.
 
@@ -102,11 +101,9 @@ def fit(
         at: (n,) positions in the window, -1 ... 1, newest last.
         excess_ns: (n,) heights above a reference curve that is about right.
         proposal: Of the window before; None = start from scratch.
-        depth_limit_ns: Deepest that the estimate goes below the edge. While few samples leave the depth open
-            its posterior is long-tailed, and its mode near the edge is the better guess.
     """
     count = at.size
-    near_count = count if count < FEW else min(NEAR, max(FEW // 4, count // 4))
+    near_count = count if count < FEW else min(NEAR, max(FEW // 2, count // 4))
     if count > near_count:
         chosen = np.argpartition(excess_ns, near_count)[: near_count + 1]
         top = int(excess_ns[chosen].argmax())
@@ -182,8 +179,7 @@ def fit(
             break
     depth_ns = float((mass.sum(axis=0) * depths).sum())
     ends = values + slopes + bends * END_BEND
-    mean_ns = float((mass * ends).sum())
-    end_ns = mean_ns + max(depth_ns - depth_limit_ns, 0.0)
+    end_ns = float((mass * ends).sum())
     distance = np.abs(ends - end_ns).ravel()
     order = np.argsort(distance)
     reached = np.cumsum(mass.ravel()[order])
@@ -198,7 +194,7 @@ def fit(
         bend_ns=float(centre[1]),
         sigma_ns=math.sqrt(float((mass * (ends - end_ns) ** 2).sum())),
         bound95_ns=bound_ns,
-        bend_sigma_ns=math.sqrt(float(covariance[1, 1])),
+        slope_sigma_ns=math.sqrt(float(covariance[0, 0])),
         evidence=full_evidence,
         exponents=full_shares,
         scale_ns=(used_ns + weight * prior.scale_ns) / (near_count + weight),
@@ -218,7 +214,7 @@ def _add_soft_floors(
     near_count: int,
     count: int,
 ) -> None:
-    """Fill in the log likelihood of exponents 1.5, 2 and 3.
+    """Fill in the log likelihood of the soft floors' exponents.
 
     L_k = k^r * prod (height^(k-1)) / (sum of all heights^k, censored at the ceiling)^r, with the sum over the
     near samples replaced by its expectation (half of the ceiling's).
@@ -227,7 +223,9 @@ def _add_soft_floors(
     log_product = np.log(np.maximum(np.multiply.reduce(above, axis=2), 1e-300))
     room = slopes * _GAUSS_AT + bends * (_GAUSS_AT * _GAUSS_AT - _BEND_MEAN)
     room = np.maximum(1 - (values[:, :, None] + room[:, None, :]) / ceiling_ns, 1e-3)
-    rooms = (room * np.sqrt(room), room * room, room * room * room)
+    root, square = np.sqrt(room), room * room
+    cube = square * room
+    rooms = (room * root, square, cube, cube * room * root, cube * cube * room)
     share = 1 - near_count / (2 * count)
     for index, powered in enumerate(rooms, start=1):
         exponent = float(EXPONENTS[index])

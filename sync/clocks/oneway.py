@@ -7,6 +7,7 @@ window is as long as the crystal's change of drift allows for the accuracy that 
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ FloatArray = NDArray[np.floating[Any]]
 
 SOLVE_EVERY_NS = 250e6
 SOLVES_PER_WINDOW = 60
+SOLVES_WHILE_YOUNG = 12
 SLOTS_PER_WINDOW = 1024
 CAPACITY = 4096
 """Slots kept: four windows of points, so that a shrinking slot never starves the window."""
@@ -27,13 +29,21 @@ MAX_WINDOW_NS = 120e9
 START_WINDOW_NS = 20e9
 LINE_UNTIL = 24
 """With fewer samples than this the reference is the best straight line, found afresh each time."""
-DEPTH_LIMIT_NS = 60e3
 JERK_PER_S2 = 2.1e-9
 """Change of a crystal's drift: a thermal swing of 4.8 ppm in 300 s, the spec's worst (ratio per s^2)."""
 DRIFT_SPREAD_PER_S = 7e-8
 """Typical drift of a crystal in its enclosure; the spec's worst is 1.2e-7 (ratio per s)."""
 JERK_DIVISOR = 60.0
 """A cubic j t^3 / 6 over a window W, fitted by a parabola, is off by about j W^3 / 60 at its end."""
+
+
+MAX_DRIFT_PER_S = 1.2e-7
+WARM_UP_DRIFT_PER_S = 1e-7
+WARM_UP_S = 100.0
+DRIFT_LAG_NS = 50e9
+WANDER_SPAN_NS = 300e9
+WANDER_STEP_NS = 2.5e9
+WANDER_HELD_NS = 600e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,67 @@ class Line:
     window_ns: float
     count: int
     hardness: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """An earlier estimate: offset at its time, and mean slope (with one sigma) of its window."""
+
+    at_ns: float
+    offset_ns: float
+    slope: float
+    slope_sigma: float
+
+
+class FloorWatch:
+    """Tells when the latency floor itself moves, from motion that no crystal makes.
+
+    One-way stamps cannot tell a moving floor from a moving crystal, but crystals drift slowly: 0.12 ppm/s at
+    most, and 0.1 ppm/s more while they warm up. Motion beyond that proves that the floor moves, and from then
+    on none of the observed wander about a straight line can be called the crystal's: the whole of it (peak to
+    peak, over the last 300 s) becomes the floor term, for 600 s. A floor that moves as slowly as a crystal
+    stays unseen; no method can see it from one direction.
+    """
+
+    def __init__(self) -> None:
+        self._history: deque[_Past] = deque(maxlen=int(WANDER_SPAN_NS / WANDER_STEP_NS))
+        self._seen_at = -math.inf
+        self._wander_ns = 0.0
+
+    def update(self, now: "_Past", age_s: float, window_ns: float) -> float:
+        """Return the floor term (ns) after an estimate whose slope was measured over a window."""
+        if not self._history or now.at_ns - self._history[-1].at_ns >= WANDER_STEP_NS:
+            self._history.append(now)
+            self._wander_ns = self._wander()
+            self._judge(now, age_s, max(DRIFT_LAG_NS, window_ns))
+        return self._wander_ns if now.at_ns - self._seen_at < WANDER_HELD_NS else 0.0
+
+    def _judge(self, now: "_Past", age_s: float, lag_ns: float) -> None:
+        ago = int(lag_ns / WANDER_STEP_NS) + 1
+        if len(self._history) <= ago:
+            return
+        then = self._history[-1 - ago]
+        lag_s = (now.at_ns - then.at_ns) * 1e-9
+        drift = abs(now.slope - then.slope) / lag_s
+        sigma = math.hypot(now.slope_sigma, then.slope_sigma) / lag_s
+        allowed = MAX_DRIFT_PER_S + WARM_UP_DRIFT_PER_S * math.exp(-(age_s - lag_s) / WARM_UP_S)
+        if drift - 4 * sigma > allowed:
+            self._seen_at = now.at_ns
+
+    def successor(self, at_ns: float) -> "FloorWatch":
+        """Return a watch for the next epoch, which begins ``at_ns`` after this one did."""
+        heir = FloorWatch()
+        heir._seen_at = self._seen_at - at_ns
+        return heir
+
+    def _wander(self) -> float:
+        if len(self._history) < 4:
+            return 0.0
+        history = np.array([(past.at_ns, past.offset_ns) for past in self._history])
+        history -= history.mean(axis=0)
+        x, y = history.T
+        rest = y - x * float(x @ y / (x @ x))
+        return float(rest.max() - rest.min())
 
 
 class LowerEnvelope:
@@ -95,6 +166,7 @@ class LowerEnvelope:
         self._next_solve = -math.inf
         self._solved_x = 0.0
         self._taken = 0
+        self._floor = FloorWatch()
         self._proposal: Proposal | None = None
         self.posterior: Posterior | None = None
         self.line: Line | None = None
@@ -113,6 +185,7 @@ class LowerEnvelope:
         heir = LowerEnvelope(line.slope, skew_spread, line.scale_ns, 16.0, self._resolution_ns)
         heir._evidence = self._evidence.copy()
         heir._window_ns = self._window_ns
+        heir._floor = self._floor.successor(self._newest)
         return heir
 
     def add(self, device_ns: FloatArray, offset_ns: FloatArray) -> None:
@@ -202,20 +275,25 @@ class LowerEnvelope:
             scale_ns=self._scale_ns,
             scale_weight=self._scale_weight,
         )
-        found = fit((x - middle) / half_ns, excess, prior, self._evidence, proposal, DEPTH_LIMIT_NS)
+        found = fit((x - middle) / half_ns, excess, prior, self._evidence, proposal)
         self._proposal = found.proposal
         self.posterior = found
         bend_slope = 2 * found.bend_ns / half_ns
         new_drift = drift + bend_slope / half_ns * 1e9
+        wander_ns = 0.0
+        if count >= 2 * FEW:
+            mid_slope = slope - drift * 1e-9 * half_ns + found.slope_ns / half_ns
+            past = _Past(newest, offset + found.end_ns, mid_slope, found.slope_sigma_ns / half_ns)
+            wander_ns = self._floor.update(past, age_s, span_ns)
         self._learn(found, newest, count)
-        samples_per_slot = max(1.0, self._taken / max(count, 1)) if begin == self._low else 1.0
+        samples_per_slot = max(1.0, self._taken * span_ns / (count * max(newest - self._first_x, span_ns)))
         self.line = Line(
             at_ns=newest,
             offset_ns=offset + found.end_ns,
             slope=slope + found.slope_ns / half_ns + bend_slope,
             drift_per_s=new_drift,
             statistical_ns=found.bound95_ns,
-            floor_ns=self._jerk_ns(span_ns) + self._resolution_ns,
+            floor_ns=self._jerk_ns(span_ns) + self._resolution_ns + wander_ns,
             scale_ns=found.scale_ns * samples_per_slot,
             window_ns=span_ns,
             count=self._taken,
@@ -224,7 +302,8 @@ class LowerEnvelope:
         self._adapt(found, span_ns, count)
         self._low += int(np.searchsorted(self._x[self._low : self._high], newest - 1.3 * self._window_ns))
         self._solved_x = newest
-        self._next_solve = newest + max(SOLVE_EVERY_NS, self._window_ns / SOLVES_PER_WINDOW)
+        pause_ns = max(SOLVE_EVERY_NS, self._window_ns / SOLVES_PER_WINDOW)
+        self._next_solve = newest + min(pause_ns, span_ns / SOLVES_WHILE_YOUNG)
 
     def _straight(self, x: FloatArray, d: FloatArray, newest: float) -> tuple[float, float, float]:
         anchor = float(d[-1])

@@ -1,1 +1,506 @@
-"""Offset of a remote clock from two-way probes: two-sided hull, interval intersection, hard bound. (In work.)"""
+"""Offset of a remote clock from two-way probes, with a hard bound and a much smaller statistical one.
+
+Every request bounds the offset from above (remote receive minus local send), every reply from below. Both
+point clouds have an edge; the edges are parallel curves (the clock) one round trip apart (the path). The
+estimate is the posterior mean of the curve under exponential excess delays with unknown scales: the closed
+form of the two-sided hull (Moon et al. 1999, both directions), not only its edge. The least round trip is
+learnt over many windows, so that while one direction is congested the other alone carries the clock.
+
+Independently of any law of the delays, the tightest bounds of the window form an interval that holds the
+offset whatever the asymmetry of the path (interval intersection).
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.sync.clocks.model import ClockModel, Uncertainty
+from sensorium.timebase import SECOND_NS
+
+FloatArray = NDArray[np.floating[Any]]
+
+MAX_EXCHANGES = 512
+"""Memory: so many exchanges at most, whatever the probing rate."""
+MIN_EXCHANGES = 6
+"""Fewer valid answers say too little for an estimate (liblsl asks for as many)."""
+MAX_DRIFT_PPM_S = 0.12
+"""Fastest credible change of the skew: crystals in a warming case (spec 2a)."""
+MAX_SKEW_PPM = 500.0
+MIN_WINDOW_S, MAX_WINDOW_S = 8.0, 100.0
+FROZEN_AFTER = 4
+"""So many repeats in a row: the other side is not measuring any more, somebody repeats its last word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One probe: local send, remote receive, remote send, local receive; and the remote clock's boot."""
+
+    sent_ns: int
+    remote_received_ns: int
+    remote_sent_ns: int
+    received_ns: int
+    boot_id: int = 0
+
+    @property
+    def round_trip_ns(self) -> int:
+        return (self.received_ns - self.sent_ns) - (self.remote_sent_ns - self.remote_received_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetEstimate:
+    """Remote minus local clock at one local instant.
+
+    Attributes:
+        statistical_ns: 95 % half width if the least delays of both directions are equal.
+        asymmetry_ns: What unequal least delays can add: half the least round trip.
+        lower_ns: The offset is not below this, whatever the asymmetry of the path.
+        upper_ns: Nor above this.
+        epoch: Counts restarts of the remote clock.
+    """
+
+    offset_ns: int
+    skew_ppm: float
+    statistical_ns: float
+    asymmetry_ns: float
+    lower_ns: int
+    upper_ns: int
+    epoch: int
+
+    @property
+    def hard_ns(self) -> float:
+        """Half width of the hard interval."""
+        return (self.upper_ns - self.lower_ns) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class TwoWayCounts:
+    """What happened to the exchanges so far."""
+
+    accepted: int = 0
+    repeated: int = 0
+    impossible: int = 0
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """The curve of the newest window, at its end; slopes in ns/s; ``hard_*`` relative to the base offset."""
+
+    end_ns: int
+    offset_ns: float
+    slope: float
+    drift: float
+    sigma_ns: float
+    slope_sigma: float
+    path_ns: float
+    path_sigma_ns: float
+    hard_lower_ns: float
+    hard_upper_ns: float
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """Half of the least round trip, as learnt from windows that ended before this one began."""
+
+    mean_ns: float
+    sigma_ns: float
+
+
+def _disc(radius: float, step: float) -> FloatArray:
+    axis = np.arange(-radius, radius + step / 2, step)
+    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    disc: FloatArray = grid[(grid * grid).sum(axis=1) <= radius * radius]
+    return disc
+
+
+_DIRECTIONS = _disc(3.5, 0.7)
+_NARROW = np.linspace(-3.5, 3.5, 15)
+_BROAD = np.geomspace(0.02, 16.0, 20)
+_BROAD_WIDTH = np.gradient(_BROAD)
+_P_PATH_CHANGED = 0.02
+_PATH_WALK_NS2_PER_S = 100.0**2
+"""The least delay of a real path wanders (processor states, queues); 1 us in 100 s."""
+
+
+class TwoWayEstimator:
+    """Estimates the offset of one remote clock, burst by burst; constant memory, deterministic.
+
+    Args:
+        skew_ppm: Known skew of the remote crystal (an earlier session), or None.
+    """
+
+    def __init__(self, skew_ppm: float | None = None) -> None:
+        self.counts = TwoWayCounts()
+        self.epoch = 0
+        self._skew_guess_ppm = skew_ppm
+        self._repeats_in_row = 0
+        self._boot_id: int | None = None
+        self._recent: deque[tuple[int, int]] = deque(maxlen=64)
+        self._rows: deque[tuple[int, int, int, int]] = deque(maxlen=MAX_EXCHANGES)
+        self._base_ns = 0
+        self._fit: _Fit | None = None
+        self._spread: FloatArray | None = None
+        self._window_s = MIN_WINDOW_S
+        self._path: _Path | None = None
+        self._next_path: _Path | None = None
+        self._path_due_ns = 0
+
+    @property
+    def is_frozen(self) -> bool:
+        """True while only repeats of old answers come: the estimate is kept, and no longer fed."""
+        return self._repeats_in_row >= FROZEN_AFTER
+
+    def update(self, burst: Sequence[Exchange]) -> int:
+        """Take the answers of one burst, in order; return how many of them were new and possible."""
+        accepted = 0
+        for exchange in burst:
+            if self._boot_id is not None and exchange.boot_id != self._boot_id:
+                self._restart()
+            self._boot_id = exchange.boot_id
+            accepted += self._accept(exchange)
+        if accepted and len(self._rows) >= MIN_EXCHANGES:
+            self._refit()
+        return accepted
+
+    def estimate(self, local_ns: int) -> OffsetEstimate | None:
+        """Return the offset at a local instant at or after the newest burst; None before there is any."""
+        fit = self._fit
+        if fit is None:
+            return None
+        age_s = max(0.0, (local_ns - fit.end_ns) / SECOND_NS)
+        slack_ns = _slack_ns(age_s, fit.slope_sigma)
+        offset_ns = fit.offset_ns + fit.slope * age_s
+        lower = fit.hard_lower_ns + fit.slope * age_s - slack_ns
+        upper = fit.hard_upper_ns + fit.slope * age_s + slack_ns
+        drifted_ns = MAX_DRIFT_PPM_S * 1e3 * age_s**2 / 2
+        statistical = 2.0 * float(np.hypot(fit.sigma_ns, fit.slope_sigma * age_s)) + drifted_ns
+        return OffsetEstimate(
+            self._base_ns + round(float(np.clip(offset_ns, lower, upper))),
+            fit.slope * 1e-3,
+            statistical,
+            fit.path_ns,
+            self._base_ns + int(np.floor(lower)),
+            self._base_ns + int(np.ceil(upper)),
+            self.epoch,
+        )
+
+    def model(self, local_ns: int) -> ClockModel | None:
+        """Return the map from remote nanoseconds (the ticks) to the local host clock, valid about now."""
+        found = self.estimate(local_ns)
+        if found is None:
+            return None
+        uncertainty = Uncertainty(found.statistical_ns, 0.0, max(found.asymmetry_ns, found.hard_ns))
+        ns_per_tick = 1.0 / (1.0 + found.skew_ppm * 1e-6)
+        return ClockModel(
+            found.epoch,
+            "two_way",
+            local_ns + found.offset_ns,
+            local_ns,
+            ns_per_tick,
+            (ns_per_tick - 1) * 1e6,
+            uncertainty,
+        )
+
+    # -- what comes in
+
+    def _accept(self, exchange: Exchange) -> bool:
+        key = (exchange.remote_received_ns, exchange.remote_sent_ns)
+        if key in self._recent:
+            self._repeats_in_row += 1
+            self._count(repeated=1)
+            return False
+        is_possible = (
+            exchange.round_trip_ns >= 0
+            and exchange.remote_sent_ns >= exchange.remote_received_ns
+            and (not self._rows or exchange.sent_ns >= self._rows[-1][0])
+        )
+        if not is_possible:
+            self._count(impossible=1)
+            return False
+        self._recent.append(key)
+        self._repeats_in_row = 0
+        if not self._rows:
+            self._base_ns = exchange.remote_received_ns - exchange.sent_ns
+        upper = exchange.remote_received_ns - exchange.sent_ns - self._base_ns
+        lower = exchange.remote_sent_ns - exchange.received_ns - self._base_ns
+        self._rows.append((exchange.sent_ns, upper, exchange.received_ns, lower))
+        self._count(accepted=1)
+        return True
+
+    def _count(self, accepted: int = 0, repeated: int = 0, impossible: int = 0, restarts: int = 0) -> None:
+        old = self.counts
+        self.counts = TwoWayCounts(
+            old.accepted + accepted,
+            old.repeated + repeated,
+            old.impossible + impossible,
+            old.restarts + restarts,
+        )
+
+    def _restart(self) -> None:
+        """Begin a new epoch: the offset is void; the crystal (skew) and the path are the same."""
+        if self._fit is not None:
+            self._skew_guess_ppm = self._fit.slope * 1e-3
+        self.epoch += 1
+        self._count(restarts=1)
+        self._rows.clear()
+        self._recent.clear()
+        self._fit = None
+        self._spread = None
+        self._window_s = MIN_WINDOW_S
+
+    # -- the fit
+
+    def _refit(self) -> None:
+        rows = np.array(self._rows, np.int64)
+        end_ns = int(rows[-1, 2])
+        first_s = (end_ns - int(rows[0, 0])) / SECOND_NS
+        window_s = min(self._window_s, max(first_s, 0.1))
+        keep = rows[:, 0] >= end_ns - int(window_s * SECOND_NS)
+        keep[-MIN_EXCHANGES:] = True
+        part = rows[keep]
+        window_s = max((end_ns - int(part[0, 0])) / SECOND_NS, 1e-3)
+        is_due = end_ns >= self._path_due_ns
+        if is_due:
+            self._path = self._next_path
+        at_up = (part[:, 0] - end_ns) / (SECOND_NS * window_s)
+        at_low = (part[:, 2] - end_ns) / (SECOND_NS * window_s)
+        prior = self._prior(end_ns, window_s)
+        posterior = _fit_curve(
+            at_up, part[:, 1].astype(np.float64), at_low, part[:, 3].astype(np.float64), prior, self._path
+        )
+        slope, drift = posterior.slope / window_s, 2 * posterior.bend / window_s**2
+        slope_sigma = posterior.slope_sigma / window_s
+        lower, upper = _hard_interval(rows, end_ns, slope, drift, slope_sigma)
+        self._fit = _Fit(
+            end_ns,
+            posterior.level_ns,
+            slope,
+            drift,
+            posterior.sigma_ns,
+            slope_sigma,
+            posterior.path_ns,
+            posterior.path_sigma_ns,
+            lower,
+            upper,
+            window_s,
+        )
+        self._spread = posterior.spread
+        if is_due:
+            walked = _PATH_WALK_NS2_PER_S * window_s
+            self._next_path = _Path(posterior.path_ns, float(np.hypot(posterior.path_sigma_ns, walked**0.5)))
+            self._path_due_ns = end_ns + int(window_s * SECOND_NS)
+        best = _best_window_s(posterior.up_ns, posterior.low_ns, len(part) / window_s)
+        self._window_s = float(np.clip(best, self._window_s * 0.9, self._window_s * 1.1 + 2.0))
+
+    def _prior(self, end_ns: int, window_s: float) -> "_Prior":
+        fit = self._fit
+        guess = self._skew_guess_ppm
+        if fit is not None:
+            elapsed_s = (end_ns - fit.end_ns) / SECOND_NS
+            centre = ((fit.slope + fit.drift * elapsed_s) * window_s, fit.drift / 2 * window_s**2)
+        else:
+            centre = ((guess or 0.0) * 1e3 * window_s, 0.0)
+        if self.epoch == 0 or guess is None:
+            slope_mean, slope_sigma = 0.0, MAX_SKEW_PPM * 1e3 * window_s
+        else:
+            slope_mean, slope_sigma = guess * 1e3 * window_s, 2e3 * window_s
+        bend_sigma = MAX_DRIFT_PPM_S / 2 * 1e3 / 2 * window_s**2
+        spread = self._spread
+        if spread is None:
+            spread = np.diag([slope_sigma if fit is None else 1e3 * window_s, bend_sigma])
+        return _Prior(slope_mean, slope_sigma, bend_sigma, centre, spread)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prior:
+    slope_mean: float
+    slope_sigma: float
+    bend_sigma: float
+    centre: tuple[float, float]
+    spread: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Posterior:
+    level_ns: float
+    slope: float
+    bend: float
+    sigma_ns: float
+    slope_sigma: float
+    path_ns: float
+    path_sigma_ns: float
+    up_ns: float
+    low_ns: float
+    spread: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """For each of g curves: the edge of one direction (upper bounds as they are, lower bounds negated)."""
+
+    height_ns: FloatArray
+    depth_ns: FloatArray
+    log_evidence: FloatArray
+
+
+def _edge(at: FloatArray, values_ns: FloatArray, curves: FloatArray) -> _Edge:
+    """Return the edges below ``values_ns``; excesses above three times their median are cut (congestion)."""
+    shape = np.stack((at, at * at))
+    above = values_ns - curves @ shape
+    height = above.min(axis=1)
+    excess = above - height[:, None]
+    middle = len(curves) // 2
+    cap = 3.0 * float(np.median(excess[middle])) + 1.0
+    is_cut = excess > cap
+    events = np.maximum((~is_cut).sum(axis=1) - 1.0, 1.0)
+    total = np.minimum(excess, cap).sum(axis=1) + 1.0
+    # Each event has density 1/m, each sample survived to its excess; m is integrated out with prior 1/m.
+    depth = total / events / values_ns.size
+    return _Edge(height, depth, -events * np.log(total))
+
+
+def _fit_curve(
+    at_up: FloatArray,
+    up_ns: FloatArray,
+    at_low: FloatArray,
+    low_ns: FloatArray,
+    prior: _Prior,
+    path: _Path | None,
+) -> _Posterior:
+    """Return the posterior of offset = level + slope * at + bend * at^2 (at = -1 ... 0, newest last).
+
+    Args:
+        at_up: (n,) positions of the upper bounds ``up_ns``; ``at_low`` likewise.
+        path: Half the least round trip as known from before; None = nothing known.
+    """
+    centre, spread = np.array(prior.centre), prior.spread
+    for _ in range(12):
+        curves = centre + _DIRECTIONS @ spread.T
+        up = _edge(at_up, up_ns, curves)
+        low = _edge(at_low, -low_ns, -curves)
+        gap = up.height_ns + low.height_ns
+        log_p = (
+            up.log_evidence
+            + low.log_evidence
+            - ((curves[:, 0] - prior.slope_mean) / prior.slope_sigma) ** 2 / 2
+            - (curves[:, 1] / prior.bend_sigma) ** 2 / 2
+        )
+        weights = np.exp(log_p - log_p.max())
+        weights /= weights.sum()
+        mean = weights @ curves
+        around = curves - mean
+        covariance = (weights[:, None] * around).T @ around
+        moved = np.linalg.solve(spread, mean - centre)
+        measured = np.linalg.cholesky(
+            covariance + 1e-4 * spread @ spread.T + np.diag([1e-6, 1e-6])
+        )
+        scale = np.linalg.norm(np.linalg.solve(spread, measured), 2)
+        is_settled = 0.55 < scale < 1.6 and float(np.abs(moved).max()) < 1.0
+        if is_settled:
+            break
+        centre, spread = mean, measured
+    return _combine(curves, log_p, up, low, gap, path, measured)
+
+
+def _combine(
+    curves: FloatArray,
+    log_p: FloatArray,
+    up: _Edge,
+    low: _Edge,
+    gap: FloatArray,
+    path: _Path | None,
+    spread: FloatArray,
+) -> _Posterior:
+    """Integrate over how far the true edges lie beyond the lowest samples, and over the path."""
+    log_p = log_p - log_p.max()
+    longest = np.maximum(up.depth_ns, low.depth_ns)
+    sums = _BROAD * longest[:, None]
+    widths = _BROAD_WIDTH * longest[:, None]
+    weight = np.exp(log_p)[:, None] * _sum_density(sums, up, low) * widths
+    if path is not None:
+        nodes = path.mean_ns + path.sigma_ns * _NARROW
+        known = gap[:, None] - 2 * nodes
+        bell = np.exp(-_NARROW * _NARROW / 2)
+        bell /= bell.sum()
+        density = np.where(known > 0, _sum_density(np.maximum(known, 0), up, low), 0.0)
+        narrow = np.exp(log_p)[:, None] * density * bell
+        # A changed path: its half length is anywhere within its old value.
+        weight *= _P_PATH_CHANGED / (2 * max(path.mean_ns, 4 * path.sigma_ns))
+        narrow *= 1 - _P_PATH_CHANGED
+        sums = np.concatenate((sums, known), axis=1)
+        weight = np.concatenate((weight, narrow), axis=1)
+    weight = weight / weight.sum()
+    tilt, tilt_var = _split(np.maximum(sums, 0), up, low)
+    level = ((up.height_ns - low.height_ns) / 2)[:, None] + tilt
+    half_path = (gap[:, None] - sums) / 2
+    by_curve = weight.sum(axis=1)
+    mean = float((weight * level).sum())
+    variance = float((weight * ((level - mean) ** 2 + tilt_var)).sum())
+    path_mean = float((weight * half_path).sum())
+    path_var = float((weight * (half_path - path_mean) ** 2).sum())
+    slope = float(by_curve @ curves[:, 0])
+    return _Posterior(
+        mean,
+        slope,
+        float(by_curve @ curves[:, 1]),
+        variance**0.5,
+        float(by_curve @ (curves[:, 0] - slope) ** 2) ** 0.5,
+        path_mean,
+        path_var**0.5,
+        float(by_curve @ up.depth_ns),
+        float(by_curve @ low.depth_ns),
+        spread,
+    )
+
+
+def _sum_density(sums: FloatArray, up: _Edge, low: _Edge) -> FloatArray:
+    """Return the density of the sum of two exponential depths."""
+    slow = np.maximum(up.depth_ns, low.depth_ns)[:, None]
+    fast = np.minimum(up.depth_ns, low.depth_ns)[:, None]
+    difference = np.maximum(1 / fast - 1 / slow, 1e-9)
+    density: FloatArray = np.exp(-sums / slow) * -np.expm1(-sums * difference) / (slow * fast * difference)
+    return density
+
+
+def _split(sums: FloatArray, up: _Edge, low: _Edge) -> tuple[FloatArray, FloatArray]:
+    """Return mean and variance of (lower depth - upper depth) / 2, given their sum.
+
+    The share of the upper depth is a truncated exponential on 0 ... sum.
+    """
+    rate = (1 / up.depth_ns - 1 / low.depth_ns)[:, None]
+    k = rate * sums
+    is_flat = np.abs(k) < 1e-2
+    safe = np.clip(np.where(is_flat, 1.0, k), -500, 500)
+    share = np.where(is_flat, 0.5 - k / 12, 1 / safe - 1 / np.expm1(safe))
+    half = safe / 2
+    share_var = np.where(is_flat, 1 / 12 - k * k / 240, 1 / safe**2 - 1 / (4 * np.sinh(half) ** 2))
+    tilt = sums * (0.5 - share)
+    return tilt, np.maximum(share_var, 0) * sums * sums
+
+
+def _best_window_s(up_depth_ns: float, low_depth_ns: float, rate_hz: float) -> float:
+    """Return the window that balances the depth of the edges against unmodelled drift (spec 2a)."""
+    raise NotImplementedError
+
+
+def _slack_ns(age_s: float, slope_sigma: float) -> float:
+    """Return how far a bound may have moved in ``age_s`` from where the slope takes it."""
+    return 5 * slope_sigma * age_s + MAX_DRIFT_PPM_S * 1e3 * age_s**2
+
+
+def _hard_interval(
+    rows: NDArray[np.int64], end_ns: int, slope: float, drift: float, slope_sigma: float
+) -> tuple[float, float]:
+    """Return the tightest lower and upper bound of the offset at ``end_ns``."""
+    age_up = (end_ns - rows[:, 0]) / SECOND_NS
+    age_low = (end_ns - rows[:, 2]) / SECOND_NS
+    slack = 5 * slope_sigma
+    bend = MAX_DRIFT_PPM_S * 1e3
+    upper = rows[:, 1] + slope * age_up + slack * age_up + bend * age_up**2
+    lower = rows[:, 3] + slope * age_low - slack * age_low - bend * age_low**2
+    return float(lower.max()), float(upper.min())

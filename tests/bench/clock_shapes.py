@@ -40,6 +40,7 @@ SHAPES = (
     Shape("soft_floor", 200, 1.5e6, "soft", goal_p99_us=95),
     Shape("drifting_floor", 200, 1.5e6, "drifting"),
     Shape("bimodal", 200, 1.5e6, "bimodal"),
+    Shape("drifting_floor_sine", 200, 1.5e6, "sine"),
 )
 
 
@@ -66,8 +67,10 @@ def simulate(shape: Shape, seed: int, duration_s: float = DURATION_S) -> Simulat
     The device's skew is within +-50 ppm, with 10 ppm of warm-up (100 s), 4.8 ppm of thermal swing (300 s) of
     random phase and a random walk of 0.005 ppm per root second; latency is first in, first out, with a stall
     of 50 to 200 ms each minute; a 32-bit microsecond counter wraps at 500 s; the device restarts at 800 s.
-    Drifting floor: the least latency swings as a sine between 0 and 300 us above its minimum in 300 s, with
-    a random phase.
+    Drifting floor: the least latency wanders between 0 and 300 us above its minimum as a random walk that
+    diffuses over the whole range in 300 s. The same as a smooth sine of 300 s is a shape of its own: that is
+    the very curve that the crystal's thermal swing draws, so that no method can tell the two apart unless
+    their sum moves faster than a crystal can.
     """
     random = np.random.default_rng([seed, SHAPES.index(shape)])
     time_s = np.arange(0.0, duration_s, 1 / shape.rate_hz) + random.uniform(0, 1 / shape.rate_hz)
@@ -112,6 +115,12 @@ def _latency(shape: Shape, time_s: FloatArray, random: np.random.Generator) -> F
     if shape.floor == "soft":
         latency_ns += random.uniform(0, 1e6, time_s.size)
     elif shape.floor == "drifting":
+        step_s = 0.05
+        grid_s = np.arange(0.0, time_s[-1] + 1, step_s)
+        walk_ns = np.cumsum(random.normal(0, 300e3 * (step_s / 300) ** 0.5, grid_s.size))
+        walk_ns = np.abs((walk_ns + random.uniform(0, 300e3) + 300e3) % 600e3 - 300e3)
+        latency_ns += np.interp(time_s, grid_s, walk_ns)
+    elif shape.floor == "sine":
         phase = random.uniform(0, 2 * np.pi)
         latency_ns += 150e3 * (1 - np.cos(2 * np.pi * time_s / 300 + phase))
     elif shape.floor == "bimodal":
@@ -248,3 +257,16 @@ def run_reference(estimator: Estimator, simulation: Simulation) -> FloatArray:
         truth = (simulation.capture_ns[part] + MIN_LATENCY_NS - arrival[0]).astype(np.float64)
         error_us[part] = (estimate - truth) / 1e3
     return error_us
+
+
+def oracle_after_reset(shape: Shape, simulation: Simulation, seconds: float = 5.0) -> FloatArray:
+    """Return the error (us) after the reset of one who knows skew, drift and the law of latency.
+
+    Least latency so far minus its expectation (scale / samples): the best unbiased estimate under exponential
+    latency. What it leaves is the price of not knowing the offset, which no method avoids.
+    """
+    young = (simulation.epoch == 1) & (simulation.age_s() < seconds)
+    latency_us = (simulation.arrival_ns - simulation.capture_ns - MIN_LATENCY_NS)[young] / 1e3
+    seen = np.arange(1, latency_us.size + 1)
+    oracle: FloatArray = np.minimum.accumulate(latency_us) - shape.jitter_ns / 1e3 / seen
+    return oracle

@@ -1,0 +1,191 @@
+"""Measure every clock against truth and against reference estimators on the same samples.
+
+    python tests/bench/clocks.py [--seeds 1,2,3] [--only one_way,audio] [--quick] [--json]
+
+Prints one table per kind of clock, or with ``--json`` one document. Development used seeds below 200; the
+default seeds are others.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import clock_shapes as shapes
+import numpy as np
+
+from sensorium.drivers.frame import ClockKind, DeviceClock, Encoding, Frame, Latency, Modality, StreamInfo
+from sensorium.sync.clocks.tracker import StreamTracker
+
+DEFAULT_SEEDS = tuple(range(900, 920))
+QUICK_SEEDS = (900, 901, 902)
+
+
+def progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def stream(rate_hz: float) -> StreamInfo:
+    return StreamInfo(
+        "bench",
+        Modality.OTHER,
+        Encoding.JPEG,
+        rate_hz,
+        "bench",
+        DeviceClock(ClockKind.FREE, 1000, 1, shapes.MODULUS),
+        Latency(shapes.MIN_LATENCY_NS, 0, 10**9),
+    )
+
+
+def run_tracker(simulation: shapes.Simulation, rate_hz: float) -> tuple[Any, Any, int, float]:
+    """Return signed errors (us), stated bounds (us), captures after arrival, and seconds used per sample."""
+    tracker = StreamTracker(stream(rate_hz))
+    count = simulation.capture_ns.size
+    capture = np.empty(count, np.int64)
+    bound = np.empty(count)
+    ticks, arrivals = simulation.raw_ticks.reshape(-1, 1), simulation.arrival_ns.reshape(-1, 1)
+    frames = [Frame("bench", index, 1, ticks[index], arrivals[index], b"") for index in range(count)]
+    begin = time.perf_counter()
+    for index, frame in enumerate(frames):
+        stamped = tracker.update(frame)
+        capture[index] = stamped.capture_ns[0]
+        bound[index] = stamped.uncertainty.bound95_ns
+    used_s = (time.perf_counter() - begin) / count
+    after_arrival = int((capture > simulation.arrival_ns).sum())
+    return (capture - simulation.capture_ns) / 1e3, bound / 1e3, after_arrival, used_s
+
+
+def interval(per_seed: Sequence[Any], quantile: float) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval over seeds of a pooled percentile."""
+    random = np.random.default_rng(0)
+    thinned = [values[:: max(1, values.size // 10_000)] for values in per_seed]
+    found = [
+        np.percentile(
+            np.concatenate([thinned[i] for i in random.integers(0, len(thinned), len(thinned))]), quantile
+        )
+        for _ in range(200)
+    ]
+    return float(np.percentile(found, 2.5)), float(np.percentile(found, 97.5))
+
+
+def bench_one_way(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for shape in shapes.SHAPES:
+        errors, bounds, after_reset, starts, oracle, used = [], [], [], [], [], []
+        references: dict[str, list[Any]] = {name: [] for name in shapes.REFERENCES}
+        late = 0
+        for seed in seeds:
+            progress(f"one_way {shape.name} seed {seed}")
+            simulation = shapes.simulate(shape, seed)
+            age_s = simulation.age_s()
+            is_settled = age_s > shapes.SETTLE_S
+            error, bound, after, used_s = run_tracker(simulation, shape.rate_hz)
+            late += after
+            used.append(used_s)
+            errors.append(error[is_settled])
+            bounds.append(bound[is_settled])
+            is_young = age_s < 5
+            after_reset.append(np.abs(error[is_young & (simulation.epoch == 1)]))
+            starts.append(np.abs(error[is_young & (simulation.epoch == 0)]))
+            oracle.append(np.abs(shapes.oracle_after_reset(shape, simulation)))
+            for name, estimator in shapes.REFERENCES.items():
+                references[name].append(np.abs(shapes.run_reference(estimator, simulation)[is_settled]))
+        pooled = np.abs(np.concatenate(errors))
+        stated = np.concatenate(bounds)
+        p95 = float(np.percentile(pooled, 95))
+        low, high = interval([np.abs(one) for one in errors], 99)
+        per_seed_coverage = [
+            float((np.abs(error) <= bound).mean()) for error, bound in zip(errors, bounds, strict=True)
+        ]
+        reference_p99 = {
+            name: float(np.percentile(np.concatenate(found), 99)) for name, found in references.items()
+        }
+        best = min(reference_p99, key=reference_p99.__getitem__)
+        result[shape.name] = {
+            "p50_us": float(np.percentile(pooled, 50)),
+            "p95_us": p95,
+            "p99_us": float(np.percentile(pooled, 99)),
+            "p99_interval_us": [low, high],
+            "goal_p99_us": shape.goal_p99_us,
+            "max_us": float(pooled.max()),
+            "coverage": float((pooled <= stated).mean()),
+            "coverage_worst_seed": min(per_seed_coverage),
+            "width_ratio": float(stated.mean()) / p95,
+            "after_reset_p99_us": float(np.percentile(np.concatenate(after_reset), 99)),
+            "after_reset_oracle_p99_us": float(np.percentile(np.concatenate(oracle), 99)),
+            "start_p99_us": float(np.percentile(np.concatenate(starts), 99)),
+            "after_arrival": late,
+            "best_reference": best,
+            "best_reference_p99_us": reference_p99[best],
+            "reference_p99_us": reference_p99,
+            "seeds": len(seeds),
+        }
+        cost_us[shape.name] = float(np.median(used)) * 1e6
+    return result
+
+
+def table_one_way(result: dict[str, Any]) -> None:
+    print("\none-way: |error| in us, settled (older than 15 s in its epoch); reset = first 5 s after it")
+    print(
+        f"{'shape':20}{'p50':>7}{'p99':>8}{'(95 % interval)':>18}{'goal':>6}{'max':>8}{'covers':>8}{'worst':>7}"
+        f"{'width':>7}{'reset':>8}{'oracle':>8}{'start':>8}{'best reference':>28}"
+    )
+    for name, row in result.items():
+        spread = "({:.1f}-{:.1f})".format(*row["p99_interval_us"])
+        goal = f"{row['goal_p99_us']:g}" if row["goal_p99_us"] else "-"
+        best = f"{row['best_reference_p99_us']:.1f} {row['best_reference']}"
+        print(
+            f"{name:20}{row['p50_us']:7.1f}{row['p99_us']:8.1f}{spread:>18}{goal:>6}{row['max_us']:8.1f}"
+            f"{row['coverage']:8.3f}{row['coverage_worst_seed']:7.2f}{row['width_ratio']:7.2f}"
+            f"{row['after_reset_p99_us']:8.0f}{row['after_reset_oracle_p99_us']:8.0f}{row['start_p99_us']:8.0f}"
+            f"{best:>28}"
+        )
+    print("\nreference p99 (us)")
+    names = list(shapes.REFERENCES)
+    print(f"{'shape':20}" + "".join(f"{name:>19}" for name in names))
+    for name, row in result.items():
+        print(f"{name:20}" + "".join(f"{row['reference_p99_us'][one]:19.1f}" for one in names))
+
+
+SECTIONS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], None]]] = {
+    "one_way": (bench_one_way, table_one_way),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seeds", help="comma-separated; default 20 seeds from 900")
+    parser.add_argument("--only", help="comma-separated sections: " + ", ".join(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="three seeds")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    seeds = QUICK_SEEDS if options.quick else DEFAULT_SEEDS
+    if options.seeds:
+        seeds = tuple(int(seed) for seed in options.seeds.split(","))
+    chosen = options.only.split(",") if options.only else list(SECTIONS)
+    cost_us: dict[str, float] = {}
+    document: dict[str, Any] = {}
+    for name in chosen:
+        bench, table = SECTIONS[name]
+        document[name] = bench(seeds, cost_us)
+        if not options.json:
+            table(document[name])
+    document["cost_us"] = cost_us
+    document["machine"] = f"{platform.machine()} {platform.system()}, Python {platform.python_version()}"
+    if options.json:
+        print(json.dumps(document, indent=1))
+    else:
+        print(
+            "\ncost in the tracker, us per sample: " + ", ".join(f"{k} {v:.1f}" for k, v in cost_us.items())
+        )
+        print(document["machine"])
+
+
+if __name__ == "__main__":
+    main()
