@@ -34,6 +34,7 @@ from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.verify import verify
 from sensorium.sync.orphans import recover_orphans
 from sensorium.sync.session import SyncSpec
+from sensorium.sync.sources import open_source
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.receipt import upload_reasons, upload_state
 from sensorium.verdict import Status
@@ -41,8 +42,8 @@ from sensorium.verdict import Status
 DAY_NS = 86_400 * SECOND_NS
 DEMO_SUBJECT = "site:demo"
 REPLAY_SUBJECT = "site:replay"
-_LONG_AGO_NS = -(10**18)
-"""Recordings may carry stamps near zero; their uncertainty must not reach before the grant."""
+REPLAY_MARGIN_NS = 60 * SECOND_NS
+"""The uncertainty of a recording's first and last capture times must not reach out of its grant."""
 
 
 # -- sessions
@@ -99,7 +100,7 @@ def _give(
     purposes: Sequence[Purpose],
     streams: Sequence[str] = ("*",),
     days: float = 1.0,
-    captured_from_ns: int | None = None,
+    captured: tuple[int | None, int | None] = (None, None),
     controller: str = "",
     note: str = "",
 ) -> ConsentGrant:
@@ -111,7 +112,7 @@ def _give(
         controller=controller or "the operator of this machine",
         lawful_basis=LawfulBasis.CONSENT,
         purposes=tuple(purposes),
-        scope=Scope(tuple(streams), captured_from=captured_from_ns),
+        scope=Scope(tuple(streams), captured_from=captured[0], captured_until=captured[1]),
         valid_from=now_ns - SECOND_NS,
         valid_until=now_ns + int(days * DAY_NS),
         evidence=Evidence("configuration", by=by, note=note),
@@ -127,6 +128,7 @@ def run_record(
     if rig.document.operator == "required" and not operator:
         raise UsageError(f"rig {rig.document.rig} requires an operator: add --operator NAME")
     request = request_for(rig, spool, seconds)
+    ConsentStore(request.consent).adopt(by=operator)
     if operator:
         request = replace(request, fields={**request.fields, "operator": operator})
     with display.Progress(rig.document.rig, as_json) as progress:
@@ -153,10 +155,14 @@ def run_replay(
     config = ReplayConfig.model_validate(options)
     ReplayDriver.check(config)
     spool = spool.resolve()
+    with open_source(source.resolve()) as opened:
+        problems = [problem.sentence for problem in opened.problems]
+        offset_ns = opened.timeline.utc_minus_host_ns
+        span_utc_ns = (opened.start_ns + offset_ns, opened.end_ns + offset_ns)
     request = SessionRequest(
         devices=(Device("replay", "replay", ReplayDriver, config, options),),
         spool=spool,
-        consent=_replay_consent(source.resolve(), spool, clock),
+        consent=_replay_consent(source.resolve(), span_utc_ns, spool, clock),
         rig="replay",
         fields={
             "reference": reference,
@@ -169,7 +175,7 @@ def run_replay(
     )
     with display.Progress(f"replay of {source.name}", as_json) as progress:
         result = run_session(request, clock, progress.show)
-        result.problems += _source_problems(source.resolve())
+        result.problems += problems
         return _finish(result, progress, as_json)
 
 
@@ -185,20 +191,7 @@ def _rate(text: str) -> float | str:
     return rate
 
 
-def _source_problems(source: Path) -> list[str]:
-    """Return what the reader of the recording complained about, one sentence each."""
-    from sensorium.sync.sources import open_source
-
-    opened = open_source(source)
-    try:
-        for _ in opened.frames():
-            pass  # some problems, such as a torn tail, show only at the end
-        return [problem.sentence for problem in opened.problems]
-    finally:
-        opened.close()
-
-
-def _replay_consent(source: Path, spool: Path, clock: HostClock) -> Path:
+def _replay_consent(source: Path, span_utc_ns: tuple[int, int], spool: Path, clock: HostClock) -> Path:
     """Return the consent folder that governs a replay.
 
     An episode's own grants go on to govern its replay. A recording of somebody else has none: recording it
@@ -211,9 +204,10 @@ def _replay_consent(source: Path, spool: Path, clock: HostClock) -> Path:
     purposes = [Purpose.RECORD]
     if (source / MANIFEST_FILE).exists():
         purposes = _carried_purposes(read_manifest(source))
-    if purposes and not _has_replay_grant(store.ledger(), clock.utc_ns(), purposes):
+    captured = (span_utc_ns[0] - REPLAY_MARGIN_NS, span_utc_ns[1] + REPLAY_MARGIN_NS)
+    if purposes and not _has_replay_grant(store.ledger(), clock.utc_ns(), purposes, captured):
         note = f"replay of {source.name}"
-        _give(store, REPLAY_SUBJECT, clock, purposes, captured_from_ns=_LONG_AGO_NS, note=note)
+        _give(store, REPLAY_SUBJECT, clock, purposes, captured=captured, note=note)
     return store.folder
 
 
@@ -224,9 +218,12 @@ def _carried_purposes(manifest: Manifest) -> list[Purpose]:
     return [purpose for purpose in Purpose if purpose.value in common]
 
 
-def _has_replay_grant(ledger: ConsentLedger, now_ns: int, purposes: Sequence[Purpose]) -> bool:
+def _has_replay_grant(
+    ledger: ConsentLedger, now_ns: int, purposes: Sequence[Purpose], captured: tuple[int, int]
+) -> bool:
     return any(
         grant.subject == REPLAY_SUBJECT
+        and (grant.scope.captured_from, grant.scope.captured_until) == captured
         and set(grant.purposes) == set(purposes)
         and ledger.status(grant, now_ns).is_valid
         for grant in ledger.grants

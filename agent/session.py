@@ -1,5 +1,6 @@
 """Runs one session, from the first process to the last seal; demo, record and replay are requests to it."""
 
+import random
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, Clock
 from sensorium.uploader.directory import open_store
 from sensorium.uploader.receipt import State
+from sensorium.uploader.store import Retrier, RetryingStore, RetryPolicy
 from sensorium.uploader.transfer import Gates, Progress, upload_episode
 
 Status = dict[str, Any]
@@ -181,7 +183,7 @@ def upload_all(
     show: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Upload sealed episodes, verify them in the store, and return the ``verification`` of the document."""
-    store = open_store(store_url)
+    store = RetryingStore(open_store(store_url), Retrier(RetryPolicy(), clock, random.Random()))
     ledger = ConsentStore(consent, clock)
     trusted = [device_key(Spool(spool).keys_dir).public]
     gates = Gates(ledger=ledger.poll, clock=clock, trusted=trusted)

@@ -172,6 +172,8 @@ def _consent_record(closing: Closing, tally: StreamTally, span: tuple[int, int] 
     purposes = tuple(purpose.value for purpose in frozen.purposes)
     if denied:
         return ConsentRecord("partly denied", denied[0][0], tuple(grants), purposes)
+    if not frozen.decision.is_allowed:
+        return ConsentRecord("denied", frozen.decision.reason, tuple(grants), purposes)
     return ConsentRecord("allowed", f"granted by {', '.join(grants)}", tuple(grants), purposes)
 
 
