@@ -346,7 +346,7 @@ def _climb(agreement: _Agreement, start: Array, iterations: int = 40) -> Array:
         x, value, gradient = candidate, new_value, new_gradient
         if iteration > 2 and float(np.abs(moved).max()) < 0.02:
             break
-    return x * unit
+    return np.asarray(x * unit, np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,73 @@
+"""EuRoC's sensor.yaml files: cameras and IMUs of an ASL data set folder (``mav0``).
+
+The files announce YAML 1.0, which YAML 1.1 readers refuse, and hold ``T_BS``: sensor points into the body.
+
+Source: Burri et al., "The EuRoC micro aerial vehicle datasets", IJRR 2016, and the format's own comments.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from sensorium.calibration.geometry import Array, Intrinsics, nearest_rotation, transform
+from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.errors import CalibrationError
+
+_MODELS = {"radial-tangential": "radtan", "equidistant": "equidistant"}
+
+
+def read_euroc(folder: Path | str) -> RigCalibration:
+    """Read every ``<sensor>/sensor.yaml`` of an ASL folder; frames are ``body`` and the sensors' folder names.
+
+    Raises:
+        CalibrationError: With the file and key that is missing or wrong.
+    """
+    folder = Path(folder)
+    root = folder / "mav0" if (folder / "mav0").is_dir() else folder
+    cameras, edges = {}, []
+    for path in sorted(root.glob("*/sensor.yaml")):
+        fields = _load(path)
+        name = path.parent.name
+        if fields.get("sensor_type") == "camera":
+            cameras[name] = _camera(fields, path)
+        if "T_BS" in fields:
+            edges.append(
+                Edge("body", name, _pose(fields["T_BS"], path), source=str(fields.get("comment", "")))
+            )
+    if not edges:
+        raise CalibrationError(f"{root}: no sensor.yaml with a T_BS in this EuRoC folder")
+    return RigCalibration(rig="euroc", source=folder.name, cameras=cameras, edges=tuple(edges))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    if text.startswith("%YAML:"):
+        text = text.partition("\n")[2]
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError as err:
+        raise CalibrationError(f"{path} is not YAML: {' '.join(str(err).split())}") from err
+    if not isinstance(fields, dict):
+        raise CalibrationError(f"{path}: a sensor description was expected, found {type(fields).__name__}")
+    return fields
+
+
+def _camera(fields: dict[str, Any], path: Path) -> Intrinsics:
+    try:
+        model = _MODELS[fields["distortion_model"]]
+        width, height = fields["resolution"]
+        fx, fy, cx, cy = (float(value) for value in fields["intrinsics"])
+        distortion = tuple(float(value) for value in fields["distortion_coefficients"])
+    except (KeyError, TypeError, ValueError) as err:
+        raise CalibrationError(f"{path}: camera needs resolution, intrinsics and distortion: {err}") from err
+    return Intrinsics(model, int(width), int(height), fx, fy, cx, cy, distortion)
+
+
+def _pose(field: Any, path: Path) -> Array:
+    try:
+        matrix = np.array(field["data"], np.float64).reshape(4, 4)
+    except (KeyError, TypeError, ValueError) as err:
+        raise CalibrationError(f"{path}: T_BS needs data with 16 numbers: {err}") from err
+    return transform(nearest_rotation(matrix[:3, :3]), matrix[:3, 3])
