@@ -251,17 +251,20 @@ def consent_show(
     raise typer.Exit(show_consent(folder or spool / "consent", as_json=as_json))
 
 
-@upload_app.command("once")
-def upload_once(
-    store: Annotated[str, typer.Option("--store", help="file:///path of the central store.")],
+@upload_app.callback(invoke_without_command=True)
+def upload(
+    context: typer.Context,
+    store: Annotated[str, typer.Option("--store", help="file:///path of the central store.")] = "",
+    once: Annotated[bool, typer.Option("--once", help="Handle every episode once, then end.")] = False,
     spool: SpoolOption = DEFAULT_SPOOL,
-    folder: Annotated[Path | None, typer.Option("--consent")] = None,
+    folder: Annotated[Path | None, typer.Option("--consent", help="Default SPOOL/consent.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Upload every sealed episode of a spool once, and verify each in the store."""
-    from sensorium.agent.commands import upload_spool
+    """Deliver sealed episodes to the store and verify them there; until Ctrl-C, or with --once."""
+    if context.invoked_subcommand is None:
+        from sensorium.agent.commands import upload_spool
 
-    raise typer.Exit(upload_spool(spool, store, folder or spool / "consent", as_json=as_json))
+        raise typer.Exit(upload_spool(spool, store, folder or spool / "consent", once, as_json=as_json))
 
 
 @upload_app.command("status")

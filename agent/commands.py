@@ -37,6 +37,7 @@ from sensorium.sync.session import SyncSpec
 from sensorium.sync.sources import open_source
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.receipt import upload_reasons, upload_state
+from sensorium.uploader.service import main as upload_service
 from sensorium.verdict import Status
 
 DAY_NS = 86_400 * SECOND_NS
@@ -501,9 +502,15 @@ def show_consent(folder: Path, as_json: bool) -> int:
 # -- upload
 
 
-def upload_spool(spool: Path, store: str, consent: Path, as_json: bool) -> int:
-    """Upload every sealed episode once; exit code 1 if one was refused."""
+def upload_spool(spool: Path, store: str, consent: Path, once: bool, as_json: bool) -> int:
+    """Upload every sealed episode of a spool; exit code 1 if one was refused."""
+    if not store:
+        raise UsageError("name the store: sensorium upload --store file:///path/to/store")
+    if not spool.is_dir():
+        raise UsageError(f"{spool} is not a spool; name one with --spool")
     spool = spool.resolve()
+    if not once:
+        return upload_service(["--spool", str(spool), "--store", store, "--consent", str(consent)])
     with display.Progress("upload", as_json) as progress:
         found = upload_all(
             Spool(spool).sealed_folders(), spool, store, consent, HostClock(), progress.show_upload

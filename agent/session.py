@@ -96,6 +96,10 @@ def run_session(
         show({"phase": "sealing"})
         supervisor.stop()
         sealed = supervisor.sealed()
+        if request.uploads_in_background:
+            supervisor.leave_behind(
+                "uploader", "sensorium.uploader.service", [*_upload_arguments(request), "--once"]
+            )
     episodes = [Path(row["path"]) for row in sealed if row["path"]]
     problems = [f"episode {row['episode']}: {row['error']}" for row in sealed if row["error"]]
     if fault:
@@ -114,16 +118,13 @@ def _start_helpers(supervisor: Supervisor, request: SessionRequest) -> None:
         path = supervisor.run_dir / "checker.spec.json"
         path.write_text(spec.model_dump_json())
         supervisor.add_helper("checker", "sensorium.agent.checker", [str(path)])
-    if request.uploads_in_background and request.store:
-        arguments = [
-            "--spool",
-            str(request.spool),
-            "--store",
-            request.store,
-            "--consent",
-            str(request.consent),
-        ]
-        supervisor.add_helper("uploader", "sensorium.uploader.service", arguments)
+    if request.uploads_in_background:
+        supervisor.add_helper("uploader", "sensorium.uploader.service", _upload_arguments(request))
+
+
+def _upload_arguments(request: SessionRequest) -> list[str]:
+    where = ["--spool", str(request.spool), "--consent", str(request.consent)]
+    return [*where, "--store", request.store or ""]
 
 
 def _record(

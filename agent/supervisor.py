@@ -158,6 +158,12 @@ class Supervisor:
         self._helpers[name] = child
         self._spawn(child)
 
+    def leave_behind(self, name: str, module: str, arguments: Sequence[str]) -> None:
+        """Start a process that goes on when this one ends, such as the upload of the last episode."""
+        child = Child(name, module, tuple(arguments))
+        self._spawn(child)
+        child.process = None
+
     @property
     def sets_endpoint(self) -> str:
         return self._endpoints["sets"]
