@@ -40,10 +40,12 @@ JERK_DIVISOR = 60.0
 MAX_DRIFT_PER_S = 1.2e-7
 WARM_UP_DRIFT_PER_S = 1e-7
 WARM_UP_S = 100.0
-DRIFT_LAG_NS = 50e9
+DRIFT_LAGS_NS = (10e9, 25e9, 50e9)
 WANDER_SPAN_NS = 300e9
 WANDER_STEP_NS = 2.5e9
 WANDER_HELD_NS = 600e9
+WANDER_SHARE = 0.8
+"""Of the wander, what a moving floor is blamed for: the crystal's swing is part of it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,8 @@ class FloorWatch:
 
     One-way stamps cannot tell a moving floor from a moving crystal, but crystals drift slowly: 0.12 ppm/s at
     most, and 0.1 ppm/s more while they warm up. Motion beyond that proves that the floor moves, and from then
-    on none of the observed wander about a straight line can be called the crystal's: the whole of it (peak to
-    peak, over the last 300 s) becomes the floor term, for 600 s. A floor that moves as slowly as a crystal
+    on none of the observed wander about a straight line can be called the crystal's: most of it (peak to
+    peak, over 300 s) becomes the floor term, for 600 s. A floor that moves as slowly as a crystal
     stays unseen; no method can see it from one direction.
     """
 
@@ -94,16 +96,20 @@ class FloorWatch:
         self._history: deque[_Past] = deque(maxlen=int(WANDER_SPAN_NS / WANDER_STEP_NS))
         self._seen_at = -math.inf
         self._wander_ns = 0.0
+        self._inherited_ns = 0.0
 
-    def update(self, now: "_Past", age_s: float, window_ns: float) -> float:
+    def update(self, now: _Past, age_s: float) -> float:
         """Return the floor term (ns) after an estimate whose slope was measured over a window."""
         if not self._history or now.at_ns - self._history[-1].at_ns >= WANDER_STEP_NS:
             self._history.append(now)
             self._wander_ns = self._wander()
-            self._judge(now, age_s, max(DRIFT_LAG_NS, window_ns))
-        return self._wander_ns if now.at_ns - self._seen_at < WANDER_HELD_NS else 0.0
+            for lag_ns in DRIFT_LAGS_NS:
+                self._judge(now, age_s, lag_ns)
+        if now.at_ns - self._seen_at > WANDER_HELD_NS:
+            return 0.0
+        return max(self._wander_ns, self._inherited_ns)
 
-    def _judge(self, now: "_Past", age_s: float, lag_ns: float) -> None:
+    def _judge(self, now: _Past, age_s: float, lag_ns: float) -> None:
         ago = int(lag_ns / WANDER_STEP_NS) + 1
         if len(self._history) <= ago:
             return
@@ -119,6 +125,7 @@ class FloorWatch:
         """Return a watch for the next epoch, which begins ``at_ns`` after this one did."""
         heir = FloorWatch()
         heir._seen_at = self._seen_at - at_ns
+        heir._inherited_ns = max(self._wander_ns, self._inherited_ns)
         return heir
 
     def _wander(self) -> float:
@@ -128,7 +135,12 @@ class FloorWatch:
         history -= history.mean(axis=0)
         x, y = history.T
         rest = y - x * float(x @ y / (x @ x))
-        return float(rest.max() - rest.min())
+        # What has been seen for a short time only will go on; random motion spreads as the root of time.
+        return (
+            WANDER_SHARE
+            * float(rest.max() - rest.min())
+            * math.sqrt(WANDER_SPAN_NS / max(x[-1] - x[0], WANDER_SPAN_NS / 9))
+        )
 
 
 class LowerEnvelope:
@@ -284,7 +296,7 @@ class LowerEnvelope:
         if count >= 2 * FEW:
             mid_slope = slope - drift * 1e-9 * half_ns + found.slope_ns / half_ns
             past = _Past(newest, offset + found.end_ns, mid_slope, found.slope_sigma_ns / half_ns)
-            wander_ns = self._floor.update(past, age_s, span_ns)
+            wander_ns = self._floor.update(past, age_s)
         self._learn(found, newest, count)
         samples_per_slot = max(1.0, self._taken * span_ns / (count * max(newest - self._first_x, span_ns)))
         self.line = Line(

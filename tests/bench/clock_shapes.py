@@ -12,6 +12,9 @@ from sensorium.sync.clocks.oneway import highest_line_below
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
+AUDIO_RATE_HZ = 48_000
+AUDIO_BLOCK = 480
+AUDIO_MIN_LATENCY_NS = 12_000_000
 DURATION_S = 1200.0
 WRAP_AT_S = 500.0
 RESET_AT_S = 800.0
@@ -74,15 +77,7 @@ def simulate(shape: Shape, seed: int, duration_s: float = DURATION_S) -> Simulat
     """
     random = np.random.default_rng([seed, SHAPES.index(shape)])
     time_s = np.arange(0.0, duration_s, 1 / shape.rate_hz) + random.uniform(0, 1 / shape.rate_hz)
-    grid_s = np.arange(0.0, duration_s + 2, 0.1)
-    walk = np.cumsum(random.normal(0, 0.005 * 0.1**0.5, grid_s.size))
-    rate_ppm = (
-        random.uniform(-50, 50)
-        + 10 * random.choice([-1, 1]) * np.exp(-grid_s / 100)
-        + 4.8 * np.sin(2 * np.pi * grid_s / 300 + random.uniform(0, 2 * np.pi))
-        + walk
-    )
-    gained_us = np.concatenate(([0.0], np.cumsum((rate_ppm[1:] + rate_ppm[:-1]) / 2 * 0.1)))
+    grid_s, gained_us = _crystal(duration_s, random)
     is_alive = (time_s < RESET_AT_S) | (time_s >= RESET_AT_S + RESET_GAP_S)
     time_s = time_s[is_alive]
     epoch = (time_s >= RESET_AT_S).astype(np.int64)
@@ -93,16 +88,54 @@ def simulate(shape: Shape, seed: int, duration_s: float = DURATION_S) -> Simulat
     latency_ns = _latency(shape, time_s, random)
     capture_ns = 10**12 + np.rint(time_s * 1e9).astype(np.int64)
     arrival_ns = capture_ns + MIN_LATENCY_NS + np.rint(latency_ns).astype(np.int64)
+    _stall(capture_ns, arrival_ns, duration_s, random)
+    arrival_ns = np.maximum.accumulate(arrival_ns)
+    return Simulation(
+        capture_ns, device_us % MODULUS, arrival_ns, device_us * 1000, epoch, np.arange(time_s.size)
+    )
+
+
+def simulate_audio(
+    jitter_ns: float, seed: int, duration_s: float = DURATION_S
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Return (capture of each block's first sample, its sample counter, arrival of the block), spec 2d."""
+    random = np.random.default_rng([seed, 77, int(jitter_ns)])
+    grid_s, gained_us = _crystal(duration_s, random)
+    device_s = grid_s + gained_us * 1e-6
+    counters = np.arange(0, int(duration_s * AUDIO_RATE_HZ), AUDIO_BLOCK)
+    capture_ns = 10**12 + np.rint(np.interp(counters / AUDIO_RATE_HZ, device_s, grid_s) * 1e9).astype(
+        np.int64
+    )
+    latency_ns = AUDIO_MIN_LATENCY_NS + random.exponential(jitter_ns, counters.size)
+    arrival_ns = capture_ns + np.rint(latency_ns).astype(np.int64)
+    _stall(capture_ns, arrival_ns, duration_s, random)
+    return capture_ns, counters.astype(np.int64), np.maximum.accumulate(arrival_ns)
+
+
+def _crystal(duration_s: float, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Return a time grid and what the device's clock has gained by then (us)."""
+    grid_s = np.arange(0.0, duration_s + 2, 0.1)
+    walk = np.cumsum(random.normal(0, 0.005 * 0.1**0.5, grid_s.size))
+    rate_ppm = (
+        random.uniform(-50, 50)
+        + 10 * random.choice([-1, 1]) * np.exp(-grid_s / 100)
+        + 4.8 * np.sin(2 * np.pi * grid_s / 300 + random.uniform(0, 2 * np.pi))
+        + walk
+    )
+    gained_us = np.concatenate(([0.0], np.cumsum((rate_ppm[1:] + rate_ppm[:-1]) / 2 * 0.1)))
+    return grid_s, gained_us
+
+
+def _stall(
+    capture_ns: IntArray, arrival_ns: IntArray, duration_s: float, random: np.random.Generator
+) -> None:
+    """Hold up what would arrive during 50 to 200 ms of each minute."""
     for minute in range(int(duration_s // 60)):
         begin_ns = 10**12 + int((minute * 60 + random.uniform(5, 55)) * 1e9)
         end_ns = begin_ns + int(random.uniform(50e6, 200e6))
         held = slice(*np.searchsorted(capture_ns, [begin_ns - 10**9, end_ns]))
         stuck = (arrival_ns[held] > begin_ns) & (arrival_ns[held] < end_ns)
         arrival_ns[held][stuck] = end_ns
-    arrival_ns = np.maximum.accumulate(arrival_ns)
-    return Simulation(
-        capture_ns, device_us % MODULUS, arrival_ns, device_us * 1000, epoch, np.arange(time_s.size)
-    )
 
 
 def _smooth(time_s: FloatArray, grid_s: FloatArray, values: FloatArray) -> FloatArray:
