@@ -12,10 +12,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.driver import Driver, DriverConfig
 from sensorium.drivers.frame import STREAM_NAME
 from sensorium.drivers.registry import load_driver
-from sensorium.errors import ConfigError, DeviceError
+from sensorium.errors import CalibrationError, ConfigError, DeviceError
 
 Location = tuple[str | int, ...]
 
@@ -105,6 +106,8 @@ def parse_rig(text: str, path: Path) -> Rig:
         mark = err.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: not YAML: {err.problem}") from err
+    except yaml.YAMLError as err:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(err).split())}") from err
     data = _plain(node, (), positions, problems) if node is not None else None
     if not isinstance(data, dict):
         raise ConfigError(
@@ -139,7 +142,11 @@ def _plain(
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*where, index), positions, problems) for index, item in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node)
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (yaml.YAMLError, ValueError) as err:  # a tag of another program, a date that does not exist
+        problems.append((where, f"{_dotted(where)}: not a plain value: {str(err).splitlines()[0]}"))
+        return None
 
 
 def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, str]]) -> Rig | None:
@@ -164,6 +171,11 @@ def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, s
             problems.append(
                 ((key,), f"{key}: {anchored[key]} does not exist; correct the path or remove the key")
             )
+    if "calibration" in anchored and not problems:
+        try:
+            RigCalibration.load(anchored["calibration"])
+        except CalibrationError as err:
+            problems.append((("calibration",), f"calibration: {err}"))
     return Rig(path, document.model_copy(update=anchored), tuple(devices))
 
 
@@ -197,6 +209,8 @@ def _check_devices(rig: Rig, path: Path, positions: dict[Location, tuple[int, in
         try:
             device.driver_type.check(device.config)
         except (DeviceError, ConfigError) as err:
+            if isinstance(err, DeviceError) and not device.config.required:
+                continue  # the others record; its driver says why it does not, and tries again
             missing.append(_line(path, positions, ("devices", device.name), f"device {device.name}: {err}"))
     if missing:
         raise DeviceError("\n".join(missing))
