@@ -402,6 +402,7 @@ def recover_episodes(spool: Path, as_json: bool) -> int:
             bus_endpoint="",
             control_endpoint="",
             sets_endpoint="",
+            live_endpoint="",
             host_id=os.uname().nodename,
             devices=(),
             consent=found.root / "consent",

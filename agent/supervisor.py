@@ -102,7 +102,7 @@ class Supervisor:
             self._end_survivors()
             sockets = Path(tempfile.mkdtemp(prefix="sensorium-"))  # ipc paths are limited to 107 bytes
             stack.callback(shutil.rmtree, sockets, ignore_errors=True)
-            self._endpoints = {name: f"ipc://{sockets}/{name}" for name in ("bus", "control", "sets")}
+            self._endpoints = {name: f"ipc://{sockets}/{name}" for name in ("bus", "control", "sets", "live")}
             (self.run_dir / "logs").mkdir(mode=0o700, parents=True)
             context = stack.enter_context(zmq.Context())
             self._control = ControlClient(self._endpoints["control"], context)
@@ -143,6 +143,7 @@ class Supervisor:
             bus_endpoint=self._endpoints["bus"],
             control_endpoint=self._endpoints["control"],
             sets_endpoint=self._endpoints["sets"],
+            live_endpoint=self._endpoints["live"],
             host_id=os.uname().nodename,
             devices=tuple(device.name for device in self.devices),
             rig=self.options.rig,

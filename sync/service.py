@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.bus import BusReceiver
 from sensorium.drivers.frame import StreamInfo
+from sensorium.drivers.live import LivePublisher
 from sensorium.drivers.wire import Declare
 from sensorium.errors import ConfigError, SensoriumError
 from sensorium.sync.consent_store import ConsentStore
@@ -44,7 +45,8 @@ class SyncService:
         self._spec = spec
         session = clock.now_ns() & ((1 << 64) - 1)
         receiver = BusReceiver(spec.bus_endpoint, session, context)
-        self.synchronizer = Synchronizer(spec, receiver, ConsentStore(spec.consent, clock), clock)
+        live = LivePublisher(spec.live_endpoint, context)
+        self.synchronizer = Synchronizer(spec, receiver, live, ConsentStore(spec.consent, clock), clock)
         self._receiver = receiver
         self._control = context.socket(zmq.REP)
         self._control.setsockopt(zmq.MAXMSGSIZE, 1 << 20)
@@ -93,6 +95,7 @@ class SyncService:
         for socket in (self._control, self._sets):
             socket.close(linger=200)
         self._receiver.close()
+        self.synchronizer.live.close()
 
     def stop(self) -> None:
         """End once every driver has said its last word, or after 5 s."""

@@ -33,6 +33,7 @@ class SyncSpec(BaseModel):
     bus_endpoint: str
     control_endpoint: str
     sets_endpoint: str
+    live_endpoint: str
     host_id: str
     devices: tuple[str, ...]
     rig: str = ""

@@ -14,12 +14,13 @@ from pathlib import Path
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.bus import BusReceiver
 from sensorium.drivers.frame import Frame, Modality, Place, StreamInfo
+from sensorium.drivers.live import LivePublisher
 from sensorium.drivers.wire import HEADER_OVERHEAD_BYTES, Control, Declare, End, Heartbeat, Inbound, Lost
 from sensorium.errors import CalibrationError, EpisodeError, WireError
 from sensorium.sync.accounting import Account
 from sensorium.sync.align import Aligner, SyncRow
 from sensorium.sync.clocks.model import Stamped
-from sensorium.sync.consent import ConsentLedger, Purpose, StreamConsent
+from sensorium.sync.consent import ConsentLedger, Decision, Purpose, StreamConsent
 from sensorium.sync.consent_store import ConsentStore
 from sensorium.sync.episode.container import WriteError
 from sensorium.sync.episode.entries import EpisodeEvent
@@ -77,9 +78,12 @@ class Sealed:
 class Synchronizer:
     """One recording session. Call :meth:`step` in a loop; commands come from the service around it."""
 
-    def __init__(self, spec: SyncSpec, receiver: BusReceiver, consent: ConsentStore, clock: Clock) -> None:
+    def __init__(
+        self, spec: SyncSpec, receiver: BusReceiver, live: LivePublisher, consent: ConsentStore, clock: Clock
+    ) -> None:
         self.spec = spec
         self.receiver = receiver
+        self.live = live
         self.instances: dict[int, Instance] = {}
         self.episode: OpenEpisode | None = None
         self.sealed: list[Sealed] = []
@@ -90,6 +94,7 @@ class Synchronizer:
         self._consent_store = consent
         self._ledger: ConsentLedger = consent.poll(clock.utc_ns())
         self._consents: dict[str, StreamConsent] = {}
+        self._live_consents: dict[str, StreamConsent] = {}
         self._calibration = _load_calibration(spec.calibration)
         self._waiting: dict[int, bytes] = {}
         self._started_ns = clock.now_ns()
@@ -215,8 +220,7 @@ class Synchronizer:
             instance = instance_of(declare, identity, self._clock.now_ns())
             self.instances[declare.instance] = instance
             self._save_declare(declare)
-            for stream in instance.streams.values():
-                self._consents[stream.info.name] = self._stream_consent(stream.info)
+            self._admit(instance)
             if self.episode is not None:
                 self._join(self.episode, instance)
         self._waiting[declare.instance] = identity
@@ -278,8 +282,7 @@ class Synchronizer:
             if problem:
                 continue
             self.instances[declare.instance] = instance
-            for stream in instance.streams.values():
-                self._consents[stream.info.name] = self._stream_consent(stream.info)
+            self._admit(instance)
             self._waiting[declare.instance] = identity
         if self.instances:
             self._welcome_when_ready()
@@ -314,8 +317,11 @@ class Synchronizer:
             tally.note_clock(events)
             for event in events:
                 self._event("clock", info.name, f"{event.kind.value}: {event.detail}")
-        if info.is_personal and not self._is_allowed(episode, stream, frame, stamped):
-            return
+        if info.is_personal:
+            decision = _decide(self._consents[info.name], episode, info, frame, stamped)
+            if not decision.is_allowed:
+                self._withhold(episode, stream, frame, decision)
+                return
         try:
             episode.writer.write(frame, stamped, instance.number)
         except WriteError as err:
@@ -325,22 +331,22 @@ class Synchronizer:
         bound_ns = stamped.uncertainty.bound95_ns
         if not info.reference_of:
             episode.aligner.add(info.name, frame.seq, frame.count, stamped.capture_ns, bound_ns)
+        self._show(episode, instance.number, info, frame, stamped)
         self._sets.offer(info, frame, int(stamped.capture_ns[0]), self._clock.now_ns())
 
-    def _is_allowed(self, episode: OpenEpisode, stream: LiveStream, frame: Frame, stamped: Stamped) -> bool:
-        first, last = int(stamped.capture_ns[0]), int(stamped.capture_ns[-1])
-        if len(stamped.capture_ns) == 1 and frame.count > 1 and stream.info.rate_hz:
-            last += int((frame.count - 1) * SECOND_NS / stream.info.rate_hz)
-        half_width = (last - first) // 2 + int(stamped.uncertainty.bound95_ns)
-        middle_utc_ns = (first + last) // 2 + episode.timeline.utc_minus_host_ns
-        decision = self._consents[stream.info.name].allows(middle_utc_ns, half_width)
-        if decision.is_allowed:
-            return True
+    def _show(
+        self, episode: OpenEpisode, number: int, info: StreamInfo, frame: Frame, stamped: Stamped
+    ) -> None:
+        if not self.live.is_watched(info.name):
+            return
+        if _decide(self._live_consents[info.name], episode, info, frame, stamped).is_allowed:
+            self.live.offer(number, frame)
+
+    def _withhold(self, episode: OpenEpisode, stream: LiveStream, frame: Frame, decision: Decision) -> None:
         stream.account.drop(frame.count, Place.SYNCHRONIZER, f"consent: {decision.rule}")
         episode.tallies[stream.info.name].denials[decision.reason] += frame.count
         if not stream.info.reference_of:
             episode.aligner.withhold(stream.info.name)
-        return False
 
     def _return_credit(self) -> None:
         for instance in self.instances.values():
@@ -353,6 +359,7 @@ class Synchronizer:
     def _housekeeping(self, now_ns: int) -> None:
         self._welcome_when_ready()
         self._update_consent()
+        self.live.step()
         self._collect_sealed()
         episode = self.episode
         if episode is None:
@@ -377,12 +384,17 @@ class Synchronizer:
     def _update_consent(self) -> None:
         now_utc_ns = self._clock.utc_ns()
         self._ledger = self._consent_store.poll(now_utc_ns)
-        for consent in self._consents.values():
+        for consent in (*self._consents.values(), *self._live_consents.values()):
             consent.update(self._ledger, now_utc_ns, self._capture_now_utc_ns())
 
-    def _stream_consent(self, info: StreamInfo) -> StreamConsent:
+    def _admit(self, instance: Instance) -> None:
+        """Prepare the consent decisions of an instance's streams and show them to viewers."""
         now_utc_ns, capture_now_ns = self._clock.utc_ns(), self._capture_now_utc_ns()
-        return StreamConsent(self._ledger, info, Purpose.RECORD, now_utc_ns, capture_now_ns)
+        for stream in instance.streams.values():
+            info = stream.info
+            for purpose, decisions in ((Purpose.RECORD, self._consents), (Purpose.LIVE, self._live_consents)):
+                decisions[info.name] = StreamConsent(self._ledger, info, purpose, now_utc_ns, capture_now_ns)
+            self.live.declare(info)
 
     def _write_models(self, episode: OpenEpisode) -> None:
         now_ns = self.now_ns()
@@ -641,6 +653,18 @@ class Synchronizer:
             else:
                 raise error
         self._sealing = still
+
+
+def _decide(
+    consent: StreamConsent, episode: OpenEpisode, info: StreamInfo, frame: Frame, stamped: Stamped
+) -> Decision:
+    """Return the decision over the whole span of a frame's samples, widened by their uncertainty."""
+    first, last = int(stamped.capture_ns[0]), int(stamped.capture_ns[-1])
+    if len(stamped.capture_ns) == 1 and frame.count > 1 and info.rate_hz:
+        last += int((frame.count - 1) * SECOND_NS / info.rate_hz)
+    half_width = (last - first) // 2 + int(stamped.uncertainty.bound95_ns)
+    middle_utc_ns = (first + last) // 2 + episode.timeline.utc_minus_host_ns
+    return consent.allows(middle_utc_ns, half_width)
 
 
 def _load_calibration(path: Path | None) -> RigCalibration | None:
