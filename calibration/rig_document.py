@@ -38,6 +38,7 @@ class Edge:
         source: Who says so: a tool, a drawing, a person.
         date: ISO date of the measurement, "" when unknown.
         board_rms_px: Residual of the board fit it came from, or None.
+        time_offset_s: What to add to the child's stamps to have them on the parent's clock; None when unknown.
     """
 
     parent: str
@@ -47,6 +48,7 @@ class Edge:
     source: str = ""
     date: str = ""
     board_rms_px: float | None = None
+    time_offset_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,8 +350,9 @@ def _plain_edge(edge: Edge) -> dict[str, Any]:
     for name in ("source", "date"):
         if getattr(edge, name):
             plain[name] = getattr(edge, name)
-    if edge.board_rms_px is not None:
-        plain["board_rms_px"] = float(edge.board_rms_px)
+    for name in ("board_rms_px", "time_offset_s"):
+        if getattr(edge, name) is not None:
+            plain[name] = float(getattr(edge, name))
     return plain
 
 
@@ -377,6 +380,7 @@ class _Transform(_Strict):
     source: str = ""
     date: str = ""
     board_rms_px: float | None = None
+    time_offset_s: float | None = None
 
 
 class _Reference(_Strict):
@@ -432,6 +436,7 @@ def _edge(index: int, edge: _Transform) -> Edge:
         edge.source,
         edge.date,
         edge.board_rms_px,
+        edge.time_offset_s,
     )
 
 

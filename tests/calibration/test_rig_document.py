@@ -133,3 +133,10 @@ def test_matrix_that_is_no_rigid_transform_is_refused() -> None:
     for T in (np.diag([1.0, 1.0, -1.0, 1.0]), np.diag([2.0, 2.0, 2.0, 1.0]), np.ones((4, 4))):
         with pytest.raises(CalibrationError, match="a -> b"):
             RigCalibration(edges=(Edge("a", "b", T),))
+
+
+def test_time_offset_is_kept_and_is_part_of_the_identity() -> None:
+    edges = (replace(rig().edges[0], time_offset_s=-0.0021), *rig().edges[1:])
+    shifted = replace(rig(), edges=edges)
+    assert RigCalibration.parse(shifted.dump()).edges[0].time_offset_s == -0.0021
+    assert shifted.calibration_id != rig().calibration_id
