@@ -31,6 +31,8 @@ MAX_DRIFT_PPM_S = 0.12
 """Fastest credible change of the skew: crystals in a warming case (spec 2a)."""
 MAX_SKEW_PPM = 500.0
 MIN_WINDOW_S, MAX_WINDOW_S = 8.0, 100.0
+WINDOW_FACTOR = 64.0
+"""Twice the factor of spec 2a: the curve bends with the clock, so the window may be longer (flat optimum)."""
 FROZEN_AFTER = 4
 """So many repeats in a row: the other side is not measuring any more, somebody repeats its last word."""
 
@@ -123,8 +125,10 @@ _NARROW = np.linspace(-3.5, 3.5, 15)
 _BROAD = np.geomspace(0.02, 16.0, 20)
 _BROAD_WIDTH = np.gradient(_BROAD)
 _P_PATH_CHANGED = 0.02
-_PATH_WALK_NS2_PER_S = 100.0**2
-"""The least delay of a real path wanders (processor states, queues); 1 us in 100 s."""
+_PATH_WALK_NS2_PER_S = 300.0**2
+"""The least delay of a real path wanders (processor states, queues): 3 us in 100 s."""
+_SIGMAS_95 = 2.4
+"""Half width of 95 % of the posterior in its sigmas: one-sided depths have longer tails than a bell."""
 
 
 class TwoWayEstimator:
@@ -178,7 +182,7 @@ class TwoWayEstimator:
         lower = fit.hard_lower_ns + fit.slope * age_s - slack_ns
         upper = fit.hard_upper_ns + fit.slope * age_s + slack_ns
         drifted_ns = MAX_DRIFT_PPM_S * 1e3 * age_s**2 / 2
-        statistical = 2.0 * float(np.hypot(fit.sigma_ns, fit.slope_sigma * age_s)) + drifted_ns
+        statistical = _SIGMAS_95 * float(np.hypot(fit.sigma_ns, fit.slope_sigma * age_s)) + drifted_ns
         return OffsetEstimate(
             self._base_ns + round(float(np.clip(offset_ns, lower, upper))),
             fit.slope * 1e-3,
@@ -275,7 +279,7 @@ class TwoWayEstimator:
         )
         slope, drift = posterior.slope / window_s, 2 * posterior.bend / window_s**2
         slope_sigma = posterior.slope_sigma / window_s
-        lower, upper = _hard_interval(rows, end_ns, slope, drift, slope_sigma)
+        lower, upper = _hard_interval(rows, end_ns, slope, slope_sigma)
         self._fit = _Fit(
             end_ns,
             posterior.level_ns,
@@ -294,7 +298,7 @@ class TwoWayEstimator:
             walked = _PATH_WALK_NS2_PER_S * window_s
             self._next_path = _Path(posterior.path_ns, float(np.hypot(posterior.path_sigma_ns, walked**0.5)))
             self._path_due_ns = end_ns + int(window_s * SECOND_NS)
-        best = _best_window_s(posterior.up_ns, posterior.low_ns, len(part) / window_s)
+        best = _best_window_s(posterior.up_ns, posterior.low_ns, window_s)
         self._window_s = float(np.clip(best, self._window_s * 0.9, self._window_s * 1.1 + 2.0))
 
     def _prior(self, end_ns: int, window_s: float) -> "_Prior":
@@ -349,19 +353,22 @@ class _Edge:
 
 
 def _edge(at: FloatArray, values_ns: FloatArray, curves: FloatArray) -> _Edge:
-    """Return the edges below ``values_ns``; excesses above three times their median are cut (congestion)."""
+    """Return the edges below ``values_ns``.
+
+    What lies above three times the median excess (over the middle curve) counts as "at least that much":
+    congestion and stalls follow another law.
+    """
     shape = np.stack((at, at * at))
-    above = values_ns - curves @ shape
-    height = above.min(axis=1)
-    excess = above - height[:, None]
-    middle = len(curves) // 2
-    cap = 3.0 * float(np.median(excess[middle])) + 1.0
-    is_cut = excess > cap
-    events = np.maximum((~is_cut).sum(axis=1) - 1.0, 1.0)
-    total = np.minimum(excess, cap).sum(axis=1) + 1.0
-    # Each event has density 1/m, each sample survived to its excess; m is integrated out with prior 1/m.
-    depth = total / events / values_ns.size
-    return _Edge(height, depth, -events * np.log(total))
+    middle = curves[len(curves) // 2] @ shape
+    excess = values_ns - middle
+    excess = excess - excess.min()
+    limit = 3.0 * float(np.median(excess)) + 1.0
+    events = max(int((excess <= limit).sum()) - 1, 1)
+    cut = values_ns - np.maximum(excess - limit, 0.0)
+    height = (values_ns - curves @ shape).min(axis=1)
+    total = cut.sum() - curves @ shape.sum(axis=1) - values_ns.size * height + 1.0
+    # Exponential excesses, right-censored; their mean is integrated out with the prior 1/mean.
+    return _Edge(height, total / events / values_ns.size, -events * np.log(total))
 
 
 def _fit_curve(
@@ -396,9 +403,7 @@ def _fit_curve(
         around = curves - mean
         covariance = (weights[:, None] * around).T @ around
         moved = np.linalg.solve(spread, mean - centre)
-        measured = np.linalg.cholesky(
-            covariance + 1e-4 * spread @ spread.T + np.diag([1e-6, 1e-6])
-        )
+        measured = np.linalg.cholesky(covariance + 1e-4 * spread @ spread.T + np.diag([1e-6, 1e-6]))
         scale = np.linalg.norm(np.linalg.solve(spread, measured), 2)
         is_settled = 0.55 < scale < 1.6 and float(np.abs(moved).max()) < 1.0
         if is_settled:
@@ -430,7 +435,7 @@ def _combine(
         density = np.where(known > 0, _sum_density(np.maximum(known, 0), up, low), 0.0)
         narrow = np.exp(log_p)[:, None] * density * bell
         # A changed path: its half length is anywhere within its old value.
-        weight *= _P_PATH_CHANGED / (2 * max(path.mean_ns, 4 * path.sigma_ns))
+        weight *= _P_PATH_CHANGED / (4 * max(path.mean_ns, 4 * path.sigma_ns))
         narrow *= 1 - _P_PATH_CHANGED
         sums = np.concatenate((sums, known), axis=1)
         weight = np.concatenate((weight, narrow), axis=1)
@@ -483,9 +488,11 @@ def _split(sums: FloatArray, up: _Edge, low: _Edge) -> tuple[FloatArray, FloatAr
     return tilt, np.maximum(share_var, 0) * sums * sums
 
 
-def _best_window_s(up_depth_ns: float, low_depth_ns: float, rate_hz: float) -> float:
+def _best_window_s(up_depth_ns: float, low_depth_ns: float, span_s: float) -> float:
     """Return the window that balances the depth of the edges against unmodelled drift (spec 2a)."""
-    raise NotImplementedError
+    density = 1 / max(up_depth_ns, low_depth_ns, 1.0) + 0.5 / max(min(up_depth_ns, low_depth_ns), 1.0)
+    window_s = (WINDOW_FACTOR * span_s / density / (MAX_DRIFT_PPM_S * 1e3)) ** (1 / 3)
+    return float(np.clip(window_s, MIN_WINDOW_S, MAX_WINDOW_S))
 
 
 def _slack_ns(age_s: float, slope_sigma: float) -> float:
@@ -494,7 +501,7 @@ def _slack_ns(age_s: float, slope_sigma: float) -> float:
 
 
 def _hard_interval(
-    rows: NDArray[np.int64], end_ns: int, slope: float, drift: float, slope_sigma: float
+    rows: NDArray[np.int64], end_ns: int, slope: float, slope_sigma: float
 ) -> tuple[float, float]:
     """Return the tightest lower and upper bound of the offset at ``end_ns``."""
     age_up = (end_ns - rows[:, 0]) / SECOND_NS
