@@ -22,6 +22,7 @@ _SLOT = struct.Struct("<Q16s104s")
 SLOTS = 12
 _STREAM_BYTES = _STREAM.size + SLOTS * _SLOT.size
 _OTHER = "other reasons"
+_MOST_READS = 100
 
 
 @dataclass(slots=True)
@@ -30,6 +31,10 @@ class StreamCounts:
 
     next_seq: int
     lost: dict[tuple[Place, str], int] = field(default_factory=dict)
+
+
+Counts = tuple[int, dict[str, StreamCounts]]
+"""A driver instance and its counts by stream."""
 
 
 class CounterFile:
@@ -83,14 +88,14 @@ class CounterFile:
         self._map.close()
 
 
-def read_counters(path: Path) -> tuple[int, dict[str, StreamCounts]]:
+def read_counters(path: Path) -> Counts:
     """Return (instance, counts by stream) from a counter file, its process alive or dead.
 
     Raises:
         EpisodeError: If the file is missing or not a counter file.
     """
     try:
-        data = path.read_bytes()
+        data = _stable_bytes(path)
     except OSError as err:
         raise EpisodeError(
             f"counter file {path} cannot be read ({err.strerror}); losses are unknown"
@@ -114,3 +119,17 @@ def read_counters(path: Path) -> tuple[int, dict[str, StreamCounts]]:
                 counts.lost[key] = counts.lost.get(key, 0) + count
         found[name.rstrip(b"\0").decode()] = counts
     return instance, found
+
+
+def _stable_bytes(path: Path) -> bytes:
+    """Return the file as it was at one instant, although a driver may be writing to it.
+
+    A single read could pair an old sequence number with a new loss, which would explain a sample twice.
+    """
+    data = path.read_bytes()
+    for _ in range(_MOST_READS):
+        again = path.read_bytes()
+        if again == data:
+            break
+        data = again
+    return data

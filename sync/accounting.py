@@ -72,11 +72,11 @@ class InstanceStream:
 
     def report_lost(self, seq: int, count: int, place: Place, reason: str) -> None:
         """Book a loss that the driver reports, in sequence order."""
-        self.reported[place, reason] += count
         if seq > self.next_seq:
             self._miss(seq - self.next_seq, Place.BUS, IN_FLIGHT)
         fresh = seq + count - self.next_seq
-        if fresh > 0:
+        if fresh > 0:  # else it was settled from the counter file before the report came
+            self.reported[place, reason] += fresh
             self._miss(fresh, place, reason)
 
     def reach(self, next_seq: int) -> None:

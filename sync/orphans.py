@@ -1,10 +1,12 @@
 """Episodes that a crash left open: recovered to their last whole chunk, settled, marked truncated, sealed."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from sensorium.calibration.rig_document import RigCalibration
+from sensorium.drivers.counters import Counts, read_counters
 from sensorium.errors import CalibrationError, EpisodeError
 from sensorium.sync.accounting import Account
 from sensorium.sync.align import Match, StreamAlignment
@@ -20,21 +22,22 @@ from sensorium.sync.streams import StreamTally
 from sensorium.sync.synchronizer import Sealed
 
 
-def recover_orphans(spec: SyncSpec) -> list[Sealed]:
+def recover_orphans(spec: SyncSpec, read: Callable[[Path], Counts] = read_counters) -> list[Sealed]:
     """Recover and seal every open episode of the spool; the caller owns the spool.
 
-    An episode that cannot be recovered stays where it is and is reported; nothing is deleted.
+    An episode that cannot be recovered stays where it is and is reported; nothing is deleted. ``read`` reads
+    counter files: where drivers live on, the torn episode ends at what it says.
     """
     found = []
     for folder in Spool(spec.spool).open_folders():
         try:
-            found.append(Sealed(folder.name, recover_orphan(folder, spec)))
+            found.append(Sealed(folder.name, recover_orphan(folder, spec, read)))
         except EpisodeError as err:
             found.append(Sealed(folder.name, None, f"cannot be recovered: {err}"))
     return found
 
 
-def recover_orphan(folder: Path, spec: SyncSpec) -> Path:
+def recover_orphan(folder: Path, spec: SyncSpec, read: Callable[[Path], Counts] = read_counters) -> Path:
     """Recover one open episode and seal it; return its folder in ``sealed/``.
 
     Raises:
@@ -46,13 +49,19 @@ def recover_orphan(folder: Path, spec: SyncSpec) -> Path:
     if not result.episode_id:
         raise EpisodeError(f"{folder} holds no readable record; look at it and remove it by hand")
     with Episode(folder) as episode:
-        closing = _closing(folder, spec, episode, dict(result.recorded))
+        closing = _closing(folder, spec, episode, dict(result.recorded), read)
     lost = f"recovered after a crash; {result.bytes_lost} bytes of torn records were cut"
     limitations = (lost, *closing.limitations)
     return seal(folder, replace(manifest_of(replace(closing, limitations=limitations)), truncated=True))
 
 
-def _closing(folder: Path, spec: SyncSpec, episode: Episode, recorded: dict[tuple[str, int], int]) -> Closing:
+def _closing(
+    folder: Path,
+    spec: SyncSpec,
+    episode: Episode,
+    recorded: dict[tuple[str, int], int],
+    read: Callable[[Path], Counts],
+) -> Closing:
     tallies = {name: StreamTally(info) for name, info in episode.streams.items()}
     for found in episode.frames():
         tallies[found.frame.stream].add(found.frame, found.stamped)
@@ -76,7 +85,7 @@ def _closing(folder: Path, spec: SyncSpec, episode: Episode, recorded: dict[tupl
                 "consent": Path(journal.consent),
             }
         )
-        for settled in settle_journal(journal, recorded):
+        for settled in settle_journal(journal, recorded, read):
             accounts.append((settled.stream, settled.instance, settled.account))
             if not settled.is_end_known:
                 limitations.append(f"{settled.stream}: samples after the last recorded one are unknown")

@@ -3,6 +3,7 @@
 Run by the supervisor as ``python -m sensorium.sync.service SPEC.json``. SIGTERM drains, seals and ends.
 """
 
+import functools
 import json
 import signal
 import sys
@@ -16,6 +17,7 @@ import zmq
 from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.bus import BusReceiver
+from sensorium.drivers.counters import read_counters
 from sensorium.drivers.frame import StreamInfo
 from sensorium.drivers.live import LivePublisher
 from sensorium.drivers.wire import Declare
@@ -243,10 +245,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with zmq.Context() as context:
         try:
             known = _known_drivers(spec.run_dir)
-            recovered = recover_orphans(spec)
+            # One boundary: where the torn episode ends, the next one begins.
+            read = functools.cache(read_counters)
+            recovered = recover_orphans(spec, read)
             service = SyncService(spec, context, clock)
             service.synchronizer.sealed += recovered
-            service.synchronizer.adopt(known)
+            service.synchronizer.adopt(known, read)
 
             def stop(_signal: int, _frame: FrameType | None) -> None:
                 service.stop()

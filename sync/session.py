@@ -2,14 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from sensorium.drivers.counters import read_counters
+from sensorium.drivers.counters import Counts, read_counters
 from sensorium.drivers.frame import Place
 from sensorium.errors import EpisodeError
 from sensorium.sync.accounting import Account, settle_torn
@@ -128,16 +128,21 @@ class SettledStream:
     is_end_known: bool
 
 
-def settle_journal(journal: Journal, recorded: Mapping[tuple[str, int], int]) -> tuple[SettledStream, ...]:
+def settle_journal(
+    journal: Journal,
+    recorded: Mapping[tuple[str, int], int],
+    read: Callable[[Path], Counts] = read_counters,
+) -> tuple[SettledStream, ...]:
     """Return the accounts of a torn episode.
 
     Args:
         recorded: Samples that the recovered files hold, per (stream, instance).
+        read: Reads counter files; of drivers that live, it must say the same to whoever records on.
     """
     settled = []
     for number, instance in journal.instances.items():
         try:
-            _, counts = read_counters(Path(instance.counters))
+            _, counts = read(Path(instance.counters))
         except EpisodeError:
             counts = {}
         for name, begin in instance.streams.items():

@@ -1,10 +1,11 @@
 """What the synchronizer keeps of each driver instance and each of its streams."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sensorium.drivers.counters import read_counters
+from sensorium.drivers.counters import Counts, read_counters
 from sensorium.drivers.frame import Encoding, Frame, StreamInfo
 from sensorium.drivers.wire import Declare
 from sensorium.errors import EpisodeError, WireError
@@ -111,11 +112,11 @@ class Instance:
     def number(self) -> int:
         return self.declare.instance
 
-    def settle(self) -> str:
+    def settle(self, read: Callable[[Path], Counts] = read_counters) -> str:
         """Close the accounts of an instance that died without a last word; return what could not be known."""
         self.has_ended = True
         try:
-            _, counts = read_counters(Path(self.declare.counters))
+            _, counts = read(Path(self.declare.counters))
         except EpisodeError as err:
             return str(err)
         for name, stream in self.streams.items():

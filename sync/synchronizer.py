@@ -6,13 +6,14 @@ consent (may it be stored?) -> writer -> aligner. Credit for its bytes returns t
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.bus import BusReceiver
+from sensorium.drivers.counters import Counts, read_counters
 from sensorium.drivers.frame import Frame, Modality, Place, StreamInfo
 from sensorium.drivers.live import LivePublisher
 from sensorium.drivers.wire import HEADER_OVERHEAD_BYTES, Control, Declare, End, Heartbeat, Inbound, Lost
@@ -269,15 +270,16 @@ class Synchronizer:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / f"{declare.instance:08x}.json").write_text(declare.model_dump_json())
 
-    def adopt(self, declares: Iterable[Declare]) -> None:
+    def adopt(self, declares: Iterable[Declare], read: Callable[[Path], Counts] = read_counters) -> None:
         """Know the drivers that a synchronizer before this one knew, at the boundary that it left.
 
-        What they had produced by now belongs to the torn episode, so accounts go on from their counter files.
+        Accounts go on where those of the torn episode ended: at what ``read`` says of the counter files, which
+        must be what the recovery was told.
         """
         for declare in declares:
             identity = b"\1" + declare.instance.to_bytes(8, "little")
             instance = instance_of(declare, identity, self._clock.now_ns())
-            problem = instance.settle()
+            problem = instance.settle(read)
             instance.has_ended = False
             if problem:
                 continue
