@@ -14,6 +14,7 @@ from sensorium.agent.outcome import SessionResult, document, exit_code
 from sensorium.agent.report import write_report
 from sensorium.agent.rig import Device, load_rig
 from sensorium.agent.session import SessionRequest, request_for, run_session, upload_all
+from sensorium.agent.supervisor import end_survivors
 from sensorium.drivers.registry import driver_targets, load_driver
 from sensorium.errors import BusyError, ConfigError, SensoriumError, UsageError
 from sensorium.simulators.demo_rig import write_demo_rig
@@ -396,6 +397,7 @@ def recover_episodes(spool: Path, as_json: bool) -> int:
     """Recover and seal what a crash left open; exit code 3 if something could not be."""
     found = Spool(spool.resolve())
     with found.lock():
+        end_survivors(found.root, HostClock())  # they may still write what looks like an orphan
         spec = SyncSpec(
             spool=found.root,
             run_dir=found.root / "run",

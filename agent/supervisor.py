@@ -35,7 +35,7 @@ HEALTHY_NS = 10 * SECOND_NS
 MAX_SYNCHRONIZER_DEATHS = 5
 STOP_DRIVERS_NS = 8 * SECOND_NS
 STOP_SYNCHRONIZER_NS = 120 * SECOND_NS
-STOP_HELPERS_NS = 15 * SECOND_NS
+STOP_HELPERS_NS = 5 * SECOND_NS
 _TICK_NS = SECOND_NS // 20
 
 # Held ZeroMQ frames make glibc map and unmap every payload otherwise (specs/performance.md 3c).
@@ -99,7 +99,7 @@ class Supervisor:
     def __enter__(self) -> "Supervisor":
         with ExitStack() as stack:
             stack.enter_context(Spool(self.options.spool).lock())
-            self._end_survivors()
+            self.warnings += end_survivors(self.options.spool, self._clock)
             sockets = Path(tempfile.mkdtemp(prefix="sensorium-"))  # ipc paths are limited to 107 bytes
             stack.callback(shutil.rmtree, sockets, ignore_errors=True)
             self._endpoints = {name: f"ipc://{sockets}/{name}" for name in ("bus", "control", "sets", "live")}
@@ -201,25 +201,6 @@ class Supervisor:
     def _children(self) -> list[Child]:
         first = [self._synchronizer] if self._synchronizer is not None else []
         return [*first, *self._drivers.values(), *self._helpers.values()]
-
-    def _end_survivors(self) -> None:
-        """End what an agent that was killed left running: drivers first, so that the rest is sealed."""
-        note = AgentNote.load(self.options.spool)
-        if note is None:
-            return
-        alive = {name: pid for name, pid in note.processes.items() if _is_ours(pid, note.run_dir)}
-        order = sorted(alive, key=lambda name: name == "synchronizer")
-        for name in order:
-            pid = alive[name]
-            self.warnings.append(f"ended {name} (process {pid}), left over from an agent that was killed")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-            deadline_ns = self._clock.now_ns() + STOP_DRIVERS_NS
-            while _is_ours(pid, note.run_dir):
-                if self._clock.now_ns() > deadline_ns:
-                    os.kill(pid, signal.SIGKILL)
-                    deadline_ns += SECOND_NS
-                self._clock.sleep_until(self._clock.now_ns() + _TICK_NS)
 
     # -- while it runs
 
@@ -358,6 +339,35 @@ class Supervisor:
         """Return why capture stopped by itself; "" while all is well."""
         reply = self.ask("status")
         return str(reply["fault"]) if reply else ""
+
+
+def end_survivors(spool: Path, clock: Clock) -> list[str]:
+    """End what an agent that was killed left running, and say what; the caller owns the spool.
+
+    Drivers first, so that the synchronizer hears their last word and seals.
+    """
+    note = AgentNote.load(spool)
+    if note is None:
+        return []
+    ended = []
+    alive = {name: pid for name, pid in note.processes.items() if _is_ours(pid, note.run_dir)}
+    for name in sorted(alive, key=lambda name: name == "synchronizer"):
+        pid = alive[name]
+        ended.append(f"ended {name} (process {pid}), left over from an agent that was killed")
+        patience_ns = STOP_SYNCHRONIZER_NS if name == "synchronizer" else STOP_DRIVERS_NS
+        deadline_ns = clock.now_ns() + patience_ns
+        _signal(pid, signal.SIGTERM)
+        while _is_ours(pid, note.run_dir):
+            if clock.now_ns() > deadline_ns:
+                _signal(pid, signal.SIGKILL)
+                deadline_ns += SECOND_NS
+            clock.sleep_until(clock.now_ns() + _TICK_NS)
+    return ended
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _exit_code(child: Child) -> int | None:
