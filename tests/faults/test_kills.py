@@ -1,0 +1,223 @@
+"""Processes that die or freeze in mid-flight: every sample is recorded or explained, counted from outside."""
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sessions import (
+    CAMERA,
+    FORCE,
+    IMU,
+    SMALL_RIG,
+    Session,
+    check_balance,
+    check_verifies,
+    counter_files,
+    dropped_at,
+    grant,
+    is_alive,
+    pass_time,
+    read_manifest,
+    sealed,
+    sensorium,
+    until,
+    write_rig,
+)
+
+STREAMS = tuple(SMALL_RIG)
+
+
+def recording(tmp_path: Path, devices: dict[str, dict[str, Any]] = SMALL_RIG, **keys: Any) -> Session:
+    spool = tmp_path / "spool"
+    rig = write_rig(tmp_path, devices, **keys)
+    if not (spool / "consent").exists():
+        grant(spool)
+    return Session("record", rig, "--json", spool=spool)
+
+
+def instances(session: Session, stream: str) -> list[int]:
+    return [number for number, streams in counter_files(session.run_dir).items() if stream in streams]
+
+
+def test_a_killed_driver_comes_back_and_both_of_its_lives_balance(tmp_path: Path) -> None:
+    with recording(tmp_path) as session:
+        session.until_recorded(1.0, STREAMS)
+        session.kill("imu")
+        until(lambda: len(instances(session, "imu")) == 2, "the second life of imu")
+        before = session.until_recorded(0.0)["recorded_s"]
+        session.until_recorded(before + 1.0)
+        run_dir = session.run_dir
+        done = session.finish(signal.SIGINT)
+    assert done.code == 0, done.err
+    (episode,) = done.episodes
+    manifest = read_manifest(episode)
+    records = {record.info.name: record for record in manifest.streams}
+    assert len(records["imu"].balances) == 2
+    assert records["imu"].gaps
+    assert not records["force"].gaps
+    assert len(records["force"].balances) == 1
+    assert any("killed by signal 9" in warning for warning in done.document["warnings"])
+    check_balance([episode], run_dir)
+    check_verifies(episode)
+
+
+def test_a_killed_synchronizer_is_replaced_and_both_episodes_balance(tmp_path: Path) -> None:
+    with recording(tmp_path) as session:
+        first = session.until_recorded(2.0, STREAMS)["episode"]
+        session.kill("synchronizer")
+
+        def goes_on() -> bool:
+            status = session.status()
+            return bool(status and status["episode"] not in (None, first) and status["recorded_s"] > 1.0)
+
+        until(goes_on, "the next episode")
+        run_dir = session.run_dir
+        done = session.finish(signal.SIGINT)
+    assert done.code in (0, 1), done.err
+    torn, whole = done.episodes
+    assert torn.name == first
+    assert read_manifest(torn).truncated
+    assert not read_manifest(whole).truncated
+    assert all(record.total.recorded for record in read_manifest(torn).streams)
+    assert all(record.total.recorded for record in read_manifest(whole).streams)
+    check_balance([torn, whole], run_dir)
+    check_verifies(torn, whole)
+
+
+def test_a_synchronizer_that_freezes_makes_drivers_drop_at_the_source_and_nothing_goes_uncounted(
+    tmp_path: Path,
+) -> None:
+    # 32 kB a sample: the least window of 256 KiB is used up within a tenth of a second
+    greedy = {**CAMERA, "size": [640, 480], "rate_hz": 60.0}
+    with recording(tmp_path, {**SMALL_RIG, "camera_left": greedy}) as session:
+        session.until_recorded(1.0, STREAMS)
+        session.kill("synchronizer", signal.SIGSTOP)
+        pass_time(2.5)
+        session.kill("synchronizer", signal.SIGCONT)
+        before = session.until_recorded(0.0)["recorded_s"]
+        session.until_recorded(before + 1.0)
+        run_dir = session.run_dir
+        done = session.finish(signal.SIGINT)
+    manifests = [read_manifest(path) for path in done.episodes]
+    assert dropped_at(manifests, "camera_left")["bus"] > 0
+    assert dropped_at(manifests, "imu").total() == 0  # its two seconds fit into its credit
+    check_balance(done.episodes, run_dir)
+    check_verifies(*done.episodes)
+
+
+def test_losses_at_every_place_at_once_balance(tmp_path: Path) -> None:
+    lossy = {"drop_probability": 0.05, "faults": [{"kind": "drop", "at_s": 1.0, "count": 7}]}
+    rig = {
+        "camera_left": {**CAMERA, **lossy},
+        "imu": {**IMU, **lossy},
+        "force": {**FORCE, **lossy, "personal": True},
+    }
+    spool = tmp_path / "spool"
+    with recording(tmp_path, rig) as session:
+        session.until_recorded(1.0, STREAMS)
+        assert sensorium("pause", "--spool", spool).code == 0
+        pass_time(0.5)
+        assert sensorium("resume", "--spool", spool).code == 0
+        session.kill("force")
+        until(lambda: len(instances(session, "force")) == 2, "the second life of force")
+        session.kill("synchronizer", signal.SIGSTOP)
+        pass_time(2.0)
+        session.kill("synchronizer", signal.SIGCONT)
+        before = session.until_recorded(0.0)["recorded_s"]
+        session.until_recorded(before + 0.5)
+        session.kill("synchronizer")
+        until(lambda: bool((session.status() or {}).get("recorded_s", 0) > 0.5), "the next episode")
+        run_dir = session.run_dir
+        done = session.finish(signal.SIGINT)
+    manifests = [read_manifest(path) for path in done.episodes]
+    for stream in STREAMS:
+        assert dropped_at(manifests, stream)["device"] > 0
+        assert dropped_at(manifests, stream)["synchronizer"] > 0
+    check_balance(done.episodes, run_dir)
+    check_verifies(*done.episodes)
+
+
+def test_the_next_start_ends_what_a_killed_supervisor_left_running_and_seals_it(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    with recording(tmp_path) as session:
+        session.until_recorded(1.0, STREAMS)
+        processes = session.note_processes()
+        run_dir = session.run_dir
+        os.kill(session.pid, signal.SIGKILL)
+        pass_time(1.0)
+        assert all(map(is_alive, processes.values()))  # nothing is lost while nobody watches
+        again = sensorium("record", tmp_path / "rig.yaml", "--seconds", 1, "--json")
+        assert not any(map(is_alive, processes.values()))
+    assert again.code == 0, again.err
+    first, second = sealed(spool)
+    assert [second] == again.episodes
+    assert not read_manifest(first).truncated
+    assert any("left over" in warning for warning in again.document["warnings"])
+    check_balance([first], run_dir)
+    check_verifies(first, second)
+
+
+def test_recovery_does_not_touch_an_episode_that_survivors_still_write(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    with recording(tmp_path) as session:
+        session.until_recorded(1.0, STREAMS)
+        processes = session.note_processes()
+        run_dir = session.run_dir
+        os.kill(session.pid, signal.SIGKILL)
+        done = sensorium("episodes", "recover", "--spool", spool)
+        assert done.code == 0, done.err
+        assert not any(map(is_alive, processes.values()))
+    (episode,) = sealed(spool)
+    check_balance([episode], run_dir)
+    check_verifies(episode)
+
+
+@pytest.mark.parametrize("how", ["start", "recover"])
+def test_everything_is_sealed_after_all_processes_were_killed(how: str, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    with recording(tmp_path) as session:
+        session.until_recorded(2.5, STREAMS)
+        processes = session.note_processes()
+        run_dir = session.run_dir
+        for pid in (session.pid, *processes.values()):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not any(map(is_alive, processes.values())), "the end of all processes")
+        if how == "start":
+            again = sensorium("record", tmp_path / "rig.yaml", "--seconds", 1)
+        else:
+            again = sensorium("episodes", "recover", "--spool", spool)
+    assert again.code == 0, again.err
+    torn = sealed(spool)[0]
+    assert read_manifest(torn).truncated
+    assert all(record.total.recorded for record in read_manifest(torn).streams)
+    check_balance([torn], run_dir)
+    check_verifies(*sealed(spool))
+
+
+CHECK: Sequence[dict[str, Any]] = [
+    {"check": "stereo", "streams": ["camera_left", "camera_right"], "every_s": 1.0}
+]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_recording_goes_on_without_its_checker(number: signal.Signals, tmp_path: Path) -> None:
+    from sensorium.simulators.demo_rig import demo_calibration
+
+    tmp_path.mkdir(exist_ok=True)
+    demo_calibration().save(tmp_path / "calibration.yaml")
+    rig = {"camera_left": CAMERA, "camera_right": CAMERA, "imu": IMU}
+    with recording(tmp_path, rig, calibration="calibration.yaml", checks=CHECK) as session:
+        session.until_recorded(1.0, tuple(rig))
+        session.kill("checker", number)
+        session.until_recorded(3.0)
+        run_dir = session.run_dir
+        done = session.finish(signal.SIGINT)
+    assert done.code == 0, done.err
+    assert done.document["calibration"]["status"] in ("insufficient", "ok")
+    for row in done.document["streams"].values():
+        assert row["dropped"] == {}, json.dumps(row)
+    check_balance(done.episodes, run_dir)
