@@ -34,12 +34,13 @@ class ClockTruth:
 
 @dataclass(slots=True)
 class SessionResult:
-    """What the runner of a session hands on."""
+    """What the runner of a session hands on; ``fault`` says why capture stopped by itself, if it did."""
 
     episodes: list[Path]
     run_dir: Path
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    fault: str = ""
     verification: dict[str, Any] = field(default_factory=dict)
     report: Path | None = None
 

@@ -104,7 +104,7 @@ def run_session(
     problems = [f"episode {row['episode']}: {row['error']}" for row in sealed if row["error"]]
     if fault:
         problems.insert(0, fault)
-    return SessionResult(episodes, supervisor.run_dir, list(supervisor.warnings), problems)
+    return SessionResult(episodes, supervisor.run_dir, list(supervisor.warnings), problems, fault=fault)
 
 
 def _start_helpers(supervisor: Supervisor, request: SessionRequest) -> None:
