@@ -98,7 +98,7 @@ STYLE = """
 :root{color-scheme:light dark;--bg:#f4f5f7;--card:#fff;--ink:#1b2430;--soft:#5d6a7a;--line:#dde2e8;
 --rail:#e6eaef;--good:#1a7f4b;--goodbg:#dcf3e5;--warn:#8f5a00;--warnbg:#fdefcf;--bad:#b3261e;--badbg:#fbe0de;
 --plainbg:#e9edf2;--accent:#2563eb;--camera:#3b82f6;--depth:#6366f1;--lidar:#0d9488;--imu:#8b5cf6;
---audio:#f59e0b;--force:#ec4899;--gnss:#65a30d;--other:#64748b;--lost:#dc2626;--gap:#fca5a5;--amber:#f59e0b}
+--audio:#f59e0b;--force:#ec4899;--gnss:#65a30d;--other:#a16207;--lost:#dc2626;--gap:#fca5a5;--amber:#f59e0b}
 @media(prefers-color-scheme:dark){:root{--bg:#12161c;--card:#1b212a;--ink:#e4e9ef;--soft:#95a2b3;--line:#2e3743;
 --rail:#29313c;--good:#5fd394;--goodbg:#173a28;--warn:#f4c261;--warnbg:#40310f;--bad:#ff8f87;--badbg:#4a1e1c;
 --plainbg:#2b3440;--accent:#7aa7ff}}
@@ -113,7 +113,7 @@ section{background:var(--card);border:1px solid var(--line);border-radius:12px;p
 h2{font-size:17px;margin:0 0 10px}h3{font-size:13px;margin:0 0 4px;font-weight:600}
 .lead,.missing,figcaption{color:var(--soft);font-size:13px;margin:0 0 10px}
 .missing{border:1px dashed var(--line);border-radius:8px;padding:14px;margin:0;overflow-wrap:anywhere}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(215px,1fr));gap:12px;margin-bottom:16px}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(172px,1fr));gap:12px;margin-bottom:16px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:13px 16px;font-size:13px;
 color:var(--soft);overflow-wrap:anywhere}
 .card b{display:block;font-size:12px;text-transform:uppercase;letter-spacing:.05em;font-weight:600;margin-bottom:5px}
@@ -126,16 +126,17 @@ color:var(--soft);overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%;font-size:13.5px}
 th{color:var(--soft);font-weight:600;text-align:left;font-size:12px;vertical-align:bottom}
 th,td{padding:5px 12px 5px 0;border-bottom:1px solid var(--line)}tr:last-child td{border-bottom:0}
-td{vertical-align:top;overflow-wrap:anywhere}
-.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.sub{display:block;color:var(--soft);font-size:12px}
+td{vertical-align:top;overflow-wrap:break-word}td:first-child{white-space:nowrap}
+td .sub{white-space:normal;min-width:150px}
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}th.n{white-space:normal}
+.sub{display:block;color:var(--soft);font-size:12px;max-width:420px}
 .loss{color:var(--bad)}
-.grid{display:grid;gap:16px}.three{grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr))}
+.grid{display:grid;gap:16px}.three{grid-template-columns:repeat(auto-fill,minmax(min(300px,100%),1fr))}
 .two{grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr))}
 figure{margin:0;min-width:0}figcaption{margin:4px 0 0}
 img{display:block;max-width:100%;height:auto;border-radius:6px;background:#000}
 .strip{display:grid;grid-template-columns:repeat(3,1fr);gap:10px;max-width:1000px}.strip img{width:100%}
-.camera-row+.camera-row{margin-top:18px}
+.camera-row+.camera-row,.waves+.waves,table+.grid,.wide+.grid{margin-top:18px}.stack{display:grid;gap:16px;align-content:start}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;color:var(--soft);font-size:12.5px;margin-top:8px}
 .legend i{display:inline-block;width:14px;height:9px;border-radius:2px;margin-right:6px}
 ul{margin:0;padding-left:20px}li{overflow-wrap:anywhere}
@@ -157,7 +158,8 @@ path.clock{fill:var(--ink);stroke:var(--card)}path.event{fill:var(--ink);stroke:
 .plot path.jitter{stroke:var(--soft);stroke-width:2.2;stroke-linecap:round;opacity:.35}
 .plot path.bound{fill:var(--amber);opacity:.16}.plot path.boundline{stroke:var(--amber);stroke-width:1.4}
 .plot path.error{stroke:var(--accent);stroke-width:1.7}
-.wave{stroke-width:1.1;opacity:.85}.w0{stroke:var(--camera)}.w1{stroke:var(--amber)}.w2{stroke:var(--lidar)}
+.wave{stroke-width:1.2;opacity:.85}.one .wave{stroke-width:2}
+.w0{stroke:var(--camera)}.w1{stroke:var(--amber)}.w2{stroke:var(--lidar)}
 .w3{stroke:var(--force)}.w4{stroke:var(--imu)}.w5{stroke:var(--other)}
 i.w0{background:var(--camera)}i.w1{background:var(--amber)}i.w2{background:var(--lidar)}i.w3{background:var(--force)}
 i.w4{background:var(--imu)}i.w5{background:var(--other)}

@@ -71,12 +71,16 @@ def nice_ticks(low: float, high: float, about: int) -> list[float]:
 def duration_text(seconds: float) -> str:
     """Return a duration in the unit that suits it."""
     size = abs(seconds)
-    if size >= 1 or size == 0:
-        return f"{seconds:.3g} s"
-    for factor, unit in ((1e3, "ms"), (1e6, "µs")):
-        if size * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
+    if size < 5e-10:
+        return "0 s"
+    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
+        if size * factor >= 0.9995:
+            return f"{_digits(seconds * factor)} {unit}"
+    return f"{_digits(seconds * 1e9)} ns"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 # -- timeline
@@ -205,7 +209,8 @@ def clock_plot(
     floor_s = 1e-7
     values = np.concatenate([np.abs(jitter_s), bound_s, np.abs(error_s[~np.isnan(error_s)])])
     values = values[values > floor_s]
-    low = math.floor(math.log10(max(float(np.quantile(values, 0.02)), floor_s))) if len(values) else -6
+    least = max(float(np.quantile(values, 0.02)), floor_s) if len(values) else 1e-6
+    low = math.floor(math.log10(least) - 0.2)
     high = math.ceil(math.log10(float(values.max())) + 1e-9) if len(values) else -3
     frame = Frame(372, 176, 50, low, max(high, low + 2), length_s)
     parts = [
@@ -239,9 +244,11 @@ def _bound_area(frame: Frame, at_s: _Floats, bound_s: _Floats) -> str:
     if not len(at_s) or not (bound_s > 0).any():
         return ""
     xs, ys = frame.x(at_s), np.clip(frame.y(_log(bound_s, frame.low)), 0, frame.height - frame.bottom)
+    if len(xs) == 1:  # a single frame still shows its bound
+        xs, ys = np.array([xs[0] - 4, xs[0] + 4]), np.repeat(ys, 2)
     base = frame.height - frame.bottom
     line = _line(xs, ys)
-    area = f"M{xs[0]:.1f},{base}L{line[1:]}L{max(xs[-1], xs[0] + 1):.1f},{base}z"
+    area = f"M{xs[0]:.1f},{base}L{line[1:]}L{xs[-1]:.1f},{base}z"
     return f'<path class="bound" d="{area}"/><path class="boundline" d="{line}"/>'
 
 
@@ -256,7 +263,9 @@ def _line(xs: Iterable[float], ys: Iterable[float]) -> str:
     return "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
 
 
-def wave_plot(envelope: Envelope, columns: Sequence[int], length_s: float, is_symmetric: bool) -> str:
+def wave_plot(
+    envelope: Envelope, columns: Sequence[int], length_s: float, is_symmetric: bool, is_wide: bool
+) -> str:
     """Return the min/max envelope of some columns over the whole episode."""
     low_values, high_values = envelope.low[:, columns], envelope.high[:, columns]
     finite = np.isfinite(low_values) & np.isfinite(high_values)
@@ -267,12 +276,12 @@ def wave_plot(envelope: Envelope, columns: Sequence[int], length_s: float, is_sy
         high = max(abs(low), abs(high), 1e-4)
         low = -high
     margin = 0.06 * (high - low) or max(abs(high) * 0.1, 1e-9)
-    frame = Frame(562, 128, 56, low - margin, high + margin, length_s)
+    frame = Frame(WIDTH if is_wide else 562, 128, 56, low - margin, high + margin, length_s)
     parts = [frame.grid(tick, f"{tick:.4g}") for tick in nice_ticks(low - margin, high + margin, 4)]
     for line, column in enumerate(columns):
         path = _envelope_path(frame, envelope.low[:, column], envelope.high[:, column])
         parts.append(f'<path class="wave w{line % _LINES}" d="{path}"/>')
-    parts.append(frame.time_axis(6))
+    parts.append(frame.time_axis(12 if is_wide else 6))
     return _svg(frame.width, frame.height, "".join(parts), "plot", "Waveform")
 
 
@@ -296,7 +305,7 @@ def _envelope_path(frame: Frame, low: _Floats, high: _Floats) -> str:
 def histogram(values_s: _Floats) -> str:
     """Return a histogram of residuals (signed, seconds)."""
     low, high = (float(value) for value in np.quantile(values_s, (0.005, 0.995)))
-    margin = 0.05 * (high - low) or max(abs(high) * 0.05, 1e-6)
+    margin = max(0.05 * (high - low), 0.02 * abs(high + low), 1e-6)  # what hardly varies shows as one peak
     low, high = low - margin, high + margin
     counts, edges = np.histogram(np.clip(values_s, low, high), 40, (low, high))
     width, height, base = 372, 130, 106

@@ -180,7 +180,7 @@ def _header(material: Material) -> str:
     if manifest is None:
         return f"<header><h1>{page.text(material.folder.name)}</h1></header>"
     words = [page.badge(word) for word, is_set in _tags(manifest) if is_set]
-    when = utc_text(manifest.start_utc_ns)
+    when = material.utc(material.survey.span[0]) if material.survey else utc_text(manifest.start_utc_ns)
     return (
         f"<header><h1>{page.text(manifest.rig)}</h1>{''.join(words)}"
         f'<span class="when">{page.text(when)} · {material.length_s:.1f} s recorded</span>'
@@ -420,10 +420,10 @@ def _shot(material: Material, info: StreamInfo, shot: Snapshot) -> str:
 def _lidar(material: Material) -> str:
     clouds = [record for record in material.records if is_cloud(record.info)]
     originals = [record for record in clouds if not record.info.reference_of] or clouds
-    figures = [_bird(material, record) for record in originals]
-    for record in originals:
-        figures += _overlays(material, record)
-    return page.section("lidar", "LiDAR", page.grid(figures, "two"))
+    birds = "".join(_bird(material, record) for record in originals)
+    overlays = "".join(each for record in originals for each in _overlays(material, record))
+    stacks = [f'<div class="stack">{content}</div>' for content in (birds, overlays) if content]
+    return page.section("lidar", "LiDAR", page.grid(stacks, "two"))
 
 
 def _bird(material: Material, record: StreamRecord) -> str:
@@ -481,13 +481,28 @@ def _pair(material: Material, lidar: str, camera: str) -> OverlayPair | None:
 
 
 def _clocks(material: Material) -> str:
-    figures = [
-        _attempt(f"clock of {record.info.name}", partial(_clock, material, record))
-        for record in material.records
-        if record.info.name in material.streams
-    ]
-    body = page.grid((each for each in figures if each), "three")
-    return page.section("clocks", "Clocks", body + (_CLOCK_LEGEND if body else ""), _CLOCK_LEAD)
+    figures, unestimated = [], []
+    for record in material.records:
+        found = material.streams.get(record.info.name)
+        if found is None or not len(found.clock.rows()):
+            continue
+        if _is_estimated(found):
+            name = f"clock of {record.info.name}"
+            figures.append(_attempt(name, partial(_clock, material, record, found.clock.rows())))
+        else:
+            unestimated.append(record.info.name)
+    body = page.grid(figures, "three") + (_CLOCK_LEGEND if figures else "")
+    if unestimated:
+        body += page.note(
+            "Capture times are those of the recording itself, nothing was estimated: "
+            + ", ".join(unestimated)
+        )
+    return page.section("clocks", "Clocks", body, _CLOCK_LEAD if figures else "")
+
+
+def _is_estimated(found: StreamSurvey) -> bool:
+    rows = found.clock.rows()
+    return bool((rows[:, 2] != rows[:, 3]).any() or (rows[:, 4] > 0).any())
 
 
 _CLOCK_LEAD = (
@@ -501,21 +516,16 @@ _CLOCK_LEGEND = (
 )
 
 
-def _clock(material: Material, record: StreamRecord) -> str:
+def _clock(material: Material, record: StreamRecord, rows: _Int64s) -> str:
     info = record.info
-    rows = material.streams[info.name].clock.rows()
-    if not len(rows):
-        return ""
     arrival, capture = rows[:, 2], rows[:, 3]
-    bound_s = rows[:, 4] / SECOND_NS
     jitter_s = (arrival - capture - info.latency.min_ns) / SECOND_NS
-    if not (arrival != capture).any():
+    if (arrival == capture).all():
         jitter_s = np.zeros(len(rows))
     error_s = _truth_error(rows, material.truth.get(info.name)) / SECOND_NS
-    if not (jitter_s > 0).any() and not (bound_s > 0).any():
-        sentence = "capture times are those of the recording itself: nothing was estimated"
-        return page.figure(page.note(sentence), info.name)
-    drawing = plots.clock_plot(material.seconds(capture), jitter_s, bound_s, error_s, material.length_s)
+    drawing = plots.clock_plot(
+        material.seconds(capture), jitter_s, rows[:, 4] / SECOND_NS, error_s, material.length_s
+    )
     return page.figure(
         drawing, info.name, _clock_caption(record, material.found["streams"].get(info.name, {}))
     )
@@ -571,9 +581,8 @@ def _waveforms(material: Material) -> str:
             continue
         make = partial(_panels, material, info, found)
         panels.append(_attempt(f"waveform of {info.name}", make))
-    return page.section(
-        "waveforms", "Waveforms", page.grid(panels, "two"), "Least and greatest value over time."
-    )
+    body = "".join(f'<div class="waves">{panel}</div>' for panel in panels)
+    return page.section("waveforms", "Waveforms", body, "Least and greatest value over time.")
 
 
 def _panels(material: Material, info: StreamInfo, found: StreamSurvey) -> str:
@@ -586,24 +595,28 @@ def _panels(material: Material, info: StreamInfo, found: StreamSurvey) -> str:
     )
     groups: dict[str, list[int]] = {}
     for index, (_, unit) in enumerate(columns[:_MAX_PANEL_COLUMNS]):
-        groups.setdefault(unit, []).append(index)
+        if unit != "ns":  # the device's own stamps: a straight line
+            groups.setdefault(unit, []).append(index)
+    chosen = [
+        (unit, indices[begin : begin + 6])
+        for unit, indices in groups.items()
+        for begin in range(0, len(indices), 6)
+    ]
     parts = []
-    for unit, indices in groups.items():
-        for begin in range(0, len(indices), 6):
-            chosen = indices[begin : begin + 6]
-            drawing = plots.wave_plot(found.envelope, chosen, material.length_s, is_audio)
-            legend = "".join(
-                f'<span><i class="w{line}"></i>{page.text(columns[index][0])}</span>'
-                for line, index in enumerate(chosen)
-            )
-            title = f"{info.name} ({unit})" if unit else info.name
-            content = drawing or page.note("no finite value")
-            parts.append(page.figure(content + f'<div class="legend">{legend}</div>', title))
+    for unit, indices in chosen:
+        drawing = plots.wave_plot(found.envelope, indices, material.length_s, is_audio, len(chosen) == 1)
+        legend = "".join(
+            f'<span><i class="w{line}"></i>{page.text(columns[index][0])}</span>'
+            for line, index in enumerate(indices)
+        )
+        content = drawing or page.note("no finite value")
+        title = f"{info.name} ({unit})" if unit else info.name
+        parts.append(page.figure(f'{content}<div class="legend">{legend}</div>', title))
     if len(columns) > _MAX_PANEL_COLUMNS:
         parts.append(
             page.note(f"{len(columns) - _MAX_PANEL_COLUMNS} more columns of {info.name} are not drawn")
         )
-    return "".join(parts)
+    return page.grid(parts, "two" if len(parts) > 1 else "one")
 
 
 # -- alignment
