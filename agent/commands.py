@@ -245,7 +245,7 @@ def _finish(result: SessionResult, progress: display.Progress, as_json: bool) ->
         _print_json(found)
     else:
         display.print_session(found)
-    if any("capture stopped" in problem for problem in result.problems):
+    if result.fault:
         return 3
     return exit_code(found)
 

@@ -335,11 +335,6 @@ class Supervisor:
             return []
         return [json.loads(line) for line in path.read_text().splitlines()]
 
-    def fault(self) -> str:
-        """Return why capture stopped by itself; "" while all is well."""
-        reply = self.ask("status")
-        return str(reply["fault"]) if reply else ""
-
 
 def end_survivors(spool: Path, clock: Clock) -> list[str]:
     """End what an agent that was killed left running, and say what; the caller owns the spool.
