@@ -32,7 +32,7 @@ from sensorium.sync.session import Journal, JournalInstance, JournalStream, Sync
 from sensorium.sync.sets import AlignedSet, SetKeeper
 from sensorium.sync.streams import Instance, LiveStream, StreamTally, instance_of
 from sensorium.timebase import SECOND_NS, Clock, Timeline, read_bases
-from sensorium.verdict import Verdict
+from sensorium.verdict import Status, Verdict
 
 BATCH = 256
 HOUSEKEEPING_NS = SECOND_NS // 50
@@ -40,6 +40,7 @@ BASES_NS = SECOND_NS
 SILENT_NS = 2 * SECOND_NS
 DECLARE_GRACE_NS = 20 * SECOND_NS
 _FASTEST_REFERENCE_HZ = 100.0
+_WEIGHT = {Status.INSUFFICIENT: 0, Status.OK: 1, Status.SUSPECT: 2, Status.FAILED: 3}
 _REFERENCE_ORDER = (
     Modality.CAMERA,
     Modality.LIDAR,
@@ -437,10 +438,15 @@ class Synchronizer:
         self.episode = OpenEpisode(episode_id, folder, writer, timeline, now_ns, aligner)
         self.episode.limitations += self.spec.limitations
         self._store_calibration(self.episode)
-        for instance in self.instances.values():
+        self.verdicts.clear()
+        for instance in sorted(self.instances.values(), key=self._place_in_rig):
             if not instance.has_ended:
                 self._join(self.episode, instance)
         return episode_id
+
+    def _place_in_rig(self, instance: Instance) -> int:
+        device, devices = instance.declare.device, self.spec.devices
+        return devices.index(device) if device in devices else len(devices)
 
     def _episode_timeline(self) -> Timeline:
         timeline = self.timeline
@@ -585,11 +591,17 @@ class Synchronizer:
         return len(ended)
 
     def take_verdict(self, verdict: Verdict) -> None:
-        """Keep a checker's verdict for the manifest and act on it as the rig says."""
-        self.verdicts[verdict.check, verdict.subject] = verdict
+        """Keep a checker's verdict for the manifest and act on it as the rig says.
+
+        Of several windows of an episode the one that says most against the rig is kept; all are events.
+        """
+        key = (verdict.check, verdict.subject)
+        known = self.verdicts.get(key)
+        if known is None or _WEIGHT[verdict.status] >= _WEIGHT[known.status]:
+            self.verdicts[key] = verdict
         reasons = "; ".join(verdict.reasons)
         self._event("verdict", verdict.subject, f"{verdict.check}: {verdict.status.value}. {reasons}".strip())
-        if verdict.status.value == "failed" and self.episode is not None:
+        if verdict.status is Status.FAILED and self.episode is not None:
             if self.spec.on_failed_check == "split":
                 self.stop()
                 self.start()
