@@ -30,6 +30,8 @@ MIN_EXCHANGES = 6
 MAX_DRIFT_PPM_S = 0.12
 """Fastest credible change of the skew: crystals in a warming case (spec 2a)."""
 MAX_SKEW_PPM = 500.0
+_DRIFT, _MAX_SLOPE = MAX_DRIFT_PPM_S * 1e3, MAX_SKEW_PPM * 1e3
+"""The same in ns/s^2 and ns/s."""
 MIN_WINDOW_S, MAX_WINDOW_S = 8.0, 100.0
 WINDOW_FACTOR = 64.0
 """Twice the factor of spec 2a: the curve bends with the clock, so the window may be longer (flat optimum)."""
@@ -86,6 +88,8 @@ class TwoWayCounts:
     repeated: int = 0
     impossible: int = 0
     restarts: int = 0
+    steps: int = 0
+    """Times that new answers contradicted the old ones: the remote clock was stepped, unannounced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class _Fit:
     path_sigma_ns: float
     hard_lower_ns: float
     hard_upper_ns: float
+    hard_slopes: tuple[float, float]
     window_s: float
 
 
@@ -165,10 +170,16 @@ class TwoWayEstimator:
         for exchange in burst:
             if self._boot_id is not None and exchange.boot_id != self._boot_id:
                 self._restart()
+                self._count()
             self._boot_id = exchange.boot_id
             accepted += self._accept(exchange)
-        if accepted and len(self._rows) >= MIN_EXCHANGES:
-            self._refit()
+        if accepted and len(self._rows) >= MIN_EXCHANGES and not self._refit():
+            newest = [self._rows[n] for n in range(-min(accepted, len(self._rows)), 0)]
+            self._restart()
+            self._count(steps=1)
+            self._rows.extend(newest)
+            if len(newest) >= MIN_EXCHANGES and not self._refit():
+                self._rows.clear()
         return accepted
 
     def estimate(self, local_ns: int) -> OffsetEstimate | None:
@@ -177,11 +188,10 @@ class TwoWayEstimator:
         if fit is None:
             return None
         age_s = max(0.0, (local_ns - fit.end_ns) / SECOND_NS)
-        slack_ns = _slack_ns(age_s, fit.slope_sigma)
         offset_ns = fit.offset_ns + fit.slope * age_s
-        lower = fit.hard_lower_ns + fit.slope * age_s - slack_ns
-        upper = fit.hard_upper_ns + fit.slope * age_s + slack_ns
-        drifted_ns = MAX_DRIFT_PPM_S * 1e3 * age_s**2 / 2
+        drifted_ns = _DRIFT * age_s**2 / 2
+        lower = fit.hard_lower_ns + fit.hard_slopes[0] * age_s - drifted_ns
+        upper = fit.hard_upper_ns + fit.hard_slopes[1] * age_s + drifted_ns
         statistical = _SIGMAS_95 * float(np.hypot(fit.sigma_ns, fit.slope_sigma * age_s)) + drifted_ns
         return OffsetEstimate(
             self._base_ns + round(float(np.clip(offset_ns, lower, upper))),
@@ -236,13 +246,14 @@ class TwoWayEstimator:
         self._count(accepted=1)
         return True
 
-    def _count(self, accepted: int = 0, repeated: int = 0, impossible: int = 0, restarts: int = 0) -> None:
+    def _count(self, accepted: int = 0, repeated: int = 0, impossible: int = 0, steps: int = 0) -> None:
         old = self.counts
         self.counts = TwoWayCounts(
             old.accepted + accepted,
             old.repeated + repeated,
             old.impossible + impossible,
-            old.restarts + restarts,
+            self.epoch - old.steps - steps,
+            old.steps + steps,
         )
 
     def _restart(self) -> None:
@@ -250,7 +261,6 @@ class TwoWayEstimator:
         if self._fit is not None:
             self._skew_guess_ppm = self._fit.slope * 1e-3
         self.epoch += 1
-        self._count(restarts=1)
         self._rows.clear()
         self._recent.clear()
         self._fit = None
@@ -259,11 +269,16 @@ class TwoWayEstimator:
 
     # -- the fit
 
-    def _refit(self) -> None:
+    def _refit(self) -> bool:
+        """Fit the newest window; False if its answers contradict each other."""
         rows = np.array(self._rows, np.int64)
         end_ns = int(rows[-1, 2])
         first_s = (end_ns - int(rows[0, 0])) / SECOND_NS
         window_s = min(self._window_s, max(first_s, 0.1))
+        slopes = _slope_range(rows, end_ns)
+        lower, upper = _hard_interval(rows, end_ns, slopes)
+        if lower > upper or slopes[0] > slopes[1]:
+            return False
         keep = rows[:, 0] >= end_ns - int(window_s * SECOND_NS)
         keep[-MIN_EXCHANGES:] = True
         part = rows[keep]
@@ -279,7 +294,6 @@ class TwoWayEstimator:
         )
         slope, drift = posterior.slope / window_s, 2 * posterior.bend / window_s**2
         slope_sigma = posterior.slope_sigma / window_s
-        lower, upper = _hard_interval(rows, end_ns, slope, slope_sigma)
         self._fit = _Fit(
             end_ns,
             posterior.level_ns,
@@ -291,6 +305,7 @@ class TwoWayEstimator:
             posterior.path_sigma_ns,
             lower,
             upper,
+            slopes,
             window_s,
         )
         self._spread = posterior.spread
@@ -300,6 +315,7 @@ class TwoWayEstimator:
             self._path_due_ns = end_ns + int(window_s * SECOND_NS)
         best = _best_window_s(posterior.up_ns, posterior.low_ns, window_s)
         self._window_s = float(np.clip(best, self._window_s * 0.9, self._window_s * 1.1 + 2.0))
+        return True
 
     def _prior(self, end_ns: int, window_s: float) -> "_Prior":
         fit = self._fit
@@ -365,8 +381,9 @@ def _edge(at: FloatArray, values_ns: FloatArray, curves: FloatArray) -> _Edge:
     limit = 3.0 * float(np.median(excess)) + 1.0
     events = max(int((excess <= limit).sum()) - 1, 1)
     cut = values_ns - np.maximum(excess - limit, 0.0)
-    height = (values_ns - curves @ shape).min(axis=1)
-    total = cut.sum() - curves @ shape.sum(axis=1) - values_ns.size * height + 1.0
+    paths = curves @ shape
+    height = (values_ns - paths).min(axis=1)
+    total = np.maximum(cut - paths - height[:, None], 0.0).sum(axis=1) + 1.0
     # Exponential excesses, right-censored; their mean is integrated out with the prior 1/mean.
     return _Edge(height, total / events / values_ns.size, -events * np.log(total))
 
@@ -495,19 +512,30 @@ def _best_window_s(up_depth_ns: float, low_depth_ns: float, span_s: float) -> fl
     return float(np.clip(window_s, MIN_WINDOW_S, MAX_WINDOW_S))
 
 
-def _slack_ns(age_s: float, slope_sigma: float) -> float:
-    """Return how far a bound may have moved in ``age_s`` from where the slope takes it."""
-    return 5 * slope_sigma * age_s + MAX_DRIFT_PPM_S * 1e3 * age_s**2
+def _slope_range(rows: NDArray[np.int64], end_ns: int) -> tuple[float, float]:
+    """Return what the slope (ns/s) at ``end_ns`` can be at all.
+
+    An upper bound at one time and a lower bound at another limit how far the offset went in between.
+    """
+    step = max(1, len(rows) // 64)
+    starts = np.arange(0, len(rows), step)
+    up = rows[[start + int(rows[start : start + step, 1].argmin()) for start in starts]]
+    low = rows[[start + int(rows[start : start + step, 3].argmax()) for start in starts]]
+    at_up, at_low = (up[:, 0] - end_ns) / SECOND_NS, (low[:, 2] - end_ns) / SECOND_NS
+    apart_s = at_up[:, None] - at_low
+    moved_ns = (up[:, 1][:, None] - low[:, 3]).astype(np.float64)
+    drifted = _DRIFT * np.maximum(-at_up[:, None], -at_low)
+    with np.errstate(divide="ignore"):
+        limits = moved_ns / apart_s
+    highest = np.where(apart_s > 0, limits + drifted, np.inf).min()
+    lowest = np.where(apart_s < 0, limits - drifted, -np.inf).max()
+    return max(float(lowest), -_MAX_SLOPE), min(float(highest), _MAX_SLOPE)
 
 
-def _hard_interval(
-    rows: NDArray[np.int64], end_ns: int, slope: float, slope_sigma: float
-) -> tuple[float, float]:
+def _hard_interval(rows: NDArray[np.int64], end_ns: int, slopes: tuple[float, float]) -> tuple[float, float]:
     """Return the tightest lower and upper bound of the offset at ``end_ns``."""
     age_up = (end_ns - rows[:, 0]) / SECOND_NS
     age_low = (end_ns - rows[:, 2]) / SECOND_NS
-    slack = 5 * slope_sigma
-    bend = MAX_DRIFT_PPM_S * 1e3
-    upper = rows[:, 1] + slope * age_up + slack * age_up + bend * age_up**2
-    lower = rows[:, 3] + slope * age_low - slack * age_low - bend * age_low**2
+    upper = rows[:, 1] + slopes[1] * age_up + _DRIFT / 2 * age_up**2
+    lower = rows[:, 3] + slopes[0] * age_low - _DRIFT / 2 * age_low**2
     return float(lower.max()), float(upper.min())

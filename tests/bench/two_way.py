@@ -82,7 +82,8 @@ def simulate(shape: Shape, seed: int, duration_s: float = DURATION_S) -> Run:
     start_ns = random.uniform(-1e9, 1e9)
 
     def theta(local_s: FloatArray) -> FloatArray:
-        return start_ns + np.interp(local_s, grid_s, gained_ns)
+        offset_ns: FloatArray = np.interp(local_s, grid_s, gained_ns) + start_ns
+        return offset_ns
 
     bursts = int(duration_s / BURST_EVERY_S)
     sent_s = np.arange(bursts)[:, None] * BURST_EVERY_S + np.arange(BURST) * BURST_GAP_S
@@ -124,7 +125,7 @@ def simulate(shape: Shape, seed: int, duration_s: float = DURATION_S) -> Run:
 
 
 def _held(arrive_s: FloatArray, stalls: Sequence[tuple[float, float, int]], way: int) -> FloatArray:
-    out = arrive_s.copy()
+    out: FloatArray = arrive_s.copy()
     for begin, end, stalled in stalls:
         if stalled == way:
             out[(out > begin) & (out < end)] = end
@@ -147,7 +148,7 @@ def _offsets(stamps: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def _ends_s(stamps: IntArray) -> FloatArray:
-    return (stamps[..., 3].max(axis=1) - 10**12) * 1e-9
+    return np.asarray((stamps[..., 3].max(axis=1) - 10**12) * 1e-9)
 
 
 def single_probe(stamps: IntArray) -> tuple[FloatArray, FloatArray]:
@@ -315,7 +316,7 @@ def error_of_reference(reference: Reference, run: Run) -> FloatArray:
     value, slope = reference(run.stamps_ns)
     ends_ns = run.stamps_ns[..., 3].max(axis=1)
     age_s = (run.asked_ns - ends_ns[run.answers]) * 1e-9
-    return (value[run.answers] + slope[run.answers] * age_s - run.truth_ns) / 1e3
+    return np.asarray((value[run.answers] + slope[run.answers] * age_s - run.truth_ns) / 1e3)
 
 
 @dataclass(frozen=True)
