@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from sensorium.errors import ClockError
 from sensorium.sync.clocks.model import Uncertainty
@@ -38,6 +38,7 @@ _RIVAL_CHI2 = 30.0
 
 _MAX_SIGMA_NS = 5e6
 _NOISE_LAGS = 3
+_REWEIGHTINGS = 3
 _OUTLIER_SIGMAS = 3.0
 
 
@@ -214,13 +215,12 @@ def rotation_offset(
     Raises:
         ClockError: If the arrays do not fit each other or time does not ascend.
     """
-    visual_s, gyro_s, origin_ns = _seconds(visual_ns, gyro_ns, visual_delay.delay_ns, gyro_delay.delay_ns)
+    visual_s, gyro_s = _seconds(visual_ns, gyro_ns, visual_delay.delay_ns, gyro_delay.delay_ns)
     if turns_rad.shape != (len(visual_s) - 1, 3) or gyro_rad_s.shape != (len(gyro_s), 3):
         raise ClockError(
             f"rotation offset: {turns_rad.shape} turns for {len(visual_s)} frames, "
             f"{gyro_rad_s.shape} rates for {len(gyro_s)} stamps"
         )
-    del origin_ns
     bound_ns = visual_delay.bound_ns + gyro_delay.bound_ns
     usable = _usable_steps(visual_s, turns_rad, gyro_s, max_offset_ns * 1e-9)
     count = int(usable.sum())
@@ -232,13 +232,12 @@ def rotation_offset(
     )
     half = int(np.ceil(max_offset_ns / _GRID_NS))
     grid_s = np.arange(-half, half + 1) * (_GRID_NS * 1e-9)
-    for _ in range(3):
-        costs = np.array([turning.fit(offset_s).cost for offset_s in grid_s])
-        best = int(np.argmin(costs))
-        low_s, high_s = grid_s[max(best - 1, 0)], grid_s[min(best + 1, len(grid_s) - 1)]
+    best = int(np.argmin([turning.fit(at_s).cost for at_s in grid_s]))
+    low_s, high_s = grid_s[max(best - 1, 0)], grid_s[min(best + 1, len(grid_s) - 1)]
+    offset_s = 0.0
+    for _ in range(_REWEIGHTINGS):
         offset_s = turning.minimise(low_s, high_s)
-        fit = turning.fit(offset_s)
-        turning.reweight(fit.residual)
+        turning.reweight(turning.fit(offset_s).residual)
     costs = np.array([turning.fit(at_s).cost for at_s in grid_s])
     fit = turning.fit(offset_s)
     noise_rad_s = _white_noise(gyro_rad_s)
@@ -396,7 +395,7 @@ def _sigma(turning: _Turning, offset_s: float, fit: _Fit, noise_rad_s: float) ->
 
 
 def _white_noise(rates: Floats) -> float:
-    """Return the standard deviation of a sample's noise, from third differences, which smooth motion survives not."""
+    """Return the standard deviation of a sample's noise, from third differences: smooth motion has none."""
     third = np.diff(rates, n=3, axis=0)
     return float(np.sqrt(np.median(third**2) / 0.4549 / 20))
 
@@ -404,7 +403,9 @@ def _white_noise(rates: Floats) -> float:
 def _usable_steps(visual_s: Floats, turns: Floats, gyro_s: Floats, reach_s: float) -> NDArray[np.bool_]:
     """Return which steps have a turn, a credible length, and the gyro's samples at every offset tried."""
     lasting = np.diff(visual_s)
-    usable: NDArray[np.bool_] = np.isfinite(turns).all(axis=1) & (lasting <= _GAP_PERIODS * np.median(lasting))
+    usable: NDArray[np.bool_] = np.isfinite(turns).all(axis=1) & (
+        lasting <= _GAP_PERIODS * np.median(lasting)
+    )
     first_s, second_s = visual_s[:-1] - reach_s, visual_s[1:] + reach_s
     usable &= (first_s >= gyro_s[0]) & (second_s <= gyro_s[-1])
     gaps = np.diff(gyro_s)
@@ -415,20 +416,22 @@ def _usable_steps(visual_s: Floats, turns: Floats, gyro_s: Floats, reach_s: floa
 
 def _seconds(
     visual_ns: Stamps, gyro_ns: Stamps, visual_delay_ns: float, gyro_delay_ns: float
-) -> tuple[Floats, Floats, int]:
+) -> tuple[Floats, Floats]:
     if len(visual_ns) < 2 or len(gyro_ns) < 4:
-        raise ClockError(f"rotation offset: {len(visual_ns)} frames and {len(gyro_ns)} gyro samples are too few")
+        raise ClockError(
+            f"rotation offset: {len(visual_ns)} frames and {len(gyro_ns)} gyro samples are too few"
+        )
     origin_ns = int(visual_ns[0])
     visual_s: Floats = (np.asarray(visual_ns - origin_ns, np.float64) - visual_delay_ns) / SECOND_NS
     gyro_s: Floats = (np.asarray(gyro_ns - origin_ns, np.float64) - gyro_delay_ns) / SECOND_NS
     for name, times in (("frame", visual_s), ("gyro", gyro_s)):
         if not (np.diff(times) > 0).all():
             raise ClockError(f"rotation offset: {name} stamps do not ascend")
-    return visual_s, gyro_s, origin_ns
+    return visual_s, gyro_s
 
 
-def _golden(cost: Callable[[float], float], low: float, high: float, rounds: int = 36) -> float:
-    """Return the minimum of a function with one valley in [low, high], to 3e-8 of the width."""
+def _golden(cost: Callable[[float], float], low: float, high: float, rounds: int = 24) -> float:
+    """Return the minimum of a function with one valley in [low, high], to 1e-5 of the width."""
     ratio = (np.sqrt(5) - 1) / 2
     inner_low, inner_high = high - ratio * (high - low), low + ratio * (high - low)
     at_low, at_high = cost(inner_low), cost(inner_high)
@@ -442,8 +445,3 @@ def _golden(cost: Callable[[float], float], low: float, high: float, rounds: int
             inner_high = low + ratio * (high - low)
             at_high = cost(inner_high)
     return 0.5 * (low + high)
-
-
-def as_floats(values: ArrayLike) -> Floats:
-    """Return values as a float64 array."""
-    return np.asarray(values, np.float64)
