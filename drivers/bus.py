@@ -206,21 +206,26 @@ class BusPublisher:
 
 
 class _Window:
-    """The driver's own traffic: the busiest second of the last ten, at least two of its largest frames."""
+    """The driver's own traffic: the busiest of the last ten whole seconds, at least two of its largest frames.
+
+    The second that is running does not count: what is sent in it would allow itself.
+    """
 
     def __init__(self, max_payload_bytes: int) -> None:
         self._least = max(2 * max_payload_bytes, _LEAST_WINDOW_BYTES)
-        self._seconds: deque[tuple[int, int]] = deque(maxlen=10)
+        self._whole: deque[int] = deque(maxlen=10)
+        self._running = 0
+        self._running_bytes = 0
 
     def add(self, now_ns: int, size: int) -> None:
         second = now_ns // SECOND_NS
-        if self._seconds and self._seconds[-1][0] == second:
-            self._seconds[-1] = (second, self._seconds[-1][1] + size)
-        else:
-            self._seconds.append((second, size))
+        if second != self._running:
+            self._whole.append(self._running_bytes)
+            self._running, self._running_bytes = second, 0
+        self._running_bytes += size
 
     def bytes_per_second(self) -> int:
-        return max(self._least, max((size for _, size in self._seconds), default=0))
+        return max(self._least, max(self._whole, default=0))
 
 
 class BusReceiver:
