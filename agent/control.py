@@ -60,6 +60,14 @@ class AgentNote:
         (spool / "run" / AGENT_FILE).unlink(missing_ok=True)
 
 
+def is_running(pid: int) -> bool:
+    """Return whether a process is there and not only waits for its parent to take note of its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class ControlClient:
     """A connection to one synchronizer's control socket."""
 
@@ -106,6 +114,11 @@ def ask_agent(spool: Path, cmd: str, **fields: Any) -> dict[str, Any]:
     note = AgentNote.load(spool)
     if note is None:
         raise BusyError(f"no agent records into {spool}; start one with `sensorium record RIG.yaml`")
+    if not any(map(is_running, (note.pid, *note.processes.values()))):
+        raise BusyError(
+            f"the agent of {spool} (process {note.pid}) was killed; `sensorium record RIG.yaml` starts the "
+            f"next one, `sensorium episodes recover` only seals what this one recorded"
+        )
     with zmq.Context() as context:
         client = ControlClient(note.control_endpoint, context)
         try:
