@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from simulated_rig import run
 
 from sensorium.agent.outcome import SessionResult, document
-from sensorium.agent.pictures import bird_view, decode_picture, thumbnail
 from sensorium.agent.report import write_report
-from sensorium.agent.survey import CLOCK_POINTS, TIME_BINS, Envelope, Thinned, survey
+from sensorium.agent.reporting.pictures import bird_view, decode_picture, thumbnail
+from sensorium.agent.reporting.survey import CLOCK_POINTS, TIME_BINS, Envelope, Thinned, survey
 from sensorium.drivers.frame import Frame, MessageSchema, Modality, Place, StreamInfo, stamps
 from sensorium.errors import SourceError
 from sensorium.simulators.demo_rig import demo_calibration
@@ -551,7 +551,8 @@ def test_uncertainty_without_bound_does_not_overflow(tmp_path: Path, run_dir: Pa
     writer.declare(info)
     for k in range(3):
         at = stamps(5 * SECOND_NS + k * SECOND_NS // 10)
-        writer.write(Frame("tick", k, 1, None, at, b"x"), Stamped(at, Uncertainty(np.inf, 0.0, 0.0), 0), 7)
+        stamped = Stamped(at - 1000, Uncertainty(np.inf, 0.0, 0.0), 0)
+        writer.write(Frame("tick", k, 1, None, at, b"x"), stamped, 7)
     writer.close()
     scene = Scene({"tick": []}, {"tick": info})
     folder = seal(writer.folder, _manifest(writer, scene, {"tick": (5 * SECOND_NS, 6 * SECOND_NS)}))

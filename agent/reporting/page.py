@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from sensorium.agent.pictures import Picture
+from sensorium.agent.reporting.pictures import Picture
 
 _GOOD = ("ok", "verified", "allow", "allowed")
 _BAD = ("failed", "deny", "denied")
@@ -112,6 +112,7 @@ header .when{color:var(--soft)}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;margin:0 0 16px}
 h2{font-size:17px;margin:0 0 10px}h3{font-size:13px;margin:0 0 4px;font-weight:600}
 .lead,.missing,figcaption{color:var(--soft);font-size:13px;margin:0 0 10px}
+.grid+.missing,.legend+.missing,.missing+.missing{margin-top:12px}
 .missing{border:1px dashed var(--line);border-radius:8px;padding:14px;margin:0;overflow-wrap:anywhere}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(172px,1fr));gap:12px;margin-bottom:16px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:13px 16px;font-size:13px;
@@ -127,7 +128,7 @@ table{border-collapse:collapse;width:100%;font-size:13.5px}
 th{color:var(--soft);font-weight:600;text-align:left;font-size:12px;vertical-align:bottom}
 th,td{padding:5px 12px 5px 0;border-bottom:1px solid var(--line)}tr:last-child td{border-bottom:0}
 td{vertical-align:top;overflow-wrap:break-word}td:first-child{white-space:nowrap}
-td .sub{white-space:normal;min-width:150px}
+td .sub{white-space:normal;min-width:168px}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}th.n{white-space:normal}
 .sub{display:block;color:var(--soft);font-size:12px;max-width:420px}
 .loss{color:var(--bad)}

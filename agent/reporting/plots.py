@@ -8,13 +8,13 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.agent.survey import TIME_BINS, Envelope
+from sensorium.agent.reporting.survey import TIME_BINS, Envelope
 
 _Floats = NDArray[np.float64]
 _Scale = Callable[[float], float]
 
 WIDTH = 1140
-_LABEL = 150
+_LABEL = 160
 _LANE = 24
 _TOP = 30
 _LINES = 6
@@ -145,7 +145,7 @@ def _lane(lane: Lane, top: int, x: _Scale) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 21 else name[:20] + "…"
+    return name if len(name) <= 21 else f"{name[:8]}…{name[-12:]}"
 
 
 def _flag(flag: Flag, at: float, lane_top: int | None, bottom: int) -> str:

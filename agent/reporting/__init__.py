@@ -1,0 +1,1 @@
+"""The parts of the HTML report: one pass over the episode, drawings, pictures, sections."""

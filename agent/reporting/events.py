@@ -1,0 +1,60 @@
+"""Calibration checks, consent decisions, marks and events."""
+
+from sensorium.agent.reporting import page
+from sensorium.agent.reporting.material import Material
+
+_SHOWN_EVENTS = 150
+
+
+def calibration(material: Material) -> str:
+    checks = material.found["calibration"].get("checks", ())
+    rows = []
+    for check in checks:
+        status = (
+            f'{page.badge(check["status"])}<span class="sub">{page.text("; ".join(check["reasons"]))}</span>'
+        )
+        subject = f'<strong>{page.text(check["check"])}</strong><span class="sub">{page.text(check["subject"])}</span>'
+        for index, (name, quantity) in enumerate(check["quantities"].items() or [("", {})]):
+            first = [subject, status] if index == 0 else ["", ""]
+            values = [page.number(quantity.get(key), 3) for key in ("value", "sigma", "threshold")]
+            rows.append([*first, page.text(name), *values, page.text(quantity.get("unit"))])
+    head = ["check", "verdict", "quantity", "value", "sigma", "threshold", "unit"]
+    body = page.table(head, rows, (3, 4, 5)) if rows else page.note("no calibration check ran")
+    found_id = material.found["calibration"].get("id")
+    lead = f"Calibration <code>{page.text(found_id)}</code>." if found_id else "No calibration is in force."
+    return page.section("calibration", "Calibration", body, lead)
+
+
+def consent(material: Material) -> str:
+    rows = [
+        [
+            f"<strong>{page.text(record.info.name)}</strong>",
+            page.badge(record.consent.decision or "not decided"),
+            page.text(record.consent.reason),
+            page.text(", ".join(record.consent.purposes) if record.info.is_personal else "any"),
+        ]
+        for record in material.records
+    ]
+    return page.section(
+        "consent", "Consent", page.table(["stream", "decision", "reason", "purposes"], rows) if rows else ""
+    )
+
+
+def events(material: Material) -> str:
+    if material.survey is None:
+        return ""
+    events = material.survey.events
+    rows = [
+        [
+            f"{material.seconds(event.host_ns):.3f}",
+            page.text(event.kind),
+            page.text(event.stream),
+            page.text(event.detail),
+        ]
+        for event in events[:_SHOWN_EVENTS]
+    ]
+    more = len(events) + material.survey.more_events - len(rows)
+    body = page.table(["time (s)", "kind", "stream", "what"], rows, (0,)) if rows else ""
+    return page.section(
+        "events", "Marks and events", body + (page.note(f"{more} more are in the episode") if more else "")
+    )
