@@ -37,8 +37,8 @@ class Sweep:
         """Build from (N, 4) rows x, y, z, intensity; rows without a return (zeros, NaN) are dropped.
 
         Args:
-            ring: Laser number of each row, any order; by default found from the storage order (azimuth
-                wraps once per ring) or from clusters of elevation.
+            ring: Laser number of each row, any order; by default found from clusters of elevation, or, where
+                those run into each other (HDL-64E), from the storage order: azimuth wraps once per ring.
 
         Raises:
             CalibrationError: If the points are not rows of four numbers.
@@ -54,8 +54,10 @@ class Sweep:
         if ring is not None:
             found = np.unique(np.asarray(ring)[real], return_inverse=True)[1].ravel()
         else:
-            wraps = _rings_by_wrap(azimuth, elevation)
-            found = _rings_by_elevation(elevation) if wraps is None else wraps
+            found = _rings_by_elevation(elevation)
+            if not _are_rings(found, elevation):
+                wraps = _rings_by_wrap(azimuth, elevation)
+                found = found if wraps is None else wraps
         found = _top_first(found, elevation)
         order = np.lexsort((azimuth, found))
         return cls(
@@ -104,7 +106,26 @@ def _rings_by_elevation(elevation: Array) -> NDArray[np.intp]:
     # Within a ring steps are noise (micro-radians for thousands of points); between rings >= 0.05 deg.
     ring = np.empty(len(elevation), np.intp)
     ring[order] = np.concatenate([[0], np.cumsum(steps > np.deg2rad(0.04))])
-    return ring
+    # Beams do not start at the centre, so near and far returns of one laser may fall into two clusters.
+    counts = np.bincount(ring)
+    means = np.bincount(ring, elevation) / counts
+    spacing = float(np.median(np.diff(means[counts > np.median(counts) / 2]))) if len(means) > 2 else 0.0
+    return np.concatenate([[0], np.cumsum(np.diff(means) > spacing / 2)]).astype(np.intp)[ring]
+
+
+def _are_rings(ring: NDArray[np.intp], elevation: Array) -> bool:
+    """Return whether clusters look like lasers: a plausible number, each much narrower than their spacing."""
+    counts = np.bincount(ring) if len(ring) else np.zeros(0, np.intp)
+    full = counts > 16
+    if not MIN_RINGS <= np.count_nonzero(full) <= MAX_RINGS or counts[full].sum() < 0.95 * len(ring):
+        return False
+    if counts.max() > 3 * np.median(counts[full]):
+        return False
+    means = np.bincount(ring, elevation) / np.maximum(counts, 1)
+    spread = np.sqrt(np.bincount(ring, np.square(elevation - means[ring])) / np.maximum(counts, 1))
+    spacing = float(np.median(np.diff(np.sort(means[full]))))
+    # Two lasers in one cluster have a spread of half their distance.
+    return float(np.quantile(spread[full], 0.9)) < spacing / 4
 
 
 def _top_first(ring: NDArray[np.intp], elevation: Array) -> NDArray[np.intp]:
