@@ -16,7 +16,8 @@ def calibration(material: Material) -> str:
         subject = f'<strong>{page.text(check["check"])}</strong><span class="sub">{page.text(check["subject"])}</span>'
         for index, (name, quantity) in enumerate(check["quantities"].items() or [("", {})]):
             first = [subject, status] if index == 0 else ["", ""]
-            values = [page.number(quantity.get(key), 3) for key in ("value", "sigma", "threshold")]
+            digits = 0 if quantity.get("unit") == "1" else 3
+            values = [page.number(quantity.get(key), digits) for key in ("value", "sigma", "threshold")]
             rows.append([*first, page.text(name), *values, page.text(quantity.get("unit"))])
     head = ["check", "verdict", "quantity", "value", "sigma", "threshold", "unit"]
     body = page.table(head, rows, (3, 4, 5)) if rows else page.note("no calibration check ran")
