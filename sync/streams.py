@@ -17,6 +17,9 @@ from sensorium.timebase import SECOND_NS
 
 _GAP_PERIODS = 3
 _MAX_GAPS = 1000
+_OLDEST_NS = 86_400 * SECOND_NS
+_MAX_STAMP_NS = 1 << 61
+"""73 years: UTC in nanoseconds fits, and differences of stamps stay within int64."""
 
 
 @dataclass(slots=True)
@@ -82,9 +85,24 @@ class LiveStream:
     tracker: StreamTracker
     account: InstanceStream = field(default_factory=InstanceStream)
 
-    def check(self, frame: Frame) -> None:
-        """Raise ``WireError`` if the frame is not what the stream declared."""
+    def check(self, frame: Frame, now_ns: int | None) -> None:
+        """Raise ``WireError`` if the frame is not what the stream declared, or its stamps are no times.
+
+        Args:
+            now_ns: Host time; None in a replay, whose stamps have no relation to now.
+        """
         info = self.info
+        earliest_ns, latest_ns = -_MAX_STAMP_NS, _MAX_STAMP_NS
+        if now_ns is not None:
+            earliest_ns, latest_ns = now_ns - _OLDEST_NS, now_ns + SECOND_NS
+        if not earliest_ns <= int(frame.arrival_ns.min()) <= int(frame.arrival_ns.max()) <= latest_ns:
+            raise WireError(f"{info.name}: an arrival stamp lies in the future or long ago")
+        ticks = frame.device_ticks
+        if (
+            ticks is not None
+            and max(-int(ticks.min()), int(ticks.max())) > _MAX_STAMP_NS / info.clock.tick_ns
+        ):
+            raise WireError(f"{info.name}: a device stamp is more than 73 years from zero")
         size = len(frame.payload)
         if size > info.max_payload_bytes:
             raise WireError(

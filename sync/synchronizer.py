@@ -17,7 +17,7 @@ from sensorium.drivers.counters import Counts, read_counters
 from sensorium.drivers.frame import Frame, Modality, Place, StreamInfo
 from sensorium.drivers.live import LivePublisher
 from sensorium.drivers.wire import HEADER_OVERHEAD_BYTES, Control, Declare, End, Heartbeat, Inbound, Lost
-from sensorium.errors import CalibrationError, EpisodeError, WireError
+from sensorium.errors import CalibrationError, ConfigError, EpisodeError, WireError
 from sensorium.sync.accounting import Account
 from sensorium.sync.align import Aligner, SyncRow
 from sensorium.sync.clocks.model import Stamped
@@ -26,7 +26,7 @@ from sensorium.sync.consent_store import ConsentStore
 from sensorium.sync.episode.container import WriteError
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.ulid import new_ulid
-from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
+from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy, storable
 from sensorium.sync.sealing import Closing, seal_closing
 from sensorium.sync.session import Journal, JournalInstance, JournalStream, SyncSpec, pack_reported
 from sensorium.sync.sets import AlignedSet, SetKeeper
@@ -223,7 +223,10 @@ class Synchronizer:
             self.instances[declare.instance] = instance
             self._save_declare(declare)
             self._admit(instance)
-            if self.episode is not None:
+            if self.episode is not None and self._is_changed(self.episode, declare):
+                self.stop()  # a stream is one thing throughout an episode
+                self.start()
+            elif self.episode is not None:
                 self._join(self.episode, instance)
         self._waiting[declare.instance] = identity
         self._welcome_when_ready()
@@ -232,6 +235,11 @@ class Synchronizer:
         timeline = self.timeline
         if timeline is not None and timeline.is_virtual != declare.timeline.is_virtual:
             return f"device {declare.device}: a replay and live devices cannot share a session"
+        try:
+            for info in declare.streams:
+                storable(info)
+        except ConfigError as err:
+            return f"device {declare.device}: {err}"
         for known in self.instances.values():
             if known.declare.device != declare.device:
                 for info in declare.streams:
@@ -240,6 +248,11 @@ class Synchronizer:
                             f"device {declare.device}: stream {info.name} belongs to {known.declare.device}"
                         )
         return ""
+
+    def _is_changed(self, episode: OpenEpisode, declare: Declare) -> bool:
+        """Return whether a device came back with other settings than it had in this episode."""
+        tallies = episode.tallies
+        return any(info.name in tallies and tallies[info.name].info != info for info in declare.streams)
 
     def _welcome_when_ready(self) -> None:
         """Let drivers start together, so that every account of the first episode begins at zero."""
@@ -298,7 +311,7 @@ class Synchronizer:
             self.receiver.rejected[f"frame of undeclared stream {frame.stream}"] += 1
             return
         try:
-            stream.check(frame)
+            stream.check(frame, None if self.is_virtual else self._clock.now_ns())
         except WireError as err:
             self.receiver.rejected[str(err)] += 1
             return

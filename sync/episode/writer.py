@@ -35,6 +35,7 @@ STREAM_INFO_KEY = "sensorium.stream"
 EPISODE_METADATA = "sensorium.episode"
 END_METADATA = "sensorium.end"
 STAMPS_SUFFIX = "/stamps"
+_RESERVED_NAMES = ("data", "sensorium")
 _STAMPS_OVERHEAD_BYTES = MESSAGE_HEAD.size + HEAD_BYTES
 
 
@@ -143,6 +144,17 @@ class _FileOutput:
     lines: dict[str, _ChunkLine] = field(default_factory=dict)
 
 
+def storable(info: StreamInfo) -> Codec:
+    """Return the codec of a stream that an episode can hold.
+
+    Raises:
+        ConfigError: If its encoding cannot be stored, or its name is reserved.
+    """
+    if info.name in _RESERVED_NAMES:
+        raise ConfigError(f"stream name {info.name!r} is reserved; rename the device")
+    return codec_for(info)
+
+
 class EpisodeWriter:
     """Writes frames on arrival; call :meth:`step` often so that chunks close in time.
 
@@ -201,9 +213,7 @@ class EpisodeWriter:
                     f"stream {info.name} changed its declaration within an episode; start a new episode"
                 )
             return
-        if info.name in ("data", "sensorium"):
-            raise ConfigError(f"stream name {info.name!r} is reserved; rename the device")
-        codec = codec_for(info)
+        codec = storable(info)
         output = self._files[DATA_FILE] if not info.is_personal else self._open_file(f"{info.name}.mcap")
         line = self._line(output, "" if is_stored(info) else "zstd")
         metadata = {STREAM_INFO_KEY: dump_stream_info(info)}
