@@ -10,6 +10,7 @@ from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import EpisodeError
 from sensorium.sync.align import SyncRow
 from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.episode.aligned import AlignedOptions, AlignedRow, StampsOf, aligned_rows
 from sensorium.sync.episode.container import ChunkIndex, McapReader, messages
 from sensorium.sync.episode.entries import (
     BASES,
@@ -143,6 +144,38 @@ class Episode:
     def models(self) -> Iterator[RecordedModel]:
         """Yield the clock models as they stood while recording."""
         return self._entries(MODELS)
+
+    def aligned(
+        self,
+        *,
+        rate_hz: float | None = None,
+        reference: str | None = None,
+        streams: Collection[str] | None = None,
+        tolerance_ns: int | None = None,
+        max_gap_ns: int | None = None,
+        start_ns: int | None = None,
+        end_ns: int | None = None,
+        stamps: StampsOf | None = None,
+    ) -> Iterator[AlignedRow]:
+        """Return an iterator over aligned rows: what every stream showed at one instant, or why nothing.
+
+        Args:
+            rate_hz: Rows per second, from the first capture on; or
+            reference: a stream whose frames are the instants.
+            streams: Those to join; all declared ones by default, also those that were not recorded.
+            tolerance_ns: How far from the instant the nearest image or event may lie; half a period of the
+                stream by default.
+            max_gap_ns: Widest gap to interpolate across; three periods of the stream by default.
+            start_ns, end_ns: Host time of the first row, and the end (not itself a row).
+            stamps: Better stamps from an offline re-map.
+
+        Raises:
+            EpisodeError: If neither or both of rate and reference are given, or a stream is unknown.
+        """
+        options = AlignedOptions(
+            rate_hz, reference, streams, tolerance_ns, max_gap_ns, start_ns, end_ns, stamps
+        )
+        return aligned_rows(self, options)
 
     def attachment(self, name: str) -> bytes | None:
         """Return a document stored inside ``data.mcap``, such as the calibration."""
