@@ -9,7 +9,7 @@ uncertainty, whatever the shape of the floor.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,15 @@ NEAR = 64
 """Samples nearest to the envelope that are looked at one by one."""
 FEW = 32
 """With fewer samples than this only the hard floor is considered, and a prior of the scale counts."""
+
+
+MAX_REFERENCES = 6
+SAME_REFERENCE = 0.5
+_REACH = np.array([0.5, 1.0, 2.0 / 3.0])
+"""How much middle, slope and bend can move the curve against the band (its level matters least)."""
+MAX_PASSES = 12
+WELL_INSIDE, AT_THE_RIM = 1.5, 2.2
+"""How far (in spreads) the answer may lie from where it was looked for, of the 3.6 that were searched."""
 
 
 def _disc(radius: float, step: float) -> FloatArray:
@@ -37,7 +46,6 @@ _DEPTH_LOG_WIDTHS = np.log(np.diff(np.concatenate(([0.0], np.sqrt(_DEPTHS[1:] * 
 _GAUSS_AT, _GAUSS_WEIGHT = np.polynomial.legendre.leggauss(5)
 _GAUSS_WEIGHT = _GAUSS_WEIGHT / 2
 _BEND_MEAN = 1.0 / 3.0
-END_BEND = 1.0 - _BEND_MEAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +74,11 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """The curve, relative to the reference: value(u) = mid + slope * u + bend * (u^2 - 1/3), -1 <= u <= 1.
+    """The curve, relative to the reference: value(u) = middle + slope * u + bend * (u^2 - 1/3), -1 <= u <= 1.
 
     Attributes:
-        end_ns: Estimate at u = 1; within ``bound95_ns`` of it with 95 % probability, spread ``sigma_ns``.
+        end_ns: Estimate at ``answer_at``; within ``bound95_ns`` of it with 95 % probability, spread ``sigma_ns``.
+        ceiling_ns: Height of the band above the reference whose samples were looked at one by one.
         slope_sigma_ns: Spread of ``slope_ns``.
         evidence: (k,) log evidence of each exponent for this window alone.
         exponents: (k,) their probabilities with the evidence of earlier windows.
@@ -77,8 +86,10 @@ class Posterior:
     """
 
     end_ns: float
+    middle_ns: float
     slope_ns: float
     bend_ns: float
+    ceiling_ns: float
     sigma_ns: float
     bound95_ns: float
     slope_sigma_ns: float
@@ -94,14 +105,52 @@ def fit(
     prior: Prior,
     earlier_evidence: FloatArray,
     proposal: Proposal | None,
+    answer_at: float = 1.0,
 ) -> Posterior:
     """Return the posterior of the curve under the samples.
 
     Args:
         at: (n,) positions in the window, -1 ... 1, newest last.
-        excess_ns: (n,) heights above a reference curve that is about right.
+        excess_ns: (n,) heights above a reference curve; the better it is, the sooner the answer is there.
         proposal: Of the window before; None = start from scratch.
+        answer_at: Position that the answer is for: 1 = the newest sample, 0 = the middle.
     """
+    bend_shape = at * at - _BEND_MEAN
+    total = np.zeros(3)
+    for _ in range(MAX_REFERENCES):
+        found = _fit_near(at, excess_ns, prior, earlier_evidence, proposal, answer_at)
+        step = np.array([found.middle_ns, found.slope_ns, found.bend_ns])
+        total += step
+        if float(np.abs(step) @ _REACH) < SAME_REFERENCE * found.ceiling_ns:
+            break
+        # The samples near a reference that was far off are not those near the curve: choose them again.
+        excess_ns = excess_ns - (step[0] + step[1] * at + step[2] * bend_shape)
+        prior = replace(
+            prior,
+            slope_mean_ns=prior.slope_mean_ns - found.slope_ns,
+            bend_mean_ns=prior.bend_mean_ns - found.bend_ns,
+        )
+        proposal = found.proposal
+    before = total - step
+    at_answer = before[0] + before[1] * answer_at + before[2] * (answer_at * answer_at - _BEND_MEAN)
+    return replace(
+        found,
+        end_ns=float(found.end_ns + at_answer),
+        middle_ns=float(total[0]),
+        slope_ns=float(total[1]),
+        bend_ns=float(total[2]),
+    )
+
+
+def _fit_near(
+    at: FloatArray,
+    excess_ns: FloatArray,
+    prior: Prior,
+    earlier_evidence: FloatArray,
+    proposal: Proposal | None,
+    answer_at: float,
+) -> Posterior:
+    """Return the posterior from the samples nearest to the reference."""
     count = at.size
     near_count = count if count < FEW else min(NEAR, max(FEW // 2, count // 4))
     if count > near_count:
@@ -127,11 +176,11 @@ def fit(
         wide_ns = 6 * spacing_ns
         spread = np.diag([min(wide_ns, prior.slope_spread_ns), min(wide_ns, prior.bend_spread_ns)])
         depth_unit_ns = spacing_ns
-        passes = 3
+        sure_after = 3
     else:
         spread = proposal.spread_ns
         depth_unit_ns = spacing_ns * proposal.depth
-        passes = 2
+        sure_after = 1
     centre = np.zeros(2)
     floor_spread = np.array(
         [
@@ -141,7 +190,7 @@ def fit(
     )
     depths = _DEPTHS * depth_unit_ns
     exponents = EXPONENTS[:1] if has_few else EXPONENTS
-    for attempt in range(passes):
+    for attempt in range(MAX_PASSES):
         points = centre + _DIRECTIONS @ spread.T
         slopes, bends = points[:, :1], points[:, 1:]
         heights = near - slopes * near_at - bends * near_bend
@@ -173,12 +222,19 @@ def fit(
         covariance = (deviation * by_direction[:, None]).T @ deviation
         covariance[0, 0] += floor_spread[0] ** 2
         covariance[1, 1] += floor_spread[1] ** 2
-        shift = np.abs(moved - centre) / np.sqrt(np.diag(spread @ spread.T) + 1e-12)
-        centre, spread = moved, np.linalg.cholesky(covariance)
-        if proposal is not None and attempt == 0 and shift.max() < 1.5:
-            break
+        # A coarse search cannot resolve much less than its own step.
+        covariance += 0.04 * spread @ spread.T
+        shift = float(np.linalg.norm(np.linalg.solve(spread, moved - centre)))
+        centre = moved
+        if shift < AT_THE_RIM:
+            spread = np.linalg.cholesky(covariance)
+            if attempt + 1 >= sure_after and shift < WELL_INSIDE:
+                break
+        else:
+            # The mass lies at the rim of what was searched: move there and look wider.
+            spread = 2 * spread
     depth_ns = float((mass.sum(axis=0) * depths).sum())
-    ends = values + slopes + bends * END_BEND
+    ends = values + slopes * answer_at + bends * (answer_at * answer_at - _BEND_MEAN)
     end_ns = float((mass * ends).sum())
     distance = np.abs(ends - end_ns).ravel()
     order = np.argsort(distance)
@@ -190,6 +246,8 @@ def fit(
     full_evidence[: evidence.size] = evidence - evidence.max()
     return Posterior(
         end_ns=lowest_ns + end_ns,
+        middle_ns=lowest_ns + float((mass * values).sum()),
+        ceiling_ns=ceiling_ns,
         slope_ns=float(centre[0]),
         bend_ns=float(centre[1]),
         sigma_ns=math.sqrt(float((mass * (ends - end_ns) ** 2).sum())),

@@ -57,6 +57,7 @@ class Line:
         statistical_ns, floor_ns: Half widths of the stated 95 % bound.
         scale_ns: Scale of the latency above its floor (its mean, if it is exponential).
         window_ns: Device time that the estimate rests on; ``count`` samples.
+        wander_ns: The part of the floor term that a moving floor is blamed for.
         hardness: Probability-weighted exponent of the latency floor: 1 = hard, 2 and more = soft.
     """
 
@@ -66,6 +67,7 @@ class Line:
     drift_per_s: float
     statistical_ns: float
     floor_ns: float
+    wander_ns: float
     scale_ns: float
     window_ns: float
     count: int
@@ -200,6 +202,11 @@ class LowerEnvelope:
         heir._floor = self._floor.successor(self._newest)
         return heir
 
+    @property
+    def evidence(self) -> FloatArray:
+        """Log evidence of each latency exponent so far."""
+        return self._evidence
+
     def add(self, device_ns: FloatArray, offset_ns: FloatArray) -> None:
         """Take (k,) samples: device time since the epoch's start, growing, and host minus device time.
 
@@ -306,6 +313,7 @@ class LowerEnvelope:
             drift_per_s=new_drift,
             statistical_ns=found.bound95_ns,
             floor_ns=self._jerk_ns(span_ns) + self._resolution_ns + wander_ns,
+            wander_ns=wander_ns,
             scale_ns=found.scale_ns * samples_per_slot,
             window_ns=span_ns,
             count=self._taken,

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,16 @@ class _Epoch:
     envelope: LowerEnvelope
 
 
+class Recorder(Protocol):
+    """Sees what the estimator sees; a re-map solves it again from both sides."""
+
+    def begin(self, epoch: int, origin_ticks: int, origin_host_ns: int) -> None:
+        """Take the origin of a new epoch."""
+
+    def take(self, device_ns: FloatArray, offset_ns: FloatArray) -> None:
+        """Take samples since the origin: device time, and host minus device time."""
+
+
 class StreamTracker:
     """Maps the stamps of one stream to host time. Deterministic: equal frames in, equal stamps out.
 
@@ -59,8 +70,9 @@ class StreamTracker:
       jitter against the nominal rate, or the declared latency range where that cannot be observed.
     """
 
-    def __init__(self, info: StreamInfo) -> None:
+    def __init__(self, info: StreamInfo, recorder: Recorder | None = None) -> None:
         self.info = info
+        self._recorder = recorder
         kind = info.clock.kind
         self._kind = kind
         self._clock = info.clock
@@ -87,11 +99,27 @@ class StreamTracker:
         self._ahead_run = 0
         self._late_since_ns: int | None = None
         self.ahead_count = 0
+        self._is_on_device_clock = False
         self._gate_ns = AHEAD_NS
         self._line_of_uncertainty: Line | None = None
         self._uncertainty = Uncertainty(0.0, 0.0, self._asymmetry_ns)
         self._model: ClockModel | None = None
         self._model_of: object = None
+
+    @property
+    def line(self) -> Line | None:
+        """The estimator's current line, with its window and the hardness of the latency floor."""
+        return self._epoch.envelope.line if self._epoch is not None else None
+
+    @property
+    def evidence(self) -> FloatArray | None:
+        """What the samples so far say about the shape of the latency floor."""
+        return self._epoch.envelope.evidence if self._epoch is not None else None
+
+    @property
+    def is_on_device_clock(self) -> bool:
+        """True if the last frame was stamped by its device ticks, False if by its arrival."""
+        return self._is_on_device_clock
 
     @property
     def model(self) -> ClockModel | None:
@@ -137,6 +165,7 @@ class StreamTracker:
         """Take one frame, in order of arrival, and return the capture times of its samples."""
         arrival_ns = frame.arrival_ns
         self._note_stall(frame)
+        self._is_on_device_clock = True
         if self._kind is ClockKind.HOST and frame.device_ticks is not None:
             return self._stamp_host(frame.device_ticks, arrival_ns)
         if self._kind is ClockKind.NONE or (
@@ -165,6 +194,8 @@ class StreamTracker:
                 self._last_kind = kind
                 envelope = epoch.envelope
                 envelope.add_one(device_ns, offset_ns)
+                if self._recorder is not None:
+                    self._recorder.take(np.array([device_ns]), np.array([offset_ns]))
                 uncertainty = self._current(epoch)
                 line = envelope.line
                 assert line is not None
@@ -290,6 +321,8 @@ class StreamTracker:
                 self._step_epoch(epoch, raw, arrival_ns, seq, f"stepped back by {lowest_ns / 1e6:.3f} ms")
                 return
         epoch.envelope.add(device_ns, offset_ns)
+        if self._recorder is not None:
+            self._recorder.take(device_ns, offset_ns)
 
     def _step_epoch(
         self, epoch: _Epoch, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], seq: int, what: str
@@ -299,6 +332,8 @@ class StreamTracker:
         self._begin(epoch.number + 1, ticks, int(arrival_ns[-1]))
         assert self._epoch is not None
         self._epoch.envelope.add(np.zeros(1), np.zeros(1))
+        if self._recorder is not None:
+            self._recorder.take(np.zeros(1), np.zeros(1))
 
     def _begin(self, number: int, ticks: int, host_ns: int) -> None:
         old = self._epoch
@@ -308,6 +343,8 @@ class StreamTracker:
         else:
             envelope = old.envelope.successor(SKEW_SPREAD_CARRIED)
         self._epoch = _Epoch(number, ticks, host_ns, envelope)
+        if self._recorder is not None:
+            self._recorder.begin(number, ticks, host_ns)
         self._ahead_run = 0
         self._late_since_ns = None
 
@@ -345,14 +382,16 @@ class StreamTracker:
         )
 
     def _stamp_arrival(self, frame: Frame) -> Stamped:
-        if self.info.rate_hz > 0:
+        if self._kind is ClockKind.NONE and self.info.rate_hz > 0:
             raw, arrival_ns = np.array([frame.seq], np.int64), frame.arrival_ns[:1]
             unwrapped = self._unwrapper.frame(raw, arrival_ns, frame.seq)
             self._track(raw, arrival_ns, unwrapped, frame.seq)
-        return self._stamp_arrival_of(frame.arrival_ns, frame.arrival_ns.size)
+        ticks = 0 if frame.device_ticks is None else frame.device_ticks.size
+        return self._stamp_arrival_of(frame.arrival_ns, max(ticks, frame.arrival_ns.size))
 
     def _stamp_arrival_of(self, arrival_ns: NDArray[np.int64], size: int) -> Stamped:
         """Stamp without a usable device clock: arrival minus the least latency."""
+        self._is_on_device_clock = False
         latency = self.info.latency
         declared_ns = float(latency.max_ns - latency.min_ns)
         statistical_ns = declared_ns
