@@ -261,6 +261,7 @@ class _Taker:
         pixel_ns = (found.span[1] - found.span[0]) / (2 * TIME_BINS)
         frame_ns = SECOND_NS / info.message_rate_hz if info.message_rate_hz else pixel_ns
         self._break_ns = max(_GAP_PERIODS * frame_ns, pixel_ns)
+        self._merge_ns = max(pixel_ns, 1.0)
         self._instance: int | None = None
         self._next_seq = 0
         self._end_ns: int | None = None
@@ -298,11 +299,14 @@ class _Taker:
         self._add_loss(Lost(self._end_ns, first_ns, count, "; ".join(dict.fromkeys(reasons))))
 
     def _add_loss(self, loss: Lost) -> None:
-        losses = self._stream.losses
-        if losses and losses[-1].why == loss.why and loss.start_ns - losses[-1].end_ns < self._break_ns:
-            losses[-1].end_ns, losses[-1].count = loss.end_ns, losses[-1].count + loss.count
-        elif len(losses) < MAX_LOSSES:
-            losses.append(loss)
+        """Keep a loss; what is nearer together than a pixel is one, and more than fit are joined further."""
+        _join_losses(self._stream.losses, loss, self._merge_ns)
+        while len(self._stream.losses) > MAX_LOSSES:
+            self._merge_ns *= 2
+            kept: list[Lost] = []
+            for each in self._stream.losses:
+                _join_losses(kept, each, self._merge_ns)
+            self._stream.losses = kept
 
     def _extend(self, first_ns: int, last_ns: int) -> None:
         spans = self._stream.spans
@@ -345,6 +349,17 @@ class _Taker:
         if self._stream.envelope is None:
             self._stream.envelope = Envelope(values.shape[1], self._span)
         self._stream.envelope.add(capture, values)
+
+
+def _join_losses(losses: list[Lost], loss: Lost, nearer_ns: float) -> None:
+    """Append a loss, or widen the last one when it lies nearer than ``nearer_ns``."""
+    last = losses[-1] if losses else None
+    if last is None or loss.start_ns - last.end_ns >= nearer_ns:
+        losses.append(loss)
+        return
+    last.end_ns, last.count = max(last.end_ns, loss.end_ns), last.count + loss.count
+    if loss.why not in last.why.split("; "):
+        last.why = "; ".join(why for why in (last.why, loss.why) if why)
 
 
 def sample_values(info: StreamInfo, frame: Frame) -> _Floats | None:

@@ -19,7 +19,7 @@ from simulated_rig import run
 from sensorium.agent.outcome import SessionResult, document
 from sensorium.agent.report import write_report
 from sensorium.agent.reporting.pictures import bird_view, decode_picture, thumbnail
-from sensorium.agent.reporting.survey import CLOCK_POINTS, TIME_BINS, Envelope, Thinned, survey
+from sensorium.agent.reporting.survey import CLOCK_POINTS, MAX_LOSSES, TIME_BINS, Envelope, Thinned, survey
 from sensorium.drivers.frame import Frame, MessageSchema, Modality, Place, StreamInfo, stamps
 from sensorium.errors import SourceError
 from sensorium.simulators.demo_rig import demo_calibration
@@ -540,6 +540,19 @@ def test_a_long_stream_is_thinned_while_reading(tmp_path: Path) -> None:
     assert CLOCK_POINTS // 2 <= len(found.clock.rows()) <= CLOCK_POINTS
     assert len(found.spans) == 1
     assert found.losses == []
+
+
+def test_many_losses_are_joined_until_they_fit_and_none_is_forgotten(tmp_path: Path) -> None:
+    info = StreamInfo("tick", Modality.OTHER, "mono8", 1000.0, "tick", shape=(1, 1))
+    frames = [
+        Frame("tick", k, 1, None, stamps(5 * SECOND_NS + k * 1_000_000), b"x") for k in range(0, 9000, 3)
+    ]
+    folder = write_episode(tmp_path, Scene({"tick": frames}, {"tick": info}, has_calibration=False))
+    with Episode(folder) as episode:
+        assert episode.manifest is not None
+        losses = survey(episode, episode.manifest).streams["tick"].losses
+    assert 1 <= len(losses) <= MAX_LOSSES
+    assert sum(loss.count for loss in losses) == 2 * (len(frames) - 1)
 
 
 def test_uncertainty_without_bound_does_not_overflow(tmp_path: Path, run_dir: Path) -> None:
