@@ -1,1 +1,172 @@
-"""Kalibr: ``camchain.yaml``, ``camchain-imucam.yaml`` and ``imu.yaml`` (read and write)."""
+"""Kalibr: ``camchain.yaml``, ``camchain-imucam.yaml`` and ``imu.yaml`` (read and write).
+
+Frames are Kalibr's own keys, ``cam0`` ... and ``imu0`` ...; a camera may carry other names under ``frame_id``
+and ``imu_frame_id``, which our writer adds and Kalibr ignores (it counts top-level keys, so they sit inside).
+
+``T_cn_cnm1`` takes points of the camera before into this one, ``T_cam_imu`` takes points of the IMU into the
+camera, ``T_imu_cam`` (OpenVINS) is its inverse: the key decides. ``T_i_b`` takes points of the first IMU into
+this one. t_imu = t_cam + ``timeshift_cam_imu``.
+
+Source: Kalibr's wiki, "YAML formats"; OpenVINS' documentation of its calibration files.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sensorium.calibration.formats.draft import (
+    Draft,
+    field_of,
+    in_frames,
+    list_of,
+    plain_rows,
+    read_yaml,
+    size_of,
+)
+from sensorium.calibration.geometry import Intrinsics, inverse
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.errors import CalibrationError
+from sensorium.verdict import Status, Verdict
+
+_WRITTEN = {"pinhole": "none", "radtan": "radtan", "equidistant": "equidistant"}
+
+
+def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibration:
+    """Read a camchain or IMU file, or a folder with both (``*camchain*.yaml``, ``*imu*.yaml``).
+
+    Raises:
+        CalibrationError: If a key is missing, or a camera model is none of ours (omni, eucm, ds).
+    """
+    path = Path(path)
+    draft = Draft(path, findings)
+    files = _files(path) if path.is_dir() else [path]
+    if not files:
+        raise draft.error("no *camchain*.yaml and no *imu*.yaml in this folder")
+    sensors: dict[str, dict[str, Any]] = {}
+    for file in files:
+        for key, fields in read_yaml(file).items():
+            if re.fullmatch(r"(cam|imu)\d+", str(key)) and isinstance(fields, dict):
+                sensors[str(key)] = {**sensors.get(str(key), {}), **fields}
+    names = {key: str(fields.get("frame_id", key)) for key, fields in sensors.items()}
+    imu = str(sensors.get("cam0", {}).get("imu_frame_id", names.get("imu0", "imu0")))
+    for key, fields in sorted(sensors.items(), key=lambda item: (item[0][:3], int(item[0][3:]))):
+        if key.startswith("cam"):
+            _read_camera(draft, key, fields, names, imu)
+        elif "T_i_b" in fields and key != "imu0":
+            T_parent_child = inverse(draft.rigid(fields["T_i_b"], f"imu0~{key}"))
+            shift = fields.get("time_offset")
+            draft.add_edge(imu, names[key], T_parent_child, time_offset_s=_seconds(draft, key, shift))
+    if any("accelerometer_noise_density" in fields for fields in sensors.values()):
+        draft.note(
+            "imu_noise", imu, Status.OK, "IMU noise densities are not part of a rig calibration: left out"
+        )
+    return draft.finish(rig="kalibr")
+
+
+def _files(folder: Path) -> list[Path]:
+    chains = sorted(folder.glob("*camchain*.yaml"))
+    complete = [path for path in chains if "imucam" in path.name]
+    return (complete or chains)[:1] + [
+        path for path in sorted(folder.glob("*imu*.yaml")) if path not in chains
+    ]
+
+
+def _read_camera(draft: Draft, key: str, fields: dict[str, Any], names: dict[str, str], imu: str) -> None:
+    name = names[key]
+    model = str(field_of(fields, "camera_model", draft, key))
+    if model != "pinhole":
+        raise draft.error(
+            f"{key} has camera model {model!r}; only pinhole is read: calibrate with pinhole-equi"
+        )
+    fx, fy, cx, cy = draft.numbers(field_of(fields, "intrinsics", draft, key), 4, f"{key}.intrinsics")
+    resolution = list_of(field_of(fields, "resolution", draft, key), draft, f"{key}.resolution")
+    if len(resolution) != 2:
+        raise draft.error(f"{key}.resolution must be width and height, found {resolution}")
+    coefficients = list_of(fields.get("distortion_coeffs") or [], draft, f"{key}.distortion_coeffs")
+    draft.add_camera(
+        name,
+        str(field_of(fields, "distortion_model", draft, key)),
+        (fx, 0, cx, 0, fy, cy, 0, 0, 1),
+        size_of(resolution[0], resolution[1], draft, f"{key}.resolution"),
+        coefficients,
+    )
+    if "T_cn_cnm1" in fields:
+        before = f"cam{int(key[3:]) - 1}"
+        if before not in names:
+            raise draft.error(f"{key} has T_cn_cnm1 but there is no {before}")
+        T = inverse(draft.rigid(fields["T_cn_cnm1"], f"{before}~{key}"))
+        draft.add_edge(names[before], name, T)
+    shift = _seconds(draft, key, fields.get("timeshift_cam_imu"))
+    for given, is_inverse in (("T_cam_imu", True), ("T_imu_cam", False)):
+        if given in fields:
+            T = draft.rigid(fields[given], f"imu0~{key}")
+            draft.add_edge(imu, name, inverse(T) if is_inverse else T, time_offset_s=shift)
+
+
+def _seconds(draft: Draft, key: str, value: Any) -> float | None:
+    return None if value is None else float(draft.numbers([value], 1, f"{key}: time shift")[0])
+
+
+def write(calibration: RigCalibration, path: Path | str) -> tuple[str, ...]:
+    """Write the cameras (and their pose against an IMU, if there is one) as a camchain.
+
+    Returns:
+        One sentence for each thing that the format cannot carry.
+
+    Raises:
+        CalibrationError: If there is no camera, or a lens model that Kalibr lacks.
+    """
+    if not calibration.cameras:
+        raise CalibrationError("a Kalibr camchain needs a camera; the calibration has none")
+    names = sorted(calibration.cameras)
+    imu = next((name for name in calibration.frames if "imu" in name.lower()), None)
+    chain: dict[str, dict[str, Any]] = {}
+    for number, name in enumerate(names):
+        fields = _camera_fields(calibration.cameras[name], name)
+        if name != f"cam{number}":
+            fields["frame_id"] = name
+        others = [
+            k for k, other in enumerate(names) if k != number and calibration.has_transform(name, other)
+        ]
+        fields["cam_overlaps"] = others
+        fields["rostopic"] = f"/{name}/image_raw"
+        if number and calibration.has_transform(name, names[number - 1]):
+            fields["T_cn_cnm1"] = plain_rows(calibration.transform(name, names[number - 1]))
+        if imu is not None and calibration.has_transform(name, imu):
+            if imu != "imu0":
+                fields["imu_frame_id"] = imu
+            fields["T_cam_imu"] = plain_rows(calibration.transform(name, imu))
+            shift = _time_offset(calibration, imu, name)
+            if shift is not None:
+                fields["timeshift_cam_imu"] = shift
+        chain[f"cam{number}"] = fields
+    Path(path).write_text(yaml.safe_dump(chain, sort_keys=False, width=140), encoding="utf-8")
+    carried = (*names, imu) if imu is not None else tuple(names)
+    return in_frames(calibration, carried)
+
+
+def _camera_fields(camera: Intrinsics, name: str) -> dict[str, Any]:
+    distortion = list(camera.distortion)
+    if camera.model == "radtan" and len(distortion) == 5 and distortion[4] == 0.0:
+        distortion = distortion[:4]
+    if camera.model not in _WRITTEN or (camera.model == "radtan" and len(distortion) != 4):
+        raise CalibrationError(
+            f"Kalibr has no lens model for camera {name} ({camera.model}, {len(distortion)} coefficients); "
+            "calibrate it as radtan with four, or equidistant"
+        )
+    return {
+        "camera_model": "pinhole",
+        "intrinsics": [camera.fx, camera.fy, camera.cx, camera.cy],
+        "distortion_model": _WRITTEN[camera.model],
+        "distortion_coeffs": [float(value) for value in distortion],
+        "resolution": [camera.width, camera.height],
+    }
+
+
+def _time_offset(calibration: RigCalibration, imu: str, camera: str) -> float | None:
+    for edge in calibration.edges:
+        if edge.time_offset_s is not None and {edge.parent, edge.child} == {imu, camera}:
+            return edge.time_offset_s if edge.parent == imu else -edge.time_offset_s
+    return None

@@ -1,1 +1,223 @@
-"""OpenCV FileStorage (yml, xml; read and write) and the sensor.yaml of EuRoC (read)."""
+"""OpenCV FileStorage (yml, xml; read and write) and the sensor.yaml of EuRoC (read).
+
+Frames: a stereo file (``M1 D1 M2 D2 R T``) gives ``left`` and ``right``, a file of one camera its
+``camera_name``, else the file's name; our writer adds ``name1`` and ``name2``. ``R T`` take points of the
+first camera into the second. Lengths are in the units of the board: metres only if its squares were given in
+metres. EuRoC's ``T_BS`` takes points of the sensor into the body; frames are ``body`` and the folders' names.
+
+Source: OpenCV's samples stereo_calib.cpp and calibration.cpp; the comments in EuRoC's own files.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sensorium.calibration.euroc import read_euroc
+from sensorium.calibration.formats.draft import (
+    Draft,
+    field_of,
+    in_frames,
+    list_of,
+    read_text,
+    read_yaml,
+    size_of,
+)
+from sensorium.calibration.geometry import Array, inverse, transform
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.errors import CalibrationError
+from sensorium.verdict import Verdict
+
+_MATRIX_KEYS = ("camera_matrix", "Camera_Matrix", "cameraMatrix", "K")
+_DISTORTION_KEYS = ("distortion_coefficients", "Distortion_Coefficients", "distCoeffs", "D")
+_RMS_KEYS = ("avg_reprojection_error", "Avg_Reprojection_Error", "rms")
+_FISHEYE_KEYS = ("fisheye_model", "fisheye")
+
+
+def read(
+    path: Path | str, findings: list[Verdict] | None = None, size: tuple[int, int] | None = None
+) -> RigCalibration:
+    """Read a FileStorage file; of ``intrinsics.yml`` and ``extrinsics.yml`` either one reads both.
+
+    Args:
+        size: Width and height of the images where the file does not say.
+
+    Raises:
+        CalibrationError: If it is no FileStorage or holds no camera.
+    """
+    path = Path(path)
+    draft = Draft(path, findings)
+    nodes: dict[str, Any] = {}
+    for file in _partners(path):
+        nodes |= _nodes(file)
+    size = _size(nodes, draft) or size
+    if "M1" in nodes:
+        names = [str(nodes.get(f"name{k}") or default) for k, default in ((1, "left"), (2, "right"))]
+        for number, name in enumerate(names, 1):
+            if f"M{number}" in nodes:
+                _add_camera(draft, name, nodes, f"M{number}", f"D{number}", size)
+        if "R" in nodes and "T" in nodes:
+            R = draft.rotation(nodes["R"], "~".join(names))
+            T_second_first = transform(R, draft.numbers(nodes["T"], 3, "T"))
+            draft.add_edge(names[0], names[1], inverse(T_second_first))
+    else:
+        matrix_key = next((key for key in _MATRIX_KEYS if key in nodes), None)
+        if matrix_key is None:
+            raise draft.error(
+                f"no camera matrix (M1 or camera_matrix) in it; found: {', '.join(nodes)[:120]}"
+            )
+        distortion_key = next((key for key in _DISTORTION_KEYS if key in nodes), "")
+        name = str(nodes.get("camera_name") or nodes.get("name1") or path.stem)
+        rms = next((nodes[key] for key in _RMS_KEYS if isinstance(nodes.get(key), float)), None)
+        _add_camera(draft, name, nodes, matrix_key, distortion_key, size, rms)
+    return draft.finish(rig="opencv", date=str(nodes.get("date", "")))
+
+
+def _add_camera(
+    draft: Draft,
+    name: str,
+    nodes: dict[str, Any],
+    matrix_key: str,
+    distortion_key: str,
+    size: tuple[int, int] | None,
+    rms: float | None = None,
+) -> None:
+    given = nodes.get(distortion_key, [])
+    flat = given.reshape(-1).tolist() if isinstance(given, np.ndarray) else given
+    coefficients = list_of(flat, draft, distortion_key)
+    model = str(nodes.get("distortion_model", ""))
+    if not model and any(nodes.get(key) for key in _FISHEYE_KEYS):
+        model = "equidistant"
+    if not model and len(coefficients) > 5:
+        model = "rational" if len(coefficients) == 8 or not any(coefficients[8:]) else ""
+    draft.add_camera(name, model, nodes[matrix_key], size, coefficients, rms)
+
+
+def _partners(path: Path) -> list[Path]:
+    """Return the file and its twin: stereo_calib writes intrinsics and extrinsics apart."""
+    for own, other in (("intrinsics", "extrinsics"), ("extrinsics", "intrinsics")):
+        if path.stem == own:
+            twin = path.with_name(other + path.suffix)
+            return [path, twin] if twin.exists() else [path]
+    return [path]
+
+
+def _size(nodes: dict[str, Any], draft: Draft) -> tuple[int, int] | None:
+    for width, height in (("image_width", "image_height"), ("image_Width", "image_Height")):
+        if width in nodes and height in nodes:
+            return size_of(nodes[width], nodes[height], draft, "image size")
+    for key in ("image_size", "imageSize"):
+        found = nodes.get(key)
+        if isinstance(found, list) and len(found) == 2:
+            return size_of(found[0], found[1], draft, key)
+    return None
+
+
+def _nodes(path: Path) -> dict[str, Any]:
+    """Return matrices, numbers, strings and lists of numbers at the top of a FileStorage."""
+    text = read_text(path)
+    try:
+        # From memory: cv2 takes a path of any kind, but says nothing useful about a missing or odd one.
+        storage = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
+        root = storage.root()
+        keys = root.keys()
+        found = {key: value for key in keys if (value := _value(root.getNode(key))) is not None}
+        storage.release()
+    except (cv2.error, SystemError, UnicodeDecodeError) as err:  # the binding lets such slip on damage
+        raise CalibrationError(
+            f"calibration file {path} is not an OpenCV FileStorage: {' '.join(str(err).split())[:160]}"
+        ) from err
+    return found
+
+
+def _value(node: Any) -> Any:
+    if node.isInt() or node.isReal():
+        return node.real()
+    if node.isString():
+        return node.string()
+    if node.isSeq():
+        items = [node.at(index) for index in range(node.size())]
+        return (
+            [item.real() for item in items] if all(item.isInt() or item.isReal() for item in items) else None
+        )
+    return node.mat() if node.isMap() else None
+
+
+def read_sensor_yaml(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibration:
+    """Read an EuRoC (ASL) folder, or the folder that a sensor.yaml belongs to.
+
+    Raises:
+        CalibrationError: With the file and key that is missing or wrong.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.resolve().parent.parent
+    calibration = read_euroc(folder)
+    root = folder / "mav0" if (folder / "mav0").is_dir() else folder
+    draft = Draft(path, findings)
+    for file in sorted(root.glob("*/sensor.yaml")):
+        fields = read_yaml(file)
+        if "T_BS" in fields:
+            draft.rigid(field_of(fields["T_BS"], "data", draft, "T_BS"), f"body~{file.parent.name}")
+    return calibration
+
+
+def write(
+    calibration: RigCalibration, path: Path | str, cameras: tuple[str, ...] | None = None
+) -> tuple[str, ...]:
+    """Write one camera, or two with the transform between them, as YAML or (by the file's name) XML.
+
+    Args:
+        cameras: Which ones, first the left; by default all, if there are one or two.
+
+    Returns:
+        One sentence for each thing that the format cannot carry.
+
+    Raises:
+        CalibrationError: If there are more than two cameras, or the file cannot be written.
+    """
+    names = cameras if cameras is not None else _left_first(calibration)
+    if not 1 <= len(names) <= 2:
+        raise CalibrationError(
+            f"an OpenCV file holds one or two cameras, the calibration has {len(names)}: "
+            f"choose with --cameras ({', '.join(names) or 'none'})"
+        )
+    found = [calibration.camera(name) for name in names]
+    if len({(camera.width, camera.height) for camera in found}) > 1:
+        raise CalibrationError(f"{names[0]} and {names[1]} have different image sizes; write them one by one")
+    if len({camera.model == "equidistant" for camera in found}) > 1:
+        raise CalibrationError(f"of {names[0]} and {names[1]} one is a fisheye; write them one by one")
+    is_xml = Path(path).suffix == ".xml"
+    flags = cv2.FILE_STORAGE_WRITE | cv2.FILE_STORAGE_MEMORY
+    flags |= cv2.FILE_STORAGE_FORMAT_XML if is_xml else cv2.FILE_STORAGE_FORMAT_YAML
+    storage = cv2.FileStorage("", flags)
+    storage.write("image_width", found[0].width)
+    storage.write("image_height", found[0].height)
+    if found[0].model == "equidistant":
+        storage.write("fisheye_model", 1)
+    if len(names) == 1:
+        storage.write("camera_name", names[0])
+        storage.write("camera_matrix", found[0].K)
+        storage.write("distortion_coefficients", _coefficients(found[0].distortion))
+    else:
+        for number, (name, camera) in enumerate(zip(names, found, strict=True), 1):
+            storage.write(f"name{number}", name)
+            storage.write(f"M{number}", camera.K)
+            storage.write(f"D{number}", _coefficients(camera.distortion))
+        if calibration.has_transform(names[1], names[0]):
+            T_second_first = calibration.transform(names[1], names[0])
+            storage.write("R", np.ascontiguousarray(T_second_first[:3, :3]))
+            storage.write("T", np.ascontiguousarray(T_second_first[:3, 3:]))
+    Path(path).write_text(storage.releaseAndGetString(), encoding="utf-8")
+    return in_frames(calibration, names)
+
+
+def _coefficients(distortion: tuple[float, ...]) -> Array:
+    return np.array([distortion if distortion else (0.0,) * 5], np.float64)
+
+
+def _left_first(calibration: RigCalibration) -> tuple[str, ...]:
+    names = tuple(sorted(calibration.cameras))
+    if len(names) == 2 and calibration.has_transform(*names) and calibration.transform(*names)[0, 3] < 0:
+        return names[::-1]
+    return names

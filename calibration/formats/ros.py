@@ -1,1 +1,316 @@
-"""ROS: ``camera_info`` YAML (also the flat ``D: K:`` form) and fixed joints of a URDF (read and write)."""
+"""ROS: ``camera_info`` YAML (also the flat ``D: K:`` form) and fixed joints of a URDF (read and write).
+
+Frames: a camera is called by its ``camera_name``, else by the file's name. If a file says where the camera
+stands (``rectification_matrix`` turned, or a shift in ``projection_matrix``), its parent is the frame
+``rectified``: x along the baseline, the origin at the first camera (``P[3] = -fx * b``). Links of a URDF keep
+their names; ``rpy`` is about fixed axes (R = Rz Ry Rx) and the origin is the pose of the child in the parent.
+
+Source: sensor_msgs/CameraInfo, camera_calibration_parsers, and the URDF specification (joint).
+"""
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as Xml
+
+import numpy as np
+import yaml
+
+from sensorium.calibration.formats.draft import (
+    Draft,
+    field_of,
+    in_frames,
+    list_of,
+    read_text,
+    read_yaml,
+    size_of,
+)
+from sensorium.calibration.geometry import (
+    Array,
+    Intrinsics,
+    difference,
+    inverse,
+    rotation_angle,
+    rotation_from_rpy,
+    rpy_from_rotation,
+    transform,
+)
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.errors import CalibrationError
+from sensorium.verdict import Status, Verdict
+
+RECTIFIED = "rectified"
+URDF_FILE = "rig.urdf"
+_WRITTEN = {"pinhole": "plumb_bob", "radtan": "plumb_bob", "rational": "rational_polynomial"}
+
+
+def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibration:
+    """Read one camera_info file, one URDF, or a folder of both.
+
+    In a folder the URDF says where cameras stand; what the projection matrices say must agree with it.
+
+    Raises:
+        CalibrationError: With the file and what it lacks.
+    """
+    path = Path(path)
+    draft = Draft(path, findings)
+    files = sorted(path.glob("*.urdf")) + sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+    if not files:
+        raise draft.error("no .urdf and no .yaml in this folder")
+    mounts: list[tuple[str, Array]] = []
+    for file in files:
+        draft.path = file
+        if file.suffix in (".urdf", ".xml", ".xacro"):
+            _read_urdf(draft)
+        elif not path.is_dir() or is_camera_info(read_yaml(file)):
+            mounts += _read_camera_info(draft)
+    draft.path = path
+    _add_mounts(draft, mounts)
+    return draft.finish(rig="ros")
+
+
+def _add_mounts(draft: Draft, mounts: list[tuple[str, Array]]) -> None:
+    """Add what projection matrices say of mounts, unless the URDF joins the cameras; then compare."""
+    if not draft.edges or len(mounts) < 2:
+        for name, T_rectified_camera in mounts:
+            draft.add_edge(RECTIFIED, name, T_rectified_camera)
+        return
+    known = RigCalibration(edges=tuple(draft.edges))
+    (first, T_first), *others = mounts
+    for name, T in others:
+        if not known.has_transform(first, name):
+            draft.add_edge(first, name, inverse(T_first) @ T)
+            continue
+        gap = difference(inverse(T_first) @ T, known.transform(first, name))
+        rotation_deg, distance_m = np.rad2deg(np.linalg.norm(gap[:3])), float(np.linalg.norm(gap[3:]))
+        if rotation_deg > 0.2 or distance_m > 0.01:
+            sentence = (
+                f"the projection matrices and the URDF disagree by {rotation_deg:.2f} deg, "
+                f"{distance_m * 100:.1f} cm; the URDF was taken: export both from one calibration"
+            )
+            draft.note("loop_closure", f"{first}~{name}", Status.FAILED, sentence)
+
+
+def is_camera_info(fields: dict[str, Any]) -> bool:
+    """Return whether a YAML mapping looks like a camera_info file of either form."""
+    return ("camera_matrix" in fields and "image_width" in fields) or {"D", "K"} <= fields.keys()
+
+
+def _read_camera_info(draft: Draft) -> list[tuple[str, Array]]:
+    fields = read_yaml(draft.path)
+    if not is_camera_info(fields):
+        raise draft.error("neither camera_matrix with image_width nor D and K: not a camera_info file")
+    is_flat = "K" in fields
+    name = str(fields.get("camera_name") or draft.path.stem)
+    size_keys = ("width", "height") if "width" in fields else ("image_width", "image_height")
+    width, height = (field_of(fields, key, draft) for key in size_keys)
+    size = size_of(width, height, draft, "image size")
+    K = fields["K"] if is_flat else field_of(fields["camera_matrix"], "data", draft, "camera_matrix")
+    D = fields["D"] if is_flat else _data(fields.get("distortion_coefficients"), draft)
+    model = str(fields.get("distortion_model", ""))
+    draft.add_camera(name, model, draft.numbers(K, 9, "camera matrix").tolist(), size, list_of(D, draft, "D"))
+    R = _optional(fields, ("R",) if is_flat else ("rectification_matrix",), 9, draft)
+    P = _optional(fields, ("P",) if is_flat else ("projection_matrix",), 12, draft)
+    T = np.eye(4)
+    if R is not None:
+        T[:3, :3] = draft.rotation(R, f"rectification of {name}")
+    if P is not None and P[0] > 0:
+        projection = P.reshape(3, 4)
+        T[:3, 3] = -np.linalg.solve(projection[:, :3], projection[:, 3])
+    stands = rotation_angle(T[:3, :3]) > 1e-9 or float(np.abs(T[:3, 3]).max()) > 1e-9
+    return [(name, T)] if stands else []
+
+
+def _data(field: Any, draft: Draft) -> Any:
+    return field_of(field, "data", draft, "distortion_coefficients") if field is not None else []
+
+
+def _optional(fields: dict[str, Any], keys: tuple[str, ...], count: int, draft: Draft) -> Array | None:
+    for key in keys:
+        if fields.get(key) is not None:
+            values = fields[key]
+            return draft.numbers(values["data"] if isinstance(values, dict) else values, count, key)
+    return None
+
+
+def _read_urdf(draft: Draft) -> None:
+    text = read_text(draft.path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise draft.error("a URDF with a DOCTYPE is not read; remove it")
+    try:
+        root = Xml.fromstring(text)
+    except Xml.ParseError as err:
+        raise draft.error(f"not XML: {err}") from err
+    if root.tag != "robot":
+        raise draft.error(f"a <robot> was expected, found <{root.tag}>")
+    for joint in root.iter("joint"):
+        name, kind = joint.get("name", "?"), joint.get("type", "")
+        parent, child = (
+            element.get("link") if (element := joint.find(tag)) is not None else None
+            for tag in ("parent", "child")
+        )
+        if parent is None or child is None:
+            continue  # a joint named inside a transmission
+        if kind != "fixed":
+            sentence = (
+                f"joint {name} is {kind or 'of no type'}, not fixed: left out; its frames may not be joined"
+            )
+            draft.note("moving_joint", f"{parent}~{child}", Status.OK, sentence)
+            continue
+        origin = joint.find("origin")
+        xyz, rpy = (
+            draft.numbers(
+                (origin.get(key) or "0 0 0").split() if origin is not None else (0, 0, 0), 3, f"{name} {key}"
+            )
+            for key in ("xyz", "rpy")
+        )
+        if float(np.abs(rpy).max()) > 2 * np.pi:
+            draft.note(
+                "degrees",
+                f"{parent}~{child}",
+                Status.FAILED,
+                f"rpy of joint {name} is {' '.join(f'{value:g}' for value in rpy)}: more than a turn, so in "
+                "degrees; a URDF takes radians: multiply by pi / 180",
+            )
+        draft.add_edge(parent, child, transform(rotation_from_rpy(*rpy), xyz))
+
+
+def write_urdf(calibration: RigCalibration, path: Path | str) -> tuple[str, ...]:
+    """Write all transforms as fixed joints of one tree.
+
+    Returns:
+        One sentence for each thing that the format cannot carry.
+
+    Raises:
+        CalibrationError: If there is no transform, or the frames fall into parts that nothing joins.
+    """
+    if not calibration.edges:
+        raise CalibrationError("a URDF holds transforms; the calibration has none")
+    children = {edge.child for edge in calibration.edges}
+    root = next((edge.parent for edge in calibration.edges if edge.parent not in children), None)
+    root = root if root is not None else calibration.edges[0].parent
+    robot = Xml.Element("robot", name=calibration.rig or "rig")
+    reached, waiting = {root}, [root]
+    joints = []
+    while waiting:
+        at = waiting.pop(0)
+        for edge in calibration.edges:
+            for near, far in ((edge.parent, edge.child), (edge.child, edge.parent)):
+                if near == at and far not in reached:
+                    reached.add(far)
+                    waiting.append(far)
+                    T = edge.T_parent_child if near == edge.parent else inverse(edge.T_parent_child)
+                    joints.append((near, far, T))
+    joined = {name for edge in calibration.edges for name in (edge.parent, edge.child)}
+    apart = sorted(joined - reached)
+    if apart:
+        raise CalibrationError(f"a URDF is one tree; nothing joins {root} and {', '.join(apart)}")
+    for name in [root, *(far for _, far, _ in joints)]:
+        Xml.SubElement(robot, "link", name=name)
+    for near, far, T in joints:
+        joint = Xml.SubElement(robot, "joint", name=f"{near}_to_{far}", type="fixed")
+        Xml.SubElement(joint, "parent", link=near)
+        Xml.SubElement(joint, "child", link=far)
+        Xml.SubElement(joint, "origin", xyz=_words(T[:3, 3]), rpy=_words(rpy_from_rotation(T[:3, :3])))
+    Xml.indent(robot)
+    Path(path).write_text(
+        Xml.tostring(robot, encoding="unicode", xml_declaration=True) + "\n", encoding="utf-8"
+    )
+    notes = [
+        f"left out, the format has no place for it: intrinsics of {', '.join(sorted(calibration.cameras))}"
+    ]
+    extra = len(calibration.edges) - len(joints)
+    if extra:
+        notes.append(f"left out, a URDF is a tree: {extra} transforms that close a loop")
+    return tuple(notes if calibration.cameras else notes[1:])
+
+
+def _words(values: Array) -> str:
+    return " ".join(repr(float(value)) for value in values)
+
+
+def write(calibration: RigCalibration, path: Path | str) -> tuple[str, ...]:
+    """Write a folder: one ``<camera>.yaml`` per camera, and ``rig.urdf`` if there are transforms.
+
+    Exactly two cameras that a transform joins are written as a stereo pair, rectified: the camera that sees
+    the other on its right (or, stacked, below) is the first.
+
+    Returns:
+        One sentence for each thing that the format cannot carry.
+
+    Raises:
+        CalibrationError: If there is nothing to write, or the folder cannot be made.
+    """
+    folder = Path(path)
+    if not calibration.cameras and not calibration.edges:
+        raise CalibrationError("nothing to write: the calibration has no camera and no transform")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise CalibrationError(f"{folder} cannot be made a folder: {err}") from err
+    rectified = _rectified(calibration)
+    for name, camera in calibration.cameras.items():
+        R, P = rectified.get(name, (np.eye(3), np.hstack([camera.K, np.zeros((3, 1))])))
+        document = _camera_info(name, camera, R, P)
+        (folder / f"{_file_name(name)}.yaml").write_text(
+            yaml.safe_dump(document, sort_keys=False, width=140), encoding="utf-8"
+        )
+    notes: tuple[str, ...] = ()
+    if calibration.edges:
+        notes = tuple(
+            note for note in write_urdf(calibration, folder / URDF_FILE) if "intrinsics" not in note
+        )
+    else:
+        notes = in_frames(calibration, tuple(calibration.cameras))
+    return notes
+
+
+def _file_name(name: str) -> str:
+    return name.replace("/", "_").lstrip(".") or "camera"
+
+
+def _camera_info(name: str, camera: Intrinsics, R: Array, P: Array) -> dict[str, Any]:
+    count = {"pinhole": 5, "radtan": 5}.get(camera.model, len(camera.distortion))
+    coefficients = np.array([(*camera.distortion, *(0.0,) * count)[:count]])
+    return {
+        "image_width": camera.width,
+        "image_height": camera.height,
+        "camera_name": name,
+        "camera_matrix": _matrix(camera.K),
+        "distortion_model": _WRITTEN.get(camera.model, camera.model),
+        "distortion_coefficients": _matrix(coefficients),
+        "rectification_matrix": _matrix(R),
+        "projection_matrix": _matrix(P),
+    }
+
+
+def _matrix(values: Array) -> dict[str, Any]:
+    rows, columns = values.shape
+    return {"rows": rows, "cols": columns, "data": [float(value) for value in values.reshape(-1)]}
+
+
+def _rectified(calibration: RigCalibration) -> dict[str, tuple[Array, Array]]:
+    """Return R and P of each camera of a stereo pair; nothing for other rigs."""
+    names = sorted(calibration.cameras)
+    if len(names) != 2 or not calibration.has_transform(*names):
+        return {}
+    first, second = names
+    T = calibration.transform(first, second)
+    if float(np.linalg.norm(T[:3, 3])) < 1e-4:
+        return {}
+    axis = int(np.argmax(np.abs(T[:2, 3])))
+    if T[axis, 3] < 0:
+        first, second, T = second, first, inverse(T)
+    if abs(T[2, 3]) > abs(T[axis, 3]):
+        return {}  # one behind the other: no common image plane
+    along = T[:3, 3] / np.linalg.norm(T[:3, 3])
+    ahead = T[:3, 2] + (0.0, 0.0, 1.0)
+    ahead = ahead - (ahead @ along) * along
+    ahead = ahead / np.linalg.norm(ahead)
+    rows = [along, np.cross(ahead, along), ahead] if axis == 0 else [np.cross(along, ahead), along, ahead]
+    R_first = np.array(rows)
+    f = min(calibration.cameras[name].f_px for name in names)
+    centre = np.mean([[calibration.cameras[name].cx, calibration.cameras[name].cy] for name in names], axis=0)
+    P_first = np.array([[f, 0, centre[0], 0], [0, f, centre[1], 0], [0, 0, 1.0, 0]])
+    P_second = P_first.copy()
+    P_second[axis, 3] = -f * float(np.linalg.norm(T[:3, 3]))
+    return {first: (R_first, P_first), second: (R_first @ T[:3, :3], P_second)}
