@@ -1,0 +1,211 @@
+"""Frames and their trigger pulses: what was lost where, told apart; and seconds from a PPS."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sensorium.errors import ClockError
+from sensorium.sync.clocks.trigger import Edge, PpsTracker, Pulse, Shutter, match_trigger, unwrap_counter
+from sensorium.timebase import SECOND_NS
+from sensorium.verdict import Status
+
+PERIOD_NS = 33_333_333
+GLOBAL = Shutter(delay_ns=20_000)
+
+
+class Rig:
+    """``count`` pulses, a camera that answers them, and what got lost on the way."""
+
+    def __init__(
+        self,
+        count: int = 200,
+        *,
+        ignored: frozenset[int] = frozenset(),
+        lost: frozenset[int] = frozenset(),
+        unrecorded: frozenset[int] = frozenset(),
+        seed: int = 1,
+        frame_modulus: int | None = None,
+        pulse_modulus: int | None = None,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self.edges_ns = 10**12 + np.arange(count) * PERIOD_NS + rng.integers(-2000, 2000, count)
+        self.exposed = np.array([i for i in range(count) if i not in ignored])
+        counter = np.arange(len(self.exposed)) + 65_500
+        came = np.array([i not in lost for i in self.exposed])
+        self.pulse_of_frame = self.exposed[came]
+        self.frame_count = counter[came] if frame_modulus is None else counter[came] % frame_modulus
+        recorded = np.array([i for i in range(count) if i not in unrecorded])
+        self.pulse_count = recorded + 250 if pulse_modulus is None else (recorded + 250) % pulse_modulus
+        self.pulse_ns = self.edges_ns[recorded]
+        self.exposure_ns = np.full(len(self.frame_count), 4e6)
+        self.true_ns = self.edges_ns[self.pulse_of_frame] + 20_000 + 2_000_000
+        # One-way estimates: late by some 100 us, and a constant latency error of 3 ms.
+        self.approximate_ns = (
+            self.true_ns + 3_000_000 + rng.exponential(1e5, len(self.true_ns)).astype(np.int64)
+        )
+        self.moduli = {"frame_modulus": frame_modulus, "pulse_modulus": pulse_modulus}
+
+    def match(self):  # type: ignore[no-untyped-def]
+        return match_trigger(
+            self.pulse_count,
+            self.pulse_ns,
+            self.frame_count,
+            self.approximate_ns,
+            self.exposure_ns,
+            GLOBAL,
+            latency_bound_ns=5e6,
+            **self.moduli,
+        )
+
+
+def test_frames_get_the_time_of_their_own_pulse_and_half_the_exposure() -> None:
+    rig = Rig()
+    found = rig.match()
+    assert np.array_equal(found.capture_ns, rig.true_ns)
+    assert set(found.outcome) == {Pulse.MATCHED}
+    verdict = found.verdict("cam")
+    assert verdict.status is Status.OK
+    assert not verdict.reasons
+
+
+def test_lost_frames_ignored_pulses_and_unrecorded_pulses_are_told_apart() -> None:
+    rig = Rig(ignored=frozenset({50, 51, 120}), lost=frozenset({30, 31, 90}), unrecorded=frozenset({10, 150}))
+    found = rig.match()
+    assert (found.lost_frames, found.ignored_pulses, found.unrecorded_pulses) == (3, 3, 2)
+    assert np.array_equal(found.pulse, rig.pulse_of_frame + 250)
+    assert found.outcome.count(Pulse.BRIDGED) == 2
+    # A bridged time is off by the jitter of the pulses, not by that of arrivals.
+    assert np.abs(found.capture_ns - rig.true_ns).max() <= 4000
+    verdict = found.verdict("cam")
+    assert verdict.status is Status.SUSPECT
+    assert "3 pulses were ignored" in " ".join(verdict.reasons)
+
+
+def test_counters_that_wrap_lose_nothing() -> None:
+    rig = Rig(lost=frozenset(range(60, 75)), frame_modulus=1 << 16, pulse_modulus=256)
+    found = rig.match()
+    assert np.array_equal(found.capture_ns, rig.true_ns)
+    assert found.lost_frames == 15
+
+
+def test_whole_turns_of_a_counter_in_a_long_gap_come_from_the_time() -> None:
+    counts = np.array([250, 251, 5, 6])
+    times_ns = np.array([0, 1, 1 + 522, 1 + 523]) * PERIOD_NS
+    unwrapped = unwrap_counter(counts, 256, times_ns, PERIOD_NS)
+    assert unwrapped.tolist() == [250, 251, 773, 774]
+
+
+def test_a_frame_without_a_pulse_is_found() -> None:
+    rig = Rig()
+    # The camera exposes once on its own, between pulses 99 and 100.
+    extra_ns = int(rig.true_ns[99]) + PERIOD_NS // 3
+    rig.frame_count = np.concatenate([rig.frame_count, [rig.frame_count[-1] + 1]])
+    rig.approximate_ns = np.sort(np.concatenate([rig.approximate_ns, [extra_ns]]))
+    rig.exposure_ns = np.full(len(rig.frame_count), 4e6)
+    found = rig.match()
+    assert found.outcome.count(Pulse.NO_PULSE) == 1
+    assert abs(found.outcome.index(Pulse.NO_PULSE) - 100) <= 1
+    assert np.array_equal(found.capture_ns[102:], rig.true_ns[101:])
+    assert found.verdict("cam").status is Status.SUSPECT
+
+
+def test_a_free_running_camera_is_not_taken_for_a_triggered_one() -> None:
+    rig = Rig(600)
+    # 2 % faster than the trigger: every 50th frame has no pulse of its own.
+    count = len(rig.frame_count)
+    rig.approximate_ns = 10**12 + (np.arange(count) * PERIOD_NS * 0.98).astype(np.int64)
+    found = rig.match()
+    assert found.outcome.count(Pulse.NO_PULSE) == pytest.approx(12, abs=1)
+    assert found.verdict("cam").status is not Status.OK
+
+
+def test_a_latency_known_worse_than_half_a_period_is_refused() -> None:
+    rig = Rig()
+    with pytest.raises(ClockError, match="cannot be told"):
+        match_trigger(
+            rig.pulse_count,
+            rig.pulse_ns,
+            rig.frame_count,
+            rig.approximate_ns,
+            rig.exposure_ns,
+            GLOBAL,
+            latency_bound_ns=20e6,
+        )
+
+
+def test_rows_of_a_rolling_shutter_are_timed_one_by_one() -> None:
+    shutter = Shutter(delay_ns=1000, row_ns=30_000.0, rows=481)
+    edge, exposure = np.array([10**12]), np.array([2e6])
+    assert shutter.row_middle_ns(edge, exposure, 0)[0] == 10**12 + 1000 + 1_000_000
+    assert shutter.middle_ns(edge, exposure)[0] == 10**12 + 1000 + 1_000_000 + 240 * 30_000
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ignored=st.sets(st.integers(20, 180), max_size=4),
+    lost=st.sets(st.integers(20, 180), max_size=10),
+    unrecorded=st.sets(st.integers(20, 180), max_size=6),
+    seed=st.integers(0, 1000),
+)
+def test_every_pulse_and_every_frame_is_accounted_for(
+    ignored: set[int], lost: set[int], unrecorded: set[int], seed: int
+) -> None:
+    # Changes closer than three frames cannot be told from one late frame; keep the ignored ones apart.
+    ignored = {i for i in ignored if not any(0 < abs(i - j) < 20 for j in ignored | lost)}
+    rig = Rig(ignored=frozenset(ignored), lost=frozenset(lost), unrecorded=frozenset(unrecorded), seed=seed)
+    found = rig.match()
+    assert len(found.outcome) == len(rig.frame_count)
+    assert found.ignored_pulses == len(ignored)
+    assert found.lost_frames == len(lost - ignored)
+    assert found.unrecorded_pulses == len(unrecorded)
+    assert len(rig.frame_count) + found.lost_frames + found.ignored_pulses + found.outside_pulses == 200
+    assert np.array_equal(found.pulse, rig.pulse_of_frame + 250)
+
+
+def _edges(count: int, seed: int = 1, skew_ppm: float = 40.0) -> list[int]:
+    rng = np.random.default_rng(seed)
+    late = rng.exponential(3000, count)
+    return [int(5e9 + i * SECOND_NS * (1 + skew_ppm * 1e-6) + late[i]) for i in range(count)]
+
+
+def test_a_pps_is_named_by_its_messages_and_followed_to_microseconds() -> None:
+    tracker = PpsTracker()
+    for second, edge_ns in enumerate(_edges(60)):
+        tracker.edge(edge_ns)
+        tracker.label(1_800_000_000 + second, edge_ns + 300_000_000)
+    state = tracker.state
+    assert state is not None
+    assert state.utc_s == 1_800_000_059
+    true_ns = 5e9 + 59 * SECOND_NS * (1 + 40e-6)
+    assert abs(state.edge_ns - true_ns) < 3000
+    assert abs((state.ns_per_second / SECOND_NS - 1) * 1e6 - 40) < 1
+    half = state.utc_ns(state.edge_ns + SECOND_NS // 2)
+    assert abs(half - (1_800_000_059 * SECOND_NS + SECOND_NS / 2)) < 30_000
+
+
+def test_missed_edges_glitches_and_wrong_names_are_counted() -> None:
+    tracker = PpsTracker()
+    kinds = []
+    for second, edge_ns in enumerate(_edges(40)):
+        if second in (10, 11, 25):
+            continue
+        kinds.append(tracker.edge(edge_ns))
+        if second == 20:
+            assert tracker.edge(edge_ns + 123_000_000) is Edge.GLITCH
+        name = 1_800_000_000 + second + (1 if second == 30 else 0)
+        tracker.label(name, edge_ns + 300_000_000)
+    assert (tracker.missed, tracker.glitches, tracker.bad_labels) == (3, 1, 1)
+    assert kinds.count(Edge.SECOND) == 36
+    assert tracker.state is not None
+    assert tracker.state.utc_s == 1_800_000_039
+
+
+def test_a_first_edge_that_was_a_glitch_is_given_up() -> None:
+    tracker = PpsTracker()
+    tracker.edge(4_300_000_000)
+    for second, edge_ns in enumerate(_edges(10)):
+        tracker.edge(edge_ns)
+        tracker.label(1_800_000_000 + second, edge_ns + 300_000_000)
+    assert tracker.state is not None
+    assert tracker.state.utc_s == 1_800_000_009
