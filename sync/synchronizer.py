@@ -38,6 +38,8 @@ BATCH = 256
 HOUSEKEEPING_NS = SECOND_NS // 50
 BASES_NS = SECOND_NS
 SILENT_NS = 2 * SECOND_NS
+NOT_STARTED = -1
+"""Start of a replay's episode until its first frame says when that was."""
 DECLARE_GRACE_NS = 20 * SECOND_NS
 _FASTEST_REFERENCE_HZ = 100.0
 _WEIGHT = {Status.INSUFFICIENT: 0, Status.OK: 1, Status.SUSPECT: 2, Status.FAILED: 3}
@@ -321,6 +323,8 @@ class Synchronizer:
         self._arrival_ns = max(self._arrival_ns, int(frame.arrival_ns[-1]))
         episode = self.episode
         if episode is not None:
+            if episode.started_ns == NOT_STARTED:
+                episode.started_ns = int(frame.arrival_ns[0])
             self._record(episode, instance, stream, frame, stamped)
 
     def _record(
@@ -389,7 +393,8 @@ class Synchronizer:
                     f"less than {episode.writer.policy.min_free_bytes >> 20} MiB free on the spool's disk"
                 )
                 return
-        self._write_rows(episode, episode.aligner.advance(self.now_ns()))
+        # By the latest arrival, not by the wall: on a machine that lags, all streams lag and none is silent.
+        self._write_rows(episode, episode.aligner.advance(self._arrival_ns))
         try:
             episode.writer.step(now_ns)
         except EpisodeError as err:
@@ -441,7 +446,7 @@ class Synchronizer:
         if self.episode is not None:
             return self.episode.episode_id
         self._is_armed = True
-        now_ns = self.now_ns()
+        now_ns = self.now_ns() if self._arrival_ns or not self.is_virtual else NOT_STARTED
         timeline = self._episode_timeline()
         episode_id = new_ulid(self._clock.utc_ns())
         folder = self.spec.spool / "open" / episode_id
