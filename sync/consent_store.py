@@ -194,6 +194,8 @@ class ConsentStore:
                 }
         except FileNotFoundError:
             return {}
+        except OSError as err:
+            raise ConfigError(f"consent folder {self.folder} cannot be read: {err.strerror}") from err
 
     def _read(self, signature: dict[str, _Signature]) -> ConsentLedger:
         grants: dict[str, str] = {}
@@ -212,9 +214,19 @@ class ConsentStore:
 
     def _append(self, row: dict[str, Any]) -> None:
         """Add a row to the log: locked, chained, and on disk before this returns."""
-        self._make_folder()
         path = self.folder / _EVENTS
-        is_new = not path.exists()
+        try:
+            self._make_folder()
+            is_new = not path.exists()
+            self._append_to(path, row)
+            if is_new:
+                sync_folder(self.folder)
+        except OSError as err:
+            raise ConfigError(
+                f"consent log {path} cannot be written: {err.strerror}; free space or check the disk"
+            ) from err
+
+    def _append_to(self, path: Path, row: dict[str, Any]) -> None:
         with _locked(path) as descriptor:
             rows, whole_bytes = _scan_rows(path)
             if whole_bytes != os.fstat(descriptor).st_size:
@@ -223,8 +235,6 @@ class ConsentStore:
             os.lseek(descriptor, 0, os.SEEK_END)
             _write_all(descriptor, canonical_json(body) + b"\n")
             os.fsync(descriptor)
-        if is_new:
-            sync_folder(self.folder)
 
 
 def read_grant(path: Path) -> ConsentGrant:
