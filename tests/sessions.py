@@ -228,12 +228,20 @@ def resident_bytes(pid: int) -> int:
     return int(found[1]) << 10 if found else 0
 
 
-def read_messages(file: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (topic, decoded message) of an MCAP file, as the mcap library reads it."""
+def read_messages(file: Path, *, decoded: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield (topic, message) of an MCAP file as the mcap library reads it.
+
+    Messages of schemas other than protobuf (replayed ones), and payloads where ``decoded`` is False, are bytes.
+    """
     with file.open("rb") as stream:
-        reader = make_reader(stream, validate_crcs=True, decoder_factories=[DecoderFactory()])
-        for _, channel, _, decoded in reader.iter_decoded_messages(log_time_order=False):
-            yield channel.topic, decoded
+        factory = DecoderFactory()
+        for schema, channel, message in make_reader(stream, validate_crcs=True).iter_messages(
+            log_time_order=False
+        ):
+            decode = None
+            if decoded or channel.topic.endswith("/stamps"):
+                decode = factory.decoder_for(channel.message_encoding, schema)
+            yield channel.topic, message.data if decode is None else decode(message.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +259,7 @@ def recorded_rows(episode: Path) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {}
     payloads: Counter[str] = Counter()
     for file in sorted(episode.glob("*.mcap")):
-        for topic, message in read_messages(file):
+        for topic, message in read_messages(file, decoded=False):
             name = topic.removeprefix("/").removesuffix("/stamps")
             if not topic.endswith("/stamps"):
                 payloads[name] += 1

@@ -1,0 +1,121 @@
+"""A disk that fills up while recording: capture ends loudly, and what was recorded is whole and balanced."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sessions import (
+    FORCE,
+    IMU,
+    Session,
+    check_balance,
+    check_verifies,
+    dropped_at,
+    grant,
+    read_manifest,
+    sealed,
+    sensorium,
+    write_rig,
+)
+
+DISK_MIB = 100
+MIN_FREE_MIB = 64
+"""``WriterPolicy.min_free_bytes``: capture stops before the disk is quite full."""
+CAMERA = {"driver": "sim_camera", "size": [640, 480], "rate_hz": 60.0, "render": "cached", "quality": 95}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, in memory, of 100 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    options = f"size={DISK_MIB}m"
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"this machine does not let us mount a small disk: {done.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path, leave_mib: float) -> Path:
+    """Take all but so much of the disk."""
+    found = os.statvfs(disk)
+    size = found.f_bavail * found.f_frsize - int(leave_mib * (1 << 20))
+    ballast = disk / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+    return ballast
+
+
+def test_a_disk_that_runs_full_ends_capture_loudly_and_nothing_goes_uncounted(disk: Path) -> None:
+    rig = write_rig(disk, {"camera_left": CAMERA, "imu": IMU, "force": FORCE})
+    spool = disk / "spool"
+    grant(spool)
+    with Session("record", rig, "--json", spool=spool) as session:
+        session.until_recorded(0.5, ["camera_left", "imu", "force"])
+        ballast = fill(disk, MIN_FREE_MIB + 2)
+        run_dir = session.run_dir
+        done = session.finish()
+    assert done.code == 3
+    (problem,) = done.document["problems"]
+    assert "capture stopped" in problem
+    assert "MiB free" in problem
+    assert "Free space or choose another spool" in problem
+    (episode,) = done.episodes
+    assert not read_manifest(episode).truncated
+    check_verifies(episode)
+    check_balance([episode], run_dir, is_contiguous=False)
+    ballast.unlink()
+    again = sensorium("record", rig, "--seconds", 1, "--json")
+    assert again.code == 0, again.err
+    assert again.document["problems"] == []
+
+
+def test_a_disk_that_fills_at_once_books_what_it_did_not_take_to_the_writer(disk: Path) -> None:
+    rig = write_rig(disk, {"camera_left": CAMERA, "imu": IMU, "force": FORCE})
+    spool = disk / "spool"
+    grant(spool)
+    with Session("record", rig, "--json", spool=spool) as session:
+        session.until_recorded(1.5, ["camera_left", "imu", "force"])
+        ballast = fill(disk, 0)  # somebody else took it all between two looks
+        run_dir = session.run_dir
+        done = session.finish()
+    ballast.unlink()
+    assert done.code == 3, done.err
+    assert "capture stopped" in done.out + done.err
+    if not sealed(spool):  # there was no room for the manifest
+        assert sensorium("episodes", "recover", "--spool", spool).code == 0
+    (episode,) = sealed(spool)
+    check_verifies(episode)
+    check_balance([episode], run_dir, is_contiguous=False)
+    manifest = read_manifest(episode)
+    lost = sum(
+        (dropped_at([manifest], name) for name in ("camera_left", "imu", "force")), start=dropped_at([], "")
+    )
+    assert lost["writer"] > 0 or manifest.truncated
+    again = sensorium("record", rig, "--seconds", 1, "--json")
+    assert again.code == 0, again.err
+
+
+def test_a_disk_without_room_refuses_to_start_with_one_line(disk: Path) -> None:
+    rig = write_rig(disk, {"imu": IMU})
+    fill(disk, 0.5)
+    done = sensorium("record", rig)
+    assert done.code == 3
+    assert "free space" in done.err.lower() or "no space left" in done.err.lower(), done.err
+    assert len([line for line in done.err.splitlines() if line.startswith("sensorium:")]) == 1
+
+
+def test_a_spool_that_cannot_be_written_is_refused_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("not a folder")
+    done = sensorium("record", write_rig(tmp_path, {"imu": IMU}))
+    assert done.code in (2, 3)
+    assert len(done.err.splitlines()) == 1
+    assert "spool" in done.err
