@@ -325,6 +325,7 @@ class Synchronizer:
         if episode is not None:
             if episode.started_ns == NOT_STARTED:
                 episode.started_ns = int(frame.arrival_ns[0])
+                self._store_calibration(episode)
             self._record(episode, instance, stream, frame, stamped)
 
     def _record(
@@ -455,7 +456,8 @@ class Synchronizer:
         self._sets.reference = aligner.reference
         self.episode = OpenEpisode(episode_id, folder, writer, timeline, now_ns, aligner)
         self.episode.limitations += self.spec.limitations
-        self._store_calibration(self.episode)
+        if now_ns != NOT_STARTED:
+            self._store_calibration(self.episode)
         self.verdicts.clear()
         for instance in sorted(self.instances.values(), key=self._place_in_rig):
             if not instance.has_ended:
