@@ -157,6 +157,9 @@ def run_replay(
     config = ReplayConfig.model_validate(options)
     ReplayDriver.check(config)
     spool = spool.resolve()
+    own_calibration = source / "calibration.yaml"
+    if calibration is None and (source / MANIFEST_FILE).exists() and own_calibration.is_file():
+        calibration = own_calibration
     with open_source(source.resolve()) as opened:
         problems = [problem.sentence for problem in opened.problems]
         offset_ns = opened.timeline.utc_minus_host_ns

@@ -80,7 +80,6 @@ class Journal:
     instruction: str
     reference: str
     consent: str
-    started_utc_ns: int
     instances: dict[str, JournalInstance]
 
     def save(self, folder: Path) -> None:

@@ -509,7 +509,6 @@ class Synchronizer:
             instruction=self.spec.instruction,
             reference=episode.aligner.reference,
             consent=str(self.spec.consent),
-            started_utc_ns=episode.started_ns + episode.timeline.utc_minus_host_ns,
             instances={str(number): found for number, found in episode.instances.items()},
         )
         journal.save(episode.folder)
