@@ -1,0 +1,163 @@
+"""Board checks find what a board can show, on synthetic corners and on real pictures."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sensorium.calibration import geometry
+from sensorium.calibration.board import (
+    BoardView,
+    Chessboard,
+    board_pose,
+    check_camera_lidar_board,
+    check_intrinsics,
+    check_stereo_board,
+    reprojection_rms_px,
+    solve_camera_lidar,
+    solve_intrinsics,
+    solve_stereo,
+)
+from sensorium.calibration.rig_document import Edge, Intrinsics, RigCalibration
+from sensorium.errors import CalibrationError
+from sensorium.verdict import Status
+
+BOARD = Chessboard(9, 6, 0.03)
+CAMERA = Intrinsics("radtan", 640, 480, 530.0, 531.0, 322.0, 238.0, (-0.25, 0.08, 0.0005, -0.0003))
+T_LEFT_RIGHT = geometry.small_motion((0.01, -0.02, 0.005, 0.09, 0.001, 0.002))
+NOISE_PX = 0.1
+
+
+def poses(count: int, seed: int) -> list[geometry.Array]:
+    """Boards half a metre away, tilted up to 35 degrees, in view of both cameras."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        tilt = rng.uniform(-0.6, 0.6, 3)
+        place = np.array([rng.uniform(-0.05, 0.08), rng.uniform(-0.05, 0.05), rng.uniform(0.5, 0.8)])
+        T = geometry.transform(geometry.rotation_exp(tilt), place)
+        centre = geometry.apply(T, BOARD.points_m.mean(axis=0)[None])[0] - place
+        T[:3, 3] -= centre * (1, 1, 0)
+        found.append(T)
+    return found
+
+
+def corners(T_camera_board: geometry.Array, camera: Intrinsics, rng: np.random.Generator) -> geometry.Array:
+    pixels = geometry.project(geometry.apply(T_camera_board, BOARD.points_m), camera)
+    return pixels + rng.normal(0, NOISE_PX, pixels.shape)
+
+
+def views(count: int, seed: int, camera: Intrinsics = CAMERA) -> list[geometry.Array]:
+    rng = np.random.default_rng(seed)
+    return [corners(T, camera, rng) for T in poses(count, seed)]
+
+
+def stereo_views(T_left_right: geometry.Array, seed: int, count: int = 1) -> list[list[geometry.Array]]:
+    rng = np.random.default_rng(seed)
+    T_right_left = geometry.inverse(T_left_right)
+    return [
+        [corners(T, CAMERA, rng) for T in poses(count, seed)],
+        [corners(T_right_left @ T, CAMERA, rng) for T in poses(count, seed)],
+    ]
+
+
+def test_pose_of_a_board_is_found_to_a_millimetre() -> None:
+    truth = poses(1, 3)[0]
+    found = board_pose(corners(truth, CAMERA, np.random.default_rng(1)), BOARD, CAMERA)
+    np.testing.assert_allclose(found, truth, atol=2e-3)
+    assert reprojection_rms_px(views(3, 4), BOARD, CAMERA) < 2 * NOISE_PX
+
+
+def test_camera_is_solved_from_its_boards() -> None:
+    found = solve_intrinsics(views(12, 5), BOARD, (640, 480))
+    assert found.fx == pytest.approx(CAMERA.fx, rel=0.005)
+    assert found.board_rms_px == pytest.approx(NOISE_PX * np.sqrt(2), rel=0.3)
+    with pytest.raises(CalibrationError, match="2 views of the board"):
+        solve_intrinsics(views(2, 5), BOARD, (640, 480))
+
+
+def test_wrong_focal_length_is_seen_although_the_rms_is_not() -> None:
+    seen = views(10, 6)
+    assert check_intrinsics(seen, BOARD, CAMERA, "camera").status is Status.OK
+    wrong = replace(CAMERA, fx=CAMERA.fx * 1.02, fy=CAMERA.fy * 1.02)
+    verdict = check_intrinsics(seen, BOARD, wrong, "camera")
+    rms = next(quantity for quantity in verdict.quantities if quantity.name == "reprojection_rms")
+    assert rms.value < 0.5
+    assert verdict.status in (Status.SUSPECT, Status.FAILED)
+    assert verdict.quantities[0].value == pytest.approx(100 * (1 / 1.02 - 1), abs=0.4)
+
+
+def test_few_views_are_insufficient() -> None:
+    assert check_intrinsics(views(2, 6), BOARD, CAMERA, "camera").status is Status.INSUFFICIENT
+    rig = RigCalibration(cameras={"left": CAMERA, "right": CAMERA}, edges=(Edge("left", "right", np.eye(4)),))
+    assert check_stereo_board([], [], BOARD, rig, "left", "right").status is Status.INSUFFICIENT
+    assert check_camera_lidar_board([], rig, "left", "right").status is Status.INSUFFICIENT
+
+
+def test_one_view_shows_a_turned_stereo_camera() -> None:
+    left, right = stereo_views(T_LEFT_RIGHT, 8)
+    rig = RigCalibration(
+        cameras={"left": CAMERA, "right": CAMERA}, edges=(Edge("left", "right", T_LEFT_RIGHT),)
+    )
+    assert check_stereo_board(left, right, BOARD, rig, "left", "right").status is Status.OK
+    for motion in ((0.2, 0, 0, 0, 0, 0), (0, 0.2, 0, 0, 0, 0), (0, 0, 0.8, 0, 0, 0)):
+        change = geometry.small_motion(np.deg2rad(motion))
+        wrong = replace(rig, edges=(Edge("left", "right", T_LEFT_RIGHT @ change),))
+        verdict = check_stereo_board(left, right, BOARD, wrong, "left", "right")
+        assert verdict.status is Status.FAILED, motion
+
+
+def test_stereo_is_solved_from_common_boards() -> None:
+    left, right = stereo_views(T_LEFT_RIGHT, 9, count=10)
+    found = solve_stereo(left, right, BOARD, CAMERA, CAMERA)
+    gap = geometry.difference(found, T_LEFT_RIGHT)
+    assert np.rad2deg(np.linalg.norm(gap[:3])) < 0.1
+    assert np.linalg.norm(gap[3:]) < 1e-3
+
+
+def board_views(T_camera_lidar: geometry.Array, count: int, seed: int) -> list[BoardView]:
+    rng = np.random.default_rng(seed)
+    T_lidar_camera = geometry.inverse(T_camera_lidar)
+    found = []
+    for _ in range(count):
+        centre = rng.uniform((-1.0, -0.5, 1.5), (1.0, 0.5, 3.2))
+        normal = geometry.rotation_exp(rng.uniform(-0.4, 0.4, 3)) @ np.array([0.0, 0.0, -1.0])
+        seen = geometry.apply(T_lidar_camera, centre[None])[0] + rng.normal(0, 0.005, 3)
+        turned = geometry.rotation_exp(rng.normal(0, 0.02, 3)) @ T_lidar_camera[:3, :3] @ normal
+        found.append(BoardView(centre, normal, seen, turned))
+    return found
+
+
+def test_camera_and_lidar_are_solved_and_checked_with_a_board() -> None:
+    truth = geometry.transform(geometry.R_BODY_OPTICAL.T, (0.05, -0.1, -0.2))
+    fit = solve_camera_lidar(board_views(truth, 20, 1))
+    gap = geometry.difference(fit.T_camera_lidar, truth)
+    assert (np.abs(gap) < 4 * np.sqrt(np.diag(fit.covariance))).all()
+    assert fit.rms_m < 0.02
+    rig = RigCalibration(edges=(Edge("camera", "lidar", truth),))
+    assert check_camera_lidar_board(board_views(truth, 3, 2), rig, "camera", "lidar").status is Status.OK
+    for motion in ((0, 0, 0, 0.03, 0, 0), (np.deg2rad(1.5), 0, 0, 0, 0, 0)):
+        wrong = RigCalibration(edges=(Edge("camera", "lidar", geometry.small_motion(motion) @ truth),))
+        verdict = check_camera_lidar_board(board_views(truth, 3, 2), wrong, "camera", "lidar")
+        assert verdict.status is Status.FAILED, motion
+
+
+def test_boards_are_found_in_real_pictures(shared_data: Path) -> None:
+    folder = shared_data / "calibration" / "opencv_stereo_chess"
+    board = Chessboard(9, 6, 0.025)
+    found = [
+        board.find(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+        for path in sorted(folder.glob("left[0-9]*.jpg"))
+    ]
+    seen = [view for view in found if view is not None]
+    assert len(seen) == 13
+    assert all(view.shape == (54, 2) for view in seen)
+    camera = solve_intrinsics(seen, board, (640, 480))
+    # Spec 1.14: calibration RMS 0.20 px.
+    assert camera.board_rms_px == pytest.approx(0.20, abs=0.05)
+
+
+def test_a_picture_without_a_board_gives_none() -> None:
+    assert BOARD.find(np.zeros((480, 640), np.uint8)) is None

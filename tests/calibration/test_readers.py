@@ -1,0 +1,77 @@
+"""KITTI's and EuRoC's calibration files are read as their authors meant them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sensorium.calibration.euroc import read_euroc
+from sensorium.calibration.kitti import read_kitti, write_kitti_object
+from sensorium.errors import CalibrationError
+
+
+def test_kitti_object_puts_camera_two_six_centimetres_left(shared_data: Path) -> None:
+    path = shared_data / "calibration" / "kitti_object" / "calib" / "000000.txt"
+    rig = read_kitti(path, (1224, 370))
+    numbers = {
+        line.split(":")[0]: np.array(line.split(":")[1].split(), float)
+        for line in path.read_text().splitlines()
+        if ":" in line
+    }
+    # The development kit: x = P2 R0_rect Tr_velo_to_cam X.
+    P, R, Tr = (numbers[key] for key in ("P2", "R0_rect", "Tr_velo_to_cam"))
+    point = np.array([12.0, 1.5, -0.4, 1.0])
+    rectified = R.reshape(3, 3) @ Tr.reshape(3, 4) @ point
+    expected = P.reshape(3, 4) @ np.append(rectified, 1.0)
+    camera = rig.camera("camera_2")
+    seen = camera.K @ (rig.transform("camera_2", "velodyne") @ point)[:3]
+    np.testing.assert_allclose(seen[:2] / seen[2], expected[:2] / expected[2], atol=1e-3)
+    assert rig.transform("camera_0", "camera_2")[0, 3] == pytest.approx(-0.06, abs=0.01)
+    assert rig.has_transform("camera_0", "imu")
+
+
+def test_kitti_raw_and_odometry_layouts_agree_on_the_baseline(shared_data: Path) -> None:
+    raw = read_kitti(shared_data / "calibration" / "kitti_raw_seq")
+    assert (raw.camera("camera_2").width, raw.camera("camera_2").height) == (1242, 375)
+    assert raw.transform("camera_0", "camera_1")[0, 3] == pytest.approx(0.537, abs=1e-3)
+    # This copy of the odometry layout has no "P0:" labels.
+    odometry = read_kitti(shared_data / "calibration" / "kitti_odom_stereo" / "sequence_1" / "calib.txt")
+    assert odometry.transform("camera_0", "camera_1")[0, 3] == pytest.approx(0.537, abs=1e-3)
+
+
+def test_kitti_object_round_trip(shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "calibration" / "kitti_object" / "calib" / "000000.txt"
+    rig = read_kitti(path)
+    write_kitti_object(rig, tmp_path / "out.txt", {k: f"camera_{k}" for k in range(4)})
+    again = read_kitti(tmp_path / "out.txt")
+    for name in ("camera_2", "velodyne", "imu"):
+        np.testing.assert_allclose(
+            again.transform("camera_0", name), rig.transform("camera_0", name), atol=1e-9
+        )
+    assert again.camera("camera_3") == rig.camera("camera_3")
+
+
+def test_euroc_sensors_are_placed_in_the_body(shared_data: Path) -> None:
+    rig = read_euroc(shared_data / "euroc_micro")
+    assert set(rig.cameras) == {"cam0", "cam1"}
+    assert rig.camera("cam0").distortion[0] == -0.28340811
+    baseline = rig.transform("cam0", "cam1")
+    assert np.linalg.norm(baseline[:3, 3]) == pytest.approx(0.11, abs=1e-3)
+    np.testing.assert_allclose(rig.transform("body", "imu0"), np.eye(4))
+
+
+def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        read_kitti(tmp_path / "absent.txt")
+    (tmp_path / "other.txt").write_text("hello: world\n")
+    with pytest.raises(CalibrationError, match="no projection matrix"):
+        read_kitti(tmp_path / "other.txt")
+    (tmp_path / "short.txt").write_text("P0: 1 2 3\n")
+    with pytest.raises(CalibrationError, match="P0 needs 12 numbers, found 3"):
+        read_kitti(tmp_path / "short.txt")
+    with pytest.raises(CalibrationError, match="no sensor.yaml"):
+        read_euroc(tmp_path)
+    (tmp_path / "cam0").mkdir()
+    (tmp_path / "cam0" / "sensor.yaml").write_text("%YAML:1.0\nsensor_type: camera\n")
+    with pytest.raises(CalibrationError, match="camera needs"):
+        read_euroc(tmp_path)
