@@ -222,6 +222,8 @@ class PtpClient:
             self._awaited[self._sequence] = data_set
             try:
                 opened.sendto(message, str(path))
+            except BlockingIOError:  # its queue is full of what it has not read: silence will tell
+                return
             except (FileNotFoundError, ConnectionRefusedError) as err:
                 raise ClockError(f"no ptp4l is running behind {path}; start it, or name its socket") from err
             except PermissionError as err:
