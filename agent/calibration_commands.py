@@ -1,1 +1,448 @@
-"""`sensorium calibration show|convert|check`."""
+"""What `sensorium calibration show|convert|check` do; each function returns an exit code."""
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from sensorium.agent.calibration_checks import CheckReport, degrees, montage, run_checks
+from sensorium.agent.calibration_data import Recording, open_recording
+from sensorium.agent.rig import load_rig
+from sensorium.agent.session import request_for, run_session
+from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, ros
+from sensorium.calibration.formats.detect import ImportResult, import_calibration
+from sensorium.calibration.geometry import Intrinsics, difference, rpy_from_rotation
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.errors import CalibrationError, UsageError
+from sensorium.timebase import SECOND_NS, HostClock
+from sensorium.verdict import Quantity, Status, Verdict
+
+WRITERS = ("sensorium", "kalibr", "ros", "urdf", "opencv", "foxglove", "kitti")
+_BY_SUFFIX = {
+    ".yaml": "sensorium",
+    ".urdf": "urdf",
+    ".yml": "opencv",
+    ".xml": "opencv",
+    ".mcap": "foxglove",
+    ".txt": "kitti",
+    "": "ros",
+}
+_COLOUR = {"ok": "green", "suspect": "yellow", "insufficient": "yellow", "failed": "red"}
+# What a file must give back of what was written into it.
+_SAME_RAD_M = 1e-6
+_LIVE_SECONDS = 15.0
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return width and height of ``WIDTHxHEIGHT``.
+
+    Raises:
+        UsageError: If it is not of that form.
+    """
+    if text is None:
+        return None
+    width, found, height = text.lower().partition("x")
+    if not found or not width.isdecimal() or not height.isdecimal() or not int(width) or not int(height):
+        raise UsageError(f"--size must be WIDTHxHEIGHT such as 1280x720, found {text!r}")
+    return int(width), int(height)
+
+
+# -- show
+
+
+def show_calibration(path: Path, size: str | None, as_json: bool) -> int:
+    """Print what a calibration file says, and what is odd about it; 1 if a finding is a failure."""
+    found = import_calibration(path, parse_size(size), today=_today())
+    calibration = found.calibration
+    code = 1 if found.status is Status.FAILED else 0
+    if as_json:
+        _print_json(
+            {
+                "format": found.format,
+                "id": calibration.calibration_id,
+                "calibration": yaml.safe_load(calibration.dump()),
+                "findings": [_plain_verdict(finding) for finding in found.findings],
+                "exit_code": code,
+            }
+        )
+        return code
+    console = _console()
+    console.print(
+        f"{path}: {found.format}, id {calibration.calibration_id}"
+        + (f", rig {calibration.rig}" if calibration.rig else "")
+        + (f", of {calibration.date}" if calibration.date else ""),
+        highlight=False,
+    )
+    if calibration.cameras:
+        console.print(_camera_table(calibration))
+    if calibration.edges:
+        console.print(_edge_table(calibration))
+    _print_findings(console, found.findings)
+    return code
+
+
+def _camera_table(calibration: RigCalibration) -> Table:
+    table = Table("camera", "model", "image", "fx", "fy", "cx", "cy", "distortion", "board rms px")
+    for name, camera in sorted(calibration.cameras.items()):
+        table.add_row(
+            name,
+            camera.model,
+            f"{camera.width}x{camera.height}",
+            *(f"{value:.2f}" for value in (camera.fx, camera.fy, camera.cx, camera.cy)),
+            " ".join(f"{value:.4g}" for value in camera.distortion),
+            "" if camera.board_rms_px is None else f"{camera.board_rms_px:.2f}",
+        )
+    return table
+
+
+def _edge_table(calibration: RigCalibration) -> Table:
+    table = Table(
+        "parent", "child", "x y z m", "roll pitch yaw deg", "sigma", "time offset", "source", "date"
+    )
+    for edge in calibration.edges:
+        rpy = np.rad2deg(rpy_from_rotation(edge.T_parent_child[:3, :3]))
+        sigma = ""
+        if edge.covariance is not None:
+            root = np.sqrt(np.maximum(np.diag(edge.covariance), 0))
+            sigma = f"{np.rad2deg(root[:3].max()):.2g} deg, {root[3:].max() * 1000:.2g} mm"
+        table.add_row(
+            edge.parent,
+            edge.child,
+            " ".join(f"{value:.4f}" for value in edge.T_parent_child[:3, 3]),
+            " ".join(f"{value:.2f}" for value in rpy),
+            sigma,
+            "" if edge.time_offset_s is None else f"{edge.time_offset_s * 1000:.2f} ms",
+            edge.source,
+            edge.date,
+        )
+    return table
+
+
+# -- convert
+
+
+def convert_calibration(
+    source: Path,
+    target: Path,
+    to: str | None,
+    size: str | None,
+    cameras: str | None,
+    force: bool,
+    as_json: bool,
+) -> int:
+    """Write a calibration in another format, read it back and compare.
+
+    Raises:
+        UsageError: If the target exists, or its format is not named and not clear from its name.
+        CalibrationError: If the source is damaged or the format cannot hold it.
+    """
+    name = to or _BY_SUFFIX.get(target.suffix.lower())
+    if name not in WRITERS:
+        raise UsageError(f"format of {target} is not clear: add --to {'|'.join(WRITERS)}")
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists; choose another name or add --force")
+    found = import_calibration(source, parse_size(size))
+    if found.status is Status.FAILED and not force:
+        reasons = [r for f in found.findings if f.status is Status.FAILED for r in f.reasons]
+        raise CalibrationError(f"{source} is not converted: {reasons[0]} (or add --force)")
+    chosen = tuple(cameras.split(",")) if cameras else None
+    calibration = (
+        _only_cameras(found.calibration, chosen) if chosen and name != "opencv" else found.calibration
+    )
+    if not target.parent.is_dir():
+        raise UsageError(f"folder {target.parent} does not exist")
+    notes = _write(name, calibration, target, chosen)
+    notes += _differences(name, calibration, target)
+    if as_json:
+        document = {"from": found.format, "to": name, "path": str(target), "notes": notes}
+        _print_json(document | {"findings": [_plain_verdict(finding) for finding in found.findings]})
+        return 0
+    console = _console()
+    console.print(f"{target}: written as {name}, read back and compared", highlight=False)
+    for note in notes:
+        console.print(f"  {note}", highlight=False)
+    _print_findings(console, found.findings)
+    return 0
+
+
+def _only_cameras(calibration: RigCalibration, names: tuple[str, ...]) -> RigCalibration:
+    return replace(calibration, cameras={name: calibration.camera(name) for name in names})
+
+
+def _write(
+    name: str, calibration: RigCalibration, target: Path, cameras: tuple[str, ...] | None
+) -> list[str]:
+    try:
+        if name == "sensorium":
+            calibration.save(target)
+            return []
+        if name == "opencv":
+            return list(opencv.write(calibration, target, cameras))
+        if name == "foxglove":
+            return list(foxglove.write(calibration, target, HostClock().utc_ns()))
+        plain: dict[str, Callable[..., tuple[str, ...]]] = {
+            "kalibr": kalibr.write,
+            "ros": ros.write,
+            "urdf": ros.write_urdf,
+            "kitti": kitti.write,
+        }
+        return list(plain[name](calibration, target))
+    except OSError as err:
+        raise CalibrationError(f"{target} cannot be written: {err}") from err
+
+
+def _differences(name: str, calibration: RigCalibration, target: Path) -> list[str]:
+    """Return what reads back otherwise than it was written; a difference in a number is an error.
+
+    Raises:
+        CalibrationError: If a transform or a camera that both have differs.
+    """
+    size = next(((c.width, c.height) for c in calibration.cameras.values()), None)
+    again = import_calibration(target, size).calibration
+    for edge in calibration.edges:
+        if again.has_transform(edge.parent, edge.child):
+            gap = difference(again.transform(edge.parent, edge.child), edge.T_parent_child)
+            if float(np.abs(gap).max()) > _SAME_RAD_M:
+                raise CalibrationError(
+                    f"{target}: {edge.parent} -> {edge.child} reads back otherwise: report this"
+                )
+    for camera_name, camera in calibration.cameras.items():
+        other = again.cameras.get(camera_name)
+        if other is not None and not _same_lens(camera, other):
+            raise CalibrationError(f"{target}: camera {camera_name} reads back otherwise: report this")
+    lost = []
+    if name != "sensorium":
+        if any(edge.covariance is not None for edge in calibration.edges):
+            lost.append("covariances")
+        if calibration.references:
+            lost.append("reference readings")
+        if name != "kalibr" and any(edge.time_offset_s is not None for edge in calibration.edges):
+            lost.append("time offsets")
+    return [f"left out, the format has no place for it: {', '.join(lost)}"] if lost else []
+
+
+def _same_lens(a: Intrinsics, b: Intrinsics) -> bool:
+    first, second = (
+        np.array([*camera.K.ravel(), *(*camera.distortion, *(0.0,) * 8)[:8], camera.width, camera.height])
+        for camera in (a, b)
+    )
+    return bool(np.allclose(first, second, rtol=1e-9, atol=1e-9))
+
+
+# -- check
+
+
+def check_calibration(
+    path: Path, calibration: Path | None, seconds: float | None, overlay: Path | None, as_json: bool
+) -> int:
+    """Judge a recording (or a rig, live) against its calibration; 0 if ok, else 1.
+
+    Raises:
+        SensoriumError: If there is nothing that could be judged at all.
+    """
+    if overlay is not None and not overlay.parent.is_dir():
+        raise UsageError(f"folder {overlay.parent} does not exist")
+    if _is_rig_file(path):
+        return _check_rig(path, calibration, seconds, overlay, as_json)
+    if seconds is not None:
+        raise UsageError("--seconds is for a rig file, which is recorded; this is a recording already")
+    return _check(open_recording(path, calibration), overlay, as_json)
+
+
+def _is_rig_file(path: Path) -> bool:
+    if not path.is_file() or path.suffix not in (".yaml", ".yml"):
+        return False
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(found, dict) and "devices" in found
+
+
+def _check_rig(
+    path: Path, calibration: Path | None, seconds: float | None, overlay: Path | None, as_json: bool
+) -> int:
+    """Record the rig for a while into a temporary folder, under its consent, and judge that."""
+    rig = load_rig(path)
+    chosen = calibration or rig.document.calibration
+    if chosen is None:
+        raise CalibrationError(f"rig {path} names no calibration; add one to it or give --calibration FILE")
+    import_calibration(chosen)
+    request = request_for(rig, None, seconds or _LIVE_SECONDS)
+    with tempfile.TemporaryDirectory(prefix="sensorium-check-") as folder:
+        request = replace(
+            request,
+            spool=Path(folder),
+            checks=(),
+            store=None,
+            uploads_in_background=False,
+            fields={**request.fields, "task": "calibration check", "start": "immediately"},
+        )
+        _say(f"recording {path} for {request.seconds:g} s", as_json)
+        result = run_session(request, HostClock())
+        if not result.episodes:
+            raise CalibrationError(f"nothing was recorded: {'; '.join(result.problems) or 'no stream came'}")
+        return _check(open_recording(result.episodes[-1], calibration), overlay, as_json)
+
+
+def _check(recording: Recording, overlay: Path | None, as_json: bool) -> int:
+    report = run_checks(recording, overlay is not None, lambda what: _say(what, as_json))
+    code = 0 if report.status is Status.OK else 1
+    if overlay is not None:
+        if report.overlays:
+            _save_picture(montage(report.overlays), overlay)
+        else:
+            _say(f"no picture was written to {overlay}: there was nothing to draw", as_json)
+    written = overlay if overlay is not None and report.overlays else None
+    if as_json:
+        _print_json(check_document(recording, report, written) | {"exit_code": code})
+    else:
+        print_check(recording, report, written)
+    return code
+
+
+def _save_picture(image: Any, path: Path) -> None:
+    done, data = cv2.imencode(path.suffix or ".png", image)
+    if not done:
+        raise UsageError(f"{path} must end in .png or .jpg")
+    try:
+        path.write_bytes(data.tobytes())
+    except OSError as err:
+        raise CalibrationError(f"picture {path} cannot be written: {err}") from err
+
+
+def check_document(recording: Recording, report: CheckReport, overlay: Path | None) -> dict[str, Any]:
+    """Return what ``--json`` prints."""
+    calibration: ImportResult = recording.calibration
+    return {
+        "path": str(recording.path),
+        "kind": recording.kind,
+        "status": report.status.value,
+        "reasons": report.reasons,
+        "calibration": {
+            "id": calibration.calibration.calibration_id,
+            "format": calibration.format,
+            "source": calibration.calibration.source,
+            "date": calibration.calibration.date,
+        },
+        "findings": [_plain_verdict(finding) for finding in report.findings],
+        "checks": [_plain_verdict(verdict) for verdict in report.verdicts],
+        "overlay": str(overlay) if overlay is not None else None,
+    }
+
+
+def _plain_verdict(verdict: Verdict) -> dict[str, Any]:
+    judged = degrees(verdict)
+    return {
+        "check": verdict.check,
+        "subject": verdict.subject,
+        "status": verdict.status.value,
+        "reasons": list(verdict.reasons),
+        "degrees": {q.name: _plain_quantity(q) | {"status": status.value} for q, status in judged},
+        "quantities": {
+            q.name: _plain_quantity(q)
+            for q in verdict.quantities
+            if all(q is not other for other, _ in judged)
+        },
+    }
+
+
+def _plain_quantity(quantity: Quantity) -> dict[str, Any]:
+    found: dict[str, Any] = {"value": _finite(quantity.value), "unit": quantity.unit}
+    if quantity.threshold is not None:
+        found["tolerance"] = _finite(quantity.threshold)
+    if quantity.sigma is not None:
+        found["sigma"] = _finite(quantity.sigma)
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def print_check(recording: Recording, report: CheckReport, overlay: Path | None) -> None:
+    """Print the table of pairs and degrees of freedom, the findings, and the verdict last."""
+    console = _console()
+    calibration = recording.calibration.calibration
+    console.print(
+        f"{recording.path}: {recording.kind}, calibration {calibration.calibration_id} "
+        f"({recording.calibration.format}{', ' + calibration.date if calibration.date else ''})",
+        highlight=False,
+    )
+    table = Table("check", "pair", "degree", "estimate", "± sigma", "tolerance", "verdict")
+    for verdict in report.verdicts:
+        rows = degrees(verdict)
+        for quantity, status in rows:
+            digits = 3 if quantity.unit in ("m", "deg") else 2
+            table.add_row(
+                verdict.check,
+                verdict.subject,
+                quantity.name,
+                f"{quantity.value:+.{digits}f} {quantity.unit}",
+                f"{quantity.sigma:.{digits}f}" if quantity.sigma is not None else "",
+                f"{quantity.threshold:g}" if quantity.threshold is not None else "",
+                _coloured(status),
+            )
+        if not rows:
+            table.add_row(verdict.check, verdict.subject, "", "", "", "", _coloured(verdict.status))
+        table.add_section()
+    if report.verdicts:
+        console.print(table)
+    for verdict in report.verdicts:
+        counts = ", ".join(
+            f"{q.name} {q.value:.4g}{'' if q.unit == '1' else ' ' + q.unit}"
+            for q in verdict.quantities
+            if q.sigma is None
+        )
+        console.print(
+            f"{verdict.subject} {verdict.check}: {_coloured(verdict.status)}  {counts}", highlight=False
+        )
+        for reason in verdict.reasons:
+            console.print(f"  {reason}", highlight=False)
+    _print_findings(console, report.findings)
+    if overlay is not None:
+        console.print(f"picture: {overlay}", highlight=False)
+    console.print(f"calibration: {_coloured(report.status)}", highlight=False)
+    if report.status is not Status.OK:
+        for reason in report.reasons[:3]:
+            console.print(f"  {reason}", highlight=False)
+
+
+def _print_findings(console: Console, findings: Sequence[Verdict]) -> None:
+    for finding in findings:
+        what = "note" if finding.status is Status.OK else _coloured(finding.status)
+        for reason in finding.reasons:
+            console.print(f"{what}: {finding.subject}: {reason}", highlight=False)
+
+
+def _coloured(status: Status) -> str:
+    return f"[{_COLOUR[status.value]}]{status.value}[/]"
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=150, soft_wrap=True)
+
+
+def _say(text: str, as_json: bool) -> None:
+    if not as_json and sys.stderr.isatty():
+        Console(stderr=True).print(text, highlight=False)
+
+
+def _today() -> Any:
+    return datetime.fromtimestamp(HostClock().utc_ns() / SECOND_NS, timezone.utc).date()
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -25,7 +25,11 @@ upload_app = typer.Typer(
 )
 app.add_typer(episodes_app, name="episodes")
 app.add_typer(consent_app, name="consent")
+calibration_app = typer.Typer(
+    help="Show, convert and check where the sensors of a rig are.", no_args_is_help=True
+)
 app.add_typer(upload_app, name="upload")
+app.add_typer(calibration_app, name="calibration")
 
 DEFAULT_SPOOL = Path(os.environ.get("SENSORIUM_SPOOL", "spool"))
 
@@ -273,6 +277,65 @@ def upload_status(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> 
     from sensorium.agent.commands import list_episodes
 
     raise typer.Exit(list_episodes(spool, as_json=as_json))
+
+
+Size = Annotated[
+    str | None, typer.Option("--size", help="WIDTHxHEIGHT of the images, for files that do not say.")
+]
+
+
+@calibration_app.command("show")
+def calibration_show(
+    file: Annotated[Path, typer.Argument(help="Calibration of any known format, or a folder with one.")],
+    size: Size = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a calibration says and what looks wrong in it."""
+    from sensorium.agent.calibration_commands import show_calibration
+
+    raise typer.Exit(show_calibration(file, size, as_json=as_json))
+
+
+@calibration_app.command("convert")
+def calibration_convert(
+    source: Annotated[Path, typer.Argument(help="Calibration of any known format, or a folder with one.")],
+    target: Annotated[Path, typer.Argument(help="File to write; for ROS a folder.")],
+    to: Annotated[
+        str | None, typer.Option("--to", help="sensorium, kalibr, ros, urdf, opencv, foxglove or kitti.")
+    ] = None,
+    size: Size = None,
+    cameras: Annotated[
+        str | None, typer.Option("--cameras", help="Only these, the left one first: a,b.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite, and write what looks wrong.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a calibration in another format; it is read back and compared."""
+    from sensorium.agent.calibration_commands import convert_calibration
+
+    raise typer.Exit(convert_calibration(source, target, to, size, cameras, force=force, as_json=as_json))
+
+
+@calibration_app.command("check")
+def calibration_check(
+    target: Annotated[
+        Path, typer.Argument(help="Episode, EuRoC or KITTI folder, rig file (recorded live), or document.")
+    ],
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help="Use this file instead of the recording's own.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=1.0, help="How long to record a rig file; default 15.")
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option("--overlay", help="Write a picture: what the checks saw.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge each pair of sensors: 0 if ok; 1 if suspect, failed or insufficient, with the reason."""
+    from sensorium.agent.calibration_commands import check_calibration
+
+    raise typer.Exit(check_calibration(target, calibration, seconds, overlay, as_json=as_json))
 
 
 def main() -> None:

@@ -1,0 +1,341 @@
+"""Runs every calibration check that a recording allows and says what came out, in words, numbers and pictures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.agent.calibration_data import CameraLidarSet, Image, Recording, Shot, StereoSet, spread
+from sensorium.calibration import camera_lidar, stereo
+from sensorium.calibration.checks import Degree
+from sensorium.calibration.geometry import Array, Intrinsics, apply, rays, skew, small_motion
+from sensorium.calibration.lint import View, lint_camera_lidar, lint_stereo, lint_streams
+from sensorium.calibration.overlay import edge_overlay
+from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.sweep import Edges
+from sensorium.errors import CalibrationError, SensoriumError
+from sensorium.verdict import Quantity, Status, Verdict, worst
+
+MAX_PICTURES = 3
+MAX_LINT_VIEWS = 6
+_SEVERITY = (Status.OK, Status.INSUFFICIENT, Status.SUSPECT, Status.FAILED)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Overlay:
+    """A picture that shows what a check saw; ``caption`` says what its colours mean."""
+
+    caption: str
+    image: Image
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What came out.
+
+    Attributes:
+        findings: Formal faults of the document, or of how it fits the data.
+        verdicts: One for each check and pair.
+    """
+
+    findings: list[Verdict] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    overlays: list[Overlay] = field(default_factory=list)
+
+    @property
+    def status(self) -> Status:
+        """The most severe verdict; findings count where they are failures, or where no check could judge.
+
+        A pair that could not be judged makes nothing worse than ``insufficient``, and never ``ok``.
+        """
+        counted = [f for f in self.findings if f.status is Status.FAILED]
+        if not any(verdict.status is Status.OK for verdict in self.verdicts):
+            counted += [f for f in self.findings if f.status is Status.SUSPECT]
+        return worst([*self.verdicts, *counted]) if self.verdicts else worst([*counted, _nothing()])
+
+    @property
+    def reasons(self) -> list[str]:
+        """Sentences for the status, the most severe first."""
+        if not self.verdicts and not any(f.status is Status.FAILED for f in self.findings):
+            return list(_nothing().reasons)
+        found = [v for v in (*self.findings, *self.verdicts) if v.status is self.status]
+        return [f"{verdict.subject}: {reason}" for verdict in found for reason in verdict.reasons]
+
+
+def _nothing() -> Verdict:
+    reason = (
+        "nothing to compare with: no two cameras with a common view and no camera with a LiDAR were recorded "
+        "under this calibration"
+    )
+    return Verdict("calibration", "", Status.INSUFFICIENT, (), (reason,))
+
+
+def run_checks(
+    recording: Recording, with_pictures: bool = False, show: Callable[[str], None] = lambda _: None
+) -> CheckReport:
+    """Judge every pair of sensors of a recording. Data that cannot be judged is insufficient, never an error.
+
+    Args:
+        show: Told what is being looked at.
+    """
+    report = CheckReport(list(recording.calibration.findings))
+    report.findings += lint_streams(recording.calibration.calibration, recording.sizes)
+    for pair in recording.stereo:
+        subject = f"{pair.left}~{pair.right}"
+        show(f"{subject}: stereo")
+        judge = partial(_check_stereo, report, recording, pair, with_pictures)
+        report.verdicts.append(_guarded(stereo.CHECK, subject, judge))
+    for each in recording.camera_lidar:
+        subject = f"{each.camera}~{each.lidar}"
+        show(f"{subject}: camera and LiDAR")
+        judge = partial(_check_camera_lidar, report, recording, each, with_pictures)
+        report.verdicts.append(_guarded(camera_lidar.CHECK, subject, judge))
+    for problem in recording.problems:
+        subject, _, reason = problem.partition(": ")
+        report.verdicts.append(Verdict("calibration", subject, Status.INSUFFICIENT, (), (reason or problem,)))
+    return report
+
+
+def _guarded(check: str, subject: str, judge: Callable[[], Verdict]) -> Verdict:
+    try:
+        return judge()
+    except (SensoriumError, np.linalg.LinAlgError, cv2.error) as err:
+        reason = f"could not be judged: {' '.join(str(err).split())}"
+        return Verdict(check, subject, Status.INSUFFICIENT, (), (reason,))
+
+
+# -- two windows
+
+
+def _decided(
+    pooled: Verdict, halves: Sequence[Verdict], drift: Sequence[tuple[str, float, float, str]]
+) -> Verdict:
+    """Return the verdict over all frames, once its two halves, which share no frame, were heard.
+
+    Args:
+        halves: Verdicts of the first and the second half; empty if there were too few frames to halve.
+        drift: Name, change from half to half, limit and unit of each degree that changed beyond its limit.
+    """
+    if pooled.status is Status.FAILED:
+        agreeing = sum(half.status is Status.FAILED for half in halves)
+        if agreeing < 2:
+            reason = (
+                f"only {agreeing} of two windows without common frames says so: record more"
+                if halves
+                else "too few frames for a second window without common frames: record more"
+            )
+            pooled = replace(pooled, status=Status.SUSPECT, reasons=(*pooled.reasons, reason))
+    if drift and pooled.status in (Status.OK, Status.SUSPECT):
+        sentences = tuple(
+            f"{name} changed by {change:+.3g} {unit} from the first half to the second (limit {limit:.2g}): "
+            "a mount may have moved during the recording"
+            for name, change, limit, unit in drift
+        )
+        return replace(pooled, status=Status.SUSPECT, reasons=(*sentences, *pooled.reasons))
+    return pooled
+
+
+def _changes(
+    names: Sequence[str],
+    units: Sequence[str],
+    first: tuple[Array, Array],
+    second: tuple[Array, Array],
+    tolerance: Sequence[float],
+) -> list[tuple[str, float, float, str]]:
+    change = second[0] - first[0]
+    limit = np.maximum(3 * np.hypot(first[1], second[1]), np.asarray(tolerance))
+    return [
+        (names[k], float(change[k]), float(limit[k]), units[k])
+        for k in range(len(names))
+        if abs(change[k]) > limit[k]
+    ]
+
+
+# -- stereo
+
+
+def _check_stereo(
+    report: CheckReport, recording: Recording, chosen: StereoSet, with_pictures: bool
+) -> Verdict:
+    calibration, left, right = recording.calibration.calibration, chosen.left, chosen.right
+    subject = f"{left}~{right}"
+    matches, last = [], None
+    for load in chosen.pairs:
+        last = load()
+        for image, name in zip(last, (left, right), strict=True):
+            camera = calibration.camera(name)
+            if (image.shape[1], image.shape[0]) != (camera.width, camera.height):
+                raise CalibrationError(
+                    f"images of {name} are {image.shape[1]}x{image.shape[0]}, its calibration is for "
+                    f"{camera.width}x{camera.height}"
+                )
+        matches.append(stereo.match_pair(*last))
+    faults = lint_stereo(matches, calibration, left, right)
+    report.findings += faults
+    pooled = stereo.check_matches(matches, calibration, left, right)
+    if with_pictures and last is not None and matches:
+        report.overlays.append(_stereo_overlay(last[1], matches[-1], calibration, left, right))
+    if faults:
+        return replace(pooled.verdict, status=Status.FAILED, reasons=faults[0].reasons)
+    middle = len(matches) // 2
+    if middle == 0:
+        return _decided(pooled.verdict, (), ())
+    halves = [
+        stereo.check_matches(part, calibration, left, right) for part in (matches[:middle], matches[middle:])
+    ]
+    drift: list[tuple[str, float, float, str]] = []
+    if all(half.verdict.status is not Status.INSUFFICIENT for half in halves):
+        limits = [quantity.threshold or np.inf for quantity in pooled.verdict.quantities[:5]]
+        readings = [(half.estimate_deg, half.sigma_deg) for half in halves]
+        drift = _changes(stereo.DEGREES, ["deg"] * 5, readings[0], readings[1], limits)
+    verdict = _decided(pooled.verdict, [half.verdict for half in halves], drift)
+    counted = (*verdict.quantities, Quantity("pairs", float(len(matches)), "1"))
+    return Verdict(verdict.check, subject, verdict.status, counted, verdict.reasons)
+
+
+def _stereo_overlay(
+    image: Image, matches: stereo.Matches, calibration: RigCalibration, left: str, right: str
+) -> Overlay:
+    """Return the right image with every match, green on its epipolar line, red 2 px or more beside it."""
+    canvas: Any = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image.copy()
+    canvas = np.asarray(canvas * 0.7, np.uint8)
+    misses = _epipolar_misses(matches, calibration, left, right)
+    for (u, v), miss in zip(matches[1], misses, strict=True):
+        if np.isfinite(miss):
+            share = min(abs(float(miss)) / 2.0, 1.0)
+            colour = (40, int(255 * (1 - share)), int(255 * share))
+            cv2.circle(canvas, (round(u), round(v)), 3, colour, -1, cv2.LINE_AA)
+    median = float(np.nanmedian(np.abs(misses))) if len(misses) else float("nan")
+    caption = f"{left}~{right}: matches on {right}, green on their epipolar line, red 2 px off; median {median:.2f} px"
+    return Overlay(caption, np.asarray(canvas, np.uint8))
+
+
+def _epipolar_misses(matches: stereo.Matches, calibration: RigCalibration, left: str, right: str) -> Array:
+    T_right_left = calibration.transform(right, left)
+    essential = skew(T_right_left[:3, 3]) @ T_right_left[:3, :3]
+    camera = calibration.camera(right)
+    lines = rays(matches[0], calibration.camera(left)) @ essential.T
+    points = rays(matches[1], camera)
+    with np.errstate(all="ignore"):
+        distance = np.einsum("ij,ij->i", points, lines) / np.hypot(lines[:, 0], lines[:, 1])
+    return np.asarray(distance * camera.f_px, np.float64)
+
+
+# -- camera and LiDAR
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    """A keyframe whose edges are in the camera's axes, so that shots of several calibrations can be pooled."""
+
+    shot: Shot
+    keyframe: camera_lidar.Keyframe
+
+
+def _check_camera_lidar(
+    report: CheckReport, recording: Recording, chosen: CameraLidarSet, with_pictures: bool
+) -> Verdict:
+    camera, lidar = chosen.camera, chosen.lidar
+    prepared = [_prepare(load()) for load in chosen.shots]
+    calibration = RigCalibration(edges=(Edge(camera, lidar, np.eye(4)),))
+    reference = recording.calibration.calibration.reference(camera_lidar.CHECK, f"{camera}~{lidar}")
+
+    def judge(part: Sequence[_Prepared]) -> camera_lidar.CameraLidarCheck:
+        frames = [each.keyframe for each in part]
+        return camera_lidar.check_camera_lidar(frames, calibration, camera, lidar, reference)
+
+    pooled = judge(prepared)
+    verdict = pooled.verdict
+    halves: list[camera_lidar.CameraLidarCheck] = []
+    middle = len(prepared) // 2
+    if middle >= camera_lidar.MIN_KEYFRAMES and verdict.status is not Status.INSUFFICIENT:
+        halves = [judge(prepared[:middle]), judge(prepared[middle:])]
+    drift: list[tuple[str, float, float, str]] = []
+    if halves and all(half.verdict.status is not Status.INSUFFICIENT for half in halves):
+        to_unit = np.array([180 / np.pi] * 3 + [1.0] * 3)
+        limits = [quantity.threshold or np.inf for quantity in verdict.quantities[:6]]
+        readings = [(half.motion * to_unit, half.sigma * to_unit) for half in halves]
+        drift = _changes(camera_lidar.DEGREES, camera_lidar.UNITS, readings[0], readings[1], limits)
+    verdict = _decided(verdict, [half.verdict for half in halves], drift)
+    if verdict.status is not Status.OK and prepared:
+        views = [_view(prepared[index]) for index in spread(len(prepared), MAX_LINT_VIEWS)]
+        T_first = prepared[0].shot.T_camera_lidar
+        faults = lint_camera_lidar([_in_first(v, T_first) for v in views], T_first, f"{camera}~{lidar}")
+        report.findings += faults
+        if faults:
+            verdict = replace(verdict, status=Status.FAILED, reasons=faults[0].reasons)
+    if with_pictures:
+        motion = None if verdict.status is Status.INSUFFICIENT else small_motion(pooled.motion)
+        for index in spread(len(prepared), MAX_PICTURES):
+            report.overlays.append(_edge_picture(prepared[index], motion, f"{camera}~{lidar}"))
+    return verdict
+
+
+def _prepare(shot: Shot) -> _Prepared:
+    frame = camera_lidar.keyframe(shot.image, shot.points, shot.camera, shot.T_camera_lidar, shot.ring)
+    edges = tuple(Edges(apply(shot.T_camera_lidar, part.xyz), part.weight) for part in frame.edges)
+    return _Prepared(shot, replace(frame, edges=edges))
+
+
+def _view(prepared: _Prepared) -> tuple[View, Array]:
+    shot = prepared.shot
+    return View.of(prepared.keyframe, shot.points, shot.ring), shot.T_camera_lidar
+
+
+def _in_first(view: tuple[View, Array], T_first: Array) -> View:
+    """Return a view as if it had been taken under the first view's calibration."""
+    found, T = view
+    to_first = np.linalg.inv(T_first) @ T
+    return View(found.keyframe, tuple((apply(to_first, xyz), weight) for xyz, weight in found.edges))
+
+
+def _edge_picture(prepared: _Prepared, motion: Array | None, subject: str) -> Overlay:
+    edges = np.concatenate([part.xyz for part in prepared.keyframe.edges])
+    camera: Intrinsics = prepared.shot.camera
+    image = edge_overlay(prepared.shot.image, edges, camera, np.eye(4), motion)
+    estimated = ", green as estimated" if motion is not None else "; no estimate"
+    return Overlay(f"{subject}: LiDAR edges, red as calibrated{estimated}", image)
+
+
+# -- degrees and pictures for people
+
+
+def degrees(verdict: Verdict) -> list[tuple[Quantity, Status]]:
+    """Return the degrees of freedom of a verdict, each with its own status."""
+    found = []
+    for quantity in verdict.quantities:
+        if quantity.sigma is None or quantity.threshold is None:
+            continue
+        degree = Degree(quantity.name, quantity.unit, quantity.value, quantity.sigma, quantity.threshold)
+        status = degree.status if np.isfinite(quantity.sigma) else Status.INSUFFICIENT
+        if verdict.status is Status.INSUFFICIENT:
+            status = Status.INSUFFICIENT
+        elif status is Status.FAILED and verdict.status is not Status.FAILED:
+            status = Status.SUSPECT  # one window, or a degree that only drift can prove
+        found.append((quantity, status))
+    return found
+
+
+def montage(overlays: Sequence[Overlay], width_px: int = 1242) -> Image:
+    """Return all pictures one above the other, each under its caption."""
+    rows: list[NDArray[np.uint8]] = []
+    for overlay in overlays:
+        height = max(round(overlay.image.shape[0] * width_px / overlay.image.shape[1]), 1)
+        bar = np.full((28, width_px, 3), 24, np.uint8)
+        cv2.putText(
+            bar,
+            overlay.caption[:150],
+            (8, 19),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.5,
+            (230, 230, 230),
+            1,
+            cv2.LINE_AA,
+        )
+        scaled = cv2.resize(overlay.image, (width_px, height), interpolation=cv2.INTER_AREA)
+        rows += [bar, np.asarray(scaled, np.uint8)]
+    return np.concatenate(rows) if rows else np.zeros((1, 1, 3), np.uint8)

@@ -1,0 +1,411 @@
+"""What a recording holds for calibration checks: stereo pairs, and images with the sweep taken with them.
+
+Reads our episodes, EuRoC folders, and KITTI folders (object, raw, odometry, and the same laid out flat).
+Images and sweeps are loaded one at a time, when a check asks for them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.agent.reporting.pictures import UNSHOWABLE, cloud_points, decode_picture
+from sensorium.calibration.formats.detect import ImportResult, import_calibration
+from sensorium.calibration.geometry import Array, Intrinsics
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.drivers.frame import Encoding, Modality, StreamInfo
+from sensorium.drivers.ouster_packets import OusterMetadata, decode_scan, scan_points
+from sensorium.errors import CalibrationError
+from sensorium.sync.align import Match
+from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.writer import DATA_FILE
+
+Image = NDArray[np.uint8]
+
+MAX_STEREO_PAIRS = 12
+MAX_KEYFRAMES = 12
+# Cameras that look further apart than this share too little of the scene.
+MAX_STEREO_ANGLE_RAD = np.deg2rad(50)
+MAX_BASELINE_M = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class StereoSet:
+    """Image pairs of two cameras, in order of time; each entry loads one pair when called."""
+
+    left: str
+    right: str
+    pairs: Sequence[Callable[[], tuple[Image, Image]]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shot:
+    """An image, the sweep taken with it, and the calibration that holds for the two."""
+
+    image: Image
+    points: NDArray[np.floating]
+    ring: NDArray[np.integer] | None
+    camera: Intrinsics
+    T_camera_lidar: Array
+
+
+@dataclass(frozen=True, slots=True)
+class CameraLidarSet:
+    """Images with sweeps of one camera and one LiDAR, in order of time; each entry loads one when called."""
+
+    camera: str
+    lidar: str
+    shots: Sequence[Callable[[], Shot]]
+
+
+@dataclass(slots=True)
+class Recording:
+    """A recording as calibration checks see it.
+
+    Attributes:
+        kind: ``episode``, ``euroc``, ``kitti`` or ``document`` (a calibration alone).
+        sizes: Image size of each camera, None for other sensors; by frame.
+        problems: Why something could not be taken into account.
+    """
+
+    path: Path
+    kind: str
+    calibration: ImportResult
+    stereo: list[StereoSet] = field(default_factory=list)
+    camera_lidar: list[CameraLidarSet] = field(default_factory=list)
+    sizes: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def open_recording(path: Path, calibration: Path | None = None) -> Recording:
+    """Return what a folder or file offers to checks.
+
+    Args:
+        calibration: Use this file instead of what the recording carries.
+
+    Raises:
+        CalibrationError: If there is no calibration, or the folder is of no known kind.
+        EpisodeError: If an episode is damaged.
+    """
+    if not path.exists():
+        raise CalibrationError(f"{path} does not exist")
+    given = import_calibration(calibration) if calibration is not None else None
+    if path.is_dir() and (path / DATA_FILE).is_file():
+        return _open_episode(path, given)
+    if path.is_dir() and (root := _euroc_root(path)) is not None:
+        return _open_euroc(path, root, given or import_calibration(path))
+    if path.is_dir() and (layout := _kitti_layout(path)) is not None:
+        return _open_kitti(path, layout, given)
+    if given is None:
+        return Recording(path, "document", import_calibration(path))
+    raise CalibrationError(f"{path} is no recording that is known: an episode, an EuRoC or a KITTI folder")
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Return at most ``wanted`` indices below ``count``, evenly spread from the first to the last."""
+    if count <= wanted:
+        return list(range(count))
+    return [int(index) for index in np.linspace(0, count - 1, wanted)]
+
+
+def _read_image(path: Path) -> Image:
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise CalibrationError(f"image {path} cannot be read")
+    if image.dtype == np.uint16:
+        image = np.asarray(image // 256, np.uint8)
+    return np.asarray(image[..., :3] if image.ndim == 3 else image, np.uint8)
+
+
+def _size_of(image: Image) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
+
+
+def stereo_pairs_of(calibration: RigCalibration, cameras: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of cameras whose views overlap by what the calibration says, first by name first."""
+    found = []
+    for left, right in combinations(sorted(cameras), 2):
+        if not calibration.has_transform(left, right) or {left, right} - calibration.cameras.keys():
+            continue
+        T = calibration.transform(left, right)
+        distance_m = float(np.linalg.norm(T[:3, 3]))
+        if T[2, 2] > np.cos(MAX_STEREO_ANGLE_RAD) and 1e-3 < distance_m < MAX_BASELINE_M:
+            found.append((left, right))
+    return found
+
+
+# -- EuRoC
+
+
+def _euroc_root(path: Path) -> Path | None:
+    root = path / "mav0" if (path / "mav0").is_dir() else path
+    return root if any(root.glob("cam*/data")) else None
+
+
+def _open_euroc(path: Path, root: Path, calibration: ImportResult) -> Recording:
+    found = Recording(path, "euroc", calibration)
+    images = {
+        folder.parent.name: {file.stem: file for file in sorted(folder.glob("*.png"))}
+        for folder in sorted(root.glob("cam*/data"))
+    }
+    for name, files in images.items():
+        if files:
+            found.sizes[name] = _size_of(_read_image(next(iter(files.values()))))
+    for left, right in stereo_pairs_of(calibration.calibration, list(images)):
+        _add_stereo(found, left, right, images[left], images[right])
+    return found
+
+
+def _add_stereo(
+    found: Recording, left: str, right: str, lefts: Mapping[str, Path], rights: Mapping[str, Path]
+) -> None:
+    stems = [stem for stem in lefts if stem in rights]
+    if not stems:
+        found.problems.append(f"{left} and {right} have no image of the same time")
+        return
+
+    def load(stem: str) -> Callable[[], tuple[Image, Image]]:
+        return lambda: (_read_image(lefts[stem]), _read_image(rights[stem]))
+
+    chosen = [stems[index] for index in spread(len(stems), MAX_STEREO_PAIRS)]
+    found.stereo.append(StereoSet(left, right, [load(stem) for stem in chosen]))
+
+
+# -- KITTI
+
+
+@dataclass(frozen=True, slots=True)
+class _Kitti:
+    """Image folders by camera frame, the sweeps' folder, and calibrations by the frame's number."""
+
+    images: Mapping[str, Path]
+    sweeps: Path | None
+    calibs: Path | None
+
+
+def _kitti_layout(path: Path) -> _Kitti | None:
+    images = {
+        f"camera_{number}": folder
+        for number in range(4)
+        for folder in (path / f"image_{number}", path / f"image_0{number}" / "data")
+        if folder.is_dir()
+    }
+    for name, folder in (("camera_0", path / "image_l"), ("camera_1", path / "image_r")):
+        if folder.is_dir():
+            images[name] = folder
+    if not images:
+        return None
+    sweeps = next((f for f in (path / "velodyne", path / "velodyne_points/data") if f.is_dir()), None)
+    calibs = path / "calib" if any((path / "calib").glob("[0-9]*.txt")) else None
+    return _Kitti(images, sweeps, calibs)
+
+
+def _open_kitti(path: Path, layout: _Kitti, given: ImportResult | None) -> Recording:
+    calibration = given or import_calibration(path)
+    found = Recording(path, "kitti", calibration)
+    files = {
+        name: {file.stem: file for file in sorted((*folder.glob("*.png"), *folder.glob("*.jpg")))}
+        for name, folder in layout.images.items()
+    }
+    for name, images in files.items():
+        if images:
+            found.sizes[name] = _size_of(_read_image(next(iter(images.values()))))
+    if layout.calibs is not None and given is None:
+        found.sizes.clear()  # each frame has a calibration, and often an image size, of its own
+    for left, right in stereo_pairs_of(calibration.calibration, list(files)):
+        if layout.calibs is None or given is not None:
+            _add_stereo(found, left, right, files[left], files[right])
+        else:
+            found.problems.append(
+                f"{left}~{right}: every frame has its own calibration; pairs are not pooled"
+            )
+    sweeps = {file.stem: file for file in sorted(layout.sweeps.glob("*.bin"))} if layout.sweeps else {}
+    for name, images in files.items():
+        stems = [stem for stem in images if stem in sweeps]
+        if not stems:
+            continue
+        chosen = [stems[index] for index in spread(len(stems), MAX_KEYFRAMES)]
+        own = layout.calibs if given is None else None
+        shots = [_kitti_shot(images[s], sweeps[s], own, calibration.calibration, name) for s in chosen]
+        found.camera_lidar.append(CameraLidarSet(name, _lidar_of(calibration.calibration), shots))
+    return found
+
+
+def _lidar_of(calibration: RigCalibration) -> str:
+    if "velodyne" in calibration.frames:
+        return "velodyne"
+    others = [name for name in calibration.frames if "lidar" in name.lower() or "velo" in name.lower()]
+    if len(others) != 1:
+        raise CalibrationError(
+            f"the calibration has no frame named velodyne for the sweeps; it has: {', '.join(calibration.frames)}"
+        )
+    return others[0]
+
+
+def _kitti_shot(
+    image_path: Path, sweep_path: Path, calibs: Path | None, shared: RigCalibration, name: str
+) -> Callable[[], Shot]:
+    def load() -> Shot:
+        calibration, lidar = shared, _lidar_of(shared)
+        image = _read_image(image_path)
+        if calibs is not None:
+            calibration = import_calibration(
+                calibs / f"{image_path.stem}.txt", size=_size_of(image)
+            ).calibration
+            lidar = "velodyne"
+        raw = np.fromfile(sweep_path, "<f4")
+        if raw.size % 4:
+            raise CalibrationError(f"{sweep_path} is no KITTI sweep: {raw.size} numbers are no rows of four")
+        T = calibration.transform(name, lidar)
+        return Shot(image, raw.reshape(-1, 4), None, calibration.camera(name), T)
+
+    return load
+
+
+# -- episodes
+
+
+def _open_episode(path: Path, given: ImportResult | None) -> Recording:
+    if given is None:
+        try:
+            given = import_calibration(path)
+        except CalibrationError as err:
+            raise CalibrationError(
+                f"episode {path} carries no calibration ({err}); give one with --calibration FILE"
+            ) from err
+    found = Recording(path, "episode", given)
+    with Episode(path) as episode:
+        streams = episode.streams
+        reference = episode.manifest.reference if episode.manifest is not None else ""
+        rows = _matched_rows(episode, reference)
+    calibration = given.calibration
+    by_frame = {info.frame_id: info for info in streams.values() if info.modality is Modality.CAMERA}
+    lidars = [
+        info
+        for info in streams.values()
+        if info.encoding in (Encoding.OUSTER, Encoding.POINTS) and not info.reference_of
+    ]
+    for frame, info in by_frame.items():
+        found.sizes[frame] = (info.shape[1], info.shape[0]) if len(info.shape) > 1 else None
+    found.sizes |= {info.frame_id: None for info in lidars}
+    for left, right in stereo_pairs_of(calibration, list(by_frame)):
+        _add_episode_stereo(found, by_frame[left], by_frame[right], rows)
+    for camera in by_frame.values():
+        for lidar in lidars:
+            known = calibration.has_transform(camera.frame_id, lidar.frame_id)
+            if known and camera.frame_id in calibration.cameras:
+                _add_episode_lidar(found, camera, lidar, rows)
+    return found
+
+
+_Row = Mapping[str, int]
+
+
+def _matched_rows(episode: Episode, reference: str) -> list[_Row]:
+    """Return for each reference tick the sample of every stream that matched it."""
+    found: list[_Row] = []
+    for row in episode.rows():
+        seqs = {match.stream: match.seq for match in row.matches if match.outcome is Match.MATCHED}
+        found.append({reference: row.tick_seq} | {name: seq for name, seq in seqs.items() if seq is not None})
+    return found
+
+
+def _chosen(rows: Sequence[_Row], names: tuple[str, str], wanted: int) -> list[tuple[int, int]]:
+    first, second = names
+    both = [(row[first], row[second]) for row in rows if first in row and second in row]
+    # A slow stream may match several ticks; each of its samples counts once.
+    distinct = list({pair[1]: pair for pair in both}.values())
+    distinct = list({pair[0]: pair for pair in distinct}.values())
+    return [distinct[index] for index in spread(len(distinct), wanted)]
+
+
+class _Payloads:
+    """Payloads of chosen samples of two streams, read from the episode in one pass when first asked for."""
+
+    def __init__(self, path: Path, names: tuple[str, str], chosen: Sequence[tuple[int, int]]) -> None:
+        self._path, self._names, self._chosen = path, names, chosen
+        self._found: dict[tuple[str, int], bytes] | None = None
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def pair(self, index: int) -> tuple[bytes, bytes]:
+        """Return the payloads of one pair.
+
+        Raises:
+            CalibrationError: If a frame that was matched is not in the file.
+        """
+        if self._found is None:
+            self._found = dict(self._read())
+        first, second = (
+            self._found.get((name, seq)) for name, seq in zip(self._names, self._chosen[index], strict=True)
+        )
+        if first is None or second is None:
+            raise CalibrationError(f"{self._path}: a matched frame of {' or '.join(self._names)} is missing")
+        return first, second
+
+    def _read(self) -> Iterator[tuple[tuple[str, int], bytes]]:
+        wanted = {name: sorted(pair[side] for pair in self._chosen) for side, name in enumerate(self._names)}
+        with Episode(self._path) as episode:
+            for recorded in episode.frames(set(self._names)):
+                frame = recorded.frame
+                for seq in wanted[frame.stream]:
+                    if frame.seq <= seq < frame.next_seq:
+                        yield (frame.stream, seq), bytes(frame.payload)
+
+
+def _add_episode_stereo(found: Recording, left: StreamInfo, right: StreamInfo, rows: Sequence[_Row]) -> None:
+    chosen = _chosen(rows, (left.name, right.name), MAX_STEREO_PAIRS)
+    payloads = _Payloads(found.path, (left.name, right.name), chosen)
+
+    def load(index: int) -> Callable[[], tuple[Image, Image]]:
+        def images() -> tuple[Image, Image]:
+            first, second = payloads.pair(index)
+            return _decoded(left, first), _decoded(right, second)
+
+        return images
+
+    pairs = [load(index) for index in range(len(chosen))]
+    found.stereo.append(StereoSet(left.frame_id, right.frame_id, pairs))
+
+
+def _add_episode_lidar(found: Recording, camera: StreamInfo, lidar: StreamInfo, rows: Sequence[_Row]) -> None:
+    chosen = _chosen(rows, (camera.name, lidar.name), MAX_KEYFRAMES)
+    payloads = _Payloads(found.path, (camera.name, lidar.name), chosen)
+    calibration = found.calibration.calibration
+    T = calibration.transform(camera.frame_id, lidar.frame_id)
+    intrinsics = calibration.camera(camera.frame_id)
+
+    def load(index: int) -> Callable[[], Shot]:
+        def shot() -> Shot:
+            picture, sweep = payloads.pair(index)
+            points, ring = _cloud(lidar, sweep)
+            return Shot(_decoded(camera, picture), points, ring, intrinsics, T)
+
+        return shot
+
+    shots = [load(index) for index in range(len(chosen))]
+    found.camera_lidar.append(CameraLidarSet(camera.frame_id, lidar.frame_id, shots))
+
+
+def _decoded(info: StreamInfo, payload: bytes) -> Image:
+    try:
+        return decode_picture(info, payload)
+    except UNSHOWABLE as err:
+        raise CalibrationError(f"an image of {info.name} does not decode: {err}") from err
+
+
+def _cloud(info: StreamInfo, payload: bytes) -> tuple[NDArray[np.floating], NDArray[np.integer] | None]:
+    try:
+        if info.encoding != Encoding.OUSTER:
+            return cloud_points(info, payload), None
+        metadata = OusterMetadata.from_json(info.details.get("metadata", ""))
+        scan = decode_scan(payload, metadata)
+        ring = np.flatnonzero(scan.range_mm) // scan.range_mm.shape[1]
+        return scan_points(scan, metadata), ring
+    except UNSHOWABLE as err:
+        raise CalibrationError(f"a sweep of {info.name} does not decode: {err}") from err
