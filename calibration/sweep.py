@@ -138,6 +138,36 @@ def _top_first(ring: NDArray[np.intp], elevation: Array) -> NDArray[np.intp]:
     return np.asarray(rank[ring], np.intp)
 
 
+def deskew(
+    points: NDArray[np.floating],
+    time_s: Array,
+    at_s: float,
+    gyro_s: Array,
+    gyro_rad_s: Array,
+    R_lidar_imu: Array,
+) -> Array:
+    """Return the points (N, 3 or more columns) as if all had been measured at one instant.
+
+    Only the turning is taken out: within a tenth of a second it moves points far more than walking or driving
+    slowly does. Angles over a sweep are small, so rotation vectors are interpolated and added.
+
+    Args:
+        time_s: (N,) when each point was measured; at_s: the instant wanted, such as the camera's exposure.
+        gyro_s, gyro_rad_s: (M,) and (M, 3) rates in IMU axes over the whole span, on the same clock.
+    """
+    turns = (gyro_rad_s[1:] + gyro_rad_s[:-1]) / 2 * np.diff(gyro_s)[:, None]
+    angle = np.concatenate([np.zeros((1, 3)), np.cumsum(turns @ R_lidar_imu.T, axis=0)])
+    wanted = np.array([np.interp(at_s, gyro_s, angle[:, axis]) for axis in range(3)])
+    vector = np.stack([np.interp(time_s, gyro_s, angle[:, axis]) for axis in range(3)], axis=1) - wanted
+    size = np.linalg.norm(vector, axis=1, keepdims=True)
+    axis_of = vector / np.maximum(size, 1e-12)
+    straight = np.array(points, np.float64)
+    xyz = straight[:, :3]
+    along = np.sum(axis_of * xyz, axis=1, keepdims=True) * axis_of
+    straight[:, :3] = along + np.cos(size) * (xyz - along) + np.sin(size) * np.cross(axis_of, xyz)
+    return straight
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Edges:
     """Points of the scene where the image should have an edge too, with weights."""

@@ -69,7 +69,7 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("P0: 1 2 3\n")
     with pytest.raises(CalibrationError, match="P0 needs 12 numbers, found 3"):
         read_kitti(tmp_path / "short.txt")
-    with pytest.raises(CalibrationError, match="no sensor.yaml"):
+    with pytest.raises(CalibrationError, match=r"no sensor\.yaml"):
         read_euroc(tmp_path)
     (tmp_path / "cam0").mkdir()
     (tmp_path / "cam0" / "sensor.yaml").write_text("%YAML:1.0\nsensor_type: camera\n")
