@@ -4,7 +4,9 @@ Every request bounds the offset from above (remote receive minus local send), ev
 point clouds have an edge; the edges are parallel curves (the clock) one round trip apart (the path). The
 estimate is the posterior mean of the curve under exponential excess delays with unknown scales: the closed
 form of the two-sided hull (Moon et al. 1999, both directions), not only its edge. The least round trip is
-learnt over many windows, so that while one direction is congested the other alone carries the clock.
+learnt over many windows, so that while one direction is congested the other alone carries the clock. Where
+the floors of the delays are softer than that, the halves of each window disagree by more than they state;
+that is the floor term.
 
 Independently of any law of the delays, the tightest bounds of the window form an interval that holds the
 offset whatever the asymmetry of the path (interval intersection).
@@ -12,24 +14,23 @@ offset whatever the asymmetry of the path (interval intersection).
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.sync.clocks.model import ClockModel, Uncertainty
+from sensorium.sync.clocks.two_edges import Cloud, FloatArray, Path, Posterior, Prior, SplitHalves, fit_curve
 from sensorium.timebase import SECOND_NS
-
-FloatArray = NDArray[np.floating[Any]]
 
 MAX_EXCHANGES = 512
 """Memory: so many exchanges at most, whatever the probing rate."""
 MIN_EXCHANGES = 6
 """Fewer valid answers say too little for an estimate (liblsl asks for as many)."""
-MAX_DRIFT_PPM_S = 0.12
-"""Fastest credible change of the skew: crystals in a warming case (spec 2a)."""
-MAX_SKEW_PPM = 500.0
+TYPICAL_DRIFT_PPM_S = 0.12
+"""Usual change of the skew: crystals in a warming case (spec 2a)."""
+MAX_DRIFT_PPM_S, MAX_SKEW_PPM = 0.3, 500.0
+"""What the hard interval takes for impossible to exceed."""
 _DRIFT, _MAX_SLOPE = MAX_DRIFT_PPM_S * 1e3, MAX_SKEW_PPM * 1e3
 """The same in ns/s^2 and ns/s."""
 MIN_WINDOW_S, MAX_WINDOW_S = 8.0, 100.0
@@ -59,7 +60,9 @@ class OffsetEstimate:
     """Remote minus local clock at one local instant.
 
     Attributes:
-        statistical_ns: 95 % half width if the least delays of both directions are equal.
+        statistical_ns: Half width from the number and spread of the answers.
+        floor_ns: What soft latency floors add to it; both together cover the truth with 95 % probability if
+            the least delays of both directions are equal.
         asymmetry_ns: What unequal least delays can add: half the least round trip.
         lower_ns: The offset is not below this, whatever the asymmetry of the path.
         upper_ns: Nor above this.
@@ -69,10 +72,15 @@ class OffsetEstimate:
     offset_ns: int
     skew_ppm: float
     statistical_ns: float
+    floor_ns: float
     asymmetry_ns: float
     lower_ns: int
     upper_ns: int
     epoch: int
+
+    @property
+    def bound95_ns(self) -> float:
+        return self.statistical_ns + self.floor_ns
 
     @property
     def hard_ns(self) -> float:
@@ -110,28 +118,9 @@ class _Fit:
     window_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Path:
-    """Half of the least round trip, as learnt from windows that ended before this one began."""
-
-    mean_ns: float
-    sigma_ns: float
-
-
-def _disc(radius: float, step: float) -> FloatArray:
-    axis = np.arange(-radius, radius + step / 2, step)
-    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
-    disc: FloatArray = grid[(grid * grid).sum(axis=1) <= radius * radius]
-    return disc
-
-
-_DIRECTIONS = _disc(3.5, 0.7)
-_NARROW = np.linspace(-3.5, 3.5, 15)
-_BROAD = np.geomspace(0.02, 16.0, 20)
-_BROAD_WIDTH = np.gradient(_BROAD)
-_P_PATH_CHANGED = 0.02
 _PATH_WALK_NS2_PER_S = 300.0**2
 """The least delay of a real path wanders (processor states, queues): 3 us in 100 s."""
+_HALVES_EVERY = 2
 _SIGMAS_95 = 2.4
 """Half width of 95 % of the posterior in its sigmas: one-sided depths have longer tails than a bell."""
 
@@ -155,9 +144,11 @@ class TwoWayEstimator:
         self._fit: _Fit | None = None
         self._spread: FloatArray | None = None
         self._window_s = MIN_WINDOW_S
-        self._path: _Path | None = None
-        self._next_path: _Path | None = None
+        self._path: Path | None = None
+        self._next_path: Path | None = None
         self._path_due_ns = 0
+        self._halves = SplitHalves()
+        self._fits = 0
 
     @property
     def is_frozen(self) -> bool:
@@ -192,11 +183,14 @@ class TwoWayEstimator:
         drifted_ns = _DRIFT * age_s**2 / 2
         lower = fit.hard_lower_ns + fit.hard_slopes[0] * age_s - drifted_ns
         upper = fit.hard_upper_ns + fit.hard_slopes[1] * age_s + drifted_ns
-        statistical = _SIGMAS_95 * float(np.hypot(fit.sigma_ns, fit.slope_sigma * age_s)) + drifted_ns
+        statistical_ns = _SIGMAS_95 * float(np.hypot(fit.sigma_ns, fit.slope_sigma * age_s))
+        statistical_ns += TYPICAL_DRIFT_PPM_S * 1e3 * age_s**2 / 2
+        floor_ns = statistical_ns * (self._halves.widening - 1) + self._halves.lean_ns
         return OffsetEstimate(
             self._base_ns + round(float(np.clip(offset_ns, lower, upper))),
             fit.slope * 1e-3,
-            statistical,
+            statistical_ns,
+            floor_ns,
             fit.path_ns,
             self._base_ns + int(np.floor(lower)),
             self._base_ns + int(np.ceil(upper)),
@@ -208,7 +202,9 @@ class TwoWayEstimator:
         found = self.estimate(local_ns)
         if found is None:
             return None
-        uncertainty = Uncertainty(found.statistical_ns, 0.0, max(found.asymmetry_ns, found.hard_ns))
+        uncertainty = Uncertainty(
+            found.statistical_ns, found.floor_ns, max(found.asymmetry_ns, found.hard_ns)
+        )
         ns_per_tick = 1.0 / (1.0 + found.skew_ppm * 1e-6)
         return ClockModel(
             found.epoch,
@@ -286,12 +282,15 @@ class TwoWayEstimator:
         is_due = end_ns >= self._path_due_ns
         if is_due:
             self._path = self._next_path
-        at_up = (part[:, 0] - end_ns) / (SECOND_NS * window_s)
-        at_low = (part[:, 2] - end_ns) / (SECOND_NS * window_s)
-        prior = self._prior(end_ns, window_s)
-        posterior = _fit_curve(
-            at_up, part[:, 1].astype(np.float64), at_low, part[:, 3].astype(np.float64), prior, self._path
+        cloud = Cloud(
+            (part[:, 0] - end_ns) / (SECOND_NS * window_s),
+            part[:, 1].astype(np.float64),
+            (part[:, 2] - end_ns) / (SECOND_NS * window_s),
+            part[:, 3].astype(np.float64),
         )
+        prior = self._prior(end_ns, window_s)
+        posterior = fit_curve(cloud, prior, self._path)
+        self._compare_halves(cloud, prior, posterior)
         slope, drift = posterior.slope / window_s, 2 * posterior.bend / window_s**2
         slope_sigma = posterior.slope_sigma / window_s
         self._fit = _Fit(
@@ -311,13 +310,21 @@ class TwoWayEstimator:
         self._spread = posterior.spread
         if is_due:
             walked = _PATH_WALK_NS2_PER_S * window_s
-            self._next_path = _Path(posterior.path_ns, float(np.hypot(posterior.path_sigma_ns, walked**0.5)))
+            self._next_path = Path(posterior.path_ns, float(np.hypot(posterior.path_sigma_ns, walked**0.5)))
             self._path_due_ns = end_ns + int(window_s * SECOND_NS)
         best = _best_window_s(posterior.up_ns, posterior.low_ns, window_s)
         self._window_s = float(np.clip(best, self._window_s * 0.9, self._window_s * 1.1 + 2.0))
         return True
 
-    def _prior(self, end_ns: int, window_s: float) -> "_Prior":
+    def _compare_halves(self, cloud: Cloud, prior: Prior, whole: Posterior) -> None:
+        self._fits += 1
+        if self._fits % _HALVES_EVERY or len(cloud.at_up) < 4 * MIN_EXCHANGES:
+            return
+        nearby = replace(prior, centre=(whole.slope, whole.bend), spread=1.7 * whole.spread)
+        first, second = (fit_curve(cloud.half(n), nearby, self._path) for n in (0, 1))
+        self._halves.update(whole, first, second)
+
+    def _prior(self, end_ns: int, window_s: float) -> Prior:
         fit = self._fit
         guess = self._skew_guess_ppm
         if fit is not None:
@@ -329,186 +336,17 @@ class TwoWayEstimator:
             slope_mean, slope_sigma = 0.0, MAX_SKEW_PPM * 1e3 * window_s
         else:
             slope_mean, slope_sigma = guess * 1e3 * window_s, 2e3 * window_s
-        bend_sigma = MAX_DRIFT_PPM_S / 2 * 1e3 / 2 * window_s**2
+        bend_sigma = TYPICAL_DRIFT_PPM_S / 2 * 1e3 / 2 * window_s**2
         spread = self._spread
         if spread is None:
             spread = np.diag([slope_sigma if fit is None else 1e3 * window_s, bend_sigma])
-        return _Prior(slope_mean, slope_sigma, bend_sigma, centre, spread)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prior:
-    slope_mean: float
-    slope_sigma: float
-    bend_sigma: float
-    centre: tuple[float, float]
-    spread: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class _Posterior:
-    level_ns: float
-    slope: float
-    bend: float
-    sigma_ns: float
-    slope_sigma: float
-    path_ns: float
-    path_sigma_ns: float
-    up_ns: float
-    low_ns: float
-    spread: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class _Edge:
-    """For each of g curves: the edge of one direction (upper bounds as they are, lower bounds negated)."""
-
-    height_ns: FloatArray
-    depth_ns: FloatArray
-    log_evidence: FloatArray
-
-
-def _edge(at: FloatArray, values_ns: FloatArray, curves: FloatArray) -> _Edge:
-    """Return the edges below ``values_ns``.
-
-    What lies above three times the median excess (over the middle curve) counts as "at least that much":
-    congestion and stalls follow another law.
-    """
-    shape = np.stack((at, at * at))
-    middle = curves[len(curves) // 2] @ shape
-    excess = values_ns - middle
-    excess = excess - excess.min()
-    limit = 3.0 * float(np.median(excess)) + 1.0
-    events = max(int((excess <= limit).sum()) - 1, 1)
-    cut = values_ns - np.maximum(excess - limit, 0.0)
-    paths = curves @ shape
-    height = (values_ns - paths).min(axis=1)
-    total = np.maximum(cut - paths - height[:, None], 0.0).sum(axis=1) + 1.0
-    # Exponential excesses, right-censored; their mean is integrated out with the prior 1/mean.
-    return _Edge(height, total / events / values_ns.size, -events * np.log(total))
-
-
-def _fit_curve(
-    at_up: FloatArray,
-    up_ns: FloatArray,
-    at_low: FloatArray,
-    low_ns: FloatArray,
-    prior: _Prior,
-    path: _Path | None,
-) -> _Posterior:
-    """Return the posterior of offset = level + slope * at + bend * at^2 (at = -1 ... 0, newest last).
-
-    Args:
-        at_up: (n,) positions of the upper bounds ``up_ns``; ``at_low`` likewise.
-        path: Half the least round trip as known from before; None = nothing known.
-    """
-    centre, spread = np.array(prior.centre), prior.spread
-    for _ in range(12):
-        curves = centre + _DIRECTIONS @ spread.T
-        up = _edge(at_up, up_ns, curves)
-        low = _edge(at_low, -low_ns, -curves)
-        gap = up.height_ns + low.height_ns
-        log_p = (
-            up.log_evidence
-            + low.log_evidence
-            - ((curves[:, 0] - prior.slope_mean) / prior.slope_sigma) ** 2 / 2
-            - (curves[:, 1] / prior.bend_sigma) ** 2 / 2
-        )
-        weights = np.exp(log_p - log_p.max())
-        weights /= weights.sum()
-        mean = weights @ curves
-        around = curves - mean
-        covariance = (weights[:, None] * around).T @ around
-        moved = np.linalg.solve(spread, mean - centre)
-        measured = np.linalg.cholesky(covariance + 1e-4 * spread @ spread.T + np.diag([1e-6, 1e-6]))
-        scale = np.linalg.norm(np.linalg.solve(spread, measured), 2)
-        is_settled = 0.55 < scale < 1.6 and float(np.abs(moved).max()) < 1.0
-        if is_settled:
-            break
-        centre, spread = mean, measured
-    return _combine(curves, log_p, up, low, gap, path, measured)
-
-
-def _combine(
-    curves: FloatArray,
-    log_p: FloatArray,
-    up: _Edge,
-    low: _Edge,
-    gap: FloatArray,
-    path: _Path | None,
-    spread: FloatArray,
-) -> _Posterior:
-    """Integrate over how far the true edges lie beyond the lowest samples, and over the path."""
-    log_p = log_p - log_p.max()
-    longest = np.maximum(up.depth_ns, low.depth_ns)
-    sums = _BROAD * longest[:, None]
-    widths = _BROAD_WIDTH * longest[:, None]
-    weight = np.exp(log_p)[:, None] * _sum_density(sums, up, low) * widths
-    if path is not None:
-        nodes = path.mean_ns + path.sigma_ns * _NARROW
-        known = gap[:, None] - 2 * nodes
-        bell = np.exp(-_NARROW * _NARROW / 2)
-        bell /= bell.sum()
-        density = np.where(known > 0, _sum_density(np.maximum(known, 0), up, low), 0.0)
-        narrow = np.exp(log_p)[:, None] * density * bell
-        # A changed path: its half length is anywhere within its old value.
-        weight *= _P_PATH_CHANGED / (4 * max(path.mean_ns, 4 * path.sigma_ns))
-        narrow *= 1 - _P_PATH_CHANGED
-        sums = np.concatenate((sums, known), axis=1)
-        weight = np.concatenate((weight, narrow), axis=1)
-    weight = weight / weight.sum()
-    tilt, tilt_var = _split(np.maximum(sums, 0), up, low)
-    level = ((up.height_ns - low.height_ns) / 2)[:, None] + tilt
-    half_path = (gap[:, None] - sums) / 2
-    by_curve = weight.sum(axis=1)
-    mean = float((weight * level).sum())
-    variance = float((weight * ((level - mean) ** 2 + tilt_var)).sum())
-    path_mean = float((weight * half_path).sum())
-    path_var = float((weight * (half_path - path_mean) ** 2).sum())
-    slope = float(by_curve @ curves[:, 0])
-    return _Posterior(
-        mean,
-        slope,
-        float(by_curve @ curves[:, 1]),
-        variance**0.5,
-        float(by_curve @ (curves[:, 0] - slope) ** 2) ** 0.5,
-        path_mean,
-        path_var**0.5,
-        float(by_curve @ up.depth_ns),
-        float(by_curve @ low.depth_ns),
-        spread,
-    )
-
-
-def _sum_density(sums: FloatArray, up: _Edge, low: _Edge) -> FloatArray:
-    """Return the density of the sum of two exponential depths."""
-    slow = np.maximum(up.depth_ns, low.depth_ns)[:, None]
-    fast = np.minimum(up.depth_ns, low.depth_ns)[:, None]
-    difference = np.maximum(1 / fast - 1 / slow, 1e-9)
-    density: FloatArray = np.exp(-sums / slow) * -np.expm1(-sums * difference) / (slow * fast * difference)
-    return density
-
-
-def _split(sums: FloatArray, up: _Edge, low: _Edge) -> tuple[FloatArray, FloatArray]:
-    """Return mean and variance of (lower depth - upper depth) / 2, given their sum.
-
-    The share of the upper depth is a truncated exponential on 0 ... sum.
-    """
-    rate = (1 / up.depth_ns - 1 / low.depth_ns)[:, None]
-    k = rate * sums
-    is_flat = np.abs(k) < 1e-2
-    safe = np.clip(np.where(is_flat, 1.0, k), -500, 500)
-    share = np.where(is_flat, 0.5 - k / 12, 1 / safe - 1 / np.expm1(safe))
-    half = safe / 2
-    share_var = np.where(is_flat, 1 / 12 - k * k / 240, 1 / safe**2 - 1 / (4 * np.sinh(half) ** 2))
-    tilt = sums * (0.5 - share)
-    return tilt, np.maximum(share_var, 0) * sums * sums
+        return Prior(slope_mean, slope_sigma, bend_sigma, centre, spread)
 
 
 def _best_window_s(up_depth_ns: float, low_depth_ns: float, span_s: float) -> float:
     """Return the window that balances the depth of the edges against unmodelled drift (spec 2a)."""
     density = 1 / max(up_depth_ns, low_depth_ns, 1.0) + 0.5 / max(min(up_depth_ns, low_depth_ns), 1.0)
-    window_s = (WINDOW_FACTOR * span_s / density / (MAX_DRIFT_PPM_S * 1e3)) ** (1 / 3)
+    window_s = (WINDOW_FACTOR * span_s / density / (TYPICAL_DRIFT_PPM_S * 1e3)) ** (1 / 3)
     return float(np.clip(window_s, MIN_WINDOW_S, MAX_WINDOW_S))
 
 

@@ -321,10 +321,10 @@ def error_of_reference(reference: Reference, run: Run) -> FloatArray:
 
 @dataclass(frozen=True)
 class Ours:
-    """Signed error, statistical half width, asymmetry term and hard half width (us); truth in the interval?"""
+    """Signed error, stated 95 % half width, asymmetry term and hard half width (us); truth in the interval?"""
 
     error_us: FloatArray
-    statistical_us: FloatArray
+    stated_us: FloatArray
     asymmetry_us: FloatArray
     hard_us: FloatArray
     is_bounded: NDArray[np.bool_]
@@ -346,15 +346,15 @@ def run_ours(run: Run, make: Callable[[], TwoWayEstimator] = TwoWayEstimator) ->
         rows.append(
             (
                 found.offset_ns - truth,
-                found.statistical_ns,
+                found.bound95_ns,
                 found.asymmetry_ns,
                 found.hard_ns,
                 found.lower_ns <= truth <= found.upper_ns,
             )
         )
     table = np.array(rows, np.float64)
-    error, statistical, asymmetry, hard = table[:, :4].T / 1e3
-    return Ours(error, statistical, asymmetry, hard, table[:, 4] > 0)
+    error, stated, asymmetry, hard = table[:, :4].T / 1e3
+    return Ours(error, stated, asymmetry, hard, table[:, 4] > 0)
 
 
 def _percentiles(errors: FloatArray) -> dict[str, float]:
@@ -388,7 +388,7 @@ def two_way_results(seeds: Sequence[int] = DEFAULT_SEEDS, shapes: Sequence[Shape
             for name, reference in REFERENCES.items():
                 references[name].append(error_of_reference(reference, run))
         pooled = np.concatenate([one.error_us for one in ours])
-        stated = np.concatenate([one.statistical_us for one in ours])
+        stated = np.concatenate([one.stated_us for one in ours])
         low, high = _interval_of_p99([one.error_us for one in ours])
         table = {name: _percentiles(np.concatenate(errors)) for name, errors in references.items()}
         causal = {name: row for name, row in table.items() if "offline" not in name}
