@@ -36,7 +36,7 @@ def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_mcap_library_reads_every_message_with_its_schema(episode: Path) -> None:
     with Episode(episode) as opened:
-        frames = {name: 0 for name in opened.streams}
+        frames = dict.fromkeys(opened.streams, 0)
         for found in opened.frames():
             frames[found.frame.stream] += 1
     counts: dict[str, int] = {}
