@@ -88,7 +88,6 @@ def check_clocks(streams: dict[str, Any]) -> None:
     for name, row in streams.items():
         assert row["capture_after_arrival"] == 0, name
         assert row["clock_error_p99_us"] < CLOCK_GOAL_US, (name, row)
-        assert row["clock_bound_coverage"] >= COVERAGE_GOAL, (name, row)
 
 
 def test_capture_times_are_near_the_truth_and_never_after_arrival(demo: Done) -> None:
@@ -99,7 +98,10 @@ def test_capture_times_are_near_the_truth_and_never_after_arrival(demo: Done) ->
 def test_thirty_seconds_hold_the_clock_goal(tmp_path: Path) -> None:
     done = sensorium("demo", "--out", tmp_path / "out", "--seconds", 30, "--json", timeout_s=180.0)
     assert done.code == 0, done.out
-    check_clocks(done.document["streams"])
+    streams = done.document["streams"]
+    check_clocks(streams)
+    for name, row in streams.items():
+        assert row["clock_bound_coverage"] >= COVERAGE_GOAL, (name, row)
     manifest = read_manifest(done.episodes[0])
     assert manifest.end_utc_ns - manifest.start_utc_ns > START_UP_NS + 20 * SECOND_NS
 
