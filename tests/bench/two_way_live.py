@@ -172,6 +172,20 @@ def _row(errors_us: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
     }
 
 
+def print_live(results: dict[str, Any]) -> None:
+    """Print a line per method, or why there is none."""
+    if "skipped" in results:
+        print(f"  skipped: {results['skipped']}")
+        return
+    for name, row in results.items():
+        if isinstance(row, dict):
+            print(
+                f"  {name:26} bias {row['bias_us']:8.1f}  p50 {row['p50_us']:8.1f}  p99 {row['p99_us']:8.1f}"
+                f"  max {row['max_us']:8.1f} us  (n={row['n']})"
+            )
+    print(f"  hard interval, median half width {results['hard_p50_us']:.1f} us; busy: {results['is_busy']}")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Print the comparison; 0 = not worse than liblsl, or skipped with a reason."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -188,16 +202,8 @@ def main(arguments: Sequence[str]) -> int:
     results = live_results(options.seconds, not options.idle)
     if options.json:
         print(json.dumps(results, indent=2))
-    elif "skipped" in results:
-        print(f"skipped: {results['skipped']}")
     else:
-        for name, row in results.items():
-            if isinstance(row, dict):
-                print(
-                    f"{name:26} bias {row['bias_us']:8.1f}  p50 {row['p50_us']:8.1f}  p99 {row['p99_us']:8.1f}"
-                    f"  max {row['max_us']:8.1f} us  (n={row['n']})"
-                )
-        print(f"hard interval, median half width {results['hard_p50_us']:.1f} us; busy: {results['is_busy']}")
+        print_live(results)
     if "skipped" in results:
         return 0
     return 0 if results["sensorium"]["p99_us"] <= results["liblsl"]["p99_us"] else 1
