@@ -22,7 +22,8 @@ from sensorium.verdict import Quantity, Status, Verdict, worst
 
 MAX_PICTURES = 3
 MAX_LINT_VIEWS = 6
-_SEVERITY = (Status.OK, Status.INSUFFICIENT, Status.SUSPECT, Status.FAILED)
+# 20 ms at 10 deg/s of turning look like 0.2 deg of yaw.
+MAX_APART_MS = 20.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -250,29 +251,55 @@ def _check_camera_lidar(
 
     pooled = judge(prepared)
     verdict = pooled.verdict
-    halves: list[camera_lidar.CameraLidarCheck] = []
-    middle = len(prepared) // 2
-    if middle >= camera_lidar.MIN_KEYFRAMES and verdict.status is not Status.INSUFFICIENT:
-        halves = [judge(prepared[:middle]), judge(prepared[middle:])]
-    drift: list[tuple[str, float, float, str]] = []
-    if halves and all(half.verdict.status is not Status.INSUFFICIENT for half in halves):
-        to_unit = np.array([180 / np.pi] * 3 + [1.0] * 3)
-        limits = [quantity.threshold or np.inf for quantity in verdict.quantities[:6]]
-        readings = [(half.motion * to_unit, half.sigma * to_unit) for half in halves]
-        drift = _changes(camera_lidar.DEGREES, camera_lidar.UNITS, readings[0], readings[1], limits)
-    verdict = _decided(verdict, [half.verdict for half in halves], drift)
+    faults: list[Verdict] = []
     if verdict.status is not Status.OK and prepared:
         views = [_view(prepared[index]) for index in spread(len(prepared), MAX_LINT_VIEWS)]
         T_first = prepared[0].shot.T_camera_lidar
         faults = lint_camera_lidar([_in_first(v, T_first) for v in views], T_first, f"{camera}~{lidar}")
         report.findings += faults
-        if faults:
-            verdict = replace(verdict, status=Status.FAILED, reasons=faults[0].reasons)
+    if faults:
+        verdict = replace(verdict, status=Status.FAILED, reasons=faults[0].reasons)
+    elif verdict.status is not Status.INSUFFICIENT:
+        verdict = _heard_twice(pooled, prepared, judge)
+    if chosen.apart_ns is not None and prepared:
+        verdict = _with_time(verdict, chosen.apart_ns)
     if with_pictures:
         motion = None if verdict.status is Status.INSUFFICIENT else small_motion(pooled.motion)
         for index in spread(len(prepared), MAX_PICTURES):
             report.overlays.append(_edge_picture(prepared[index], motion, f"{camera}~{lidar}"))
     return verdict
+
+
+def _heard_twice(
+    pooled: camera_lidar.CameraLidarCheck,
+    prepared: Sequence[_Prepared],
+    judge: Callable[[Sequence[_Prepared]], camera_lidar.CameraLidarCheck],
+) -> Verdict:
+    """Return the verdict after the first and the second half were judged alone."""
+    middle = len(prepared) // 2
+    if middle < camera_lidar.MIN_KEYFRAMES:
+        return _decided(pooled.verdict, (), ())
+    halves = [judge(prepared[:middle]), judge(prepared[middle:])]
+    drift: list[tuple[str, float, float, str]] = []
+    if all(half.verdict.status is not Status.INSUFFICIENT for half in halves):
+        to_unit = np.array([180 / np.pi] * 3 + [1.0] * 3)
+        limits = [quantity.threshold or np.inf for quantity in pooled.verdict.quantities[:6]]
+        readings = [(half.motion * to_unit, half.sigma * to_unit) for half in halves]
+        drift = _changes(camera_lidar.DEGREES, camera_lidar.UNITS, readings[0], readings[1], limits)
+    return _decided(pooled.verdict, [half.verdict for half in halves], drift)
+
+
+def _with_time(verdict: Verdict, apart_ns: int) -> Verdict:
+    """Add how far image and sweep are apart in time; where something looks off, say what that can do."""
+    apart = Quantity("time_apart", apart_ns / 1e6, "ms", MAX_APART_MS)
+    reasons = verdict.reasons
+    if verdict.status in (Status.SUSPECT, Status.FAILED) and apart.value > MAX_APART_MS:
+        reasons = (
+            *reasons,
+            f"image and sweep are up to {apart.value:.0f} ms apart: at 10 deg/s of turning that alone looks like "
+            f"{apart.value / 100:.1f} deg; repeat it standing still to tell timing from mounting",
+        )
+    return replace(verdict, quantities=(*verdict.quantities, apart), reasons=reasons)
 
 
 def _prepare(shot: Shot) -> _Prepared:

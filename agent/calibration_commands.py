@@ -244,7 +244,12 @@ def _same_lens(a: Intrinsics, b: Intrinsics) -> bool:
 
 
 def check_calibration(
-    path: Path, calibration: Path | None, seconds: float | None, overlay: Path | None, as_json: bool
+    path: Path,
+    calibration: Path | None,
+    seconds: float | None,
+    pairs: Sequence[str],
+    overlay: Path | None,
+    as_json: bool,
 ) -> int:
     """Judge a recording (or a rig, live) against its calibration; 0 if ok, else 1.
 
@@ -254,10 +259,10 @@ def check_calibration(
     if overlay is not None and not overlay.parent.is_dir():
         raise UsageError(f"folder {overlay.parent} does not exist")
     if _is_rig_file(path):
-        return _check_rig(path, calibration, seconds, overlay, as_json)
+        return _check_rig(path, calibration, seconds, pairs, overlay, as_json)
     if seconds is not None:
         raise UsageError("--seconds is for a rig file, which is recorded; this is a recording already")
-    return _check(open_recording(path, calibration), overlay, as_json)
+    return _check(open_recording(path, calibration), pairs, overlay, as_json)
 
 
 def _is_rig_file(path: Path) -> bool:
@@ -271,7 +276,12 @@ def _is_rig_file(path: Path) -> bool:
 
 
 def _check_rig(
-    path: Path, calibration: Path | None, seconds: float | None, overlay: Path | None, as_json: bool
+    path: Path,
+    calibration: Path | None,
+    seconds: float | None,
+    pairs: Sequence[str],
+    overlay: Path | None,
+    as_json: bool,
 ) -> int:
     """Record the rig for a while into a temporary folder, under its consent, and judge that."""
     rig = load_rig(path)
@@ -293,10 +303,11 @@ def _check_rig(
         result = run_session(request, HostClock())
         if not result.episodes:
             raise CalibrationError(f"nothing was recorded: {'; '.join(result.problems) or 'no stream came'}")
-        return _check(open_recording(result.episodes[-1], calibration), overlay, as_json)
+        return _check(open_recording(result.episodes[-1], calibration), pairs, overlay, as_json)
 
 
-def _check(recording: Recording, overlay: Path | None, as_json: bool) -> int:
+def _check(recording: Recording, pairs: Sequence[str], overlay: Path | None, as_json: bool) -> int:
+    recording.choose(pairs)
     report = run_checks(recording, overlay is not None, lambda what: _say(what, as_json))
     code = 0 if report.status is Status.OK else 1
     if overlay is not None:

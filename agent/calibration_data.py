@@ -19,7 +19,7 @@ from sensorium.calibration.geometry import Array, Intrinsics
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
 from sensorium.drivers.ouster_packets import OusterMetadata, decode_scan, scan_points
-from sensorium.errors import CalibrationError
+from sensorium.errors import CalibrationError, UsageError
 from sensorium.sync.align import Match
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.writer import DATA_FILE
@@ -55,11 +55,16 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class CameraLidarSet:
-    """Images with sweeps of one camera and one LiDAR, in order of time; each entry loads one when called."""
+    """Images with sweeps of one camera and one LiDAR, in order of time; each entry loads one when called.
+
+    Attributes:
+        apart_ns: The longest time between an image and the middle of its sweep; None when unknown.
+    """
 
     camera: str
     lidar: str
     shots: Sequence[Callable[[], Shot]]
+    apart_ns: int | None = None
 
 
 @dataclass(slots=True)
@@ -79,6 +84,22 @@ class Recording:
     camera_lidar: list[CameraLidarSet] = field(default_factory=list)
     sizes: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    def choose(self, pairs: Sequence[str]) -> None:
+        """Keep only these pairs (``a~b``); all if none is named.
+
+        Raises:
+            UsageError: If there is no such pair.
+        """
+        known = [f"{s.left}~{s.right}" for s in self.stereo]
+        known += [f"{s.camera}~{s.lidar}" for s in self.camera_lidar]
+        for pair in pairs:
+            if pair not in known:
+                raise UsageError(f"{self.path} has no pair {pair}; it has: {', '.join(known) or 'none'}")
+        if pairs:
+            self.stereo = [s for s in self.stereo if f"{s.left}~{s.right}" in pairs]
+            self.camera_lidar = [s for s in self.camera_lidar if f"{s.camera}~{s.lidar}" in pairs]
+            self.problems = []
 
 
 def open_recording(path: Path, calibration: Path | None = None) -> Recording:
@@ -302,25 +323,48 @@ def _open_episode(path: Path, given: ImportResult | None) -> Recording:
     return found
 
 
-_Row = Mapping[str, int]
+_Row = Mapping[str, tuple[int, int]]
+"""For each stream that matched a tick: its sample's number, and how long after the tick it was captured (ns)."""
 
 
 def _matched_rows(episode: Episode, reference: str) -> list[_Row]:
     """Return for each reference tick the sample of every stream that matched it."""
     found: list[_Row] = []
     for row in episode.rows():
-        seqs = {match.stream: match.seq for match in row.matches if match.outcome is Match.MATCHED}
-        found.append({reference: row.tick_seq} | {name: seq for name, seq in seqs.items() if seq is not None})
+        matched = {
+            match.stream: (match.seq, match.residual_ns)
+            for match in row.matches
+            if match.outcome is Match.MATCHED and match.seq is not None
+        }
+        found.append({reference: (row.tick_seq, 0)} | matched)
     return found
 
 
-def _chosen(rows: Sequence[_Row], names: tuple[str, str], wanted: int) -> list[tuple[int, int]]:
+def _chosen(rows: Sequence[_Row], names: tuple[str, str], wanted: int) -> tuple[list[tuple[int, int]], int]:
+    """Return pairs of samples spread over the recording, and the longest time (ns) between two of a pair.
+
+    Of each stretch the pair closest in time is taken.
+
+    """
     first, second = names
-    both = [(row[first], row[second]) for row in rows if first in row and second in row]
-    # A slow stream may match several ticks; each of its samples counts once.
-    distinct = list({pair[1]: pair for pair in both}.values())
-    distinct = list({pair[0]: pair for pair in distinct}.values())
-    return [distinct[index] for index in spread(len(distinct), wanted)]
+    apart: dict[tuple[int, int], int] = {}
+    for row in rows:
+        if first in row and second in row:
+            (a, a_ns), (b, b_ns) = row[first], row[second]
+            apart[a, b] = abs(a_ns - b_ns)
+    pairs = sorted(apart)
+    found: list[tuple[int, int]] = []
+    longest_ns = 0
+    for stretch in np.array_split(np.arange(len(pairs)), min(wanted, max(len(pairs), 1))):
+        free = [
+            pairs[k]
+            for k in stretch
+            if not found or (pairs[k][0] > found[-1][0] and pairs[k][1] > found[-1][1])
+        ]
+        if free:
+            found.append(min(free, key=lambda pair: apart[pair]))
+            longest_ns = max(longest_ns, apart[found[-1]])
+    return found, longest_ns
 
 
 class _Payloads:
@@ -359,7 +403,7 @@ class _Payloads:
 
 
 def _add_episode_stereo(found: Recording, left: StreamInfo, right: StreamInfo, rows: Sequence[_Row]) -> None:
-    chosen = _chosen(rows, (left.name, right.name), MAX_STEREO_PAIRS)
+    chosen, _ = _chosen(rows, (left.name, right.name), MAX_STEREO_PAIRS)
     payloads = _Payloads(found.path, (left.name, right.name), chosen)
 
     def load(index: int) -> Callable[[], tuple[Image, Image]]:
@@ -374,7 +418,7 @@ def _add_episode_stereo(found: Recording, left: StreamInfo, right: StreamInfo, r
 
 
 def _add_episode_lidar(found: Recording, camera: StreamInfo, lidar: StreamInfo, rows: Sequence[_Row]) -> None:
-    chosen = _chosen(rows, (camera.name, lidar.name), MAX_KEYFRAMES)
+    chosen, apart_ns = _chosen(rows, (camera.name, lidar.name), MAX_KEYFRAMES)
     payloads = _Payloads(found.path, (camera.name, lidar.name), chosen)
     calibration = found.calibration.calibration
     T = calibration.transform(camera.frame_id, lidar.frame_id)
@@ -389,7 +433,7 @@ def _add_episode_lidar(found: Recording, camera: StreamInfo, lidar: StreamInfo, 
         return shot
 
     shots = [load(index) for index in range(len(chosen))]
-    found.camera_lidar.append(CameraLidarSet(camera.frame_id, lidar.frame_id, shots))
+    found.camera_lidar.append(CameraLidarSet(camera.frame_id, lidar.frame_id, shots, apart_ns))
 
 
 def _decoded(info: StreamInfo, payload: bytes) -> Image:

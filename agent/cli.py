@@ -327,6 +327,9 @@ def calibration_check(
     seconds: Annotated[
         float | None, typer.Option("--seconds", min=1.0, help="How long to record a rig file; default 15.")
     ] = None,
+    pairs: Annotated[
+        list[str], typer.Option("--pair", help="Only this pair, such as camera~lidar; repeatable.")
+    ] = [],  # noqa: B006
     overlay: Annotated[
         Path | None, typer.Option("--overlay", help="Write a picture: what the checks saw.")
     ] = None,
@@ -335,7 +338,7 @@ def calibration_check(
     """Judge each pair of sensors: 0 if ok; 1 if suspect, failed or insufficient, with the reason."""
     from sensorium.agent.calibration_commands import check_calibration
 
-    raise typer.Exit(check_calibration(target, calibration, seconds, overlay, as_json=as_json))
+    raise typer.Exit(check_calibration(target, calibration, seconds, pairs, overlay, as_json=as_json))
 
 
 def main() -> None:
