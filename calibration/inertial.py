@@ -28,7 +28,8 @@ MIN_STATIC_S = 20.0
 TAU_S = 0.1
 # A window counts as still when its rates scatter no more than this times the noise that the sensor should have.
 STILL_FACTOR = 10.0
-NOISE_LIMIT = 3.0
+# Noise against the known density. Below 3, so that a sensor three times as loud is always heard.
+NOISE_LIMIT = 2.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ MIN_EXCITATION_RAD_S = np.deg2rad(5.0)
 MIN_SPAN_S = 5.0
 MIN_STEPS = 30
 MAX_OFFSET_S = 0.05
+# Below this the tracks are as good as without parallax, and the direction of travel is noise.
+MIN_PARALLAX_PX = 0.1
 # Formal deviations are right within 1.0 to 1.5 (EuRoC); gyro scale and misalignment add a floor of 0.15 deg.
 SIGMA_INFLATION = 1.5
 ROTATION_FLOOR_RAD = np.deg2rad(0.15)
@@ -48,11 +50,17 @@ class Turns:
     Attributes:
         start_s, end_s: (N,) on the episode's clock.
         rate_rad_s: (N, 3) rotation vector of each step divided by its duration, in the sensor's axes.
+        sigma_rad_s: (N,) how well each is known against the others, or None if equally well.
     """
 
     start_s: Array
     end_s: Array
     rate_rad_s: Array
+    sigma_rad_s: Array | None = None
+
+    def shifted(self, by_s: float) -> "Turns":
+        """Return the same turns with stamps moved by ``by_s``."""
+        return Turns(self.start_s + by_s, self.end_s + by_s, self.rate_rad_s, self.sigma_rad_s)
 
     @classmethod
     def from_rotations(cls, time_s: Array, rotations: Sequence[Array]) -> "Turns":
@@ -94,7 +102,11 @@ def align(turns: Turns, gyro_s: Array, gyro_rad_s: Array) -> Alignment:
     if len(seen) < 3:
         unknown = np.full((3, 3), np.inf)
         return Alignment(np.eye(3), unknown, 0.0, float("inf"), float("nan"), np.zeros(3))
-    centred = seen - seen.mean(axis=0)
+    known = np.ones(len(seen))
+    if turns.sigma_rad_s is not None:
+        sigma = turns.sigma_rad_s[inside]
+        known = np.minimum(np.square(np.median(sigma) / sigma), 4.0)
+    centred = seen - np.average(seen, axis=0, weights=known)
 
     def at(offset_s: float) -> Array:
         ends = [
@@ -102,14 +114,14 @@ def align(turns: Turns, gyro_s: Array, gyro_rad_s: Array) -> Alignment:
             for instant in (start_s, end_s)
         ]
         rate = (ends[1] - ends[0]) / (end_s - start_s)[:, None]
-        return np.asarray(rate - rate.mean(axis=0), np.float64)
+        return np.asarray(rate - np.average(rate, axis=0, weights=known), np.float64)
 
     def fit(offset_s: float, weight: Array) -> tuple[Array, Array, Array]:
         rate = at(offset_s)
         rotation = nearest_rotation((centred * weight[:, None]).T @ rate)
         return rotation, rate, centred - rate @ rotation.T
 
-    weight = np.ones(len(centred))
+    weight = known
     grid = np.arange(-MAX_OFFSET_S, MAX_OFFSET_S + 1e-9, 2e-3)
     offset_s = 0.0
     for _ in range(3):  # a failed track is one wild step; weights keep it from deciding
@@ -122,7 +134,7 @@ def align(turns: Turns, gyro_s: Array, gyro_rad_s: Array) -> Alignment:
         offset_s = float(grid[best] + 2e-3 * np.clip(shift, -1, 1))
         _, _, left = fit(offset_s, weight)
         size = np.linalg.norm(left, axis=1)
-        weight = 1 / (1 + np.square(size / max(3 * float(np.median(size)), 1e-9)))
+        weight = known / (1 + np.square(size / max(3 * float(np.median(size)), 1e-9)))
     rotation, rate, left = fit(offset_s, weight)
     variance = float((weight[:, None] * np.square(left)).sum() / max(3 * weight.sum() - 7, 1))
     turned = rate @ rotation.T
@@ -219,21 +231,25 @@ def camera_turns(images: Sequence[NDArray[np.uint8]], time_s: Array, camera: Int
     Steps that cannot be tracked are left out. Images about 0.1 s apart are best: much closer and noise rules,
     much farther and tracks are lost.
     """
-    starts, ends, rates = [], [], []
+    starts, ends, rates, sigmas = [], [], [], []
     for k in range(len(images) - 1):
-        rotation = relative_rotation(images[k], images[k + 1], camera)
-        if rotation is not None:
+        found = relative_rotation(images[k], images[k + 1], camera)
+        if found is not None:
             starts.append(float(time_s[k]))
             ends.append(float(time_s[k + 1]))
             # Rays of the later image are R^T of the earlier ones: the camera turned by R.
-            rates.append(rotation_log(rotation) / (ends[-1] - starts[-1]))
-    return Turns(np.array(starts), np.array(ends), np.array(rates).reshape(-1, 3))
+            rates.append(rotation_log(found[0]) / (ends[-1] - starts[-1]))
+            sigmas.append(found[1] / (ends[-1] - starts[-1]))
+    return Turns(np.array(starts), np.array(ends), np.array(rates).reshape(-1, 3), np.array(sigmas))
 
 
 def relative_rotation(
     first: NDArray[np.uint8], second: NDArray[np.uint8], camera: Intrinsics
-) -> Array | None:
-    """Return R_first_second between two images by their epipolar geometry, or None without enough tracks."""
+) -> tuple[Array, float] | None:
+    """Return R_first_second between two images by their epipolar geometry, and its sigma (rad).
+
+    None without enough tracks. Sigma is large where the scene is nearly flat and parallax looks like rotation.
+    """
     grey = [
         image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (first, second)
     ]
@@ -264,7 +280,7 @@ def _track(
     return np.asarray(later, np.float32), np.asarray(found).ravel() == 1
 
 
-def _rotation_between(before: Array, after: Array, f_px: float) -> Array | None:
+def _rotation_between(before: Array, after: Array, f_px: float) -> tuple[Array, float] | None:
     """Return R that maps later rays into the earlier camera's axes.
 
     A pure rotation is fitted first (a direction of travel is undefined when nothing travels), then rotation
@@ -277,38 +293,66 @@ def _rotation_between(before: Array, after: Array, f_px: float) -> Array | None:
         rotation = nearest_rotation((unit[0] * weight[:, None]).T @ unit[1])
         size = np.linalg.norm(unit[0] - unit[1] @ rotation.T, axis=1) * f_px
         weight = 1 / (1 + np.square(size / max(2 * float(np.median(size)), 0.3)))
-    if float(np.median(size)) < 0.5:
-        return rotation
-    # Parallax of a nearly flat scene looks like rotation, so the climb is started for several directions of
-    # travel, and the one that leaves least wins.
-    found = [_refine(before, after, rotation, travel, f_px) for travel in _DIRECTIONS]
-    miss_px, rotation = min(found, key=lambda each: each[0])
-    return rotation if miss_px < 1.5 else None
+    if float(np.median(size)) < MIN_PARALLAX_PX:
+        return rotation, MIN_PARALLAX_PX / f_px
+    turn, travel = _search(unit[0], unit[1] @ rotation.T, f_px)
+    miss_px, rotation, sigma = _refine(before, after, turn @ rotation, travel, f_px)
+    return (rotation, sigma) if miss_px < 1.5 else None
 
 
-# Axes and diagonals; the sign of the direction of travel does not matter to the epipolar geometry.
-_DIRECTIONS = np.array(
-    [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (1, 0, -1), (0, 1, 1), (0, 1, -1), (1, 1, 0), (1, -1, 0)],
-    np.float64,
-)
+def _hemisphere(count: int) -> Array:
+    """Return (count, 3) directions spread evenly over half the sphere (golden spiral)."""
+    z = (np.arange(count) + 0.5) / count
+    azimuth = np.arange(count) * np.pi * (3 - np.sqrt(5))
+    radius = np.sqrt(1 - z * z)
+    return np.stack([radius * np.cos(azimuth), radius * np.sin(azimuth), z], axis=1)
 
 
-def _refine(before: Array, after: Array, rotation: Array, travel: Array, f_px: float) -> tuple[float, Array]:
-    """Return the median Sampson distance (px) and the rotation, from one direction of travel."""
-    travel = travel / np.linalg.norm(travel)
-    for _ in range(12):
+# The sign of the direction of travel does not matter to the epipolar geometry.
+_DIRECTIONS = _hemisphere(120)
+
+
+def _search(before: Array, after: Array, f_px: float) -> tuple[Array, Array]:
+    """Return the small turn and the direction of travel that explain unit rays best, over all directions.
+
+    Parallax of a nearly flat scene looks like rotation, and a climb from one guess stops halfway. For a known
+    direction t the turn w is linear: t . (x1 x (x2 + w x x2)) = 0, so every direction is simply tried.
+    """
+    planes = np.cross(_DIRECTIONS[:, None, :], before[None])  # (directions, points, 3)
+    planes /= np.maximum(np.linalg.norm(planes, axis=2, keepdims=True), 1e-6)
+    miss = f_px * np.einsum("dni,ni->dn", planes, after)
+    lever = f_px * np.cross(after[None], planes)
+    turn = np.zeros((len(_DIRECTIONS), 3))
+    left = miss
+    for _ in range(4):
+        scale = np.maximum(1.4826 * np.median(np.abs(left), axis=1, keepdims=True), 0.1)
+        weight = (1 + np.square(left / (2.5 * scale))) ** -2
+        normal = np.einsum("dn,dni,dnj->dij", weight, lever, lever) + 1e-6 * f_px**2 * np.eye(3)
+        turn = -np.linalg.solve(normal, np.einsum("dn,dni,dn->di", weight, lever, miss)[..., None])[..., 0]
+        left = miss + np.einsum("dni,di->dn", lever, turn)
+    bound = 2.5 * float(scale.min())
+    best = int(np.argmin(np.minimum(np.square(left), bound**2).sum(axis=1)))
+    return rotation_exp(turn[best]), _DIRECTIONS[best]
+
+
+def _refine(
+    before: Array, after: Array, rotation: Array, travel: Array, f_px: float
+) -> tuple[float, Array, float]:
+    """Return the median Sampson distance (px), the rotation and its sigma (rad), polished from a good guess."""
+    for _ in range(20):
         residual, jacobian, frame = _sampson(before, after, rotation, travel, f_px)
         scale = max(1.4826 * float(np.median(np.abs(residual))), 0.05)
         weight = (1 + np.square(residual / (2.5 * scale))) ** -2
-        information = (jacobian * weight[:, None]).T @ jacobian + 1e-6 * f_px**2 * np.eye(5)
+        information = (jacobian * weight[:, None]).T @ jacobian + 1e-9 * f_px**2 * np.eye(5)
         step = np.linalg.solve(information, -jacobian.T @ (weight * residual))
         step *= min(1.0, 0.2 / max(float(np.abs(step).max()), 1e-12))
         rotation = rotation @ rotation_exp(step[:3])
         travel = travel + frame @ step[3:]
         travel /= np.linalg.norm(travel)
-        if float(np.abs(step[:3]).max()) < 1e-6:
+        if float(np.abs(step).max()) < 1e-6:
             break
-    return float(np.median(np.abs(residual))), rotation
+    sigma = scale * np.sqrt(float(np.trace(np.linalg.inv(information)[:3, :3])))
+    return float(np.median(np.abs(residual))), rotation, float(sigma)
 
 
 def _sampson(

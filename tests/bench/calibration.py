@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 
 from sensorium.calibration import geometry
+from sensorium.calibration.attribution import Window, moved_between, moved_sensors
 from sensorium.calibration.board import (
     BoardView,
     Chessboard,
@@ -42,16 +43,26 @@ from sensorium.calibration.camera_lidar import (
     keyframe,
 )
 from sensorium.calibration.euroc import read_euroc
+from sensorium.calibration.inertial import ImuModel, check_ground_gravity, check_imu_static
 from sensorium.calibration.kitti import read_kitti
+from sensorium.calibration.lidar_lidar import check_lidar_lidar
 from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rotation import Turns, camera_turns, check_imu_rotation
 from sensorium.calibration.stereo import (
     Matches,
     StereoTolerance,
     check_matches,
+    check_stereo,
     match_pair,
     stereo_reference,
 )
-from sensorium.calibration.sweep import Edges
+from sensorium.calibration.sweep import Edges, Sweep
+from sensorium.drivers.ouster_packets import beam_rays
+from sensorium.simulators.imu import InertialNoise, SimulatedImuConfig, inertial_truth
+from sensorium.simulators.ouster_encoder import default_metadata
+from sensorium.simulators.render import Renderer
+from sensorium.simulators.rig import rig_calibration
+from sensorium.simulators.world import World
 from sensorium.verdict import Status, Verdict
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -100,16 +111,21 @@ def random_motion(rng: np.random.Generator, degrees: float, metres: float) -> ge
     return np.concatenate([np.deg2rad(degrees) * direction, metres * direction])
 
 
-def kitti_keyframes(folder: Path) -> list[Keyframe]:
+def kitti_keyframes(folder: Path, every_ring: int = 1) -> list[Keyframe]:
     """Return keyframes of a folder laid out as kitti_object or kitti_raw_seq, edges in camera axes.
+
+    Every second or fourth ring makes it a LiDAR of 32 or 16 rings (over the field of view of 64).
 
     Each KITTI frame has its own day's calibration; with the edges already in the camera's axes all frames share
     one calibration, the identity, into which errors can be injected.
     """
-    return [
-        _in_camera_axes(keyframe(image, points, camera, T), T)
-        for image, points, camera, T in kitti_frames(folder)
-    ]
+    found = []
+    for image, points, camera, T in kitti_frames(folder):
+        sweep = Sweep.from_points(points)
+        kept = sweep.ring % every_ring == 0
+        rows = np.column_stack([sweep.xyz, sweep.intensity])[kept]
+        found.append(_in_camera_axes(keyframe(image, rows, camera, T, sweep.ring[kept]), T))
+    return found
 
 
 def kitti_frames(folder: Path) -> Iterator[tuple[Any, Any, Any, geometry.Array]]:
@@ -117,7 +133,7 @@ def kitti_frames(folder: Path) -> Iterator[tuple[Any, Any, Any, geometry.Array]]
     for image_path in sorted((folder / "image_2").glob("*.png")):
         points_path = folder / "velodyne" / f"{image_path.stem}.bin"
         own = folder / "calib" / f"{image_path.stem}.txt"
-        image = cv2.imread(str(image_path), cv2.IMREAD_GRAYSCALE)
+        image = _grey(image_path)
         calibration = read_kitti(own if own.exists() else folder, (image.shape[1], image.shape[0]))
         camera = replace(calibration.camera("camera_2"), width=image.shape[1], height=image.shape[0])
         points = np.fromfile(points_path, np.float32).reshape(-1, 4)
@@ -167,13 +183,19 @@ def camera_lidar(folder: Path) -> dict[str, Any]:
         "prepare_s_per_keyframe": round(prepare_s, 3),
     }
     result |= _sweep_levels(frames, 3, max(60, len(frames) // 3 * 2))
-    result["five_keyframes"] = _sweep_levels(frames, 5, max(30, len(frames) // 5 * 2))
+    result["five_keyframes"] = _sweep_levels(frames, 5, max(20, len(frames) // 5 * 2))
     result["one_keyframe_screening"] = _screening(frames)
     result["with_reference"] = _with_reference(frames)
+    for rings, every in ((32, 2), (16, 4)):
+        sparse = kitti_keyframes(folder, every)
+        names = ("0.5deg", "1deg", "10cm", "20cm")
+        result[f"{rings}_rings_5_keyframes"] = _sweep_levels(sparse, 5, 20, names)
     return result
 
 
-def _sweep_levels(frames: list[Keyframe], size: int, trials: int) -> dict[str, Any]:
+def _sweep_levels(
+    frames: list[Keyframe], size: int, trials: int, names: Sequence[str] = tuple(LEVELS)
+) -> dict[str, Any]:
     rng = np.random.default_rng(20261121)
     chosen = windows(frames, size, trials, rng)
     independent = len(frames) // size
@@ -181,7 +203,8 @@ def _sweep_levels(frames: list[Keyframe], size: int, trials: int) -> dict[str, A
     calm = [check_camera_lidar(window, rig(), "camera", "lidar") for window in chosen]
     seconds = (time.perf_counter() - started) / len(chosen)
     result: dict[str, Any] = {}
-    for name, (degrees, metres) in LEVELS.items():
+    for name in names:
+        degrees, metres = LEVELS[name]
         hits = [
             is_alarm(
                 check_camera_lidar(
@@ -381,11 +404,11 @@ def opencv_boards() -> dict[str, Any]:
     """Each of 13 stereo views judged under a calibration from the other 12."""
     folder = DATA / "calibration" / "opencv_stereo_chess"
     chess = Chessboard(9, 6, 0.025)
-    pairs = []
+    pairs: list[tuple[geometry.Array, geometry.Array]] = []
     for path in sorted(folder.glob("left[0-9]*.jpg")):
-        seen = [chess.find(_grey(folder / path.name.replace("left", side))) for side in ("left", "right")]
-        if seen[0] is not None and seen[1] is not None:
-            pairs.append((seen[0], seen[1]))
+        both = [chess.find(_grey(folder / path.name.replace("left", side))) for side in ("left", "right")]
+        if both[0] is not None and both[1] is not None:
+            pairs.append((both[0], both[1]))
     size = (640, 480)
     injected = {
         "pitch_0.1deg": (0.1, 0, 0, 0, 0, 0),
@@ -435,10 +458,232 @@ def opencv_boards() -> dict[str, Any]:
     }
 
 
+class SimulatedRoom:
+    """The simulated rig frozen at instants of its motion: what a de-skewed recording of it holds."""
+
+    def __init__(self, seed: int) -> None:
+        self.rig = rig_calibration(seed)
+        self.world = World(seed)
+        self.rng = np.random.default_rng(seed)
+        self._renderers = {
+            name: Renderer(self.world.scene, camera, self.rng) for name, camera in self.rig.cameras.items()
+        }
+
+    def image(self, name: str, world_s: float, moved: geometry.Array | None = None) -> Any:
+        """Return a camera's picture; ``moved`` is where the camera is in its own former axes."""
+        return self._renderers[name].image(self.pose(name, world_s, moved), world_s)
+
+    def sweep(
+        self, world_s: float, moved: geometry.Array | None = None, rings: int = 64, columns: int = 1024
+    ) -> tuple[Any, Any]:
+        """Return points (N, 4) and rings of the LiDAR."""
+        directions, offsets = (
+            part.reshape(-1, 3) for part in beam_rays(default_metadata(rings, columns, 10.0))
+        )
+        T = self.pose("lidar", world_s, moved)
+        R = T[:3, :3].astype(np.float32)
+        origins = (offsets @ R.T + T[:3, 3]).astype(np.float32)
+        hits = self.world.scene.cast(origins, (directions @ R.T).astype(np.float32))
+        range_m = hits.range_m + self.rng.normal(0, 0.008, len(directions))
+        reflectivity = hits.reflectivity + self.rng.normal(0, 2.0, len(directions))
+        points = np.column_stack([offsets + directions * range_m[:, None], reflectivity])
+        return points, np.repeat(np.arange(rings), columns)
+
+    def pose(self, name: str, world_s: float, moved: geometry.Array | None = None) -> geometry.Array:
+        T = self.world.pose(world_s) @ self.rig.transform("body", name)
+        return T if moved is None else T @ moved
+
+
+def simulated(_: Path) -> dict[str, Any]:
+    """Checks for which no recording with truth exists: on the simulated room and synthetic noise."""
+    return {
+        "lidar_lidar": _simulated_lidars(20),
+        "ground_gravity": _simulated_ground(20),
+        "imu_static_60s": _simulated_rest(40),
+        "imu_camera_20s": _simulated_rotation(2),
+    }
+
+
+def _simulated_lidars(trials: int) -> dict[str, Any]:
+    rng = np.random.default_rng(1)
+    T_first_second = geometry.small_motion((0.1, -0.3, 0.8, -0.2, 0.15, -0.3))
+    known = RigCalibration(edges=(Edge("first", "second", T_first_second),))
+    found: dict[str, list[bool]] = {"0.5deg": [], "5cm": [], "false_alarm": []}
+    rooms = [SimulatedRoom(seed) for seed in (1, 2)]
+    for trial in range(trials):
+        room, world_s = rooms[trial % 2], float(rng.uniform(0, 10))
+        first = [room.sweep(world_s)[0] for _ in range(3)]
+        for name, values in found.items():
+            change = geometry.small_motion(random_motion(rng, *LEVELS.get(name, (0.0, 0.0))))
+            second = [room.sweep(world_s, T_first_second @ change, 32, 512)[0] for _ in range(3)]
+            values.append(is_alarm(check_lidar_lidar(first, second, known, "first", "second")))
+    calm = found.pop("false_alarm")
+    return {
+        **{name: rate(values, trials) for name, values in found.items()},
+        "false_alarm": rate(calm, trials, "rate"),
+    }
+
+
+def _simulated_ground(trials: int) -> dict[str, Any]:
+    rng = np.random.default_rng(2)
+    hits: list[bool] = []
+    calm: list[bool] = []
+    unjudged = 0
+    rooms = [SimulatedRoom(seed) for seed in (1, 2)]
+    for trial in range(trials):
+        room, world_s = rooms[trial % 2], float(rng.uniform(0, 10))
+        up = room.pose("imu", world_s)[:3, :3].T @ np.array([0.0, 0.0, 9.81])
+        acc = up + rng.normal(0, 0.02, (400, 3))
+        heading = rng.uniform(0, 2 * np.pi)
+        tilt = np.deg2rad(0.5) * np.array([np.cos(heading), np.sin(heading), 0, 0, 0, 0])
+        for motion, values in ((np.zeros(6), calm), (tilt, hits)):
+            sweeps = [room.sweep(world_s, geometry.small_motion(motion))[0] for _ in range(3)]
+            verdict = check_ground_gravity(sweeps, acc, room.rig, "lidar", "imu", tolerance_deg=0.35)
+            unjudged += verdict.status is Status.INSUFFICIENT
+            if verdict.status is not Status.INSUFFICIENT:
+                values.append(is_alarm(verdict))
+    return {
+        "tilt_0.5deg": rate(hits, len(hits)),
+        "false_alarm": rate(calm, len(calm), "rate"),
+        "insufficient": unjudged,
+    }
+
+
+def _simulated_rest(trials: int) -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    model = ImuModel()
+    time_s = np.arange(0, 60, 0.005)
+    found: dict[str, list[bool]] = {
+        "bias_0.3deg_s": [],
+        "noise_x3": [],
+        "gravity_0.1m_s2": [],
+        "false_alarm": [],
+    }
+    for _ in range(trials):
+        for name, values in found.items():
+            loud = np.sqrt(200.0) * (3.0 if name == "noise_x3" else 1.0)
+            rate_rad_s = rng.normal(0, model.gyro_noise_rad_s * loud, (len(time_s), 3))
+            acc = rng.normal(0, model.acc_noise_m_s2 * loud, (len(time_s), 3)) + np.array([0, 0, 9.81])
+            if name == "bias_0.3deg_s":
+                rate_rad_s[:, rng.integers(3)] += np.deg2rad(0.3)
+            if name == "gravity_0.1m_s2":
+                acc[:, 2] += 0.1
+            values.append(is_alarm(check_imu_static(time_s, acc, rate_rad_s, "imu", model)))
+    calm = found.pop("false_alarm")
+    return {
+        **{name: rate(values, trials) for name, values in found.items()},
+        "false_alarm": rate(calm, trials, "rate"),
+    }
+
+
+def _simulated_rotation(rooms: int) -> dict[str, Any]:
+    hits: dict[str, list[bool]] = {"rotation_1deg_one_axis": [], "offset_5ms": []}
+    calm: list[bool] = []
+    readings: list[list[float]] = []
+    for seed in range(1, rooms + 1):
+        room = SimulatedRoom(seed)
+        time_s = np.arange(0.3, 20.3, 0.1)
+        images = [room.image("camera_left", t) for t in time_s]
+        turns = camera_turns(images, time_s, room.rig.camera("camera_left"))
+        gyro_s = np.arange(0, 21, 0.005)
+        truth = inertial_truth(room.world.motion(gyro_s).carried_to(room.rig.transform("body", "imu")))
+        gyro = InertialNoise(SimulatedImuConfig(), np.random.default_rng(seed)).measured(truth)[:, 3:]
+        T = room.rig.transform("camera_left", "imu")
+
+        def judged(
+            late_s: float,
+            change: geometry.Array,
+            turns: Turns = turns,
+            T: geometry.Array = T,
+            gyro_s: geometry.Array = gyro_s,
+            gyro: geometry.Array = gyro,
+        ) -> Verdict:
+            known = RigCalibration(edges=(Edge("camera", "imu", geometry.small_motion(change) @ T),))
+            return check_imu_rotation(turns.shifted(-late_s), gyro_s, gyro, known, "camera", "imu")
+
+        quiet = judged(0.0, np.zeros(6))
+        calm.append(is_alarm(quiet))
+        readings.append([round(quantity.value, 3) for quantity in quiet.quantities[:4]])
+        # About one axis of the camera: the tolerance of 1 degree holds per axis.
+        single = [sign * np.deg2rad(1.0) * np.eye(6)[axis] for axis in range(3) for sign in (-1, 1)]
+        hits["rotation_1deg_one_axis"] += [is_alarm(judged(0.0, motion)) for motion in single]
+        hits["offset_5ms"] += [is_alarm(judged(late_s, np.zeros(6))) for late_s in (-0.005, 0.005)]
+    return {
+        **{name: rate(values, rooms) for name, values in hits.items()},
+        "false_alarm": rate(calm, rooms, "rate"),
+        "null_deg_ms": readings,
+    }
+
+
+def bump(_: Path, runs: int = 4) -> dict[str, Any]:
+    """One sensor of the simulated rig is bumped by 1 deg and 2 cm in mid-episode; as many runs without a bump."""
+    found, located, blamed_right, calm = [], [], [], []
+    for run in range(runs):
+        rng = np.random.default_rng([run, 5])
+        name = ("camera_left", "camera_right", "lidar")[run % 3]
+        at_s = float(rng.uniform(7.0, 14.0))
+        change = geometry.small_motion(random_motion(rng, 1.0, 0.0) + random_motion(rng, 0.0, 0.02))
+        blamed, span_s = _episode(run + 1, name, at_s, change)
+        found.append(bool(blamed))
+        blamed_right.append(blamed == (name,))
+        located.append(span_s is not None and span_s[0] - 5 <= at_s <= span_s[1] + 5)
+        blamed, span_s = _episode(run + 1, "", 0.0, np.eye(4))
+        calm.append(bool(blamed) or span_s is not None)
+    return {
+        "found": rate(found, runs),
+        "right_sensor": rate(blamed_right, runs),
+        "within_5s": rate(located, runs),
+        "false_alarm": rate(calm, runs, "rate"),
+    }
+
+
+def _episode(
+    seed: int, bumped: str, at_s: float, change: geometry.Array
+) -> tuple[tuple[str, ...], tuple[float, float] | None]:
+    """Return the sensors blamed at the end of 20 s and the span in which a pair went bad."""
+    room = SimulatedRoom(seed)
+    pairs = ("camera_left~camera_right", "camera_left~lidar", "camera_right~lidar")
+    timeline: dict[str, list[Window]] = {pair: [] for pair in pairs}
+    for start in range(6):
+        instants = [0.4 + 3.3 * start + 1.1 * k for k in range(3)]
+        shots = []
+        for t in instants:
+            moved = {bumped: change} if bumped and t >= at_s else {}
+            images = [room.image(name, t, moved.get(name)) for name in ("camera_left", "camera_right")]
+            shots.append((images, room.sweep(t, moved.get("lidar"))))
+        left, right = ([images[side] for images, _ in shots] for side in (0, 1))
+        verdicts = [check_stereo(left, right, room.rig, "camera_left", "camera_right").verdict]
+        for side, name in enumerate(("camera_left", "camera_right")):
+            T = room.rig.transform(name, "lidar")
+            frames = [
+                keyframe(images[side], points, room.rig.camera(name), T, ring)
+                for images, (points, ring) in shots
+            ]
+            verdicts.append(check_camera_lidar(frames, room.rig, name, "lidar").verdict)
+        for verdict in verdicts:
+            span = (round(instants[0] * 1e9), round(instants[-1] * 1e9))
+            timeline[verdict.subject].append(Window(*span, verdict))
+    last = [
+        next((w.verdict for w in windows[::-1] if not _unjudged(w)), None) for windows in timeline.values()
+    ]
+    spans = [moved_between(windows) for windows in timeline.values()]
+    known = [span for span in spans if span is not None]
+    blamed = moved_sensors(verdict for verdict in last if verdict is not None)
+    if not known:
+        return blamed, None
+    return blamed, (min(span[0] for span in known) / 1e9, max(span[1] for span in known) / 1e9)
+
+
+def _unjudged(window: Window) -> bool:
+    return window.verdict.status is Status.INSUFFICIENT
+
+
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "camera_lidar": camera_lidar,
     "board": board,
     "stereo": stereo_epipolar,
+    "simulated": simulated,
+    "bump": bump,
 }
 
 
@@ -480,12 +725,14 @@ def main() -> None:
     )
     parser.add_argument("--kitti", type=Path, default=DATA / "calibration" / "kitti_object")
     parser.add_argument("--only", nargs="*", choices=PARTS, help="run these parts only")
+    parser.add_argument("--runs", type=int, default=4, help="runs with and without a bump")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     options = parser.parse_args()
+    cv2.setNumThreads(1)
     result: dict[str, Any] = {"machine": machine()}
     for name in options.only or PARTS:
         started = time.perf_counter()
-        result[name] = PARTS[name](options.kitti)
+        result[name] = bump(options.kitti, options.runs) if name == "bump" else PARTS[name](options.kitti)
         print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
     if options.json:
         print(json.dumps(result, indent=1))
