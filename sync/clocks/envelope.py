@@ -20,6 +20,7 @@ FloatArray = NDArray[np.floating[Any]]
 EXPONENTS = np.array([1.0, 1.5, 2.0, 3.0, 4.5, 7.0])
 NEAR = 64
 """Samples nearest to the envelope that are looked at one by one."""
+RULED_OUT = 40.0
 FEW = 32
 """With fewer samples than this only the hard floor is considered, and a prior of the scale counts."""
 
@@ -46,6 +47,9 @@ _DEPTH_LOG_WIDTHS = np.log(np.diff(np.concatenate(([0.0], np.sqrt(_DEPTHS[1:] * 
 _GAUSS_AT, _GAUSS_WEIGHT = np.polynomial.legendre.leggauss(5)
 _GAUSS_WEIGHT = _GAUSS_WEIGHT / 2
 _BEND_MEAN = 1.0 / 3.0
+_CREST_AT = np.linspace(-1.0, 1.0, 9)
+BEYOND_BAND = 1e4
+"""Log penalty of a curve that leaves the band; more than all that it could gain there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,7 @@ def _fit_near(
         ]
     )
     depths = _DEPTHS * depth_unit_ns
-    exponents = EXPONENTS[:1] if has_few else EXPONENTS
+    exponents = EXPONENTS[: 1 if has_few else _considered(earlier_evidence)]
     for attempt in range(MAX_PASSES):
         points = centre + _DIRECTIONS @ spread.T
         slopes, bends = points[:, :1], points[:, 1:]
@@ -202,9 +206,15 @@ def _fit_near(
         ) - 2 * np.log1p(((bends - prior.bend_mean_ns) / prior.bend_spread_ns) ** 2 / 3)
         base = log_prior + _DEPTH_LOG_WIDTHS
         likelihood = np.empty((exponents.size, *values.shape))
-        exposure = np.maximum(weight * prior.scale_ns + used_ns - count * values, 1e-6)
+        if count > near_count:
+            # Samples above the band were not looked at: a curve that leaves the band may run through them.
+            crest = (slopes * _CREST_AT + bends * (_CREST_AT * _CREST_AT - _BEND_MEAN)).max(axis=1)
+            beyond = np.maximum((values + crest[:, None]) / ceiling_ns - 1, 0.0)
+            base = base - BEYOND_BAND * (beyond + (beyond > 0))
+        least_ns = weight * prior.scale_ns + 1e-3 * near_count * ceiling_ns
+        exposure = np.maximum(weight * prior.scale_ns + used_ns - count * values, least_ns)
         likelihood[0] = base - (near_count + weight) * np.log(exposure / (count * ceiling_ns))
-        if not has_few:
+        if exponents.size > 1:
             _add_soft_floors(
                 likelihood, base, heights, depths, values, slopes, bends, ceiling_ns, near_count, count
             )
@@ -242,7 +252,8 @@ def _fit_near(
     bound_ns = float(distance[order[min(int(np.searchsorted(reached, 0.95)), order.size - 1)]])
     full_shares = np.zeros(EXPONENTS.size)
     full_shares[: shares.size] = shares
-    full_evidence = np.zeros(EXPONENTS.size)
+    # Exponents that were not looked at are taken to do as well as the softest that was: they come back.
+    full_evidence = np.full(EXPONENTS.size, evidence[-1] - evidence.max())
     full_evidence[: evidence.size] = evidence - evidence.max()
     return Posterior(
         end_ns=lowest_ns + end_ns,
@@ -258,6 +269,11 @@ def _fit_near(
         scale_ns=(used_ns + weight * prior.scale_ns) / (near_count + weight),
         proposal=Proposal(1.1 * spread, min(max(depth_ns / spacing_ns, 0.3), 30.0)),
     )
+
+
+def _considered(evidence: FloatArray) -> int:
+    """Return how many exponents, from the hardest, earlier windows have not ruled out (e^-40); at least 2."""
+    return max(2, int(np.flatnonzero(evidence > -RULED_OUT)[-1]) + 1)
 
 
 def _add_soft_floors(
@@ -282,10 +298,11 @@ def _add_soft_floors(
     room = slopes * _GAUSS_AT + bends * (_GAUSS_AT * _GAUSS_AT - _BEND_MEAN)
     room = np.maximum(1 - (values[:, :, None] + room[:, None, :]) / ceiling_ns, 1e-3)
     root, square = np.sqrt(room), room * room
-    cube = square * room
-    rooms = (room * root, square, cube, cube * room * root, cube * cube * room)
+    rooms = [room * root, square]
+    if likelihood.shape[0] > len(rooms) + 1:
+        rooms += [cube := square * room, cube * room * root, cube * cube * room]
     share = 1 - near_count / (2 * count)
-    for index, powered in enumerate(rooms, start=1):
+    for index, powered in enumerate(rooms[: likelihood.shape[0] - 1], start=1):
         exponent = float(EXPONENTS[index])
         likelihood[index] = (
             base

@@ -21,6 +21,8 @@ FloatArray = NDArray[np.floating[Any]]
 SOLVE_EVERY_NS = 250e6
 SOLVES_PER_WINDOW = 60
 SOLVES_WHILE_YOUNG = 12
+SOLVES_AT_MOST = 200
+"""A sample below the line asks for a new one at once, but not more often than so many times a window."""
 SLOTS_PER_WINDOW = 1024
 CAPACITY = 4096
 """Slots kept: four windows of points, so that a shrinking slot never starves the window."""
@@ -240,7 +242,8 @@ class LowerEnvelope:
                 self._first_x = x
         else:
             excess = d - line.offset_ns - line.slope * (x - line.at_ns)
-            if excess < 0 or self._taken < FEW:
+            is_news = excess < 0 and x - self._solved_x > line.window_ns / SOLVES_AT_MOST
+            if is_news or self._taken < FEW:
                 self._next_solve = x
         self._newest = x
         self._taken += 1

@@ -94,7 +94,10 @@ class StreamTracker:
         self._events: deque[ClockEvent] = deque(maxlen=MAX_EVENTS)
         self._dropped_events = 0
         self._last_kind = TickKind.NEXT
-        self._last_arrival_ns: int | None = None
+        self._has_arrived = False
+        self._last_arrival_ns = 0
+        rate_hz = info.message_rate_hz
+        self._stall_ns = STALL_NS + 5e9 / rate_hz if rate_hz > 0 else float("inf")
         self._last_capture_ns = -(1 << 62)
         self._ahead_run = 0
         self._late_since_ns: int | None = None
@@ -217,9 +220,13 @@ class StreamTracker:
         epoch = self._epoch
         assert epoch is not None
         if unwrapped.usable is not None and not unwrapped.usable[-1]:
-            return self._stamp_arrival_of(arrival_ns, ticks.size)
-        if ticks.size == 1 and arrival_ns.size > 1 and self._period_ticks > 0:
-            steps = np.arange(arrival_ns.size) * self._period_ticks
+            return self._stamp_arrival_of(arrival_ns, max(ticks.size, arrival_ns.size))
+        if ticks.size == 1 and arrival_ns.size > 1:
+            # One device stamp for samples that arrived one by one: the rest follow at the nominal rate.
+            if self._period_ticks > 0:
+                steps = np.arange(arrival_ns.size) * self._period_ticks
+            else:
+                steps = (arrival_ns - arrival_ns[0]) / self._tick_ns
             ticks = ticks[0] + np.rint(steps).astype(np.int64)
         elapsed_ns = (ticks - epoch.origin_ticks) * self._tick_ns
         offset_ns = epoch.envelope.offset_at(elapsed_ns) - self.info.latency.min_ns
@@ -408,12 +415,12 @@ class StreamTracker:
         )
 
     def _note_stall(self, frame: Frame) -> None:
-        first_ns, last_ns = int(frame.arrival_ns[0]), int(frame.arrival_ns[-1])
-        if self._last_arrival_ns is not None and self.info.message_rate_hz > 0:
-            gap_ns = first_ns - self._last_arrival_ns
-            if gap_ns > STALL_NS + 5e9 / self.info.message_rate_hz:
-                self._note(ClockEventKind.STALL, first_ns, f"nothing arrived for {gap_ns / 1e6:.1f} ms")
-        self._last_arrival_ns = last_ns
+        first_ns = int(frame.arrival_ns[0])
+        gap_ns = first_ns - self._last_arrival_ns
+        if gap_ns > self._stall_ns and self._has_arrived:
+            self._note(ClockEventKind.STALL, first_ns, f"nothing arrived for {gap_ns / 1e6:.1f} ms")
+        self._has_arrived = True
+        self._last_arrival_ns = first_ns if frame.arrival_ns.size == 1 else int(frame.arrival_ns[-1])
 
     def _note_kinds(
         self, unwrapped: Unwrapped, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64]

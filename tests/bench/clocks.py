@@ -17,14 +17,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import clock_real
 import clock_shapes as shapes
+import content
 import numpy as np
+import two_way
 
 from sensorium.drivers.frame import ClockKind, DeviceClock, Encoding, Frame, Latency, Modality, StreamInfo
 from sensorium.sync.clocks.tracker import StreamTracker
 
 DEFAULT_SEEDS = tuple(range(900, 920))
 QUICK_SEEDS = (900, 901, 902)
+SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def progress(text: str) -> None:
@@ -51,12 +55,12 @@ def run_tracker(simulation: shapes.Simulation, rate_hz: float) -> tuple[Any, Any
     bound = np.empty(count)
     ticks, arrivals = simulation.raw_ticks.reshape(-1, 1), simulation.arrival_ns.reshape(-1, 1)
     frames = [Frame("bench", index, 1, ticks[index], arrivals[index], b"") for index in range(count)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     for index, frame in enumerate(frames):
         stamped = tracker.update(frame)
         capture[index] = stamped.capture_ns[0]
         bound[index] = stamped.uncertainty.bound95_ns
-    used_s = (time.perf_counter() - begin) / count
+    used_s = (time.process_time() - begin) / count
     after_arrival = int((capture > simulation.arrival_ns).sum())
     return (capture - simulation.capture_ns) / 1e3, bound / 1e3, after_arrival, used_s
 
@@ -153,7 +157,7 @@ def bench_audio(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, An
             is_settled = capture_ns - capture_ns[0] > shapes.SETTLE_S * 1e9
             estimate = np.empty(capture_ns.size, np.int64)
             bound = np.empty(capture_ns.size)
-            begin = time.perf_counter()
+            begin = time.process_time()
             for index in range(capture_ns.size):
                 seq = int(counters[index])
                 frame = Frame(
@@ -162,7 +166,7 @@ def bench_audio(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, An
                 stamped = tracker.update(frame)
                 estimate[index] = stamped.capture_ns[0]
                 bound[index] = stamped.uncertainty.bound95_ns
-            used.append((time.perf_counter() - begin) / capture_ns.size)
+            used.append((time.process_time() - begin) / capture_ns.size)
             error = ((estimate - capture_ns) / 1e3)[is_settled]
             covered.append(float((np.abs(error) <= bound[is_settled] / 1e3).mean()))
             ours.append(np.abs(error - np.median(error)) / sample_us)
@@ -223,9 +227,27 @@ def table_one_way(result: dict[str, Any]) -> None:
         print(f"{name:20}" + "".join(f"{row['reference_p99_us'][one]:19.1f}" for one in names))
 
 
+def bench_two_way(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
+    progress("two_way")
+    return two_way.two_way_results(seeds)
+
+
+def bench_content(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
+    progress("content")
+    return content.content_results(seeds)
+
+
+def bench_real(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
+    progress("real")
+    return clock_real.real_results(SHARED_DATA)
+
+
 SECTIONS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], None]]] = {
     "one_way": (bench_one_way, table_one_way),
     "audio": (bench_audio, table_audio),
+    "two_way": (bench_two_way, two_way._print_table),
+    "content": (bench_content, content.print_results),
+    "real": (bench_real, clock_real.print_results),
 }
 
 
