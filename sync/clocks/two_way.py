@@ -121,7 +121,7 @@ class _Fit:
 _PATH_WALK_NS2_PER_S = 300.0**2
 """The least delay of a real path wanders (processor states, queues): 3 us in 100 s."""
 _HALVES_EVERY = 2
-_SIGMAS_95 = 2.4
+_SIGMAS_95 = 2.25
 """Half width of 95 % of the posterior in its sigmas: one-sided depths have longer tails than a bell."""
 
 
