@@ -19,7 +19,7 @@ from sensorium.sync.clocks.envelope import EXPONENTS, FEW, Posterior, Prior, Pro
 FloatArray = NDArray[np.floating[Any]]
 
 SOLVE_EVERY_NS = 250e6
-SOLVES_PER_WINDOW = 60
+SOLVES_PER_WINDOW = 40
 SOLVES_WHILE_YOUNG = 12
 SOLVES_AT_MOST = 200
 """A sample below the line asks for a new one at once, but not more often than so many times a window."""
