@@ -81,6 +81,7 @@ class Posterior:
     """The offset curve, level + slope * at + bend * at^2 at positions -1 ... 0; sigmas are of its end.
 
     Attributes:
+        middle_slope: At the middle of the window, where it is known best.
         path_ns: Half the least round trip.
         up_ns: How far the upper edge typically lies below the lowest upper bound; ``low_ns`` likewise.
         spread: (2, 2) lower triangular, of slope and bend.
@@ -91,6 +92,8 @@ class Posterior:
     bend: float
     sigma_ns: float
     slope_sigma: float
+    middle_slope: float
+    middle_slope_sigma: float
     path_ns: float
     path_sigma_ns: float
     up_ns: float
@@ -197,12 +200,16 @@ def _combine(
     path_mean = float((weight * half_path).sum())
     path_var = float((weight * (half_path - path_mean) ** 2).sum())
     slope = float(by_curve @ curves[:, 0])
+    middle_slopes = curves[:, 0] - curves[:, 1]
+    middle = float(by_curve @ middle_slopes)
     return Posterior(
         mean,
         slope,
         float(by_curve @ curves[:, 1]),
         variance**0.5,
         float(by_curve @ (curves[:, 0] - slope) ** 2) ** 0.5,
+        middle,
+        float(by_curve @ (middle_slopes - middle) ** 2) ** 0.5,
         path_mean,
         path_var**0.5,
         float(by_curve @ up.depth_ns),
@@ -278,3 +285,46 @@ class SplitHalves:
         as it is from its halves.
         """
         return 2.4 * abs(self._lean_sum_ns) / self._weight
+
+
+class DriftScale:
+    """Learns how fast the skew of this clock really changes, from the slopes of disjoint windows.
+
+    A steady clock may be averaged for longer. The least scale is a quarter of the largest, so that a clock that
+    begins to drift after hours of rest costs precision and not truth.
+    """
+
+    CANDIDATES_PPM_S = np.array([0.03, 0.06, 0.12])
+    _PRIOR = np.array([-2.0, -1.0, 0.0])
+    _KEEP = 0.9
+    _LAG_S = 60.0
+    _DOUBT = -5.0
+
+    def __init__(self) -> None:
+        self._evidence = np.zeros(self.CANDIDATES_PPM_S.size)
+        self._before: tuple[float, float, float] | None = None
+
+    def update(self, at_s: float, slope: float, sigma: float) -> None:
+        """Take the slope (ns/s) in the middle of a window; it is compared with one a minute before."""
+        if self._before is not None:
+            elapsed_s = at_s - self._before[0]
+            if elapsed_s < self._LAG_S:
+                return
+            drifted = self.CANDIDATES_PPM_S / 2 * 1e3 * elapsed_s
+            variance = sigma**2 + self._before[2] ** 2 + drifted**2
+            fit = -np.log(variance) / 2 - np.minimum((slope - self._before[1]) ** 2 / variance, 16.0) / 2
+            evidence = self._KEEP * self._evidence + fit
+            # No hours of rest make drift unbelievable.
+            self._evidence = np.maximum(evidence - evidence.max(), self._DOUBT)
+        self._before = (at_s, slope, sigma)
+
+    def restart(self) -> None:
+        """Compare nothing across a restart; what was learnt about the crystal stays."""
+        self._before = None
+
+    @property
+    def ppm_s(self) -> float:
+        """The scale, averaged over what is credible."""
+        log_p = self._evidence + self._PRIOR
+        weights = np.exp(log_p - log_p.max())
+        return float(weights @ self.CANDIDATES_PPM_S / weights.sum())

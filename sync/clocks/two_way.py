@@ -20,15 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.sync.clocks.model import ClockModel, Uncertainty
-from sensorium.sync.clocks.two_edges import Cloud, FloatArray, Path, Posterior, Prior, SplitHalves, fit_curve
+from sensorium.sync.clocks.two_edges import (
+    Cloud,
+    DriftScale,
+    FloatArray,
+    Path,
+    Posterior,
+    Prior,
+    SplitHalves,
+    fit_curve,
+)
 from sensorium.timebase import SECOND_NS
 
 MAX_EXCHANGES = 512
 """Memory: so many exchanges at most, whatever the probing rate."""
 MIN_EXCHANGES = 6
 """Fewer valid answers say too little for an estimate (liblsl asks for as many)."""
-TYPICAL_DRIFT_PPM_S = 0.12
-"""Usual change of the skew: crystals in a warming case (spec 2a)."""
 MAX_DRIFT_PPM_S, MAX_SKEW_PPM = 0.3, 500.0
 """What the hard interval takes for impossible to exceed."""
 _DRIFT, _MAX_SLOPE = MAX_DRIFT_PPM_S * 1e3, MAX_SKEW_PPM * 1e3
@@ -121,6 +128,8 @@ class _Fit:
 _PATH_WALK_NS2_PER_S = 300.0**2
 """The least delay of a real path wanders (processor states, queues): 3 us in 100 s."""
 _HALVES_EVERY = 2
+_HELD_DRIFT_PPM_S = 0.12
+"""How the bound grows beyond the newest answer: as for a crystal in a warming case (spec 2a)."""
 _SIGMAS_95 = 2.25
 """Half width of 95 % of the posterior in its sigmas: one-sided depths have longer tails than a bell."""
 
@@ -148,6 +157,7 @@ class TwoWayEstimator:
         self._next_path: Path | None = None
         self._path_due_ns = 0
         self._halves = SplitHalves()
+        self._drift = DriftScale()
         self._fits = 0
 
     @property
@@ -184,7 +194,7 @@ class TwoWayEstimator:
         lower = fit.hard_lower_ns + fit.hard_slopes[0] * age_s - drifted_ns
         upper = fit.hard_upper_ns + fit.hard_slopes[1] * age_s + drifted_ns
         statistical_ns = _SIGMAS_95 * float(np.hypot(fit.sigma_ns, fit.slope_sigma * age_s))
-        statistical_ns += TYPICAL_DRIFT_PPM_S * 1e3 * age_s**2 / 2
+        statistical_ns += _HELD_DRIFT_PPM_S * 1e3 * age_s**2 / 2
         floor_ns = statistical_ns * (self._halves.widening - 1) + self._halves.lean_ns
         return OffsetEstimate(
             self._base_ns + round(float(np.clip(offset_ns, lower, upper))),
@@ -259,6 +269,7 @@ class TwoWayEstimator:
         self.epoch += 1
         self._rows.clear()
         self._recent.clear()
+        self._drift.restart()
         self._fit = None
         self._spread = None
         self._window_s = MIN_WINDOW_S
@@ -309,10 +320,15 @@ class TwoWayEstimator:
         )
         self._spread = posterior.spread
         if is_due:
+            self._drift.update(
+                end_ns / SECOND_NS - window_s / 2,
+                posterior.middle_slope / window_s,
+                posterior.middle_slope_sigma / window_s * self._halves.widening,
+            )
             walked = _PATH_WALK_NS2_PER_S * window_s
             self._next_path = Path(posterior.path_ns, float(np.hypot(posterior.path_sigma_ns, walked**0.5)))
             self._path_due_ns = end_ns + int(window_s * SECOND_NS)
-        best = _best_window_s(posterior.up_ns, posterior.low_ns, window_s)
+        best = _best_window_s(posterior.up_ns, posterior.low_ns, window_s, self._drift.ppm_s)
         self._window_s = float(np.clip(best, self._window_s * 0.9, self._window_s * 1.1 + 2.0))
         return True
 
@@ -336,17 +352,17 @@ class TwoWayEstimator:
             slope_mean, slope_sigma = 0.0, MAX_SKEW_PPM * 1e3 * window_s
         else:
             slope_mean, slope_sigma = guess * 1e3 * window_s, 2e3 * window_s
-        bend_sigma = TYPICAL_DRIFT_PPM_S / 2 * 1e3 / 2 * window_s**2
+        bend_sigma = self._drift.ppm_s / 2 * 1e3 / 2 * window_s**2
         spread = self._spread
         if spread is None:
             spread = np.diag([slope_sigma if fit is None else 1e3 * window_s, bend_sigma])
         return Prior(slope_mean, slope_sigma, bend_sigma, centre, spread)
 
 
-def _best_window_s(up_depth_ns: float, low_depth_ns: float, span_s: float) -> float:
+def _best_window_s(up_depth_ns: float, low_depth_ns: float, span_s: float, drift_ppm_s: float) -> float:
     """Return the window that balances the depth of the edges against unmodelled drift (spec 2a)."""
     density = 1 / max(up_depth_ns, low_depth_ns, 1.0) + 0.5 / max(min(up_depth_ns, low_depth_ns), 1.0)
-    window_s = (WINDOW_FACTOR * span_s / density / (TYPICAL_DRIFT_PPM_S * 1e3)) ** (1 / 3)
+    window_s = (WINDOW_FACTOR * span_s / density / (drift_ppm_s * 1e3)) ** (1 / 3)
     return float(np.clip(window_s, MIN_WINDOW_S, MAX_WINDOW_S))
 
 
