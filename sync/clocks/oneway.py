@@ -29,6 +29,8 @@ CAPACITY = 4096
 MIN_WINDOW_NS = 4e9
 MAX_WINDOW_NS = 120e9
 START_WINDOW_NS = 20e9
+SOFTNESS_PRIOR = -2.5
+"""Log odds per unit of exponent: a few dozen samples cannot tell, and guessing soft costs most there."""
 LINE_UNTIL = 24
 """With fewer samples than this the reference is the best straight line, found afresh each time."""
 JERK_PER_S2 = 2.1e-9
@@ -169,7 +171,7 @@ class LowerEnvelope:
         self._scale_ns = scale_prior_ns
         self._scale_weight = scale_weight
         self._resolution_ns = resolution_ns
-        self._evidence = np.zeros(EXPONENTS.size)
+        self._evidence = SOFTNESS_PRIOR * (EXPONENTS - 1)
         self._window_ns = START_WINDOW_NS
         self._x = np.empty(2 * CAPACITY)
         self._d = np.empty(2 * CAPACITY)
