@@ -30,6 +30,8 @@ calibration_app = typer.Typer(
 )
 app.add_typer(upload_app, name="upload")
 app.add_typer(calibration_app, name="calibration")
+sync_app = typer.Typer(help="Look at clocks and alignment.", no_args_is_help=True)
+app.add_typer(sync_app, name="sync")
 
 DEFAULT_SPOOL = Path(os.environ.get("SENSORIUM_SPOOL", "spool"))
 
@@ -339,6 +341,27 @@ def calibration_check(
     from sensorium.agent.calibration_commands import check_calibration
 
     raise typer.Exit(check_calibration(target, calibration, seconds, pairs, overlay, as_json=as_json))
+
+
+@sync_app.command("report")
+def sync_report(
+    episode: Annotated[Path, typer.Argument(help="Episode folder.")],
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Where the page with plots goes; default EPISODE-sync-report.html."),
+    ] = None,
+    content: Annotated[
+        bool,
+        typer.Option(
+            "--content/--no-content", help="Ask the sensors' own data whether the clocks are right."
+        ),
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Show what an episode's clocks did, how certain they are, and how its streams align."""
+    from sensorium.agent.sync_commands import report_sync
+
+    raise typer.Exit(report_sync(episode, html, with_content=content, as_json=as_json))
 
 
 def main() -> None:

@@ -35,13 +35,14 @@ class RotationCase:
     rate_rad_s: float
     length_s: float
     goal_p99_ms: float
+    trials_per_seed: int = 3
 
 
 ROTATION_CASES = (
     RotationCase("0.03deg_0.5rad_20s", 0.03, 0.5, 20, 0.34),
     RotationCase("0.03deg_0.5rad_60s", 0.03, 0.5, 60, 0.20),
     RotationCase("0.10deg_0.5rad_20s", 0.10, 0.5, 20, 1.1),
-    RotationCase("0.10deg_0.5rad_60s", 0.10, 0.5, 60, 0.69),
+    RotationCase("0.10deg_0.5rad_60s", 0.10, 0.5, 60, 0.69, trials_per_seed=10),
     RotationCase("0.29deg_0.5rad_60s", 0.29, 0.5, 60, 2.0),
     RotationCase("0.10deg_0.1rad_20s", 0.10, 0.1, 20, 5.4),
 )
@@ -298,10 +299,16 @@ def clap_result(seeds: list[int]) -> dict[str, Any]:
 def content_results(seeds: Sequence[int]) -> dict[str, Any]:
     """Return everything under the key ``content`` of ``tests/bench/clocks.py --json``.
 
-    Each seed stands for three trials of rotation, so that 20 seeds are the 60 trials of the spec.
+    Each seed stands for three trials of rotation, so that 20 seeds are the 60 trials of the spec; for ten where
+    there is a goal, because the 99th percentile of 60 is nearly their maximum.
     """
-    trials = [3 * seed + part for seed in seeds for part in range(3)]
-    rotation = {case.name: rotation_result(case, trials) for case in ROTATION_CASES}
+    rotation = {
+        case.name: rotation_result(
+            case,
+            [case.trials_per_seed * seed + part for seed in seeds for part in range(case.trials_per_seed)],
+        )
+        for case in ROTATION_CASES
+    }
     clap = clap_result(list(seeds))
     goal = rotation["0.10deg_0.5rad_60s"]
     return {

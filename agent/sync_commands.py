@@ -1,0 +1,110 @@
+"""What ``sensorium sync ...`` does; each function returns an exit code."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sensorium.agent.sync_report import SyncReport, sync_report, write_sync_report
+from sensorium.calibration.geometry import Intrinsics
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.errors import CalibrationError
+from sensorium.sync.content_check import check_content
+from sensorium.sync.episode.reader import Episode
+from sensorium.verdict import Status, Verdict
+
+_CALIBRATION_FILE = "calibration.yaml"
+_COLOUR = {"ok": "green", "suspect": "yellow", "insufficient": "yellow", "failed": "red"}
+
+
+def report_sync(episode: Path, html: Path | None, *, with_content: bool, as_json: bool) -> int:
+    """Print what an episode's clocks did and write the page with plots; exit code 1 if a verdict failed."""
+    episode = episode.resolve()
+    report = sync_report(episode)
+    if with_content:
+        report.content = _content(episode)
+    path = write_sync_report(report, html or episode.with_name(f"{episode.name}-sync-report.html"))
+    if as_json:
+        json.dump({**report.document(), "html": str(path)}, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        _print(report, path)
+    return 1 if any(verdict.status is Status.FAILED for verdict in report.verdicts) else 0
+
+
+def _content(episode: Path) -> tuple[Verdict, ...]:
+    cameras: Mapping[str, Intrinsics] = {}
+    try:
+        if (episode / _CALIBRATION_FILE).exists():
+            cameras = RigCalibration.load(episode / _CALIBRATION_FILE).cameras
+    except CalibrationError:
+        cameras = {}  # the calibration has its own verdict; the clocks do without
+    with Episode(episode) as opened:
+        return check_content(opened, cameras)
+
+
+def _print(report: SyncReport, path: Path) -> None:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    found = report.document()
+    clocks = Table(title=f"clocks of {report.episode_id}, {found['seconds']:.1f} s", title_justify="left")
+    for name in ("stream", "method", "rate Hz", "skew ppm", "epochs"):
+        clocks.add_column(name, justify="left" if name in ("stream", "method") else "right")
+    for name in ("residual p50/p99 us", "bound p50/p95 us", "floor us", "latency +- us", "events"):
+        clocks.add_column(name, justify="right")
+    for name, stream in found["streams"].items():
+        clocks.add_row(
+            name,
+            stream["method"],
+            _text(stream["rate_hz"], 3),
+            _text(stream["skew_ppm"], 2),
+            str(stream["epochs"]),
+            _pair(stream["residual_us"], "p50", "p99"),
+            _pair(stream["bound95_us"], "p50", "p95"),
+            _text((stream["floor_us"] or {}).get("p95"), 1),
+            _text(stream["asymmetry_us"], 1),
+            ", ".join(f"{kind} {count}" for kind, count in stream["events"].items()),
+        )
+    console.print(clocks)
+    pairs = Table(title=f"alignment on {report.reference}, {report.ticks} ticks", title_justify="left")
+    for name in ("stream", "method", "matched", "p50/p95/max us", "ticks without", "samples unmatched"):
+        pairs.add_column(name, justify="left" if name in ("stream", "method") else "right")
+    for name, pair in found["alignment"].items():
+        numbers = pair["gap_us"] if pair["method"] == "interpolated" else pair["residual_us"]
+        others = {reason: count for reason, count in pair["outcomes"].items() if reason != "matched"}
+        pairs.add_row(
+            name,
+            pair["method"],
+            str(pair["outcomes"].get("matched", 0)),
+            _pair(numbers, "p50", "p95", "max"),
+            _counts(others),
+            _counts(report.unmatched.get(name, {})),
+        )
+    console.print(pairs)
+    for verdict in report.verdicts:
+        colour = _COLOUR[verdict.status.value]
+        if verdict.reasons:
+            console.print(f"[{colour}]{verdict.status.value}[/] {verdict.check} {verdict.subject}")
+            for reason in verdict.reasons:
+                console.print(f"   {reason}", markup=False)
+    for event in report.events[:10]:
+        console.print(f"   {(event.host_ns - report.span[0]) / 1e9:9.3f} s  {event.detail}", markup=False)
+    left = len(report.events) - 10 + report.more_events
+    if left > 0:
+        console.print(f"   and {left} more clock events")
+    console.print(f"plots: {path}", markup=False, soft_wrap=True)
+
+
+def _counts(reasons: Mapping[str, int]) -> str:
+    return "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+
+
+def _pair(found: Mapping[str, Any] | None, *keys: str) -> str:
+    return "" if found is None else " / ".join(f"{found[key]:.0f}" for key in keys)
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

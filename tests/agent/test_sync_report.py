@@ -1,0 +1,127 @@
+"""``sensorium sync report`` on a simulated episode: numbers, plots, and proof by content."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from episode_samples import TIMELINE
+from simulated_rig import run
+
+from sensorium.agent.sync_commands import report_sync
+from sensorium.agent.sync_report import render, sync_report
+from sensorium.drivers.frame import Frame, StreamInfo
+from sensorium.errors import EpisodeError
+from sensorium.sync.align import Aligner
+from sensorium.sync.clocks.model import Stamped
+from sensorium.sync.clocks.tracker import StreamTracker
+from sensorium.sync.content_check import check_content
+from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.spool import Spool
+from sensorium.sync.episode.ulid import new_ulid
+from sensorium.sync.episode.writer import EpisodeWriter
+from sensorium.verdict import Status
+
+
+def record(folder: Path, *, heard_late_ns: int = 0, sabotage: bool = False) -> Path:
+    """Write nine seconds of force, microphone and IMU, stamped as they would be live."""
+    infos: dict[str, StreamInfo] = {}
+    frames: list[Frame] = []
+    for name in ("force", "microphone", "imu"):
+        found, by_stream = run(name, folder, seconds=9.0)
+        infos |= found
+        frames += by_stream[name]
+    spool = Spool(folder / "spool")
+    spool.create()
+    episode_id = new_ulid(TIMELINE.utc_minus_host_ns)
+    writer = EpisodeWriter(spool.open_folder(episode_id), episode_id, TIMELINE, None)
+    aligner = Aligner("imu", 10_000_000)
+    trackers = {name: StreamTracker(info) for name, info in infos.items()}
+    for info in infos.values():
+        writer.declare(info)
+        aligner.declare(info)
+    for frame in sorted(frames, key=lambda each: int(each.arrival_ns[-1])):
+        stamped = trackers[frame.stream].update(frame)
+        if frame.stream == "microphone":
+            stamped = replace(stamped, capture_ns=stamped.capture_ns - heard_late_ns)
+        if sabotage and frame.stream == "imu" and frame.seq == 200:
+            stamped = Stamped(frame.arrival_ns + 1_000_000, stamped.uncertainty, stamped.epoch)
+        writer.write(frame, stamped, 0)
+        aligner.add(frame.stream, frame.seq, frame.count, stamped.capture_ns, stamped.uncertainty.bound95_ns)
+        model = trackers[frame.stream].model
+        if model is not None and frame.seq % 10 == 0:
+            writer.write_model(frame.stream, model, int(frame.arrival_ns[-1]))
+        for row in aligner.advance(int(frame.arrival_ns[-1])):
+            writer.write_row(row)
+        writer.step(int(frame.arrival_ns[-1]))
+    writer.close()
+    return writer.folder
+
+
+@pytest.fixture(scope="module")
+def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("sync"))
+
+
+def test_the_report_tells_rates_skews_and_bounds_of_every_clock(episode: Path) -> None:
+    found = sync_report(episode).document()
+    assert set(found["streams"]) == {"force", "microphone", "imu"}
+    imu = found["streams"]["imu"]
+    # The demo's IMU runs 18 ppm slow, with up to 6 ppm of warm-up and thermal wave.
+    assert imu["skew_ppm"] == pytest.approx(-18, abs=25)
+    assert imu["rate_hz"] == pytest.approx(200.0, rel=1e-3)
+    assert imu["captures_after_arrival"] == imu["captures_backwards"] == 0
+    assert 0 < imu["bound95_us"]["p50"] < imu["bound95_us"]["max"]
+    assert 500 < imu["residual_us"]["p50"] < 2000  # exponential jitter of 1.5 ms has its median at 1040 us
+    assert found["alignment"]["force"]["method"] == "interpolated"
+    assert found["alignment"]["force"]["gap_us"]["p50"] == pytest.approx(1000, rel=0.03)
+    assert {verdict["status"] for verdict in found["verdicts"]} == {"ok"}
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_page_needs_no_other_file_and_shows_every_section(episode: Path) -> None:
+    html = render(sync_report(episode))
+    for name in ("clocks", "residuals", "histograms", "offsets", "alignment"):
+        assert f'<section id="{name}">' in html
+    assert "<script" not in html
+    assert "src=" not in html
+    assert html.count("<svg") >= 8
+
+
+def test_a_capture_after_its_arrival_is_a_verdict_against_the_episode(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = record(tmp_path, sabotage=True)
+    code = report_sync(folder, tmp_path / "report.html", with_content=False, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert code == 1
+    (failed,) = (verdict for verdict in found["verdicts"] if verdict["status"] == "failed")
+    assert failed["subject"] == "imu"
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_claps_confirm_honest_clocks_and_contradict_a_shifted_one(episode: Path, tmp_path: Path) -> None:
+    with Episode(episode) as opened:
+        (honest,) = check_content(opened, {})
+    assert (honest.check, honest.subject, honest.status) == ("content_clap", "force~microphone", Status.OK)
+    with Episode(record(tmp_path, heard_late_ns=40_000_000)) as opened:
+        (shifted,) = check_content(opened, {})
+    assert shifted.status is Status.FAILED
+    offset = next(quantity for quantity in shifted.quantities if quantity.name == "offset")
+    assert offset.value == pytest.approx(-40_000, abs=5_000)
+
+
+def test_the_table_prints(episode: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_sync(episode, tmp_path / "r.html", with_content=True, as_json=False) == 0
+    out = capsys.readouterr().out
+    assert "microphone" in out
+    assert "confirmed" in out
+
+
+def test_an_empty_episode_is_refused(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    writer = EpisodeWriter(spool.open_folder(new_ulid(0)), new_ulid(0), TIMELINE, None)
+    writer.close()
+    with pytest.raises(EpisodeError, match="no samples"):
+        sync_report(writer.folder)
