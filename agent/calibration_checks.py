@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sensorium.agent.calibration_data import CameraLidarSet, Image, Recording, Shot, StereoSet, spread
 from sensorium.calibration import camera_lidar, stereo
+from sensorium.calibration.attribution import moved_sensors, split_timing
 from sensorium.calibration.checks import Degree
 from sensorium.calibration.geometry import Array, Intrinsics, apply, rays, skew, small_motion
 from sensorium.calibration.lint import View, lint_camera_lidar, lint_stereo, lint_streams
@@ -24,6 +25,9 @@ MAX_PICTURES = 3
 MAX_LINT_VIEWS = 6
 # 20 ms at 10 deg/s of turning look like 0.2 deg of yaw.
 MAX_APART_MS = 20.0
+MIN_TIMING_FRAMES = 6
+# Accepted between the stamps of camera and LiDAR; readings of a good rig are up to 3 ms off.
+MAX_OFFSET_MS = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +69,14 @@ class CheckReport:
             return list(_nothing().reasons)
         found = [v for v in (*self.findings, *self.verdicts) if v.status is self.status]
         return [f"{verdict.subject}: {reason}" for verdict in found for reason in verdict.reasons]
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """The sensors that explain all alarms best; two from one pair if it cannot be told which."""
+        return moved_sensors(verdict for verdict in self.verdicts if not self._is_timing(verdict))
+
+    def _is_timing(self, verdict: Verdict) -> bool:
+        return any("(timing)" in reason for reason in verdict.reasons[:1])
 
 
 def _nothing() -> Verdict:
@@ -261,6 +273,7 @@ def _check_camera_lidar(
         verdict = replace(verdict, status=Status.FAILED, reasons=faults[0].reasons)
     elif verdict.status is not Status.INSUFFICIENT:
         verdict = _heard_twice(pooled, prepared, judge)
+        verdict = _with_timing(verdict, prepared)
     if chosen.apart_ns is not None and prepared:
         verdict = _with_time(verdict, chosen.apart_ns)
     if with_pictures:
@@ -289,11 +302,51 @@ def _heard_twice(
     return _decided(pooled.verdict, [half.verdict for half in halves], drift)
 
 
+def _with_timing(verdict: Verdict, prepared: Sequence[_Prepared]) -> Verdict:
+    """Tell whether an apparent motion follows the rig's turning: then a stamp is off, not the mount."""
+    turning = [(each, each.shot.turning_rad_s) for each in prepared if each.shot.turning_rad_s is not None]
+    if len(turning) < MIN_TIMING_FRAMES:
+        return verdict
+    single = [camera_lidar.estimate_motion([each.keyframe], np.eye(4)) for each, _ in turning]
+    split = split_timing(
+        np.array([estimate.motion for estimate in single]),
+        np.array([estimate.covariance for estimate in single]),
+        np.array([rate for _, rate in turning]),
+    )
+    offset_ms, sigma_ms = split.offset_s * 1e3, split.offset_sigma_s * 1e3
+    offset = Quantity("time_offset", offset_ms, "ms", MAX_OFFSET_MS, sigma_ms)
+    verdict = replace(verdict, quantities=(*verdict.quantities, offset))
+    said = f"{offset_ms:+.1f} ± {sigma_ms:.1f} ms"
+    if not split.is_timing or abs(offset_ms) - 2 * sigma_ms < MAX_OFFSET_MS:
+        if verdict.status is Status.OK:
+            return verdict
+        return replace(
+            verdict,
+            reasons=(
+                *verdict.reasons,
+                f"it does not follow the rig's turning (time offset {said}): mounting",
+            ),
+        )
+    reason = (
+        f"it follows the rig's turning: the LiDAR is stamped {said} too early against the camera (timing)"
+    )
+    sigma = np.sqrt(np.diag(split.mount_covariance) + camera_lidar.BIAS_SIGMA**2)
+    to_unit = np.array([180 / np.pi] * 3 + [1.0] * 3)
+    limits = np.array([quantity.threshold or np.inf for quantity in verdict.quantities[:6]])
+    is_mount_right = bool(np.all((np.abs(split.mount) - 2 * sigma) * to_unit < limits))
+    if is_mount_right:
+        reasons = (reason, "the mount itself is within tolerance: correct the stamps, not the calibration")
+        return replace(verdict, status=Status.SUSPECT, reasons=(*reasons, *verdict.reasons))
+    return replace(verdict, reasons=(*verdict.reasons, reason, "and the mount has moved as well"))
+
+
 def _with_time(verdict: Verdict, apart_ns: int) -> Verdict:
     """Add how far image and sweep are apart in time; where something looks off, say what that can do."""
     apart = Quantity("time_apart", apart_ns / 1e6, "ms", MAX_APART_MS)
     reasons = verdict.reasons
-    if verdict.status in (Status.SUSPECT, Status.FAILED) and apart.value > MAX_APART_MS:
+    is_turning_known = any(quantity.name == "time_offset" for quantity in verdict.quantities)
+    is_off = verdict.status in (Status.SUSPECT, Status.FAILED)
+    if is_off and apart.value > MAX_APART_MS and not is_turning_known:
         reasons = (
             *reasons,
             f"image and sweep are up to {apart.value:.0f} ms apart: at 10 deg/s of turning that alone looks like "

@@ -341,6 +341,7 @@ def check_document(recording: Recording, report: CheckReport, overlay: Path | No
         "kind": recording.kind,
         "status": report.status.value,
         "reasons": report.reasons,
+        "moved": list(report.moved),
         "calibration": {
             "id": calibration.calibration.calibration_id,
             "format": calibration.format,
@@ -425,6 +426,8 @@ def print_check(recording: Recording, report: CheckReport, overlay: Path | None)
     if overlay is not None:
         console.print(f"picture: {overlay}", highlight=False)
     console.print(f"calibration: {_coloured(report.status)}", highlight=False)
+    if report.moved:
+        console.print(f"  moved: {' or '.join(report.moved)}", highlight=False)
     if report.status is not Status.OK:
         for reason in report.reasons[:3]:
             console.print(f"  {reason}", highlight=False)

@@ -14,15 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.agent.reporting.pictures import UNSHOWABLE, cloud_points, decode_picture
+from sensorium.agent.reporting.survey import sample_values
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
 from sensorium.calibration.geometry import Array, Intrinsics
 from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.sweep import deskew
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
 from sensorium.drivers.ouster_packets import OusterMetadata, decode_scan, scan_points
 from sensorium.errors import CalibrationError, UsageError
 from sensorium.sync.align import Match
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.writer import DATA_FILE
+from sensorium.timebase import SECOND_NS
 
 Image = NDArray[np.uint8]
 
@@ -44,13 +47,19 @@ class StereoSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shot:
-    """An image, the sweep taken with it, and the calibration that holds for the two."""
+    """An image, the sweep taken with it, and the calibration that holds for the two.
+
+    Attributes:
+        turning_rad_s: Angular rate in the camera's axes when the image was taken; None without a gyro. The
+            sweep is then straightened as if taken in the image's instant.
+    """
 
     image: Image
     points: NDArray[np.floating]
     ring: NDArray[np.integer] | None
     camera: Intrinsics
     T_camera_lidar: Array
+    turning_rad_s: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +312,8 @@ def _open_episode(path: Path, given: ImportResult | None) -> Recording:
         streams = episode.streams
         reference = episode.manifest.reference if episode.manifest is not None else ""
         rows = _matched_rows(episode, reference)
-    calibration = given.calibration
+        calibration = given.calibration
+        gyro = _read_gyro(episode, calibration)
     by_frame = {info.frame_id: info for info in streams.values() if info.modality is Modality.CAMERA}
     lidars = [
         info
@@ -319,7 +329,7 @@ def _open_episode(path: Path, given: ImportResult | None) -> Recording:
         for lidar in lidars:
             known = calibration.has_transform(camera.frame_id, lidar.frame_id)
             if known and camera.frame_id in calibration.cameras:
-                _add_episode_lidar(found, camera, lidar, rows)
+                _add_episode_lidar(found, camera, lidar, rows, gyro)
     return found
 
 
@@ -367,18 +377,72 @@ def _chosen(rows: Sequence[_Row], names: tuple[str, str], wanted: int) -> tuple[
     return found, longest_ns
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Gyro:
+    """Angular rates of an IMU over the whole recording, on the host's clock."""
+
+    frame: str
+    time_s: Array
+    rate_rad_s: Array
+
+    def covers(self, start_s: float, end_s: float) -> bool:
+        return bool(self.time_s[0] <= start_s and end_s <= self.time_s[-1])
+
+    def at(self, time_s: float) -> Array:
+        """Return the rate at an instant, over the 20 ms around it."""
+        near = np.abs(self.time_s - time_s) < 0.01
+        picked = near if near.any() else np.abs(self.time_s - time_s) == np.abs(self.time_s - time_s).min()
+        return np.asarray(self.rate_rad_s[picked].mean(axis=0), np.float64)
+
+
+def _read_gyro(episode: Episode, calibration: RigCalibration) -> _Gyro | None:
+    """Return the fastest IMU whose place on the rig is known, or None."""
+    found = [
+        info
+        for info in episode.streams.values()
+        if info.frame_id in calibration.frames and sum(column.unit == "rad/s" for column in info.columns) == 3
+    ]
+    if not found:
+        return None
+    info = max(found, key=lambda each: each.rate_hz)
+    axes = [index for index, column in enumerate(info.columns) if column.unit == "rad/s"]
+    times, rates = [], []
+    for recorded in episode.frames({info.name}):
+        values = sample_values(info, recorded.frame)
+        capture_ns = recorded.stamped.capture_ns
+        if values is None or not len(values):
+            continue
+        if len(capture_ns) != len(values):  # one stamp for a block: of its first sample
+            capture_ns = capture_ns[0] + (np.arange(len(values)) * SECOND_NS / info.rate_hz).astype(np.int64)
+        times.append(capture_ns / SECOND_NS)
+        rates.append(values[:, axes])
+    if not times:
+        return None
+    time_s = np.concatenate(times)
+    order = np.argsort(time_s, kind="stable")
+    return _Gyro(info.frame_id, time_s[order], np.concatenate(rates)[order])
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A frame's payload and when its first sample was captured (host ns)."""
+
+    payload: bytes
+    capture_ns: int
+
+
 class _Payloads:
-    """Payloads of chosen samples of two streams, read from the episode in one pass when first asked for."""
+    """Chosen samples of two streams, read from the episode in one pass when first asked for."""
 
     def __init__(self, path: Path, names: tuple[str, str], chosen: Sequence[tuple[int, int]]) -> None:
         self._path, self._names, self._chosen = path, names, chosen
-        self._found: dict[tuple[str, int], bytes] | None = None
+        self._found: dict[tuple[str, int], _Sample] | None = None
 
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def pair(self, index: int) -> tuple[bytes, bytes]:
-        """Return the payloads of one pair.
+    def pair(self, index: int) -> tuple[_Sample, _Sample]:
+        """Return the two frames of one pair.
 
         Raises:
             CalibrationError: If a frame that was matched is not in the file.
@@ -392,14 +456,15 @@ class _Payloads:
             raise CalibrationError(f"{self._path}: a matched frame of {' or '.join(self._names)} is missing")
         return first, second
 
-    def _read(self) -> Iterator[tuple[tuple[str, int], bytes]]:
+    def _read(self) -> Iterator[tuple[tuple[str, int], _Sample]]:
         wanted = {name: sorted(pair[side] for pair in self._chosen) for side, name in enumerate(self._names)}
         with Episode(self._path) as episode:
             for recorded in episode.frames(set(self._names)):
                 frame = recorded.frame
                 for seq in wanted[frame.stream]:
                     if frame.seq <= seq < frame.next_seq:
-                        yield (frame.stream, seq), bytes(frame.payload)
+                        first_ns = int(recorded.stamped.capture_ns[0])
+                        yield (frame.stream, seq), _Sample(bytes(frame.payload), first_ns)
 
 
 def _add_episode_stereo(found: Recording, left: StreamInfo, right: StreamInfo, rows: Sequence[_Row]) -> None:
@@ -409,7 +474,7 @@ def _add_episode_stereo(found: Recording, left: StreamInfo, right: StreamInfo, r
     def load(index: int) -> Callable[[], tuple[Image, Image]]:
         def images() -> tuple[Image, Image]:
             first, second = payloads.pair(index)
-            return _decoded(left, first), _decoded(right, second)
+            return _decoded(left, first.payload), _decoded(right, second.payload)
 
         return images
 
@@ -417,18 +482,29 @@ def _add_episode_stereo(found: Recording, left: StreamInfo, right: StreamInfo, r
     found.stereo.append(StereoSet(left.frame_id, right.frame_id, pairs))
 
 
-def _add_episode_lidar(found: Recording, camera: StreamInfo, lidar: StreamInfo, rows: Sequence[_Row]) -> None:
+def _add_episode_lidar(
+    found: Recording, camera: StreamInfo, lidar: StreamInfo, rows: Sequence[_Row], gyro: _Gyro | None
+) -> None:
     chosen, apart_ns = _chosen(rows, (camera.name, lidar.name), MAX_KEYFRAMES)
     payloads = _Payloads(found.path, (camera.name, lidar.name), chosen)
     calibration = found.calibration.calibration
     T = calibration.transform(camera.frame_id, lidar.frame_id)
     intrinsics = calibration.camera(camera.frame_id)
+    if gyro is not None and not calibration.has_transform(lidar.frame_id, gyro.frame):
+        gyro = None
 
     def load(index: int) -> Callable[[], Shot]:
         def shot() -> Shot:
             picture, sweep = payloads.pair(index)
-            points, ring = _cloud(lidar, sweep)
-            return Shot(_decoded(camera, picture), points, ring, intrinsics, T)
+            image, cloud = _decoded(camera, picture.payload), _cloud(lidar, sweep)
+            points, at_s, turning = cloud.points, picture.capture_ns / SECOND_NS, None
+            if gyro is not None and cloud.time_s is not None:
+                times = cloud.time_s
+                if gyro.covers(min(at_s, float(times.min())), max(at_s, float(times.max()))):
+                    R_lidar_imu = calibration.transform(lidar.frame_id, gyro.frame)[:3, :3]
+                    points = deskew(points, times, at_s, gyro.time_s, gyro.rate_rad_s, R_lidar_imu)
+                    turning = T[:3, :3] @ R_lidar_imu @ gyro.at(at_s)
+            return Shot(image, points, cloud.ring, intrinsics, T, turning)
 
         return shot
 
@@ -443,13 +519,27 @@ def _decoded(info: StreamInfo, payload: bytes) -> Image:
         raise CalibrationError(f"an image of {info.name} does not decode: {err}") from err
 
 
-def _cloud(info: StreamInfo, payload: bytes) -> tuple[NDArray[np.floating], NDArray[np.integer] | None]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cloud:
+    """Returns of a sweep, with the laser and the time (host, s) of each where the encoding tells."""
+
+    points: NDArray[np.floating]
+    ring: NDArray[np.integer] | None = None
+    time_s: Array | None = None
+
+
+def _cloud(info: StreamInfo, sample: _Sample) -> _Cloud:
     try:
         if info.encoding != Encoding.OUSTER:
-            return cloud_points(info, payload), None
+            return _Cloud(cloud_points(info, sample.payload))
         metadata = OusterMetadata.from_json(info.details.get("metadata", ""))
-        scan = decode_scan(payload, metadata)
-        ring = np.flatnonzero(scan.range_mm) // scan.range_mm.shape[1]
-        return scan_points(scan, metadata), ring
+        scan = decode_scan(sample.payload, metadata)
     except UNSHOWABLE as err:
         raise CalibrationError(f"a sweep of {info.name} does not decode: {err}") from err
+    returns = np.flatnonzero(scan.range_mm)
+    ring, column = np.divmod(returns, scan.range_mm.shape[1])
+    valid = np.flatnonzero(scan.column_valid)
+    if not len(returns) or not len(valid):
+        return _Cloud(scan_points(scan, metadata), ring)
+    since_ns = scan.column_ns[column] - scan.column_ns[valid[0]]
+    return _Cloud(scan_points(scan, metadata), ring, (sample.capture_ns + since_ns) / SECOND_NS)
