@@ -238,6 +238,8 @@ class LowerEnvelope:
         if x <= self._newest:
             return
         line = self.line
+        if line is not None and x - self._newest > self._window_ns:
+            self._resume(line, x)
         if line is None:
             excess = d
             if self._high == self._low:
@@ -263,6 +265,18 @@ class LowerEnvelope:
         self._x[self._high], self._d[self._high] = x, d
         self._high += 1
         self._slot, self._slot_excess = slot, excess
+
+    def _resume(self, line: Line, x: float) -> None:
+        """Begin anew after a gap that outlasted the window: what is known is about what the skew was."""
+        gap_s = (x - self._newest) * 1e-9
+        self._slope_prior = line.slope
+        self._slope_spread = 5e-7 + DRIFT_SPREAD_PER_S * min(gap_s, 200.0)
+        self._scale_ns, self._scale_weight = line.scale_ns, 16.0
+        self._low = self._high
+        self._first_x = self._next_solve = x
+        self._taken = 0
+        self._slot, self._slot_ns = -1, 0.0
+        self._proposal = None
 
     def _solve(self) -> None:
         newest = self._newest

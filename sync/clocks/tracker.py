@@ -20,6 +20,8 @@ MATURE = 32
 QUARANTINE = 8
 """So many ticks in a row that lie far ahead of the clock are not outliers: the clock has stepped."""
 AHEAD_NS = 2_000_000.0
+GATE_PER_NS2 = 1e-16
+"""How far a crystal may stray over a gap: 0.1 ppm of skew per second of it."""
 STEP_NS = 100_000_000.0
 STEP_AFTER_NS = 2_000_000_000
 SKEW_SPREAD_CARRIED = 5e-7
@@ -192,7 +194,8 @@ class StreamTracker:
             device_ns = (ticks - epoch.origin_ticks) * self._tick_ns
             offset_ns = (at_ns - epoch.origin_host_ns) - device_ns
             excess_ns = offset_ns - line.offset_ns - line.slope * (device_ns - line.at_ns)
-            if line.count < MATURE or -self._gate_ns <= excess_ns < STEP_NS:
+            gate_ns = self._gate_ns + GATE_PER_NS2 * (device_ns - line.at_ns) ** 2
+            if line.count < MATURE or -gate_ns <= excess_ns < STEP_NS:
                 self._ahead_run, self._late_since_ns = 0, None
                 self._last_kind = kind
                 envelope = epoch.envelope
@@ -300,7 +303,7 @@ class StreamTracker:
         if line is not None and line.count >= MATURE:
             excess_ns = offset_ns - epoch.envelope.offset_at(device_ns)
             lowest_ns = float(excess_ns.min())
-            gate_ns = self._gate_ns
+            gate_ns = self._gate_ns + GATE_PER_NS2 * (float(device_ns[-1]) - line.at_ns) ** 2
             if lowest_ns < -gate_ns:
                 sane = excess_ns >= -gate_ns
                 self._ahead_run += int((~sane).sum())

@@ -129,6 +129,20 @@ def test_a_stamp_far_ahead_of_its_arrival_is_not_believed() -> None:
     assert (captures(stamped) <= run.arrival_ns).all()
 
 
+def test_a_long_pause_is_no_reset_and_costs_little() -> None:
+    """Ten minutes without a sample; the crystal's rate has moved by 3 ppm meanwhile."""
+    first, second = simulate(200, 1.5e6, 20, 4), simulate(200, 1.5e6, 20, 5, skew_ppm=43)
+    pause_ns = 600 * SECOND
+    ahead_us = round(600e6 * (1 + 41.5e-6) + 20e6 * 40e-6)
+    capture = np.concatenate((first.capture_ns, second.capture_ns + pause_ns))
+    arrival = np.concatenate((first.arrival_ns, second.arrival_ns + pause_ns))
+    ticks = np.concatenate((first.ticks, (second.ticks + ahead_us) % 2**32))
+    stamped = track(StreamTracker(stream(MICROSECONDS, 200)), Run(capture, ticks, arrival))
+    assert stamped[-1].epoch == 0
+    error = np.abs(captures(stamped) - capture)
+    assert np.percentile(error[4200:], 99) < 50_000
+
+
 @pytest.mark.parametrize("step_us", [300_000, -300_000])
 def test_a_clock_that_steps_by_less_than_the_reset_rule_sees_becomes_a_new_epoch(step_us: int) -> None:
     run = simulate(200, 1.5e6, 30, 5)
