@@ -58,6 +58,10 @@ class Exchange:
     boot_id: int = 0
 
     @property
+    def stamps_ns(self) -> tuple[int, int, int, int]:
+        return self.sent_ns, self.remote_received_ns, self.remote_sent_ns, self.received_ns
+
+    @property
     def round_trip_ns(self) -> int:
         return (self.received_ns - self.sent_ns) - (self.remote_sent_ns - self.remote_received_ns)
 
@@ -127,6 +131,10 @@ class _Fit:
 
 _PATH_WALK_NS2_PER_S = 300.0**2
 """The least delay of a real path wanders (processor states, queues): 3 us in 100 s."""
+_MAX_STAMP_NS = 1 << 61
+"""Differences of such stamps, and differences of those, fit into int64; 73 years."""
+_STAMP_NOISE_NS = 50_000
+"""Bounds that contradict each other by less are a late reading of the kernel's clocks, not a step."""
 _HALVES_EVERY = 2
 _HELD_DRIFT_PPM_S = 0.12
 """How the bound grows beyond the newest answer: as for a crystal in a warming case (spec 2a)."""
@@ -178,9 +186,11 @@ class TwoWayEstimator:
             newest = [self._rows[n] for n in range(-min(accepted, len(self._rows)), 0)]
             self._restart()
             self._count(steps=1)
-            self._rows.extend(newest)
+            shift_ns = newest[0][1]
+            self._base_ns += shift_ns
+            self._rows.extend((sent, up - shift_ns, got, low - shift_ns) for sent, up, got, low in newest)
             if len(newest) >= MIN_EXCHANGES and not self._refit():
-                self._rows.clear()
+                self._rows.clear()  # they contradict even each other
         return accepted
 
     def estimate(self, local_ns: int) -> OffsetEstimate | None:
@@ -235,7 +245,8 @@ class TwoWayEstimator:
             self._count(repeated=1)
             return False
         is_possible = (
-            exchange.round_trip_ns >= 0
+            max(abs(stamp_ns) for stamp_ns in exchange.stamps_ns) < _MAX_STAMP_NS
+            and exchange.round_trip_ns >= 0
             and exchange.remote_sent_ns >= exchange.remote_received_ns
             and (not self._rows or exchange.sent_ns >= self._rows[-1][0])
         )
@@ -284,8 +295,9 @@ class TwoWayEstimator:
         window_s = min(self._window_s, max(first_s, 0.1))
         slopes = _slope_range(rows, end_ns)
         lower, upper = _hard_interval(rows, end_ns, slopes)
-        if lower > upper or slopes[0] > slopes[1]:
+        if lower - upper > _STAMP_NOISE_NS or slopes[0] > slopes[1]:
             return False
+        lower, upper = min(lower, upper), max(lower, upper)
         keep = rows[:, 0] >= end_ns - int(window_s * SECOND_NS)
         keep[-MIN_EXCHANGES:] = True
         part = rows[keep]
@@ -377,7 +389,7 @@ def _slope_range(rows: NDArray[np.int64], end_ns: int) -> tuple[float, float]:
     low = rows[[start + int(rows[start : start + step, 3].argmax()) for start in starts]]
     at_up, at_low = (up[:, 0] - end_ns) / SECOND_NS, (low[:, 2] - end_ns) / SECOND_NS
     apart_s = at_up[:, None] - at_low
-    moved_ns = (up[:, 1][:, None] - low[:, 3]).astype(np.float64)
+    moved_ns = (up[:, 1][:, None] - low[:, 3]).astype(np.float64) + _STAMP_NOISE_NS
     drifted = _DRIFT * np.maximum(-at_up[:, None], -at_low)
     with np.errstate(divide="ignore"):
         limits = moved_ns / apart_s

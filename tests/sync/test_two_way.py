@@ -200,6 +200,19 @@ def test_a_restart_of_the_remote_clock_drops_the_offset_and_keeps_the_skew() -> 
     assert abs(estimate.offset_ns - link.truth_ns(now_ns)) < estimate.statistical_ns + estimate.asymmetry_ns
 
 
+def test_a_late_reading_of_the_kernels_clocks_is_no_step() -> None:
+    def nearly_no_path(random: np.random.Generator, at_s: float) -> float:
+        return random.exponential(5_000) - (8_000 if random.uniform() < 0.02 else 0)
+
+    link, estimator = Link(request=nearly_no_path, reply=nearly_no_path), TwoWayEstimator()
+    for burst in link.bursts(0.0, 100.0):
+        estimator.update(burst)
+    assert estimator.epoch == 0
+    estimate = estimator.estimate(round(100e9))
+    assert estimate is not None
+    assert abs(estimate.offset_ns - link.truth_ns(round(100e9))) < 20_000
+
+
 @pytest.mark.parametrize("step_ns", [-37 * SECOND_NS, -2_000_000, 2_000_000, 3600 * SECOND_NS])
 def test_an_unannounced_step_of_the_remote_clock_begins_a_new_epoch(step_ns: int) -> None:
     link, estimator = Link(), TwoWayEstimator()
@@ -230,6 +243,57 @@ def test_impossible_exchanges_are_refused(impossible: Exchange) -> None:
     assert estimator.update([impossible]) == 0
     assert estimator.counts.impossible == 1
     assert estimator.estimate(SECOND_NS) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.builds(
+                Exchange,
+                st.integers(0, 10**12) | st.integers(-(2**63), 2**63 - 1),
+                st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10**9),
+                st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10**9),
+                st.integers(0, 10**12) | st.integers(-(2**63), 2**63 - 1),
+                st.integers(0, 2),
+            ),
+            max_size=10,
+        ),
+        max_size=6,
+    )
+)
+def test_nonsense_from_a_node_breaks_nothing(bursts: list[list[Exchange]]) -> None:
+    estimator = TwoWayEstimator()
+    for burst in bursts:
+        estimator.update(burst)
+        estimate = estimator.estimate(10**12)
+        assert estimate is None or estimate.lower_ns <= estimate.upper_ns
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    offsets_ns=st.lists(st.integers(-(10**18), 10**18), min_size=6, max_size=40),
+    delays_ns=st.lists(st.integers(0, 10**10), min_size=12, max_size=80),
+    gap_ns=st.integers(1, 10**10),
+)
+def test_a_clock_that_jumps_at_will_breaks_nothing(
+    offsets_ns: list[int], delays_ns: list[int], gap_ns: int
+) -> None:
+    estimator = TwoWayEstimator()
+    at_ns = SECOND_NS
+    for index, offset_ns in enumerate(offsets_ns):
+        request_ns, reply_ns = (
+            delays_ns[2 * index % len(delays_ns)],
+            delays_ns[(2 * index + 1) % len(delays_ns)],
+        )
+        arrived_ns = at_ns + request_ns
+        exchange = Exchange(
+            at_ns, arrived_ns + offset_ns, arrived_ns + offset_ns + 10, arrived_ns + 10 + reply_ns
+        )
+        estimator.update([exchange])
+        at_ns = exchange.received_ns + gap_ns
+        estimate = estimator.estimate(at_ns)
+        assert estimate is None or estimate.lower_ns <= estimate.offset_ns <= estimate.upper_ns
 
 
 def test_the_model_takes_remote_stamps_to_the_local_clock() -> None:
