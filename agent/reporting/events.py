@@ -2,6 +2,7 @@
 
 from sensorium.agent.reporting import page
 from sensorium.agent.reporting.material import Material
+from sensorium.agent.reporting.mounting import mounting
 
 _SHOWN_EVENTS = 150
 
@@ -23,7 +24,7 @@ def calibration(material: Material) -> str:
     body = page.table(head, rows, (3, 4, 5)) if rows else page.note("no calibration check ran")
     found_id = material.found["calibration"].get("id")
     lead = f"Calibration <code>{page.text(found_id)}</code>." if found_id else "No calibration is in force."
-    return page.section("calibration", "Calibration", body, lead)
+    return page.section("calibration", "Calibration", body + mounting(material), lead)
 
 
 def consent(material: Material) -> str:

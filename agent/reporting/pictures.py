@@ -176,6 +176,11 @@ def thumbnail(info: StreamInfo, payload: bytes | memoryview) -> Picture:
     return _as_jpeg(_shrink(decode_picture(info, payload, is_small=True), THUMBNAIL_PX), _THUMBNAIL_QUALITY)
 
 
+def encoded(image: Image) -> Picture:
+    """Return a grey or BGR image as a JPEG of at most the width of an overlay."""
+    return _as_jpeg(_shrink(image, _OVERLAY_PX), 85)
+
+
 def _shrink(image: Image, width_px: int) -> Image:
     height, width = image.shape[:2]
     if width <= width_px:

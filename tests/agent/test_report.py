@@ -205,11 +205,12 @@ def whole(scene: Scene, run_dir: Path, tmp_path_factory: pytest.TempPathFactory)
 
 def test_every_picture_is_there(whole: Page) -> None:
     images = [decode(data) for data in whole.pictures()]
-    thumbnails, bird, overlay = images[:3], images[3], images[4]
-    assert len(images) == 5
+    thumbnails, bird, overlay, mounting = images[:3], images[3], images[4], images[5:]
+    assert len(images) == 7
     assert {image.shape for image in thumbnails} == {(240, 320, 3)}
     assert bird.shape[0] == bird.shape[1]
-    assert overlay.shape == (480, 640, 3)
+    assert {image.shape for image in (overlay, *mounting)} == {(480, 640, 3)}
+    assert "read from" in whole.text  # what the episode itself says of the mounting
     assert whole.of_class("timeline") == 1
     assert whole.of_class("lane") == len(("camera_left", "lidar", "lidar_imu", "lidar_points", "imu")) + 2
     assert whole.of_class("error") == 7  # every simulated stream has a truth
@@ -372,7 +373,7 @@ def test_a_damaged_image_is_a_sentence_and_the_others_are_shown(
     page = report(
         write_episode(tmp_path, replace(scene, frames={**scene.frames, "camera_left": torn})), run_dir
     )
-    assert len(page.pictures()) == 4
+    assert len(page.pictures()) == 6
     assert "this image of camera_left cannot be shown" in page.text
 
 

@@ -1,0 +1,52 @@
+"""Where the LiDAR's edges lie on the image, as calibrated and as the episode itself says."""
+
+from functools import partial
+
+from sensorium.agent.calibration_checks import Overlay, run_checks
+from sensorium.agent.calibration_data import CameraLidarSet, open_recording, spread
+from sensorium.agent.reporting import page
+from sensorium.agent.reporting.material import Material, attempt
+from sensorium.agent.reporting.pictures import encoded
+from sensorium.verdict import Status, Verdict
+
+KEYFRAMES = 4
+"""Enough for a first answer in a second or two; ``sensorium calibration check`` takes its time."""
+
+
+def mounting(material: Material) -> str:
+    """Return figures of LiDAR edges on the first camera that may be shown; nothing without such a pair."""
+    if material.manifest is None or material.calibration is None:
+        return ""
+    return attempt("LiDAR edges on the image", partial(_figures, material))
+
+
+def _figures(material: Material) -> str:
+    recording = open_recording(material.folder)
+    shown = [each for each in recording.camera_lidar if _may_be_shown(material, each)]
+    if not shown or not shown[0].shots:
+        return ""
+    first = shown[0]
+    shots = [first.shots[index] for index in spread(len(first.shots), KEYFRAMES)]
+    recording.stereo, recording.problems = [], []
+    recording.camera_lidar = [CameraLidarSet(first.camera, first.lidar, shots, first.apart_ns)]
+    report = run_checks(recording, with_pictures=True)
+    verdict = report.verdicts[0]
+    figures = "".join(_figure(overlay) for overlay in report.overlays[:2])
+    return page.grid([figures], "two") + page.note(_sentence(verdict, len(shots))) if figures else ""
+
+
+def _may_be_shown(material: Material, chosen: CameraLidarSet) -> bool:
+    frames = (chosen.camera, chosen.lidar)
+    records = [record for record in material.records if record.info.frame_id in frames]
+    return not any(material.withheld(record) for record in records)
+
+
+def _figure(overlay: Overlay) -> str:
+    title = overlay.caption.partition(":")[0]
+    return page.figure(page.image(encoded(overlay.image), overlay.caption), title, f"{overlay.caption}.")
+
+
+def _sentence(verdict: Verdict, count: int) -> str:
+    said = f"{verdict.subject}, read from {count} images after recording: {verdict.status.value}"
+    reasons = "" if verdict.status is Status.OK else f" ({'; '.join(verdict.reasons)})"
+    return f"{said}{reasons}. For all pairs and a closer look: sensorium calibration check on this episode."
