@@ -31,7 +31,9 @@ PREDICATE_TYPE = "urn:sensorium:episode:v1"
 _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _TREE_CONTEXT = "sensorium episode file tree v1: root over blake3 leaves of 8 MiB"
 
-BESIDE_THE_SEAL = frozenset({MANIFEST_FILE, "report.html", "upload.json", "receipt.json"})
+BESIDE_THE_SEAL = frozenset(
+    {MANIFEST_FILE, "report.html", "sync-report.html", "remap.npz", "upload.json", "receipt.json"}
+)
 """Files of a sealed folder that may appear or change after signing; nothing is claimed about them."""
 
 _STRICT: dict[str, Any] = {"extra": "forbid", "ser_json_bytes": "base64", "val_json_bytes": "base64"}
