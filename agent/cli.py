@@ -348,7 +348,7 @@ def sync_report(
     episode: Annotated[Path, typer.Argument(help="Episode folder.")],
     html: Annotated[
         Path | None,
-        typer.Option("--html", help="Where the page with plots goes; default EPISODE-sync-report.html."),
+        typer.Option("--html", help="Where the page with plots goes; default EPISODE/sync-report.html."),
     ] = None,
     content: Annotated[
         bool,
@@ -362,6 +362,17 @@ def sync_report(
     from sensorium.agent.sync_commands import report_sync
 
     raise typer.Exit(report_sync(episode, html, with_content=content, as_json=as_json))
+
+
+@sync_app.command("remap")
+def sync_remap(
+    episode: Annotated[Path, typer.Argument(help="Episode folder.")],
+    as_json: Json = False,
+) -> None:
+    """Estimate an episode's capture times anew from both sides, into a file beside its recordings."""
+    from sensorium.agent.sync_commands import remap_sync
+
+    raise typer.Exit(remap_sync(episode, as_json=as_json))
 
 
 def main() -> None:

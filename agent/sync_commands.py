@@ -9,12 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sensorium.agent.sync_report import SyncReport, sync_report, write_sync_report
+from sensorium.agent.sync_report import REPORT_FILE, SyncReport, sync_report, write_sync_report
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
 from sensorium.sync.content_check import check_content
+from sensorium.sync.distribution import Distribution
 from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.remapped import read_remap, write_remap
 from sensorium.verdict import Status, Verdict
 
 _CALIBRATION_FILE = "calibration.yaml"
@@ -27,13 +29,55 @@ def report_sync(episode: Path, html: Path | None, *, with_content: bool, as_json
     report = sync_report(episode)
     if with_content:
         report.content = _content(episode)
-    path = write_sync_report(report, html or episode.with_name(f"{episode.name}-sync-report.html"))
+    path = write_sync_report(report, html or episode / REPORT_FILE)
     if as_json:
         json.dump({**report.document(), "html": str(path)}, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
         _print(report, path)
     return 1 if any(verdict.status is Status.FAILED for verdict in report.verdicts) else 0
+
+
+def remap_sync(episode: Path, *, as_json: bool) -> int:
+    """Write the sidecar with two-sided stamps and say by how much each stream moved."""
+    episode = episode.resolve()
+    with Episode(episode) as opened:
+        path = write_remap(opened)
+        better = read_remap(opened)
+        moved: dict[str, tuple[Distribution, Distribution, Distribution]] = {}
+        for stream, row in opened.stamps():
+            new = better[stream, row.instance, row.seq]
+            by, before, after = moved.setdefault(stream, (Distribution(), Distribution(), Distribution()))
+            by.add(abs(int(new.capture_ns[-1] - row.stamped.capture_ns[-1])))
+            before.add(row.stamped.uncertainty.bound95_ns)
+            after.add(new.uncertainty.bound95_ns)
+    rows = {
+        stream: {
+            "moved_p50_us": _percentile_us(by, 50),
+            "moved_p99_us": _percentile_us(by, 99),
+            "bound95_p50_before_us": _percentile_us(before, 50),
+            "bound95_p50_after_us": _percentile_us(after, 50),
+        }
+        for stream, (by, before, after) in moved.items()
+    }
+    if as_json:
+        json.dump({"remap": str(path), "streams": rows}, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return 0
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    table = Table(title="two-sided stamps against those of the recording", title_justify="left")
+    for name in ("stream", "moved p50/p99 us", "bound p50 before us", "after us"):
+        table.add_column(name, justify="left" if name == "stream" else "right")
+    for stream, row_of in rows.items():
+        values = [f"{value:.1f}" for value in row_of.values()]
+        table.add_row(stream, f"{values[0]} / {values[1]}", values[2], values[3])
+    console.print(table)
+    console.print(f"written: {path}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _percentile_us(found: Distribution, percent: float) -> float:
+    return (found.percentile(percent) or 0.0) / 1e3
 
 
 def _content(episode: Path) -> tuple[Verdict, ...]:

@@ -1,0 +1,125 @@
+"""Better stamps for a stored episode, kept beside it: the two-sided estimate of every stream.
+
+While recording, an estimate may only use what came before. Afterwards each sample's time can be told from both
+sides. The sidecar ``remap.npz`` holds new capture times and uncertainties; the episode itself never changes.
+"""
+
+import io
+import json
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensorium.errors import EpisodeError
+from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.clocks.remap import remap
+from sensorium.sync.episode.aligned import StampsOf
+from sensorium.sync.episode.manifest import MANIFEST_FILE, manifest_digest
+from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.spool import write_durably
+from sensorium.sync.episode.stamp_rows import StampRow
+
+REMAP_FILE = "remap.npz"
+_VERSION = 1
+_METHOD = "two-sided"
+
+
+def remap_episode(episode: Episode) -> dict[tuple[str, int, int], Stamped]:
+    """Return new stamps of every frame by (stream, instance, first sequence number).
+
+    Each instance of a driver is estimated by itself, in order of arrival.
+    """
+    rows: dict[tuple[str, int], list[StampRow]] = defaultdict(list)
+    for stream, row in episode.stamps():
+        rows[stream, row.instance].append(row)
+    found: dict[tuple[str, int, int], Stamped] = {}
+    for (stream, instance), own in rows.items():
+        own.sort(key=lambda row: int(row.arrival_ns[-1]))
+        for row, stamped in zip(own, remap(episode.streams[stream], own), strict=True):
+            found[stream, instance, row.seq] = stamped
+    return found
+
+
+def write_remap(episode: Episode, path: Path | None = None) -> Path:
+    """Estimate an episode's stamps anew, write the sidecar and return its path.
+
+    Raises:
+        EpisodeError: If the disk does not take it.
+    """
+    stamps = remap_episode(episode)
+    path = path or episode.path / REMAP_FILE
+    streams = list(dict.fromkeys(stream for stream, _, _ in stamps))
+    arrays: dict[str, Any] = {
+        "head": np.frombuffer(json.dumps(_head(episode, streams)).encode(), np.uint8),
+        "stream": np.array([streams.index(stream) for stream, _, _ in stamps], np.int32),
+        "instance": np.array([instance for _, instance, _ in stamps], np.int64),
+        "seq": np.array([seq for _, _, seq in stamps], np.int64),
+        "epoch": np.array([stamped.epoch for stamped in stamps.values()], np.int64),
+        "count": np.array([len(stamped.capture_ns) for stamped in stamps.values()], np.int64),
+        "capture_ns": np.concatenate(
+            [stamped.capture_ns for stamped in stamps.values()] or [np.empty(0, np.int64)]
+        ),
+        "uncertainty_ns": np.array(
+            [
+                (s.uncertainty.statistical_ns, s.uncertainty.floor_ns, s.uncertainty.asymmetry_ns)
+                for s in stamps.values()
+            ],
+            np.float64,
+        ).reshape(-1, 3),
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    try:
+        write_durably(path, buffer.getvalue())
+    except OSError as err:
+        raise EpisodeError(f"re-map {path} cannot be written: {err.strerror}") from err
+    return path
+
+
+def read_remap(episode: Episode, path: Path | None = None) -> StampsOf:
+    """Return the stamps of a sidecar, as ``Episode.aligned(stamps=...)`` takes them.
+
+    Raises:
+        EpisodeError: If there is none, it is damaged, or it was made for another episode or other bytes.
+    """
+    path = path or episode.path / REMAP_FILE
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+            arrays = {name: found[name] for name in found.files}
+        head = json.loads(arrays["head"].tobytes())
+        expected = _head(episode, head["streams"])
+        if head != expected:
+            raise EpisodeError(
+                f"re-map {path} was made for episode {head.get('episode')} in another state; make it anew"
+            )
+        ends = np.cumsum(arrays["count"])
+        pieces = np.split(arrays["capture_ns"], ends[:-1]) if len(ends) else []
+        keys = zip(
+            arrays["stream"].tolist(), arrays["instance"].tolist(), arrays["seq"].tolist(), strict=True
+        )
+        rows = zip(keys, pieces, arrays["uncertainty_ns"].tolist(), arrays["epoch"].tolist(), strict=True)
+        return {
+            (head["streams"][stream], instance, seq): Stamped(capture, Uncertainty(*parts), epoch)
+            for (stream, instance, seq), capture, parts, epoch in rows
+        }
+    except FileNotFoundError as err:
+        raise EpisodeError(
+            f"{path} does not exist; make it with: sensorium sync remap {episode.path}"
+        ) from err
+    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as err:
+        raise EpisodeError(f"re-map {path} cannot be read: {err}") from err
+
+
+def _head(episode: Episode, streams: list[str]) -> dict[str, Any]:
+    """Return what ties a sidecar to the bytes it was made from."""
+    sealed = (episode.path / MANIFEST_FILE).exists()
+    return {
+        "version": _VERSION,
+        "method": _METHOD,
+        "episode": episode.episode_id,
+        "manifest": manifest_digest(episode.path) if sealed else "",
+        "streams": streams,
+    }
