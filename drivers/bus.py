@@ -36,6 +36,7 @@ COPY_BELOW_BYTES = 64 << 10
 """Below this size a copy is cheaper than ZeroMQ's zero-copy bookkeeping (specs/performance.md 3)."""
 
 CREDIT_LIMIT_BYTES = 64 << 20
+QUEUED_MESSAGES = 64
 _LEAST_WINDOW_BYTES = 256 << 10
 
 
@@ -235,7 +236,8 @@ class BusReceiver:
         self.session = session
         self.rejected: Counter[str] = Counter()
         self.socket = context.socket(zmq.ROUTER)
-        self.socket.setsockopt(zmq.RCVHWM, 0)  # the senders' credits bound the queue
+        # What waits for a stalled disk waits at the drivers, whose credits bound it, not here.
+        self.socket.setsockopt(zmq.RCVHWM, QUEUED_MESSAGES)
         self.socket.setsockopt(zmq.SNDHWM, 1000)
         self.socket.setsockopt(zmq.MAXMSGSIZE, CREDIT_LIMIT_BYTES)
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)

@@ -104,6 +104,7 @@ class Synchronizer:
         self._started_ns = clock.now_ns()
         self._has_started = False
         self._is_armed = spec.start == "immediately"
+        self._is_held = False
         self._arrival_ns = 0
         self._next_housekeeping_ns = 0
         self._next_base_ns = 0
@@ -129,7 +130,7 @@ class Synchronizer:
 
     @property
     def is_paused(self) -> bool:
-        return self._ledger.is_paused
+        return self._is_held or self._ledger.is_paused
 
     def now_ns(self) -> int:
         """Return now on the streams' host clock: of a replay, the latest arrival."""
@@ -191,6 +192,7 @@ class Synchronizer:
                     instance.streams[name].account.reach(next_seq)
             instance.has_ended = True
             instance.error = message.error
+            self._declare_path(message.instance).unlink(missing_ok=True)
             if message.error:
                 self._event("driver", instance.declare.device, f"ended with an error: {message.error}")
         elif not isinstance(message, Heartbeat):
@@ -220,6 +222,7 @@ class Synchronizer:
                 and not known.has_ended
             ):
                 self._settle(known)
+                self._declare_path(known.number).unlink(missing_ok=True)
         if declare.instance not in self.instances:
             instance = instance_of(declare, identity, self._clock.now_ns())
             self.instances[declare.instance] = instance
@@ -282,9 +285,13 @@ class Synchronizer:
             self.episode.limitations.append(problem)
 
     def _save_declare(self, declare: Declare) -> None:
-        folder = self.spec.run_dir / "declares"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / f"{declare.instance:08x}.json").write_text(declare.model_dump_json())
+        path = self._declare_path(declare.instance)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(declare.model_dump_json())
+
+    def _declare_path(self, instance: int) -> Path:
+        """Return where a connected driver is noted for a synchronizer that comes after this one."""
+        return self.spec.run_dir / "declares" / f"{instance:08x}.json"
 
     def adopt(self, declares: Iterable[Declare], read: Callable[[Path], Counts] = read_counters) -> None:
         """Know the drivers that a synchronizer before this one knew, at the boundary that it left.
@@ -340,6 +347,8 @@ class Synchronizer:
                 self._event("clock", info.name, f"{event.kind.value}: {event.detail}")
         if info.is_personal:
             decision = _decide(self._consents[info.name], episode, info, frame, stamped)
+            if self._is_held:
+                decision = Decision(False, "paused", "paused; the press could not be written down")
             if not decision.is_allowed:
                 self._withhold(episode, stream, frame, decision)
                 return
@@ -358,7 +367,7 @@ class Synchronizer:
     def _show(
         self, episode: OpenEpisode, number: int, info: StreamInfo, frame: Frame, stamped: Stamped
     ) -> None:
-        if not self.live.is_watched(info.name):
+        if self._is_held or not self.live.is_watched(info.name):
             return
         if _decide(self._live_consents[info.name], episode, info, frame, stamped).is_allowed:
             self.live.offer(number, frame)
@@ -596,8 +605,15 @@ class Synchronizer:
         return True
 
     def pause(self, source: str) -> int:
-        """Deny personal captures from now on; durable before it returns. Returns the UTC of the press."""
+        """Deny personal captures from now on; durable before it returns. Returns the UTC of the press.
+
+        Raises:
+            ConsentError: If the press could not be written down; captures are denied all the same, until
+                ``resume`` or the end of this process.
+        """
+        self._is_held = True
         pause = self._consent_store.pause(self._clock.utc_ns(), source)
+        self._is_held = False
         self._update_consent()
         self._event("pause", "", f"paused by {source}")
         return pause.from_ns
@@ -605,6 +621,7 @@ class Synchronizer:
     def resume(self, source: str) -> int:
         """End every pause; return how many there were."""
         ended = self._consent_store.resume(self._clock.utc_ns(), source)
+        self._is_held = False
         self._update_consent()
         self._event("resume", "", f"resumed by {source}")
         return len(ended)

@@ -27,6 +27,9 @@ SCHEMA_VERSION = 1
 LEAF_BYTES = 8 << 20
 """Leaf of the hash tree = part of an upload, so one list serves scrubbing, resuming and partial reads."""
 
+_READ_BYTES = 1 << 20
+"""Divides a leaf; hashing an episode must not make a recorder's memory grow."""
+
 PREDICATE_TYPE = "urn:sensorium:episode:v1"
 _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _TREE_CONTEXT = "sensorium episode file tree v1: root over blake3 leaves of 8 MiB"
@@ -221,10 +224,16 @@ def hash_file(path: Path) -> FileRecord:
     size = 0
     try:
         with path.open("rb") as file:
-            while leaf := file.read(LEAF_BYTES):
-                sha.update(leaf)
-                leaves.append(blake3(leaf).digest())
-                size += len(leaf)
+            while block := file.read(_READ_BYTES):
+                leaf = blake3()
+                taken = 0
+                while block:
+                    sha.update(block)
+                    leaf.update(block)
+                    taken += len(block)
+                    block = file.read(_READ_BYTES) if taken < LEAF_BYTES else b""
+                leaves.append(leaf.digest())
+                size += taken
     except OSError as err:
         raise EpisodeError(f"{path} cannot be read: {err.strerror}") from err
     return FileRecord(
