@@ -133,9 +133,7 @@ def test_good_rig_is_ok_and_close_to_the_truth() -> None:
     assert (np.abs(check.motion) < 3 * check.sigma).all()
 
 
-@pytest.mark.parametrize(
-    "motion", [(1.0, 0, 0, 0, 0, 0), (0, -1.0, 0.5, 0, 0, 0), (0, 0, 0, 0.1, -0.1, 0.1)]
-)
+@pytest.mark.parametrize("motion", [(1.0, 0, 0, 0, 0, 0), (0, -1.0, 0.5, 0, 0, 0), (0, 0, 0, 0.1, -0.1, 0.1)])
 def test_injected_motion_is_found_in_size_and_sign(motion: tuple[float, ...]) -> None:
     injected = np.array(motion) * ([np.pi / 180] * 3 + [1.0] * 3)
     check = check_camera_lidar(keyframes(), wrong_by(injected), "camera", "lidar")
