@@ -64,6 +64,7 @@ class ClockEventKind(str, Enum):
     FROZEN = "frozen"
     STALL = "stall"
     AHEAD = "ahead"
+    FLOOR = "floor"
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ class StreamTracker:
         self._is_on_device_clock = False
         self._gate_ns = AHEAD_NS
         self._line_of_uncertainty: Line | None = None
+        self._is_floor_moving = False
         self._uncertainty = Uncertainty(0.0, 0.0, self._asymmetry_ns)
         self._model: ClockModel | None = None
         self._model_of: object = None
@@ -246,6 +247,14 @@ class StreamTracker:
         line = epoch.envelope.line
         if line is not self._line_of_uncertainty:
             assert line is not None
+            if line.wander_ns > 0 and not self._is_floor_moving:
+                self._note(
+                    ClockEventKind.FLOOR,
+                    self._last_arrival_ns,
+                    "the least latency moves: faster than a crystal drifts, so up to"
+                    f" {line.wander_ns / 1e3:.0f} us of the clock's wander may be latency",
+                )
+            self._is_floor_moving = line.wander_ns > 0
             self._line_of_uncertainty = line
             self._uncertainty = Uncertainty(line.statistical_ns, line.floor_ns, self._asymmetry_ns)
             self._gate_ns = AHEAD_NS + 10 * (line.statistical_ns + line.floor_ns)

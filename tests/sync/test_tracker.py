@@ -221,3 +221,38 @@ def test_what_one_tracker_keeps_does_not_grow() -> None:
     epoch = tracker._epoch
     assert epoch is not None
     assert epoch.envelope._x.size == 2 * CAPACITY
+
+
+def test_an_overrun_is_a_gap_in_the_sample_clock_not_a_compression() -> None:
+    """One second of audio was lost in the middle; the counter went on, and so do the capture times."""
+    random = np.random.default_rng(8)
+    blocks = np.concatenate((np.arange(1000), np.arange(1100, 2500)))
+    first = 10**12 + blocks * 10 * MS
+    arrival = np.maximum.accumulate(first + 10 * MS + random.exponential(0.3e6, blocks.size).astype(np.int64))
+    info = StreamInfo(
+        "mic",
+        Modality.AUDIO,
+        Encoding.PCM_S16LE,
+        48_000,
+        "mic",
+        DeviceClock(ClockKind.SAMPLES, 10**9, 48_000),
+        Latency(10 * MS, 0, SECOND),
+    )
+    tracker = StreamTracker(info)
+    stamped = [
+        tracker.update(Frame("mic", 480 * at, 480, stamps(480 * at), arrival[index : index + 1], b""))
+        for index, at in enumerate(blocks.tolist())
+    ]
+    assert stamped[-1].epoch == 0
+    assert [event.kind for event in tracker.take_events()] == [ClockEventKind.STALL]
+    assert np.percentile(np.abs(captures(stamped) - first)[500:], 99) < 0.55 * 1e9 / 48_000
+
+
+def test_a_floor_that_moves_is_an_event() -> None:
+    run = simulate(50, 0.3e6, 120, 9)
+    steps = np.random.default_rng(10).normal(0, 300e3 / np.sqrt(300 * 50), run.ticks.size)
+    run.arrival_ns[:] = np.maximum.accumulate(run.arrival_ns + np.abs(np.cumsum(steps)).astype(np.int64))
+    tracker = StreamTracker(stream(MICROSECONDS, 50))
+    stamped = track(tracker, run)
+    assert [event.kind for event in tracker.take_events()] == [ClockEventKind.FLOOR]
+    assert stamped[-1].uncertainty.floor_ns > 50_000
