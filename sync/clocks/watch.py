@@ -6,13 +6,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 from sensorium.errors import ConfigError, DeviceError
+from sensorium.sync.clocks.chrony import ChronyMonitor
 from sensorium.sync.clocks.host_base import HostBase
 from sensorium.sync.clocks.probe import ProbeClient, load_key
 from sensorium.sync.clocks.ptp import PtpMonitor, PtpPolicy, PtpStatus, PtpTracker
 from sensorium.sync.clocks.ptp_management import PtpClient
 from sensorium.sync.clocks.remote import RemoteClock
 from sensorium.timebase import BaseReading, Clock
-from sensorium.verdict import Verdict
+from sensorium.verdict import Status, Verdict
 
 
 class PtpSettings(BaseModel):
@@ -33,6 +34,14 @@ class PtpSettings(BaseModel):
     holdover_ppm: NonNegativeFloat = 10.0
 
 
+class ChronySettings(BaseModel):
+    """How well chronyd must know the time: the fallback for UTC where there is no PTP."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit_us: PositiveFloat = 10_000.0
+
+
 class NodeSettings(BaseModel):
     """A remote node that answers probes, and the file of the key that both share."""
 
@@ -51,6 +60,7 @@ class WatchSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ptp: PtpSettings | None = None
+    chrony: ChronySettings | None = None
     nodes: tuple[NodeSettings, ...] = ()
 
 
@@ -77,6 +87,10 @@ class ClockWatch:
         self.nodes: dict[str, RemoteClock] = {}
         self._host_id = host_id
         self._monitor = None if settings.ptp is None else _monitor(host_id, settings.ptp, clock)
+        self._chrony: ChronyMonitor | None = None
+        self._chrony_status: Status | None = None
+        if settings.chrony is not None:
+            self._chrony = ChronyMonitor(host_id, clock, settings.chrony.limit_us * 1e3)
         try:
             for node in settings.nodes:
                 client = ProbeClient(node.host, node.port, load_key(node.key), clock)
@@ -99,6 +113,13 @@ class ClockWatch:
             self.ptp_status = self._monitor.step() or self.ptp_status
             for ptp in self._monitor.tracker.take_events():
                 events.append(WatchEvent("ptp", f"{ptp.kind.value}: {ptp.detail}"))
+        if self._chrony is not None and self._chrony.step():
+            judged = self._chrony.verdict
+            if judged.status is not self._chrony_status:
+                self._chrony_status = judged.status
+                events.append(
+                    WatchEvent("chrony", f"{judged.status.value}. {'; '.join(judged.reasons)}".strip())
+                )
         for name, node in self.nodes.items():
             node.step()
             for change in node.take_events():
@@ -112,6 +133,8 @@ class ClockWatch:
             found.append(self.ptp_status.verdict)
         elif self._monitor is not None:
             found.append(self._monitor.tracker.status(0).verdict)
+        if self._chrony is not None:
+            found.append(self._chrony.verdict)
         found += [node.verdict() for node in self.nodes.values()]
         return tuple(found)
 
@@ -119,6 +142,8 @@ class ClockWatch:
         """Release all sockets."""
         if self._monitor is not None:
             self._monitor.close()
+        if self._chrony is not None:
+            self._chrony.close()
         for node in self.nodes.values():
             node.close()
 
