@@ -27,12 +27,14 @@ class PtpPolicy:
     Attributes:
         is_free_running: ptp4l only measures (``free_running 1``) and its port stays UNCALIBRATED; the offset
             is then used, not bounded.
+        is_master: This host is the master of its devices (the usual set-up for one LiDAR): its clock is PTP time.
         offset_limit_ns: Largest offset of a locked clock.
         sync_intervals: So many without a sync, and the lock is lost.
         holdover_per_ns: How fast the clock may run off without a master (crystals: 2e-7 ... 1e-5).
     """
 
     is_free_running: bool = False
+    is_master: bool = False
     offset_limit_ns: int = 100_000
     sync_intervals: float = 3.0
     holdover_per_ns: float = 1e-5
@@ -114,7 +116,7 @@ class PtpTracker:
         self._reading = reading
         host_ns = reading.host_ns
         self._note_grandmaster(reading)
-        if reading.ingress_ns != self._ingress_ns:
+        if self.policy.is_master or reading.ingress_ns != self._ingress_ns:
             self._ingress_ns, self._ingress_seen_ns = reading.ingress_ns, host_ns
         reason, status = self._why_not(reading)
         if reason:
@@ -166,6 +168,9 @@ class PtpTracker:
         wanted = {PortState.SLAVE}
         if policy.is_free_running:
             wanted.add(PortState.UNCALIBRATED)
+        if policy.is_master:
+            is_good = state is PortState.MASTER
+            return ("", Status.OK) if is_good else (f"port is {state.name} instead of MASTER", Status.SUSPECT)
         if state is PortState.MASTER:
             return "this host is itself the master; nothing disciplines its clock", Status.FAILED
         if state not in wanted:

@@ -22,6 +22,7 @@ class PtpSettings(BaseModel):
     Attributes:
         socket: Of the daemon; None = where linuxptp puts it.
         free_running: ptp4l only measures (its own ``free_running 1``).
+        master: This host is the master that its devices follow.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +31,7 @@ class PtpSettings(BaseModel):
     domain: int = Field(default=0, ge=0, le=255)
     transport_specific: int = Field(default=0, ge=0, le=15)
     free_running: bool = False
+    master: bool = False
     offset_limit_us: PositiveFloat = 100.0
     holdover_ppm: NonNegativeFloat = 10.0
 
@@ -151,6 +153,7 @@ class ClockWatch:
 def _monitor(host_id: str, settings: PtpSettings, clock: Clock) -> PtpMonitor:
     policy = PtpPolicy(
         is_free_running=settings.free_running,
+        is_master=settings.master,
         offset_limit_ns=round(settings.offset_limit_us * 1e3),
         holdover_per_ns=settings.holdover_ppm * 1e-6,
     )

@@ -254,6 +254,18 @@ def test_a_free_running_client_is_locked_while_uncalibrated_and_may_drift() -> N
     assert status.uncertainty.statistical_ns < 1
 
 
+def test_a_master_that_has_to_follow_another_is_no_master() -> None:
+    tracker = PtpTracker("bench", PtpPolicy(is_master=True))
+    own = replace(READING, port_state=PortState.MASTER, offset_ns=0, ingress_ns=0, mean_path_delay_ns=0.0)
+    assert tracker.update(own).is_locked
+    still = tracker.update(replace(own, host_ns=own.host_ns + SECOND_NS))
+    assert still.is_locked
+    assert still.uncertainty == Uncertainty(0.0, 0.0, 0.0)
+    usurped = tracker.update(later(READING, 2.0, grandmaster="0a1b2c.fffe.3d4e5f"))
+    assert not usurped.is_locked
+    assert usurped.verdict.reasons[0] == "port is SLAVE instead of MASTER"
+
+
 @pytest.mark.parametrize(
     ("is_ptp_timescale", "is_valid", "expected"),
     [(False, False, 0), (True, True, -37 * SECOND_NS), (True, False, None)],

@@ -182,6 +182,15 @@ def test_the_master_is_named_with_its_quality_and_time_scale(network: Network) -
     assert reading.utc_minus_ptp_ns == 0
 
 
+def test_a_host_that_is_the_master_of_its_devices_is_locked_to_itself(network: Network) -> None:
+    master = network.client("master")
+    reading = poll(master, lambda found: found.port_state is PortState.MASTER)[-1]
+    status = PtpTracker("bench", PtpPolicy(is_master=True)).update(reading)
+    assert status.verdict.status is Status.OK
+    assert (status.is_locked, status.offset_ns) == (True, 0)
+    assert PtpTracker("bench").update(reading).verdict.status is Status.FAILED
+
+
 def test_one_clock_is_found_to_be_one_clock(network: Network) -> None:
     client = network.client("plain")
     statuses = watch(client, PtpTracker("bench", POLICY), 1.5)
