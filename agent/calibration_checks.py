@@ -9,8 +9,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.agent.calibration_data import CameraLidarSet, Image, Recording, Shot, StereoSet, spread
-from sensorium.calibration import camera_lidar, stereo
+from sensorium.agent.calibration_data import (
+    CameraLidarSet,
+    Image,
+    Recording,
+    Shot,
+    StereoSet,
+    TurningSet,
+    spread,
+)
+from sensorium.calibration import camera_lidar, rotation, stereo
 from sensorium.calibration.attribution import moved_sensors, split_timing
 from sensorium.calibration.checks import Degree
 from sensorium.calibration.geometry import Array, Intrinsics, apply, rays, skew, small_motion
@@ -60,14 +68,18 @@ class CheckReport:
         counted = [f for f in self.findings if f.status is Status.FAILED]
         if not any(verdict.status is Status.OK for verdict in self.verdicts):
             counted += [f for f in self.findings if f.status is Status.SUSPECT]
-        return worst([*self.verdicts, *counted]) if self.verdicts else worst([*counted, _nothing()])
+        judged = [verdict for verdict in self.verdicts if not _is_left_out(verdict)]
+        return worst([*judged, *counted]) if judged else worst([*counted, _nothing()])
 
     @property
     def reasons(self) -> list[str]:
         """Sentences for the status, the most severe first."""
-        if not self.verdicts and not any(f.status is Status.FAILED for f in self.findings):
+        judged = [verdict for verdict in self.verdicts if not _is_left_out(verdict)]
+        if not judged and not any(f.status is Status.FAILED for f in self.findings):
             return list(_nothing().reasons)
-        found = [v for v in (*self.findings, *self.verdicts) if v.status is self.status]
+        found = [
+            v for v in (*self.findings, *self.verdicts) if v.status is self.status and not _is_left_out(v)
+        ]
         return [f"{verdict.subject}: {reason}" for verdict in found for reason in verdict.reasons]
 
     @property
@@ -77,6 +89,11 @@ class CheckReport:
 
     def _is_timing(self, verdict: Verdict) -> bool:
         return any("(timing)" in reason for reason in verdict.reasons[:1])
+
+
+def _is_left_out(verdict: Verdict) -> bool:
+    """Return whether a verdict does not count: few recordings turn enough about two axes for the IMU's."""
+    return verdict.check == rotation.CHECK and verdict.status is Status.INSUFFICIENT
 
 
 def _nothing() -> Verdict:
@@ -97,16 +114,21 @@ def run_checks(
     """
     report = CheckReport(list(recording.calibration.findings))
     report.findings += lint_streams(recording.calibration.calibration, recording.sizes)
-    for pair in recording.stereo:
-        subject = f"{pair.left}~{pair.right}"
+    for both in recording.stereo:
+        subject = f"{both.left}~{both.right}"
         show(f"{subject}: stereo")
-        judge = partial(_check_stereo, report, recording, pair, with_pictures)
+        judge = partial(_check_stereo, report, recording, both, with_pictures)
         report.verdicts.append(_guarded(stereo.CHECK, subject, judge))
     for each in recording.camera_lidar:
         subject = f"{each.camera}~{each.lidar}"
         show(f"{subject}: camera and LiDAR")
         judge = partial(_check_camera_lidar, report, recording, each, with_pictures)
         report.verdicts.append(_guarded(camera_lidar.CHECK, subject, judge))
+    for pair in recording.turning:
+        subject = f"{pair.camera}~{pair.imu}"
+        show(f"{subject}: turning")
+        judge = partial(_check_turning, recording, pair)
+        report.verdicts.append(_guarded(rotation.CHECK, subject, judge))
     for problem in recording.problems:
         subject, _, reason = problem.partition(": ")
         report.verdicts.append(Verdict("calibration", subject, Status.INSUFFICIENT, (), (reason or problem,)))
@@ -379,6 +401,34 @@ def _edge_picture(prepared: _Prepared, motion: Array | None, subject: str) -> Ov
     image = edge_overlay(prepared.shot.image, edges, camera, np.eye(4), motion)
     estimated = ", green as estimated" if motion is not None else "; no estimate"
     return Overlay(f"{subject}: LiDAR edges, red as calibrated{estimated}", image)
+
+
+# -- camera and IMU
+
+
+def _check_turning(recording: Recording, pair: TurningSet) -> Verdict:
+    calibration = recording.calibration.calibration
+    found = pair.load()
+    camera = calibration.camera(pair.camera)
+    for image in found.images[:1]:
+        if (image.shape[1], image.shape[0]) != (camera.width, camera.height):
+            raise CalibrationError(
+                f"images of {pair.camera} are {image.shape[1]}x{image.shape[0]}, its calibration is for "
+                f"{camera.width}x{camera.height}"
+            )
+    turns = rotation.camera_turns(found.images, found.image_s, camera)
+    if len(turns.start_s) < rotation.MIN_STEPS:
+        reason = f"the turning was seen in {len(turns.start_s)} steps, {rotation.MIN_STEPS} are needed"
+        return Verdict(rotation.CHECK, f"{pair.camera}~{pair.imu}", Status.INSUFFICIENT, (), (reason,))
+    verdict = rotation.check_imu_rotation(
+        turns, found.gyro_s, found.gyro_rad_s, calibration, pair.camera, pair.imu
+    )
+    judged = degrees(verdict)
+    if verdict.status is Status.SUSPECT and all(abs(q.value) < (q.threshold or 0.0) for q, _ in judged):
+        # Ten seconds of handheld motion leave 0.2 deg; inside the tolerance, only not by two sigma.
+        reason = "the motion does not pin every degree to its tolerance; turn more about all axes"
+        return replace(verdict, status=Status.INSUFFICIENT, reasons=(reason, *verdict.reasons))
+    return verdict
 
 
 # -- degrees and pictures for people

@@ -6,6 +6,7 @@ Images and sweeps are loaded one at a time, when a check asks for them.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -31,6 +32,8 @@ Image = NDArray[np.uint8]
 
 MAX_STEREO_PAIRS = 12
 MAX_KEYFRAMES = 12
+TURNING_IMAGES = 100
+TURNING_STEP_S = 0.095
 # Cameras that look further apart than this share too little of the scene.
 MAX_STEREO_ANGLE_RAD = np.deg2rad(50)
 MAX_BASELINE_M = 3.0
@@ -76,6 +79,25 @@ class CameraLidarSet:
     apart_ns: int | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Turning:
+    """Images of a moving camera about 0.1 s apart, and the gyro beside them; times in seconds of one clock."""
+
+    images: Sequence[Image]
+    image_s: Array
+    gyro_s: Array
+    gyro_rad_s: Array
+
+
+@dataclass(frozen=True, slots=True)
+class TurningSet:
+    """A camera and an IMU; ``load`` reads up to 10 s of both."""
+
+    camera: str
+    imu: str
+    load: Callable[[], Turning]
+
+
 @dataclass(slots=True)
 class Recording:
     """A recording as calibration checks see it.
@@ -91,6 +113,7 @@ class Recording:
     calibration: ImportResult
     stereo: list[StereoSet] = field(default_factory=list)
     camera_lidar: list[CameraLidarSet] = field(default_factory=list)
+    turning: list[TurningSet] = field(default_factory=list)
     sizes: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -102,12 +125,14 @@ class Recording:
         """
         known = [f"{s.left}~{s.right}" for s in self.stereo]
         known += [f"{s.camera}~{s.lidar}" for s in self.camera_lidar]
+        known += [f"{s.camera}~{s.imu}" for s in self.turning]
         for pair in pairs:
             if pair not in known:
                 raise UsageError(f"{self.path} has no pair {pair}; it has: {', '.join(known) or 'none'}")
         if pairs:
             self.stereo = [s for s in self.stereo if f"{s.left}~{s.right}" in pairs]
             self.camera_lidar = [s for s in self.camera_lidar if f"{s.camera}~{s.lidar}" in pairs]
+            self.turning = [s for s in self.turning if f"{s.camera}~{s.imu}" in pairs]
             self.problems = []
 
 
@@ -326,6 +351,10 @@ def _open_episode(path: Path, given: ImportResult | None) -> Recording:
     for left, right in stereo_pairs_of(calibration, list(by_frame)):
         _add_episode_stereo(found, by_frame[left], by_frame[right], rows)
     for camera in by_frame.values():
+        is_calibrated = camera.frame_id in calibration.cameras
+        if is_calibrated and gyro is not None and calibration.has_transform(camera.frame_id, gyro.frame):
+            load = partial(_load_turning, path, camera, gyro)
+            found.turning.append(TurningSet(camera.frame_id, gyro.frame, load))
         for lidar in lidars:
             known = calibration.has_transform(camera.frame_id, lidar.frame_id)
             if known and camera.frame_id in calibration.cameras:
@@ -510,6 +539,24 @@ def _add_episode_lidar(
 
     shots = [load(index) for index in range(len(chosen))]
     found.camera_lidar.append(CameraLidarSet(camera.frame_id, lidar.frame_id, shots, apart_ns))
+
+
+def _load_turning(path: Path, camera: StreamInfo, gyro: _Gyro) -> Turning:
+    images: list[Image] = []
+    times: list[float] = []
+    with Episode(path) as episode:
+        for recorded in episode.frames({camera.name}):
+            at_s = float(recorded.stamped.capture_ns[0]) / SECOND_NS
+            if at_s < gyro.time_s[0] or (times and at_s < times[-1] + TURNING_STEP_S):
+                continue
+            if len(images) == TURNING_IMAGES or at_s > gyro.time_s[-1]:
+                break
+            image = _decoded(camera, bytes(recorded.frame.payload))
+            images.append(
+                image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+            )
+            times.append(at_s)
+    return Turning(images, np.array(times), gyro.time_s, gyro.rate_rad_s)
 
 
 def _decoded(info: StreamInfo, payload: bytes) -> Image:

@@ -31,6 +31,8 @@ from sensorium.sync.episode.writer import EpisodeWriter
 from sensorium.timebase import SECOND_NS, Timeline
 from sensorium.verdict import Status
 
+TIMING_BIAS_MS = 5.0
+"""What the edges of a beam's width look like at the rates of the simulated walk."""
 TIMELINE = Timeline("bench", 1_700_000_000 * SECOND_NS)
 
 
@@ -140,7 +142,13 @@ def test_an_episode_under_its_true_calibration_is_ok_for_every_pair(episode: Pat
         "camera_left~camera_right",
         "camera_left~lidar",
         "camera_right~lidar",
+        "camera_left~imu",  # three seconds are too short to judge, which is said and held against nobody
+        "camera_right~imu",
     }
+    for check in found["checks"]:
+        offset = check["degrees"].get("time_offset")
+        if check["check"] == "camera_lidar":
+            assert abs(offset["value"]) < TIMING_BIAS_MS + 3 * offset["sigma"]
     assert found["calibration"]["id"] == demo_calibration().calibration_id
     image = cv2.imread(str(picture))
     assert image is not None
@@ -169,17 +177,16 @@ def test_a_bumped_stereo_camera_is_found(episode: Path, tmp_path: Path) -> None:
     assert (code, stereo["status"], stereo["degrees"]["pitch"]["status"]) == (1, "failed", "failed")
 
 
-def test_a_late_stamp_is_told_from_a_moved_mount(episode: Path, tmp_path: Path) -> None:
+def test_a_late_stamp_is_told_from_a_moved_mount(tmp_path: Path) -> None:
     late_ms = 60.0
     late = simulated_episode(tmp_path, left_late_ns=int(late_ms * 1e6))
-    for folder, expected_ms, state in ((episode, 0.0, "ok"), (late, late_ms, "suspect")):
-        code, found = as_json("check", folder, "--pair", "camera_left~lidar")
-        (check,) = found["checks"]
-        offset = check["degrees"]["time_offset"]
-        assert offset["value"] == pytest.approx(expected_ms, abs=6.0 + 3 * offset["sigma"])
-        assert (code, check["status"]) == (int(state != "ok"), state)
-        assert ("(timing)" in " ".join(check["reasons"])) is (state != "ok")
-        assert found["moved"] == []
+    code, found = as_json("check", late, "--pair", "camera_left~lidar")
+    (check,) = found["checks"]
+    offset = check["degrees"]["time_offset"]
+    assert offset["value"] == pytest.approx(late_ms, abs=TIMING_BIAS_MS + 3 * offset["sigma"])
+    assert (code, check["status"]) == (1, "suspect")
+    assert "(timing)" in check["reasons"][0]
+    assert found["moved"] == []
 
 
 def test_an_unknown_pair_is_refused_with_those_there_are(episode: Path) -> None:
@@ -200,6 +207,7 @@ def test_images_of_another_size_are_insufficient_and_named(episode: Path, tmp_pa
     code, found = as_json("check", episode, "--calibration", tmp_path / "small.yaml")
     assert (code, found["status"]) == (1, "failed")
     assert {check["status"] for check in found["checks"]} == {"insufficient"}
+    assert "calibration is for 320x240" in found["checks"][-1]["reasons"][0]
     assert "640x480" in found["reasons"][0]
 
 
