@@ -180,7 +180,10 @@ class ConsentStore:
         return self._clock.utc_ns() if at_utc_ns is None else at_utc_ns
 
     def _make_folder(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConsentError(f"{self.folder} cannot hold consent records: {error.strerror}") from error
 
     def _stat(self) -> dict[str, _Signature]:
         """Return what tells whether a file changed: the grant files by name, and the log."""
