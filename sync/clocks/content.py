@@ -40,6 +40,7 @@ _RIVAL_CHI2 = 30.0
 _MAX_SIGMA_NS = 5e6
 _NOISE_LAGS = 15
 _REWEIGHTINGS = 2
+_STEP_S = 5e-4
 _REFINEMENTS = 6
 _OUTLIER_SIGMAS = 3.0
 
@@ -109,27 +110,44 @@ class _Fit:
 
 
 class _Integral:
-    """Integral of rates that are linear between samples, at any instant."""
+    """Turning between any two instants, of rates that are linear between samples."""
 
     def __init__(self, time_s: Floats, rates: Floats) -> None:
         self._time_s, self._rates = time_s, rates
-        step_s = np.diff(time_s)
-        self._slope = np.diff(rates, axis=0) / step_s[:, None]
-        areas = 0.5 * (rates[1:] + rates[:-1]) * step_s[:, None]
-        self._total = np.vstack([np.zeros(rates.shape[1]), np.cumsum(areas, axis=0)])
+        step_s = np.diff(time_s)[:, None]
+        self._slope = np.diff(rates, axis=0) / step_s
+        zero = np.zeros((1, 3))
+        areas = 0.5 * (rates[1:] + rates[:-1]) * step_s
+        self._total = np.vstack([zero, np.cumsum(areas, axis=0)])
+        swept = self._swept(np.arange(len(step_s)), step_s)
+        self._sweep = np.vstack([zero, np.cumsum(swept, axis=0)])
 
-    def _at(self, time_s: Floats) -> tuple[NDArray[np.intp], Floats]:
+    def _swept(self, index: NDArray[np.intp], rest_s: Floats) -> Floats:
+        """Return the integral of (total x rate) over the first ``rest_s`` of sample intervals; exact."""
+        total, rate, slope = self._total[index], self._rates[index], self._slope[index]
+        swept: Floats = (
+            rest_s * np.cross(total, rate)
+            + rest_s**2 / 2 * np.cross(total, slope)
+            + rest_s**3 / 6 * np.cross(rate, slope)
+        )
+        return swept
+
+    def _at(self, time_s: Floats) -> tuple[Floats, Floats]:
+        """Return the integrals of the rate and of (total x rate) from the first sample on."""
         index = np.clip(np.searchsorted(self._time_s, time_s, side="right") - 1, 0, len(self._slope) - 1)
-        return index, (time_s - self._time_s[index])[:, None]
+        rest_s = (time_s - self._time_s[index])[:, None]
+        total = self._total[index] + rest_s * (self._rates[index] + 0.5 * rest_s * self._slope[index])
+        return total, self._sweep[index] + self._swept(index, rest_s)
 
-    def value(self, time_s: Floats) -> Floats:
-        index, rest_s = self._at(time_s)
-        found: Floats = self._total[index] + rest_s * (self._rates[index] + 0.5 * rest_s * self._slope[index])
-        return found
+    def turned(self, first_s: Floats, second_s: Floats) -> Floats:
+        """Return (n, 3) rotation vectors from each first to each second instant.
 
-    def rate(self, time_s: Floats) -> Floats:
-        index, rest_s = self._at(time_s)
-        found: Floats = self._rates[index] + rest_s * self._slope[index]
+        To second order (Bortz 1971): the integral of the rate plus half the integral of (turned so far x rate).
+        The second term matters for steps of 0.1 s: 0.02 degrees at 1 rad/s and 5 rad/s^2.
+        """
+        (total, sweep), (later_total, later_sweep) = self._at(first_s), self._at(second_s)
+        turned = later_total - total
+        found: Floats = turned + 0.5 * (later_sweep - sweep - np.cross(total, turned))
         return found
 
 
@@ -148,16 +166,19 @@ class _Turning:
         clean: Floats = values - np.outer(self._lasting_s, moment)
         return clean
 
-    def bias(self, offset_s: float, fit: _Fit) -> tuple[float, ...]:
+    def bias(self, offset_s: float, fit: _Fit) -> Floats:
         """Return the gyro's constant error in its own axes: its mean rate beyond what was seen."""
-        beyond = self.predicted(offset_s) - self.turns @ fit.rotation / fit.scale
-        return tuple((self._lasting_s * self.weights) @ beyond / (self.weights @ self._lasting_s**2))
+        beyond = self.predicted(offset_s) - self.turns @ fit.rotation / (fit.scale or 1.0)
+        found: Floats = (self._lasting_s * self.weights) @ beyond / (self.weights @ self._lasting_s**2)
+        return found
 
     def predicted(self, offset_s: float) -> Floats:
-        return self._gyro.value(self._second_s + offset_s) - self._gyro.value(self._first_s + offset_s)
+        return self._gyro.turned(self._first_s + offset_s, self._second_s + offset_s)
 
     def derivative(self, offset_s: float) -> Floats:
-        return self._gyro.rate(self._second_s + offset_s) - self._gyro.rate(self._first_s + offset_s)
+        """Return the change of the prediction per second of offset."""
+        ahead, behind = self.predicted(offset_s + _STEP_S), self.predicted(offset_s - _STEP_S)
+        return (ahead - behind) / (2 * _STEP_S)
 
     def fit(self, offset_s: float) -> _Fit:
         """Return the fit at one offset: Kabsch (1976) for the rotation, the scale beside it."""
@@ -276,9 +297,8 @@ def rotation_offset(
     if count < _MIN_STEPS:
         reason = f"only {count} rotation steps lie inside the gyro's span, {_MIN_STEPS} are needed"
         return ContentOffset("gyro-visual", np.nan, np.inf, bound_ns, count, reasons=(reason,))
-    turning = _Turning(
-        _Integral(gyro_s, gyro_rad_s), visual_s[:-1][usable], visual_s[1:][usable], turns_rad[usable]
-    )
+    steps = visual_s[:-1][usable], visual_s[1:][usable], turns_rad[usable]
+    turning = _Turning(_Integral(gyro_s, gyro_rad_s), *steps)
     half = int(np.ceil(max_offset_ns / _GRID_NS))
     grid_s = np.arange(-half, half + 1) * (_GRID_NS * 1e-9)
     best = int(np.argmin([turning.fit(at_s).cost for at_s in grid_s]))
@@ -287,6 +307,11 @@ def rotation_offset(
     for _ in range(_REWEIGHTINGS):
         offset_s = turning.minimise(low_s, high_s)
         turning.reweight(turning.fit(offset_s).residual)
+    # What is bent by the bias is not undone by taking a constant rate off the sum.
+    bias = turning.bias(offset_s, turning.fit(offset_s))
+    weights = turning.weights
+    turning = _Turning(_Integral(gyro_s, gyro_rad_s - bias), *steps)
+    turning.weights = weights
     fit = turning.fit(offset_s)
     metric = _whitening(fit.residual, turning.weights)
     best = int(np.argmin([turning.profile(at_s, fit, metric) for at_s in grid_s]))
@@ -312,7 +337,7 @@ def rotation_offset(
         ),
         reasons,
         fit.rotation.T,
-        turning.bias(offset_s, fit),
+        tuple((bias + turning.bias(offset_s, fit)).tolist()),
     )
 
 
@@ -332,11 +357,10 @@ def predicted_turns(
     """
     visual_s, gyro_s = _seconds(visual_ns, gyro_ns, visual_delay.delay_ns, gyro_delay.delay_ns)
     at_s = visual_s + found.offset_ns / SECOND_NS
-    turned = np.diff(_Integral(gyro_s, gyro_rad_s).value(at_s), axis=0)
-    lasting_s = np.diff(at_s)
+    turned = _Integral(gyro_s, gyro_rad_s - np.asarray(found.bias_rad_s)).turned(at_s[:-1], at_s[1:])
     scale = next(each.value for each in found.quantities if each.name == "scale")
     assert found.rotation is not None
-    turns: Floats = scale * (turned - np.outer(lasting_s, found.bias_rad_s)) @ found.rotation
+    turns: Floats = scale * turned @ found.rotation
     turns[(at_s[:-1] < gyro_s[0]) | (at_s[1:] > gyro_s[-1])] = np.nan
     return turns
 

@@ -52,6 +52,7 @@ class RotationFinder:
         self._undistort, self._scale = undistort, scale
         self._before: NDArray[np.uint8] | None = None
         self._steps: list[_Step | None] = []
+        self._unhinted: Floats = np.empty((0, 3))
 
     def add(self, image: NDArray[np.uint8]) -> None:
         """Take the next image (grey or BGR); only the bearings of its tracks are kept."""
@@ -79,12 +80,16 @@ class RotationFinder:
             hints: (n - 1, 3) rotations to begin with, from a gyro. Two views of a scene that is almost flat have
                 two explanations; a hint only says which of them to look at first.
         """
+        if hints is None and len(self._unhinted) == len(self._steps):
+            return self._unhinted
         out = np.full((len(self._steps), 3), np.nan)
         direction = None
         for index, step in enumerate(self._steps):
             if step is not None:
                 hint = None if hints is None or not np.isfinite(hints[index]).all() else hints[index]
                 out[index], direction = rotation_between(step.before, step.now, direction, hint)
+        if hints is None:
+            self._unhinted = out
         return out
 
 

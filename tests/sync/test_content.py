@@ -1,5 +1,6 @@
 """Offsets from content: right when the scene tells, refused when it does not."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from simulated_rig import columns, run
 
+from sensorium.calibration.geometry import rotation_exp, rotation_from_quaternion, rotation_log
 from sensorium.errors import ClockError
 from sensorium.simulators.microphone import clap_wave
 from sensorium.simulators.rig import CAMERA, MOUNTS
@@ -17,6 +19,7 @@ from sensorium.simulators.truth import load_truth
 from sensorium.sync.clocks.content import (
     ContentOffset,
     Delay,
+    _Integral,
     event_offset,
     judge,
     rotation_offset,
@@ -94,6 +97,41 @@ def test_noise_that_differs_by_axis_leaves_the_clean_axis_in_charge() -> None:
     found = rig.find()
     assert abs(found.offset_ns + 20e6) < 5 * found.sigma_ns
     assert found.sigma_ns < 0.2e6
+
+
+def test_turning_between_two_instants_is_right_to_second_order() -> None:
+    # A cone: the axis of rotation itself turns, which a sum of rates does not see.
+    time_s = np.arange(0, 1, 1 / 400)
+    rates = np.stack([np.cos(6 * time_s), np.sin(6 * time_s), np.full(len(time_s), 0.5)], axis=1)
+    turned = _Integral(time_s, rates).turned(np.array([0.2013]), np.array([0.3013]))[0]
+    fine_s = np.linspace(0.2013, 0.3013, 4001)
+    middle_s = 0.5 * (fine_s[1:] + fine_s[:-1])
+    exact = np.eye(3)
+    summed = np.zeros(3)
+    for at in middle_s:
+        step = np.array([np.cos(6 * at), np.sin(6 * at), 0.5]) * (fine_s[1] - fine_s[0])
+        exact, summed = exact @ rotation_exp(step), summed + step
+    assert np.linalg.norm(turned - rotation_log(exact)) < 0.05 * np.linalg.norm(summed - rotation_log(exact))
+
+
+def test_a_real_gyro_and_pose_truth_answer_to_the_shift_between_them(shared_data: Path) -> None:
+    folder = shared_data / "calibration" / "euroc_imu_vs_pose"
+    tables = [np.genfromtxt(folder / name, delimiter=",") for name in ("imu0.csv", "gt0.csv")]
+    imu, poses = tables
+    gyro_ns, pose_ns = (
+        np.loadtxt(folder / name, delimiter=",", usecols=0, dtype=np.int64)
+        for name in ("imu0.csv", "gt0.csv")
+    )
+    rotations = [rotation_from_quaternion(row[[5, 6, 7, 4]]) for row in poses]
+    turns = np.array([rotation_log(before.T @ after) for before, after in pairwise(rotations)])
+    turns += np.random.default_rng(1).normal(0, np.radians(0.05), turns.shape)
+    plain = rotation_offset(pose_ns, turns, gyro_ns, imu[:, 1:4])
+    late = rotation_offset(pose_ns, turns, gyro_ns + 20_000_000, imu[:, 1:4])
+    # Truth is fused with this very gyro: 0, or up to -1.2 ms where the motion capture alone decides.
+    assert abs(plain.offset_ns) < 1.2e6 + 3 * plain.sigma_ns
+    assert late.offset_ns - plain.offset_ns == pytest.approx(20e6, abs=0.05e6)
+    assert plain.rotation is not None
+    assert np.degrees(np.linalg.norm(rotation_log(plain.rotation))) < 0.5
 
 
 def test_known_delays_are_taken_off_and_their_bounds_stated() -> None:
