@@ -75,7 +75,7 @@ def simulate(shape: Shape, seed: int, duration_s: float = DURATION_S) -> Simulat
     the very curve that the crystal's thermal swing draws, so that no method can tell the two apart unless
     their sum moves faster than a crystal can.
     """
-    random = np.random.default_rng([seed, SHAPES.index(shape)])
+    random = np.random.default_rng([seed, [one.name for one in SHAPES].index(shape.name)])
     time_s = np.arange(0.0, duration_s, 1 / shape.rate_hz) + random.uniform(0, 1 / shape.rate_hz)
     grid_s, gained_us = _crystal(duration_s, random)
     is_alive = (time_s < RESET_AT_S) | (time_s >= RESET_AT_S + RESET_GAP_S)

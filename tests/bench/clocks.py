@@ -24,6 +24,7 @@ import numpy as np
 import two_way
 
 from sensorium.drivers.frame import ClockKind, DeviceClock, Encoding, Frame, Latency, Modality, StreamInfo
+from sensorium.sync.clocks.remap import remap
 from sensorium.sync.clocks.tracker import StreamTracker
 
 DEFAULT_SEEDS = tuple(range(900, 920))
@@ -227,6 +228,70 @@ def table_one_way(result: dict[str, Any]) -> None:
         print(f"{name:20}" + "".join(f"{row['reference_p99_us'][one]:19.1f}" for one in names))
 
 
+OFFLINE_SHAPES = ("200hz_1.5ms", "30hz_1.5ms", "soft_floor")
+OFFLINE_SEEDS = 3
+"""A re-map holds a whole stream in memory and takes its time; three runs of 20 minutes show the gain."""
+
+
+def bench_offline(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
+    """Stored streams re-mapped from both sides; every sample counts, the first ones of an epoch too."""
+    result: dict[str, Any] = {}
+    for shape in shapes.SHAPES:
+        if shape.name not in OFFLINE_SHAPES:
+            continue
+        errors, covered, used = [], [], []
+        for seed in seeds[:OFFLINE_SEEDS]:
+            progress(f"offline {shape.name} seed {seed}")
+            simulation = shapes.simulate(shape, seed)
+            ticks, arrivals = simulation.raw_ticks.reshape(-1, 1), simulation.arrival_ns.reshape(-1, 1)
+            frames = [Frame("bench", i, 1, ticks[i], arrivals[i], b"") for i in range(ticks.size)]
+            begin = time.process_time()
+            stamped = remap(stream(shape.rate_hz), frames)
+            used.append((time.process_time() - begin) / ticks.size)
+            capture = np.array([one.capture_ns[0] for one in stamped])
+            bound = np.array([one.uncertainty.bound95_ns for one in stamped])
+            error = np.abs(capture - simulation.capture_ns)
+            errors.append(error / 1e3)
+            covered.append(float((error <= bound).mean()))
+        pooled = np.concatenate(errors)
+        result[shape.name] = {
+            "p50_us": float(np.percentile(pooled, 50)),
+            "p99_us": float(np.percentile(pooled, 99)),
+            "max_us": float(pooled.max()),
+            "coverage": float(np.mean(covered)),
+            "seeds": len(errors),
+        }
+        cost_us[f"offline_{shape.name}"] = float(np.median(used)) * 1e6
+    return result
+
+
+def table_offline(result: dict[str, Any]) -> None:
+    print("\nre-mapped from both sides: |error| in us over whole runs")
+    for name, row in result.items():
+        print(
+            f"{name:20} p50 {row['p50_us']:6.2f}  p99 {row['p99_us']:6.2f}  max {row['max_us']:7.1f}"
+            f"  covers {row['coverage']:.3f}  ({row['seeds']} seeds)"
+        )
+
+
+def bench_blocks(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
+    """The cost of 1 kHz in blocks of 10, as an IMU or force sensor sends them."""
+    shape = shapes.Shape("200hz_1.5ms", 1000, 1.5e6)
+    progress("blocks")
+    simulation = shapes.simulate(shape, seeds[0], duration_s=120.0)
+    tracker = StreamTracker(stream(shape.rate_hz))
+    count = simulation.capture_ns.size // 10 * 10
+    frames = [
+        Frame("bench", at, 10, simulation.raw_ticks[at : at + 10], simulation.arrival_ns[at : at + 10], b"")
+        for at in range(0, count, 10)
+    ]
+    begin = time.process_time()
+    for frame in frames:
+        tracker.update(frame)
+    cost_us["1khz_blocks_of_10"] = (time.process_time() - begin) / count * 1e6
+    return {}
+
+
 def bench_two_way(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
     progress("two_way")
     return two_way.two_way_results(seeds)
@@ -245,6 +310,8 @@ def bench_real(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any
 SECTIONS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], None]]] = {
     "one_way": (bench_one_way, table_one_way),
     "audio": (bench_audio, table_audio),
+    "offline": (bench_offline, table_offline),
+    "blocks": (bench_blocks, lambda result: None),
     "two_way": (bench_two_way, two_way._print_table),
     "content": (bench_content, content.print_results),
     "real": (bench_real, clock_real.print_results),
