@@ -169,8 +169,11 @@ def _times(signal: _Signal, samples: list[float], origin_ns: int) -> Floats:
 
 def _within(episode: Episode, info: StreamInfo, span: tuple[int, int]) -> Iterator[RecordedFrame]:
     for recorded in episode.frames([info.name]):
-        if span[0] <= int(recorded.stamped.capture_ns[0]) < span[1]:
+        at_ns = int(recorded.stamped.capture_ns[0])
+        if span[0] <= at_ns < span[1]:
             yield recorded
+        elif at_ns >= span[1] + SECOND_NS:
+            return
 
 
 def _signal(episode: Episode, info: StreamInfo, span: tuple[int, int]) -> _Signal | None:

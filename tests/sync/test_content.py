@@ -17,6 +17,7 @@ from sensorium.simulators.microphone import clap_wave
 from sensorium.simulators.rig import CAMERA, MOUNTS
 from sensorium.simulators.truth import load_truth
 from sensorium.sync.clocks.content import (
+    NO_DELAY,
     ContentOffset,
     Delay,
     _Integral,
@@ -60,9 +61,16 @@ class Turning:
         self.rates = rate + self.bias + rng.normal(0, 1.7e-3, rate.shape)
         self.offset_s = offset_s
 
-    def find(self, **options: Delay) -> ContentOffset:
+    def find(self, visual_delay: Delay = NO_DELAY, gyro_delay: Delay = NO_DELAY) -> ContentOffset:
         gyro_ns = stamps_of(self.gyro_s + self.offset_s)
-        return rotation_offset(stamps_of(self.frame_s), self.turns, gyro_ns, self.rates, **options)
+        return rotation_offset(
+            stamps_of(self.frame_s),
+            self.turns,
+            gyro_ns,
+            self.rates,
+            visual_delay=visual_delay,
+            gyro_delay=gyro_delay,
+        )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -192,7 +200,8 @@ def test_the_simulated_camera_and_imu_prove_that_they_share_a_timeline(tmp_path:
 
     finder = RotationFinder(undistort)
     for frame in frames["camera_left"]:
-        finder.add(cv2.imdecode(np.frombuffer(frame.payload, np.uint8), cv2.IMREAD_GRAYSCALE))
+        image = cv2.imdecode(np.frombuffer(frame.payload, np.uint8), cv2.IMREAD_GRAYSCALE)
+        finder.add(np.asarray(image, np.uint8))
     rates = columns(info["imu"], blocks["imu"])[:, 3:]
     gyro_ns = truth["imu"][: len(rates), 1]
     found = gyro_offset(finder, capture_ns, gyro_ns, rates)
@@ -215,7 +224,7 @@ def clap(at_s: float, rate_hz: float = 48_000.0, length_s: float = 0.5, seed: in
     return np.asarray(clap_wave(time_s - at_s) + hum + noise, np.float64)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(at_s=st.floats(0.1, 0.4), seed=st.integers(0, 100))
 def test_the_onset_of_a_clap_is_found_to_a_sample(at_s: float, seed: int) -> None:
     onsets = audio_onsets(clap(at_s, seed=seed), 48_000.0)
@@ -224,7 +233,7 @@ def test_the_onset_of_a_clap_is_found_to_a_sample(at_s: float, seed: int) -> Non
     assert onsets[0].sigma < 0.5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     at=st.floats(100, 300),
     width=st.floats(4, 12),
@@ -273,7 +282,7 @@ def test_claps_heard_and_felt_give_the_offset_once_sound_has_travelled() -> None
 
 
 def test_regular_claps_and_silence_prove_nothing() -> None:
-    regular = np.arange(10) * 1e8
+    regular = np.arange(0.0, 1e9, 1e8)
     found = event_offset(regular, regular + 3e7, first_sigma_ns=2e4)
     assert "too regular" in found.reasons[0]
     silent = event_offset(np.array([]), regular)
@@ -281,7 +290,7 @@ def test_regular_claps_and_silence_prove_nothing() -> None:
 
 
 def test_a_lamp_is_timed_within_the_dark_between_two_exposures() -> None:
-    start_ns = np.arange(20) * 33e6
+    start_ns = np.arange(0.0, 20 * 33e6, 33e6)
     for on_ns in np.linspace(300e6, 340e6, 9):
         lit = np.clip((start_ns + 4e6 - on_ns) / 4e6, 0, 1)
         rng = np.random.default_rng(int(on_ns))

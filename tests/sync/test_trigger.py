@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.errors import ClockError
-from sensorium.sync.clocks.trigger import Edge, PpsTracker, Pulse, Shutter, match_trigger, unwrap_counter
+from sensorium.sync.clocks.trigger import (
+    Edge,
+    PpsTracker,
+    Pulse,
+    Shutter,
+    TriggerMatch,
+    match_trigger,
+    unwrap_counter,
+)
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status
 
@@ -44,9 +52,9 @@ class Rig:
         self.approximate_ns = (
             self.true_ns + 3_000_000 + rng.exponential(1e5, len(self.true_ns)).astype(np.int64)
         )
-        self.moduli = {"frame_modulus": frame_modulus, "pulse_modulus": pulse_modulus}
+        self.frame_modulus, self.pulse_modulus = frame_modulus, pulse_modulus
 
-    def match(self):  # type: ignore[no-untyped-def]
+    def match(self) -> TriggerMatch:
         return match_trigger(
             self.pulse_count,
             self.pulse_ns,
@@ -55,7 +63,8 @@ class Rig:
             self.exposure_ns,
             GLOBAL,
             latency_bound_ns=5e6,
-            **self.moduli,
+            pulse_modulus=self.pulse_modulus,
+            frame_modulus=self.frame_modulus,
         )
 
 
