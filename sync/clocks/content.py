@@ -228,7 +228,7 @@ class _Turning:
     def profile(self, offset_s: float, fit: _Fit, metric: Floats) -> float:
         """Return the whitened misfit at an offset; rotation, scale and bias fitted anew, linearly about ``fit``."""
         there = self._with(offset_s, fit.scale, fit.rotation)
-        jacobian = self.jacobian(offset_s, there)[:, :, 1:]
+        jacobian = self.jacobian(offset_s, there, by_offset=False)[:, :, 1:]
         jacobian = np.einsum("ab,nbk->nak", metric, jacobian) * np.sqrt(self.weights)[:, None, None]
         residual = ((there.residual @ metric.T) * np.sqrt(self.weights)[:, None]).reshape(-1)
         flat = jacobian.reshape(-1, 7)
@@ -246,11 +246,12 @@ class _Turning:
         correlation = float((weights * seen * (told @ rotation.T)).sum()) / np.sqrt(max(power, 1e-300))
         return _Fit(float((weights * residual**2).sum()), correlation, scale, rotation, residual)
 
-    def jacobian(self, offset_s: float, fit: _Fit) -> Floats:
-        """Return (n, 3, 8): derivatives of the prediction by offset, scale, rotation and bias."""
+    def jacobian(self, offset_s: float, fit: _Fit, *, by_offset: bool = True) -> Floats:
+        """Return (n, 3, 8): derivatives of the prediction by offset (0 unless asked), scale, rotation and bias."""
         told = self._unbiased(self.predicted(offset_s)) @ fit.rotation.T
         columns = np.zeros((len(told), 3, 8))
-        columns[:, :, 0] = fit.scale * (self.derivative(offset_s) @ fit.rotation.T)
+        if by_offset:
+            columns[:, :, 0] = fit.scale * (self.derivative(offset_s) @ fit.rotation.T)
         columns[:, :, 1] = told
         for axis in range(3):
             columns[:, :, 2 + axis] = fit.scale * np.cross(np.eye(3)[axis], told)
@@ -314,14 +315,15 @@ def rotation_offset(
     turning.weights = weights
     fit = turning.fit(offset_s)
     metric = _whitening(fit.residual, turning.weights)
-    best = int(np.argmin([turning.profile(at_s, fit, metric) for at_s in grid_s]))
-    offset_s, fit, metric = turning.refine(float(grid_s[best]), fit, (grid_s[0], grid_s[-1]))
-    sigma_s, inflation = _sigma(turning, offset_s, fit, metric, _white_noise(gyro_rad_s))
+    misfits = np.array([turning.profile(at_s, fit, metric) for at_s in grid_s])
+    low_s = float(grid_s[int(np.argmin(misfits))])
+    offset_s, last_fit, last_metric = turning.refine(low_s, fit, (grid_s[0], grid_s[-1]))
+    sigma_s, inflation = _sigma(turning, offset_s, last_fit, last_metric, _white_noise(gyro_rad_s))
     least = turning.profile(offset_s, fit, metric)
-    far_s = grid_s[np.abs(grid_s - offset_s) > max(15e-3, 6 * min(sigma_s, 1.0))]
     variance = max(least / (3 * float(turning.weights.sum()) - 8), 1e-30) * max(inflation, 1.0)
-    rival = min((turning.profile(at_s, fit, metric) for at_s in far_s), default=least)
-    rival = (rival - least) / variance
+    is_far = np.abs(grid_s - offset_s) > max(15e-3, 6 * min(sigma_s, 1.0))
+    rival = float((misfits[is_far].min(initial=np.inf) - least) / variance) if is_far.any() else 0.0
+    fit = last_fit
     reasons = _refusals(fit, sigma_s, rival, abs(offset_s) >= grid_s[-1])
     return ContentOffset(
         "gyro-visual",
