@@ -19,7 +19,7 @@ from sensorium.agent.calibration_data import (
     spread,
 )
 from sensorium.calibration import camera_lidar, rotation, stereo
-from sensorium.calibration.attribution import moved_sensors, split_timing
+from sensorium.calibration.attribution import Window, moved_between, moved_sensors, split_timing
 from sensorium.calibration.checks import Degree
 from sensorium.calibration.geometry import Array, Intrinsics, apply, rays, skew, small_motion
 from sensorium.calibration.lint import View, lint_camera_lidar, lint_stereo, lint_streams
@@ -27,6 +27,7 @@ from sensorium.calibration.overlay import edge_overlay
 from sensorium.calibration.rig_document import Edge, RigCalibration
 from sensorium.calibration.sweep import Edges
 from sensorium.errors import CalibrationError, SensoriumError
+from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Quantity, Status, Verdict, worst
 
 MAX_PICTURES = 3
@@ -170,8 +171,40 @@ def _decided(
             "a mount may have moved during the recording"
             for name, change, limit, unit in drift
         )
-        return replace(pooled, status=Status.SUSPECT, reasons=(*sentences, *pooled.reasons))
+        # Both halves together mean nothing then; what holds now is what the second half says.
+        now = halves[-1].quantities
+        return replace(pooled, status=Status.SUSPECT, quantities=now, reasons=(*sentences, *pooled.reasons))
     return pooled
+
+
+def _located(verdict: Verdict, windows: Sequence[Verdict], times_s: Sequence[float]) -> Verdict:
+    """Say when a pair went from ok to alarm for good, if windows along the recording show it."""
+    if len(windows) != len(times_s):
+        return verdict
+    at = [
+        Window(round(time_s * SECOND_NS), round(time_s * SECOND_NS), window)
+        for time_s, window in zip(times_s, windows, strict=True)
+    ]
+    found = moved_between(at)
+    is_ok_before = any(
+        window.verdict.status is Status.OK for window in at if found and window.end_ns <= found[0]
+    )
+    if found is None or not is_ok_before:
+        return verdict
+    start_s, end_s = (instant / SECOND_NS for instant in found)
+    sentence = f"it was in place until {start_s:.1f} s and is off from {end_s:.1f} s of the recording on"
+    moved = (
+        Quantity("moved_after", start_s, "s"),
+        Quantity("moved_before", end_s, "s"),
+    )
+    # Windows share no frames, so two that fail are the proof that one alone is not.
+    failed = sum(window.verdict.status is Status.FAILED for window in at if window.start_ns >= found[1])
+    return replace(
+        verdict,
+        status=Status.FAILED if failed >= 2 else Status.SUSPECT,
+        quantities=(*verdict.quantities, *moved),
+        reasons=(sentence, *verdict.reasons),
+    )
 
 
 def _changes(
@@ -228,6 +261,9 @@ def _check_stereo(
         readings = [(half.estimate_deg, half.sigma_deg) for half in halves]
         drift = _changes(stereo.DEGREES, ["deg"] * 5, readings[0], readings[1], limits)
     verdict = _decided(pooled.verdict, [half.verdict for half in halves], drift)
+    if verdict.status is not Status.OK:
+        windows = [stereo.check_matches([one], calibration, left, right).verdict for one in matches]
+        verdict = _located(verdict, windows, chosen.times_s)
     counted = (*verdict.quantities, Quantity("pairs", float(len(matches)), "1"))
     return Verdict(verdict.check, subject, verdict.status, counted, verdict.reasons)
 
@@ -296,6 +332,11 @@ def _check_camera_lidar(
     elif verdict.status is not Status.INSUFFICIENT:
         verdict = _heard_twice(pooled, prepared, judge)
         verdict = _with_timing(verdict, prepared)
+        if verdict.status in (Status.SUSPECT, Status.FAILED) and len(chosen.times_s) == len(prepared):
+            starts = range(0, len(prepared) - camera_lidar.MIN_KEYFRAMES + 1, camera_lidar.MIN_KEYFRAMES)
+            parts = [slice(start, start + camera_lidar.MIN_KEYFRAMES) for start in starts]
+            times = tuple(float(np.mean(chosen.times_s[part])) for part in parts)
+            verdict = _located(verdict, [judge(prepared[part]).verdict for part in parts], times)
     if chosen.apart_ns is not None and prepared:
         verdict = _with_time(verdict, chosen.apart_ns)
     if with_pictures:

@@ -41,11 +41,16 @@ MAX_BASELINE_M = 3.0
 
 @dataclass(frozen=True, slots=True)
 class StereoSet:
-    """Image pairs of two cameras, in order of time; each entry loads one pair when called."""
+    """Image pairs of two cameras, in order of time; each entry loads one pair when called.
+
+    Attributes:
+        times_s: When each was taken, since the start of the recording; empty when unknown.
+    """
 
     left: str
     right: str
     pairs: Sequence[Callable[[], tuple[Image, Image]]]
+    times_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,12 +76,14 @@ class CameraLidarSet:
 
     Attributes:
         apart_ns: The longest time between an image and the middle of its sweep; None when unknown.
+        times_s: As in :class:`StereoSet`.
     """
 
     camera: str
     lidar: str
     shots: Sequence[Callable[[], Shot]]
     apart_ns: int | None = None
+    times_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -362,48 +369,44 @@ def _open_episode(path: Path, given: ImportResult | None) -> Recording:
     return found
 
 
-_Row = Mapping[str, tuple[int, int]]
-"""For each stream that matched a tick: its sample's number, and how long after the tick it was captured (ns)."""
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A reference tick and for each stream that matched it the sample's number and capture time (host ns)."""
+
+    tick_ns: int
+    samples: Mapping[str, tuple[int, int]]
 
 
 def _matched_rows(episode: Episode, reference: str) -> list[_Row]:
-    """Return for each reference tick the sample of every stream that matched it."""
-    found: list[_Row] = []
+    found = []
     for row in episode.rows():
         matched = {
-            match.stream: (match.seq, match.residual_ns)
+            match.stream: (match.seq, row.tick_ns + match.residual_ns)
             for match in row.matches
             if match.outcome is Match.MATCHED and match.seq is not None
         }
-        found.append({reference: (row.tick_seq, 0)} | matched)
+        found.append(_Row(row.tick_ns, {reference: (row.tick_seq, row.tick_ns)} | matched))
     return found
 
 
-def _chosen(rows: Sequence[_Row], names: tuple[str, str], wanted: int) -> tuple[list[tuple[int, int]], int]:
-    """Return pairs of samples spread over the recording, and the longest time (ns) between two of a pair.
+def _apart_ns(row: _Row, names: tuple[str, str]) -> int:
+    (_, first_ns), (_, second_ns) = (row.samples[name] for name in names)
+    return abs(first_ns - second_ns)
 
-    Of each stretch the pair closest in time is taken.
 
-    """
-    first, second = names
-    apart: dict[tuple[int, int], int] = {}
-    for row in rows:
-        if first in row and second in row:
-            (a, a_ns), (b, b_ns) = row[first], row[second]
-            apart[a, b] = abs(a_ns - b_ns)
-    pairs = sorted(apart)
-    found: list[tuple[int, int]] = []
-    longest_ns = 0
-    for stretch in np.array_split(np.arange(len(pairs)), min(wanted, max(len(pairs), 1))):
-        free = [
-            pairs[k]
-            for k in stretch
-            if not found or (pairs[k][0] > found[-1][0] and pairs[k][1] > found[-1][1])
-        ]
+def _chosen(rows: Sequence[_Row], names: tuple[str, str], wanted: int) -> list[_Row]:
+    """Return rows in which both streams matched, spread over the recording: of each stretch the closest pair."""
+
+    both = [row for row in rows if all(name in row.samples for name in names)]
+    found: list[_Row] = []
+    used: set[tuple[str, int, int]] = set()
+    for stretch in np.array_split(np.arange(len(both)), min(wanted, max(len(both), 1))):
+        # A slow stream may match several ticks; each of its samples counts once.
+        free = [both[k] for k in stretch if not used & {(name, *both[k].samples[name]) for name in names}]
         if free:
-            found.append(min(free, key=lambda pair: apart[pair]))
-            longest_ns = max(longest_ns, apart[found[-1]])
-    return found, longest_ns
+            found.append(min(free, key=lambda row: _apart_ns(row, names)))
+            used |= {(name, *found[-1].samples[name]) for name in names}
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -463,12 +466,12 @@ class _Sample:
 class _Payloads:
     """Chosen samples of two streams, read from the episode in one pass when first asked for."""
 
-    def __init__(self, path: Path, names: tuple[str, str], chosen: Sequence[tuple[int, int]]) -> None:
-        self._path, self._names, self._chosen = path, names, chosen
-        self._found: dict[tuple[str, int], _Sample] | None = None
+    def __init__(self, path: Path, names: tuple[str, str], rows: Sequence[_Row]) -> None:
+        self._path, self._names, self._rows = path, names, rows
+        self._found: dict[tuple[str, int, int], _Sample] | None = None
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._rows)
 
     def pair(self, index: int) -> tuple[_Sample, _Sample]:
         """Return the two frames of one pair.
@@ -478,26 +481,30 @@ class _Payloads:
         """
         if self._found is None:
             self._found = dict(self._read())
-        first, second = (
-            self._found.get((name, seq)) for name, seq in zip(self._names, self._chosen[index], strict=True)
-        )
+        samples = self._rows[index].samples
+        first, second = (self._found.get((name, *samples[name])) for name in self._names)
         if first is None or second is None:
             raise CalibrationError(f"{self._path}: a matched frame of {' or '.join(self._names)} is missing")
         return first, second
 
-    def _read(self) -> Iterator[tuple[tuple[str, int], _Sample]]:
-        wanted = {name: sorted(pair[side] for pair in self._chosen) for side, name in enumerate(self._names)}
+    def _read(self) -> Iterator[tuple[tuple[str, int, int], _Sample]]:
+        wanted = {name: [row.samples[name] for row in self._rows] for name in self._names}
         with Episode(self._path) as episode:
             for recorded in episode.frames(set(self._names)):
-                frame = recorded.frame
-                for seq in wanted[frame.stream]:
-                    if frame.seq <= seq < frame.next_seq:
-                        first_ns = int(recorded.stamped.capture_ns[0])
-                        yield (frame.stream, seq), _Sample(bytes(frame.payload), first_ns)
+                frame, first_ns = recorded.frame, int(recorded.stamped.capture_ns[0])
+                for seq, at_ns in wanted[frame.stream]:
+                    # Numbers begin anew with each start of a driver; the time tells the starts apart.
+                    if frame.seq <= seq < frame.next_seq and abs(first_ns - at_ns) < SECOND_NS:
+                        yield (frame.stream, seq, at_ns), _Sample(bytes(frame.payload), first_ns)
+
+
+def _times(chosen: Sequence[_Row], rows: Sequence[_Row]) -> tuple[float, ...]:
+    """Return when the chosen rows were captured, seconds since the first row of the recording."""
+    return tuple((row.tick_ns - rows[0].tick_ns) / SECOND_NS for row in chosen)
 
 
 def _add_episode_stereo(found: Recording, left: StreamInfo, right: StreamInfo, rows: Sequence[_Row]) -> None:
-    chosen, _ = _chosen(rows, (left.name, right.name), MAX_STEREO_PAIRS)
+    chosen = _chosen(rows, (left.name, right.name), MAX_STEREO_PAIRS)
     payloads = _Payloads(found.path, (left.name, right.name), chosen)
 
     def load(index: int) -> Callable[[], tuple[Image, Image]]:
@@ -508,14 +515,16 @@ def _add_episode_stereo(found: Recording, left: StreamInfo, right: StreamInfo, r
         return images
 
     pairs = [load(index) for index in range(len(chosen))]
-    found.stereo.append(StereoSet(left.frame_id, right.frame_id, pairs))
+    found.stereo.append(StereoSet(left.frame_id, right.frame_id, pairs, _times(chosen, rows)))
 
 
 def _add_episode_lidar(
     found: Recording, camera: StreamInfo, lidar: StreamInfo, rows: Sequence[_Row], gyro: _Gyro | None
 ) -> None:
-    chosen, apart_ns = _chosen(rows, (camera.name, lidar.name), MAX_KEYFRAMES)
-    payloads = _Payloads(found.path, (camera.name, lidar.name), chosen)
+    names = (camera.name, lidar.name)
+    chosen = _chosen(rows, names, MAX_KEYFRAMES)
+    apart_ns = max((_apart_ns(row, names) for row in chosen), default=0)
+    payloads = _Payloads(found.path, names, chosen)
     calibration = found.calibration.calibration
     T = calibration.transform(camera.frame_id, lidar.frame_id)
     intrinsics = calibration.camera(camera.frame_id)
@@ -538,7 +547,9 @@ def _add_episode_lidar(
         return shot
 
     shots = [load(index) for index in range(len(chosen))]
-    found.camera_lidar.append(CameraLidarSet(camera.frame_id, lidar.frame_id, shots, apart_ns))
+    found.camera_lidar.append(
+        CameraLidarSet(camera.frame_id, lidar.frame_id, shots, apart_ns, _times(chosen, rows))
+    )
 
 
 def _load_turning(path: Path, camera: StreamInfo, gyro: _Gyro) -> Turning:

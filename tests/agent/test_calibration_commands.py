@@ -66,12 +66,17 @@ def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return simulated_episode(tmp_path_factory.mktemp("calibrated"))
 
 
-def simulated_episode(folder: Path, left_late_ns: int = 0) -> Path:
-    """Return a sealed episode of the demo's rig in which the left camera's stamps are late."""
+def simulated_episode(folder: Path, left_late_ns: int = 0, **right: Any) -> Path:
+    """Return a sealed episode of the demo's rig.
+
+    Args:
+        left_late_ns: How late the left camera's stamps are.
+        right: Options of the right camera.
+    """
     streams: dict[str, tuple[StreamInfo, list[Frame]]] = {}
     for name, options in (
         ("camera_left", {"rate_hz": 15}),
-        ("camera_right", {"rate_hz": 15}),
+        ("camera_right", {"rate_hz": 15, **right}),
         ("lidar", {"columns": 512}),
         ("imu", {}),
     ):
@@ -187,6 +192,19 @@ def test_a_late_stamp_is_told_from_a_moved_mount(tmp_path: Path) -> None:
     assert (code, check["status"]) == (1, "suspect")
     assert "(timing)" in check["reasons"][0]
     assert found["moved"] == []
+
+
+def test_a_bump_in_the_middle_is_found_with_its_time(tmp_path: Path) -> None:
+    bump = {"at_s": 1.6, "rotation_deg": (0.6, 0.0, 0.0)}
+    bumped = simulated_episode(tmp_path, bump=bump)
+    code, found = as_json("check", bumped, "--pair", "camera_left~camera_right")
+    (check,) = found["checks"]
+    assert (code, check["status"]) == (1, "failed")
+    after, before = (check["quantities"][name]["value"] for name in ("moved_after", "moved_before"))
+    # Times count from the first row, 0.25 s into the world; ticks are 0.3 s apart.
+    assert after - 0.3 < bump["at_s"] - 0.25 < before + 0.3
+    assert before - after < 1.0
+    assert check["degrees"]["pitch"]["value"] == pytest.approx(0.6, abs=0.05)  # as it is now
 
 
 def test_an_unknown_pair_is_refused_with_those_there_are(episode: Path) -> None:
