@@ -24,6 +24,7 @@ GYRO_HZ = 200.0
 FRAME_HZ = 30.0
 GYRO_NOISE_RAD_S = 1.7e-3
 MAX_OFFSET_S = 0.08
+BAND_HZ = (0.1, 1.5)
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,12 @@ def rotation_trial(case: RotationCase, seed: int) -> RotationTrial:
     edge_s = 0.3
     gyro_s = np.arange(-edge_s, case.length_s + edge_s, 1 / GYRO_HZ) + rng.uniform(0, 1 / GYRO_HZ)
     frame_s = np.arange(0, case.length_s, 1 / FRAME_HZ) + rng.uniform(0, 1 / FRAME_HZ)
-    frequency = 2 * np.pi * rng.uniform(0.1, 1.5, (40, 3))
-    phase = rng.uniform(0, 2 * np.pi, (40, 3))
-    amplitude = rng.standard_normal((40, 3)) * case.rate_rad_s / np.sqrt(20)
+    # Noise of bandwidth B and length T has 2 B T degrees of freedom, as B T sinusoids of any phase have.
+    low_hz, high_hz = BAND_HZ
+    count = int(np.ceil((high_hz - low_hz) * case.length_s))
+    frequency = 2 * np.pi * rng.uniform(low_hz, high_hz, (count, 3))
+    phase = rng.uniform(0, 2 * np.pi, (count, 3))
+    amplitude = rng.rayleigh(1.0, (count, 3)) * case.rate_rad_s / np.sqrt(count)
 
     def rate(t: Floats) -> Floats:
         return np.stack(
