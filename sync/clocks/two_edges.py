@@ -64,14 +64,16 @@ class Prior:
     """What is known before the window, in ns per window, and where to look first.
 
     Attributes:
-        bend_sigma: Spread of the bend around none.
+        bend_sigmas: (k,) possible spreads of the bend around none: a steady clock ... a warming one.
+        bend_weights: (k,) their probabilities.
         centre: Slope and bend to begin the search at.
         spread: (2, 2) lower triangular, reach of the search around them.
     """
 
     slope_mean: float
     slope_sigma: float
-    bend_sigma: float
+    bend_sigmas: FloatArray
+    bend_weights: FloatArray
     centre: tuple[float, float]
     spread: FloatArray
 
@@ -81,9 +83,9 @@ class Posterior:
     """The offset curve, level + slope * at + bend * at^2 at positions -1 ... 0; sigmas are of its end.
 
     Attributes:
-        middle_slope: At the middle of the window, where it is known best.
         path_ns: Half the least round trip.
         up_ns: How far the upper edge typically lies below the lowest upper bound; ``low_ns`` likewise.
+        bend_weights: (k,) what the window says about the prior's spreads of the bend.
         spread: (2, 2) lower triangular, of slope and bend.
     """
 
@@ -92,12 +94,11 @@ class Posterior:
     bend: float
     sigma_ns: float
     slope_sigma: float
-    middle_slope: float
-    middle_slope_sigma: float
     path_ns: float
     path_sigma_ns: float
     up_ns: float
     low_ns: float
+    bend_weights: FloatArray
     spread: FloatArray
 
 
@@ -146,7 +147,7 @@ def fit_curve(cloud: Cloud, prior: Prior, path: Path | None) -> Posterior:
             up.log_evidence
             + low.log_evidence
             - ((curves[:, 0] - prior.slope_mean) / prior.slope_sigma) ** 2 / 2
-            - (curves[:, 1] / prior.bend_sigma) ** 2 / 2
+            + np.log(_bend_density(curves[:, 1], prior).sum(axis=1))
         )
         weights = np.exp(log_p - log_p.max())
         weights /= weights.sum()
@@ -160,7 +161,14 @@ def fit_curve(cloud: Cloud, prior: Prior, path: Path | None) -> Posterior:
         if is_settled:
             break
         centre, spread = mean, measured
-    return _combine(curves, log_p, up, low, gap, path, measured)
+    return _combine(curves, log_p, up, low, gap, path, measured, prior)
+
+
+def _bend_density(bends: FloatArray, prior: Prior) -> FloatArray:
+    """Return the (g, k) prior density of each bend under each spread."""
+    z = bends[:, None] / prior.bend_sigmas
+    density: FloatArray = prior.bend_weights / prior.bend_sigmas * np.exp(-z * z / 2) + 1e-290
+    return density
 
 
 def _combine(
@@ -171,6 +179,7 @@ def _combine(
     gap: FloatArray,
     path: Path | None,
     spread: FloatArray,
+    prior: Prior,
 ) -> Posterior:
     """Integrate over how far the true edges lie beyond the lowest samples, and over the path."""
     log_p = log_p - log_p.max()
@@ -200,20 +209,18 @@ def _combine(
     path_mean = float((weight * half_path).sum())
     path_var = float((weight * (half_path - path_mean) ** 2).sum())
     slope = float(by_curve @ curves[:, 0])
-    middle_slopes = curves[:, 0] - curves[:, 1]
-    middle = float(by_curve @ middle_slopes)
+    density = _bend_density(curves[:, 1], prior)
     return Posterior(
         mean,
         slope,
         float(by_curve @ curves[:, 1]),
         variance**0.5,
         float(by_curve @ (curves[:, 0] - slope) ** 2) ** 0.5,
-        middle,
-        float(by_curve @ (middle_slopes - middle) ** 2) ** 0.5,
         path_mean,
         path_var**0.5,
         float(by_curve @ up.depth_ns),
         float(by_curve @ low.depth_ns),
+        by_curve @ (density / density.sum(axis=1, keepdims=True)),
         spread,
     )
 
@@ -272,10 +279,11 @@ class SplitHalves:
         """Factor on the stated spread; 1 for hard floors.
 
         The spread of hard edges shrinks as 1/n, of softer ones as slowly as averages do, 1/sqrt(n): the whole
-        then is worse than its halves make believe by another factor of up to sqrt(2).
+        then is worse than its halves make believe by another factor of up to sqrt(2), and the ratio is known
+        from few independent windows only (1.2, as in Student's t).
         """
         ratio = max(1.0, math.sqrt(self._ratio_sum / self._weight))
-        return ratio * min(ratio, math.sqrt(2))
+        return ratio * min(ratio * ratio, 1.2 * math.sqrt(2))
 
     @property
     def lean_ns(self) -> float:
@@ -288,43 +296,37 @@ class SplitHalves:
 
 
 class DriftScale:
-    """Learns how fast the skew of this clock really changes, from the slopes of disjoint windows.
+    """Learns how fast the skew of this clock changes, from the slopes of neighbouring spans.
 
-    A steady clock may be averaged for longer. The least scale is a quarter of the largest, so that a clock that
-    begins to drift after hours of rest costs precision and not truth.
+    A steady clock may be averaged for longer. No hours of rest make drift unbelievable: one comparison can
+    overturn them all.
     """
 
-    CANDIDATES_PPM_S = np.array([0.03, 0.06, 0.12])
-    _PRIOR = np.array([-2.0, -1.0, 0.0])
+    CANDIDATES_PPM_S = np.array([0.006, 0.03, 0.12])
+    _FIRST = np.array([-3.0, -1.5, 0.0])
     _KEEP = 0.9
-    _LAG_S = 60.0
     _DOUBT = -5.0
 
     def __init__(self) -> None:
         self._evidence = np.zeros(self.CANDIDATES_PPM_S.size)
-        self._before: tuple[float, float, float] | None = None
 
-    def update(self, at_s: float, slope: float, sigma: float) -> None:
-        """Take the slope (ns/s) in the middle of a window; it is compared with one a minute before."""
-        if self._before is not None:
-            elapsed_s = at_s - self._before[0]
-            if elapsed_s < self._LAG_S:
-                return
-            drifted = self.CANDIDATES_PPM_S / 2 * 1e3 * elapsed_s
-            variance = sigma**2 + self._before[2] ** 2 + drifted**2
-            fit = -np.log(variance) / 2 - np.minimum((slope - self._before[1]) ** 2 / variance, 16.0) / 2
-            evidence = self._KEEP * self._evidence + fit
-            # No hours of rest make drift unbelievable.
-            self._evidence = np.maximum(evidence - evidence.max(), self._DOUBT)
-        self._before = (at_s, slope, sigma)
+    def update(self, elapsed_s: float, before: Posterior, after: Posterior) -> None:
+        """Compare the slopes of two spans of ``elapsed_s`` each that share nothing."""
+        moved = (after.slope - before.slope) / elapsed_s
+        noise = (after.slope_sigma**2 + before.slope_sigma**2) / elapsed_s**2
+        variance = noise + (self.CANDIDATES_PPM_S / 2 * 1e3 * elapsed_s) ** 2
+        fit = -np.log(variance) / 2 - np.minimum(moved * moved / variance, 16.0) / 2
+        evidence = self._KEEP * self._evidence + fit
+        self._evidence = np.maximum(evidence - evidence.max(), self._DOUBT)
 
-    def restart(self) -> None:
-        """Compare nothing across a restart; what was learnt about the crystal stays."""
-        self._before = None
+    @property
+    def weights(self) -> FloatArray:
+        """(k,) probabilities of the candidates."""
+        log_p = self._evidence + self._FIRST
+        weights = np.exp(log_p - log_p.max())
+        return np.asarray(weights / weights.sum())
 
     @property
     def ppm_s(self) -> float:
         """The scale, averaged over what is credible."""
-        log_p = self._evidence + self._PRIOR
-        weights = np.exp(log_p - log_p.max())
-        return float(weights @ self.CANDIDATES_PPM_S / weights.sum())
+        return float(self.weights @ self.CANDIDATES_PPM_S)

@@ -40,7 +40,7 @@ MAX_DRIFT_PPM_S, MAX_SKEW_PPM = 0.3, 500.0
 """What the hard interval takes for impossible to exceed."""
 _DRIFT, _MAX_SLOPE = MAX_DRIFT_PPM_S * 1e3, MAX_SKEW_PPM * 1e3
 """The same in ns/s^2 and ns/s."""
-MIN_WINDOW_S, MAX_WINDOW_S = 8.0, 100.0
+MIN_WINDOW_S, MAX_WINDOW_S = 20.0, 100.0
 WINDOW_FACTOR = 64.0
 """Twice the factor of spec 2a: the curve bends with the clock, so the window may be longer (flat optimum)."""
 FROZEN_AFTER = 4
@@ -136,9 +136,11 @@ _MAX_STAMP_NS = 1 << 61
 _STAMP_NOISE_NS = 50_000
 """Bounds that contradict each other by less are a late reading of the kernel's clocks, not a step."""
 _HALVES_EVERY = 2
+_SPAN_S = 30.0
+"""Slopes of neighbouring spans of this length tell how fast the skew changes."""
 _HELD_DRIFT_PPM_S = 0.12
 """How the bound grows beyond the newest answer: as for a crystal in a warming case (spec 2a)."""
-_SIGMAS_95 = 2.25
+_SIGMAS_95 = 2.15
 """Half width of 95 % of the posterior in its sigmas: one-sided depths have longer tails than a bell."""
 
 
@@ -166,6 +168,7 @@ class TwoWayEstimator:
         self._path_due_ns = 0
         self._halves = SplitHalves()
         self._drift = DriftScale()
+        self._drift_due_ns = 0
         self._fits = 0
 
     @property
@@ -280,7 +283,6 @@ class TwoWayEstimator:
         self.epoch += 1
         self._rows.clear()
         self._recent.clear()
-        self._drift.restart()
         self._fit = None
         self._spread = None
         self._window_s = MIN_WINDOW_S
@@ -305,15 +307,13 @@ class TwoWayEstimator:
         is_due = end_ns >= self._path_due_ns
         if is_due:
             self._path = self._next_path
-        cloud = Cloud(
-            (part[:, 0] - end_ns) / (SECOND_NS * window_s),
-            part[:, 1].astype(np.float64),
-            (part[:, 2] - end_ns) / (SECOND_NS * window_s),
-            part[:, 3].astype(np.float64),
-        )
+        cloud = _cloud(part, end_ns, window_s)
         prior = self._prior(end_ns, window_s)
         posterior = fit_curve(cloud, prior, self._path)
         self._compare_halves(cloud, prior, posterior)
+        if end_ns >= self._drift_due_ns:
+            self._drift_due_ns = end_ns + round(_SPAN_S * SECOND_NS)
+            self._learn_drift(rows, end_ns)
         slope, drift = posterior.slope / window_s, 2 * posterior.bend / window_s**2
         slope_sigma = posterior.slope_sigma / window_s
         self._fit = _Fit(
@@ -332,11 +332,6 @@ class TwoWayEstimator:
         )
         self._spread = posterior.spread
         if is_due:
-            self._drift.update(
-                end_ns / SECOND_NS - window_s / 2,
-                posterior.middle_slope / window_s,
-                posterior.middle_slope_sigma / window_s * self._halves.widening,
-            )
             walked = _PATH_WALK_NS2_PER_S * window_s
             self._next_path = Path(posterior.path_ns, float(np.hypot(posterior.path_sigma_ns, walked**0.5)))
             self._path_due_ns = end_ns + int(window_s * SECOND_NS)
@@ -352,6 +347,21 @@ class TwoWayEstimator:
         first, second = (fit_curve(cloud.half(n), nearby, self._path) for n in (0, 1))
         self._halves.update(whole, first, second)
 
+    def _learn_drift(self, rows: NDArray[np.int64], end_ns: int) -> None:
+        """Compare the slopes of the two newest spans of :data:`_SPAN_S`."""
+        middle_ns = end_ns - round(_SPAN_S * SECOND_NS)
+        after = rows[rows[:, 0] >= middle_ns]
+        before = rows[(rows[:, 0] < middle_ns) & (rows[:, 0] >= middle_ns - round(_SPAN_S * SECOND_NS))]
+        if min(len(before), len(after)) < 3 * MIN_EXCHANGES or self._fit is None:
+            return
+        slope, reach = self._fit.slope * _SPAN_S, 5e3 * _SPAN_S
+        straight = Prior(
+            slope, 100 * reach, np.array([1.0]), np.array([1.0]), (slope, 0.0), np.diag([reach, 1.0])
+        )
+        first = fit_curve(_cloud(before, middle_ns, _SPAN_S), straight, None)
+        second = fit_curve(_cloud(after, end_ns, _SPAN_S), straight, None)
+        self._drift.update(_SPAN_S, first, second)
+
     def _prior(self, end_ns: int, window_s: float) -> Prior:
         fit = self._fit
         guess = self._skew_guess_ppm
@@ -364,11 +374,21 @@ class TwoWayEstimator:
             slope_mean, slope_sigma = 0.0, MAX_SKEW_PPM * 1e3 * window_s
         else:
             slope_mean, slope_sigma = guess * 1e3 * window_s, 2e3 * window_s
-        bend_sigma = self._drift.ppm_s / 2 * 1e3 / 2 * window_s**2
+        bend_sigmas = DriftScale.CANDIDATES_PPM_S / 2 * 1e3 / 2 * window_s**2
         spread = self._spread
         if spread is None:
-            spread = np.diag([slope_sigma if fit is None else 1e3 * window_s, bend_sigma])
-        return Prior(slope_mean, slope_sigma, bend_sigma, centre, spread)
+            spread = np.diag([slope_sigma if fit is None else 1e3 * window_s, bend_sigmas[-1]])
+        return Prior(slope_mean, slope_sigma, bend_sigmas, self._drift.weights, centre, spread)
+
+
+def _cloud(rows: NDArray[np.int64], end_ns: int, window_s: float) -> Cloud:
+    scale = SECOND_NS * window_s
+    return Cloud(
+        (rows[:, 0] - end_ns) / scale,
+        rows[:, 1].astype(np.float64),
+        (rows[:, 2] - end_ns) / scale,
+        rows[:, 3].astype(np.float64),
+    )
 
 
 def _best_window_s(up_depth_ns: float, low_depth_ns: float, span_s: float, drift_ppm_s: float) -> float:

@@ -28,7 +28,7 @@ from sensorium.timebase import SECOND_NS, HostClock
 
 LOOPBACK = "127.0.0.1"
 KEY = bytes(range(32))
-SETTLE_S = 10.0
+SETTLE_S = 30.0
 LSL_SETTINGS = "[multicast]\nResolveScope = machine\n[ports]\nIPv6 = disable\n"
 
 
