@@ -42,6 +42,7 @@ _COLOUR = {"ok": "green", "suspect": "yellow", "insufficient": "yellow", "failed
 # What a file must give back of what was written into it.
 _SAME_RAD_M = 1e-6
 _LIVE_SECONDS = 15.0
+_PICTURES = (".png", ".jpg", ".jpeg")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -258,6 +259,8 @@ def check_calibration(
     """
     if overlay is not None and not overlay.parent.is_dir():
         raise UsageError(f"folder {overlay.parent} does not exist")
+    if overlay is not None and overlay.suffix.lower() not in _PICTURES:
+        raise UsageError(f"{overlay} must end in .png or .jpg")
     if _is_rig_file(path):
         return _check_rig(path, calibration, seconds, pairs, overlay, as_json)
     if seconds is not None:
@@ -324,9 +327,7 @@ def _check(recording: Recording, pairs: Sequence[str], overlay: Path | None, as_
 
 
 def _save_picture(image: Any, path: Path) -> None:
-    done, data = cv2.imencode(path.suffix or ".png", image)
-    if not done:
-        raise UsageError(f"{path} must end in .png or .jpg")
+    _, data = cv2.imencode(path.suffix, image)
     try:
         path.write_bytes(data.tobytes())
     except OSError as err:

@@ -7,6 +7,8 @@ Frames: ``camera_0`` to ``camera_3`` (rectified), ``rect`` (the rectified axes o
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from sensorium.calibration.formats.draft import Draft, in_frames, read_text
 from sensorium.calibration.kitti import read_kitti, write_kitti_object
 from sensorium.calibration.rig_document import RigCalibration
@@ -44,7 +46,12 @@ def read(
             f"the file does not say for which image size it holds; {DEFAULT_SIZE[0]}x{DEFAULT_SIZE[1]} was "
             "assumed: give the size (--size WIDTHxHEIGHT)",
         )
-    return read_kitti(source, size or DEFAULT_SIZE)
+    try:
+        return read_kitti(source, size or DEFAULT_SIZE)
+    except np.linalg.LinAlgError as err:
+        raise draft.error(f"a projection matrix in it has no inverse ({err})") from err
+    except CalibrationError as err:
+        raise err if str(source) in str(err) else draft.error(str(err)) from err
 
 
 def _source(path: Path) -> Path:

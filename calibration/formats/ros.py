@@ -115,7 +115,10 @@ def _read_camera_info(draft: Draft) -> list[tuple[str, Array]]:
         T[:3, :3] = draft.rotation(R, f"rectification of {name}")
     if P is not None and P[0] > 0:
         projection = P.reshape(3, 4)
-        T[:3, 3] = -np.linalg.solve(projection[:, :3], projection[:, 3])
+        try:
+            T[:3, 3] = -np.linalg.solve(projection[:, :3], projection[:, 3])
+        except np.linalg.LinAlgError as err:
+            raise draft.error(f"projection matrix of {name} has no inverse: {P.tolist()}") from err
     stands = rotation_angle(T[:3, :3]) > 1e-9 or float(np.abs(T[:3, 3]).max()) > 1e-9
     return [(name, T)] if stands else []
 
@@ -128,7 +131,8 @@ def _optional(fields: dict[str, Any], keys: tuple[str, ...], count: int, draft: 
     for key in keys:
         if fields.get(key) is not None:
             values = fields[key]
-            return draft.numbers(values["data"] if isinstance(values, dict) else values, count, key)
+            given = field_of(values, "data", draft, key) if isinstance(values, dict) else values
+            return draft.numbers(given, count, key)
     return None
 
 
