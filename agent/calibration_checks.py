@@ -174,6 +174,15 @@ def _decided(
         # Both halves together mean nothing then; what holds now is what the second half says.
         now = halves[-1].quantities
         return replace(pooled, status=Status.SUSPECT, quantities=now, reasons=(*sentences, *pooled.reasons))
+    failed = [
+        (word, half)
+        for word, half in zip(("first", "second"), halves, strict=False)
+        if half.status is Status.FAILED
+    ]
+    if pooled.status is Status.OK and failed:
+        word, half = failed[0]
+        reasons = (f"the {word} half of the recording alone is beyond tolerance", *half.reasons)
+        return replace(pooled, status=Status.SUSPECT, quantities=half.quantities, reasons=reasons)
     return pooled
 
 
