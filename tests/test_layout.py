@@ -2,6 +2,7 @@
 
 import ast
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-from sensorium.timebase import SECOND_NS, HostClock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ROOMS = ("agent", "calibration", "drivers", "simulators", "sync", "uploader")
@@ -161,11 +160,12 @@ def test_the_command_line_starts_without_the_slow_modules(tmp_path: Path) -> Non
 
 
 def test_help_appears_at_once(tmp_path: Path) -> None:
-    clock = HostClock()
+    """In seconds of the processor, which is what an idle machine takes; this one may be busy with other tests."""
     best_s = float("inf")
     for _ in range(5):
-        before_ns = clock.now_ns()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = python("-c", "from sensorium.agent.cli import main; main()", "--help", cwd=tmp_path)
-        best_s = min(best_s, (clock.now_ns() - before_ns) / SECOND_NS)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best_s = min(best_s, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
         assert done.returncode == 0, done.stderr
     assert best_s < START_UP_S
