@@ -508,8 +508,9 @@ def _sigma(
     lagged = float(score @ score)
     for lag in range(1, _NOISE_LAGS + 1):
         lagged += 2 * (1 - lag / (_NOISE_LAGS + 1)) * float(score[lag:] @ score[:-lag])
-    # Negative correlation of neighbours (noise of a frame enters two steps) is real, but its estimate is noisy.
-    variance = max(lagged, 0.25 * plain)
+    # Negative correlation of neighbours (a frame's noise enters two steps) would make it smaller. Its estimate is
+    # noisy: with it, two sigma covered 92 % of 440 trials of white noise.
+    variance = max(lagged, plain)
     return float(np.sqrt(variance) / information), variance / plain if plain > 0 else 1.0
 
 
