@@ -37,6 +37,7 @@ COPY_BELOW_BYTES = 64 << 10
 
 CREDIT_LIMIT_BYTES = 64 << 20
 QUEUED_MESSAGES = 64
+_END_POLL_MS = 20
 _LEAST_WINDOW_BYTES = 256 << 10
 
 
@@ -134,13 +135,22 @@ class BusPublisher:
                 pack_control(Heartbeat(instance=self._declare.instance, next_seq=self._next_seqs()))
             )
 
-    def end(self, error: str = "", linger_s: float = 2.0) -> None:
-        """Send the tail of the account and close."""
+    def end(self, error: str = "", linger_s: float = 5.0) -> None:
+        """Send the tail of the account and close, once the synchronizer has taken it or ``linger_s`` are over.
+
+        The last word costs credit like a frame, so its return says that everything before it has arrived. To
+        close earlier would lose what waits in the sockets: ZeroMQ drops the unread rest of a peer that is gone.
+        """
         for stream in self._infos:
             self._send_pending(stream)
-        self._socket.send(
-            pack_control(End(instance=self._declare.instance, next_seq=self._next_seqs(), error=error[:2000]))
-        )
+        last = End(instance=self._declare.instance, next_seq=self._next_seqs(), error=error[:2000])
+        self._outstanding_bytes += HEADER_OVERHEAD_BYTES
+        self._socket.send(pack_control(last))
+        for _ in range(int(linger_s * 1000 / _END_POLL_MS)):
+            if not self.is_welcome or self._outstanding_bytes == 0:
+                break
+            self._socket.poll(_END_POLL_MS)
+            self._receive()
         self._socket.close(linger=int(linger_s * 1000))
 
     def _known(self, stream: str) -> StreamInfo:

@@ -192,6 +192,7 @@ class Synchronizer:
                     instance.streams[name].account.reach(next_seq)
             instance.has_ended = True
             instance.error = message.error
+            instance.released_bytes += HEADER_OVERHEAD_BYTES
             self._declare_path(message.instance).unlink(missing_ok=True)
             if message.error:
                 self._event("driver", instance.declare.device, f"ended with an error: {message.error}")

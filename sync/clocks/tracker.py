@@ -12,6 +12,8 @@ from sensorium.sync.clocks.model import ClockEvent, ClockEventKind, ClockModel, 
 from sensorium.sync.clocks.oneway import FloatArray, Line, LowerEnvelope
 from sensorium.sync.clocks.unwrap import UNUSABLE, TickKind, Unwrapped, Unwrapper
 
+_FARTHEST_NS = 2.0**61
+"""73 years from an epoch's origin; ticks beyond it are nonsense, and sums of them would leave int64."""
 MAX_EVENTS = 256
 """Events kept until somebody takes them; more are counted in the last one taken."""
 STALL_NS = 50_000_000
@@ -232,7 +234,7 @@ class StreamTracker:
             else:
                 steps = (arrival_ns - arrival_ns[0]) / self._tick_ns
             ticks = ticks[0] + np.rint(steps).astype(np.int64)
-        elapsed_ns = (ticks - epoch.origin_ticks) * self._tick_ns
+        elapsed_ns = np.clip((ticks - epoch.origin_ticks) * self._tick_ns, -_FARTHEST_NS, _FARTHEST_NS)
         offset_ns = epoch.envelope.offset_at(elapsed_ns) - self.info.latency.min_ns
         capture_ns = epoch.origin_host_ns + np.rint(elapsed_ns + offset_ns).astype(np.int64)
         if unwrapped.epoch_start > 0:

@@ -124,8 +124,8 @@ def test_nobody_is_welcome_before_all_devices_are_there(tmp_path, context):
     assert force.is_welcome
     assert mic.is_welcome
     assert bench.synchronizer.episode is not None
-    force.end()
-    mic.end()
+    force.end(linger_s=0.05)
+    mic.end(linger_s=0.05)
     bench.settle()
     assert bench.close() == []  # nothing was produced, so nothing is sealed
 
@@ -137,7 +137,7 @@ def test_an_episode_ends_after_max_s_and_the_next_goes_on_without_a_gap(tmp_path
     for seq in range(50):
         assert force.publish(reading(bench, seq))
         bench.advance(0.1, force)
-    force.end()
+    force.end(linger_s=0.05)
     bench.settle()
     manifests = bench.close()
     balances = [next(iter(manifest.stream("force").balances.values())) for manifest in manifests]
@@ -154,7 +154,7 @@ def test_what_is_personal_is_booked_but_not_stored_without_a_grant(tmp_path, con
     for block in range(5):
         mic.publish(sound(bench, 10 * block))
         bench.advance(0.1, mic)
-    mic.end()
+    mic.end(linger_s=0.05)
     bench.settle()
     (manifest,) = bench.close()
     record = manifest.stream("mic")
@@ -191,7 +191,7 @@ def test_the_verdict_that_weighs_most_is_kept_for_its_episode_only(tmp_path, con
     bench.synchronizer.start()
     force.publish(reading(bench, 1))
     bench.settle(force)
-    force.end()
+    force.end(linger_s=0.05)
     bench.settle()
     first, second = bench.close()
     assert [verdict.status for verdict in first.calibration.verdicts] == [Status.SUSPECT]
@@ -209,8 +209,8 @@ def test_a_driver_that_comes_back_as_another_instance_has_a_balance_of_its_own(t
     bench.settle(second)
     bench.clock.advance(100 * MS)
     second.publish(reading(bench, 0))
-    second.end()
-    first.end()
+    second.end(linger_s=0.05)
+    first.end(linger_s=0.05)
     bench.settle()
     (manifest,) = bench.close()
     balances = manifest.stream("force").balances
@@ -241,7 +241,7 @@ def test_a_stream_of_another_device_cannot_be_taken_over(tmp_path, context):
     bench.settle(force, thief)
     assert not thief.is_welcome
     assert any("belongs to force" in reason for reason in bench.synchronizer.receiver.rejected)
-    thief.end()
-    force.end()
+    thief.end(linger_s=0.05)
+    force.end(linger_s=0.05)
     bench.settle()
     bench.close()
