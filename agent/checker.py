@@ -21,7 +21,7 @@ import zmq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from sensorium.agent.control import ControlClient
+from sensorium.agent.control import ControlClient, Requester
 from sensorium.agent.rig import CheckOptions
 from sensorium.calibration.checks import ConsecutiveJudge
 from sensorium.calibration.rig_document import RigCalibration
@@ -49,34 +49,18 @@ class CheckerSpec(BaseModel):
     checks: tuple[CheckOptions, ...]
 
 
-class SetClient:
+class SetClient(Requester):
     """Asks for aligned sets, one at a time."""
-
-    def __init__(self, endpoint: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        self._endpoint = endpoint
-        self._context = context
-        self._socket = self._open()
-
-    def _open(self) -> zmq.Socket[bytes]:
-        socket = self._context.socket(zmq.REQ)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.connect(self._endpoint)
-        return socket
 
     def ask(self, streams: Sequence[str]) -> list[tuple[StreamInfo, bytes]] | None:
         """Return (info, payload) of each stream from one aligned row, or None when there was none."""
-        self._socket.send(json.dumps({"streams": list(streams)}).encode())
-        if not self._socket.poll(_ANSWER_MS):
-            self.close()
-            self._socket = self._open()
+        data = self.request(json.dumps({"streams": list(streams)}).encode(), _ANSWER_MS)
+        if data is None:
             return None
-        reply: dict[str, Any] = msgpack.unpackb(self._socket.recv())
+        reply: dict[str, Any] = msgpack.unpackb(data)
         if "error" in reply:
             return None
         return [(_INFO.validate_json(part["info"]), part["payload"]) for part in reply["streams"]]
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def decode_image(info: StreamInfo, payload: bytes) -> NDArray[np.uint8]:

@@ -173,7 +173,6 @@ def run_replay(
             "reference": reference,
             "tolerance_ns": int(tolerance_ms * 1e6),
             "calibration": str(calibration.resolve()) if calibration else None,
-            "is_replay": True,
         },
         calibration=calibration.resolve() if calibration else None,
         seconds=seconds,

@@ -68,8 +68,8 @@ def is_running(pid: int) -> bool:
         return False
 
 
-class ControlClient:
-    """A connection to one synchronizer's control socket."""
+class Requester:
+    """A REQ socket that survives an unanswered request: it is opened anew, and the next one may be sent."""
 
     def __init__(self, endpoint: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._endpoint = endpoint
@@ -82,27 +82,38 @@ class ControlClient:
         socket.connect(self._endpoint)
         return socket
 
+    def request(self, message: bytes, timeout_ms: int) -> bytes | None:
+        """Return the reply, or None if nobody answered in time."""
+        try:
+            self._socket.send(message)
+            if not self._socket.poll(timeout_ms):
+                raise zmq.Again
+            return self._socket.recv()
+        except zmq.ZMQError:
+            self._socket.close()
+            self._socket = self._open()
+            return None
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class ControlClient(Requester):
+    """A connection to one synchronizer's control socket."""
+
     def ask(self, cmd: str, timeout_ms: int = TIMEOUT_MS, **fields: Any) -> dict[str, Any] | None:
         """Return the reply, or None if nobody answered in time (the synchronizer may be restarting).
 
         Raises:
             UsageError: If the synchronizer refused; its reason is the message.
         """
-        try:
-            self._socket.send(json.dumps({"cmd": cmd, **fields}).encode())
-            if not self._socket.poll(timeout_ms):
-                raise zmq.Again
-            reply: dict[str, Any] = json.loads(self._socket.recv())
-        except zmq.ZMQError:
-            self._socket.close()
-            self._socket = self._open()
+        data = self.request(json.dumps({"cmd": cmd, **fields}).encode(), timeout_ms)
+        if data is None:
             return None
+        reply: dict[str, Any] = json.loads(data)
         if not reply.get("ok"):
             raise UsageError(str(reply.get("error", "refused without a reason")))
         return reply
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def ask_agent(spool: Path, cmd: str, **fields: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sensorium.agent.checker import CheckerSpec
 from sensorium.agent.outcome import SessionResult
 from sensorium.agent.rig import CheckOptions, Device, Rig
 from sensorium.agent.supervisor import SessionOptions, Supervisor
-from sensorium.errors import ConsentError, SensoriumError
+from sensorium.errors import SensoriumError
 from sensorium.sync.consent_store import ConsentStore
 from sensorium.sync.episode.signing import device_key
 from sensorium.sync.episode.spool import Spool
@@ -199,9 +199,3 @@ def upload_all(
     is_verified = all(state is State.VERIFIED for state in states)
     status = "verified" if is_verified else next(s.value for s in states if s is not State.VERIFIED)
     return {"status": status, "store": store_url, "reasons": reasons, "episodes": len(states)}
-
-
-def require_verified(verification: dict[str, Any]) -> None:
-    """Raise ``ConsentError`` with the reasons if the upload was refused."""
-    if verification["status"] == State.DENIED.value:
-        raise ConsentError("; ".join(verification["reasons"]))

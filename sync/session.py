@@ -23,7 +23,6 @@ class SyncSpec(BaseModel):
     Attributes:
         devices: Names that must declare themselves before anything is recorded (or 20 s pass).
         reference: Stream whose frames are the ticks of alignment; None = chosen from what is there.
-        is_replay: The streams carry recorded stamps; consent follows the recording.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,7 +47,6 @@ class SyncSpec(BaseModel):
     calibration: Path | None = None
     consent: Path
     on_failed_check: Literal["warn", "split", "stop"] = "warn"
-    is_replay: bool = False
     flush_s: float = 1.0
     limitations: tuple[str, ...] = ()
 
