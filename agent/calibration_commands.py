@@ -16,8 +16,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from sensorium.agent.calibration_checks import CheckReport, degrees, montage, run_checks
 from sensorium.agent.calibration_data import Recording, open_recording
+from sensorium.agent.checking.report import CheckReport, degrees, montage
+from sensorium.agent.checking.run import run_checks
 from sensorium.agent.rig import load_rig
 from sensorium.agent.session import request_for, run_session
 from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, ros

@@ -2,8 +2,9 @@
 
 from functools import partial
 
-from sensorium.agent.calibration_checks import Overlay, run_checks
 from sensorium.agent.calibration_data import CameraLidarSet, open_recording, spread
+from sensorium.agent.checking.report import Overlay
+from sensorium.agent.checking.run import run_checks
 from sensorium.agent.reporting import page
 from sensorium.agent.reporting.material import Material, attempt
 from sensorium.agent.reporting.pictures import encoded

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from simulated_rig import START_NS, run
 from typer.testing import CliRunner
 
-from sensorium.agent.calibration_checks import run_checks
 from sensorium.agent.calibration_data import open_recording
+from sensorium.agent.checking.run import run_checks
 from sensorium.agent.cli import app
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import small_motion, transform

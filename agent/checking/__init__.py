@@ -1,0 +1,1 @@
+"""Runs the calibration checks a recording allows: one module for each kind of pair."""

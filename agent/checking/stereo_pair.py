@@ -1,0 +1,87 @@
+"""Judges two cameras with a common view by their epipolar geometry."""
+
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sensorium.agent.calibration_data import Image, Recording, StereoSet
+from sensorium.agent.checking.report import CheckReport, Overlay
+from sensorium.agent.checking.windows import changes, decided, located
+from sensorium.calibration import stereo
+from sensorium.calibration.geometry import Array, rays, skew
+from sensorium.calibration.lint import lint_stereo
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.errors import CalibrationError
+from sensorium.verdict import Quantity, Status, Verdict
+
+
+def check_stereo(
+    report: CheckReport, recording: Recording, chosen: StereoSet, with_pictures: bool
+) -> Verdict:
+    calibration, left, right = recording.calibration.calibration, chosen.left, chosen.right
+    subject = f"{left}~{right}"
+    matches, last = [], None
+    for load in chosen.pairs:
+        last = load()
+        for image, name in zip(last, (left, right), strict=True):
+            camera = calibration.camera(name)
+            if (image.shape[1], image.shape[0]) != (camera.width, camera.height):
+                raise CalibrationError(
+                    f"images of {name} are {image.shape[1]}x{image.shape[0]}, its calibration is for "
+                    f"{camera.width}x{camera.height}"
+                )
+        matches.append(stereo.match_pair(*last))
+    faults = lint_stereo(matches, calibration, left, right)
+    report.findings += faults
+    pooled = stereo.check_matches(matches, calibration, left, right)
+    if with_pictures and last is not None and matches:
+        report.overlays.append(_stereo_overlay(last[1], matches[-1], calibration, left, right))
+    if faults:
+        return replace(pooled.verdict, status=Status.FAILED, reasons=faults[0].reasons)
+    middle = len(matches) // 2
+    if middle == 0:
+        return decided(pooled.verdict, (), ())
+    halves = [
+        stereo.check_matches(part, calibration, left, right) for part in (matches[:middle], matches[middle:])
+    ]
+    drift: list[tuple[str, float, float, str]] = []
+    if all(half.verdict.status is not Status.INSUFFICIENT for half in halves):
+        limits = [quantity.threshold or np.inf for quantity in pooled.verdict.quantities[:5]]
+        readings = [(half.estimate_deg, half.sigma_deg) for half in halves]
+        drift = changes(stereo.DEGREES, ["deg"] * 5, readings[0], readings[1], limits)
+    verdict = decided(pooled.verdict, [half.verdict for half in halves], drift)
+    if verdict.status is not Status.OK:
+        windows = [stereo.check_matches([one], calibration, left, right).verdict for one in matches]
+        verdict = located(verdict, windows, chosen.times_s)
+    counted = (*verdict.quantities, Quantity("pairs", float(len(matches)), "1"))
+    return Verdict(verdict.check, subject, verdict.status, counted, verdict.reasons)
+
+
+def _stereo_overlay(
+    image: Image, matches: stereo.Matches, calibration: RigCalibration, left: str, right: str
+) -> Overlay:
+    """Return the right image with every match, green on its epipolar line, red 2 px or more beside it."""
+    canvas: Any = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image.copy()
+    canvas = np.asarray(canvas * 0.7, np.uint8)
+    misses = _epipolar_misses(matches, calibration, left, right)
+    for (u, v), miss in zip(matches[1], misses, strict=True):
+        if np.isfinite(miss):
+            share = min(abs(float(miss)) / 2.0, 1.0)
+            colour = (40, int(255 * (1 - share)), int(255 * share))
+            cv2.circle(canvas, (round(u), round(v)), 3, colour, -1, cv2.LINE_AA)
+    median = float(np.nanmedian(np.abs(misses))) if len(misses) else float("nan")
+    caption = f"{left}~{right}: matches on {right}, green on their epipolar line, red 2 px off; median {median:.2f} px"
+    return Overlay(caption, np.asarray(canvas, np.uint8))
+
+
+def _epipolar_misses(matches: stereo.Matches, calibration: RigCalibration, left: str, right: str) -> Array:
+    T_right_left = calibration.transform(right, left)
+    essential = skew(T_right_left[:3, 3]) @ T_right_left[:3, :3]
+    camera = calibration.camera(right)
+    lines = rays(matches[0], calibration.camera(left)) @ essential.T
+    points = rays(matches[1], camera)
+    with np.errstate(all="ignore"):
+        distance = np.einsum("ij,ij->i", points, lines) / np.hypot(lines[:, 0], lines[:, 1])
+    return np.asarray(distance * camera.f_px, np.float64)
