@@ -26,7 +26,7 @@ upload_app = typer.Typer(
 app.add_typer(episodes_app, name="episodes")
 app.add_typer(consent_app, name="consent")
 calibration_app = typer.Typer(
-    help="Show, convert and check where the sensors of a rig are.", no_args_is_help=True
+    help="Show, convert, check and solve where the sensors of a rig are.", no_args_is_help=True
 )
 app.add_typer(upload_app, name="upload")
 app.add_typer(calibration_app, name="calibration")
@@ -341,6 +341,57 @@ def calibration_check(
     from sensorium.agent.calibration_commands import check_calibration
 
     raise typer.Exit(check_calibration(target, calibration, seconds, pairs, overlay, as_json=as_json))
+
+
+@calibration_app.command("solve")
+def calibration_solve(
+    source: Annotated[
+        Path, typer.Argument(help="Episode, EuRoC or KITTI folder, folder of images, or rig file (live).")
+    ],
+    board: Annotated[
+        str | None, typer.Option("--board", help="COLUMNSxROWSxSQUARE_M, inner corners: 9x6x0.025.")
+    ] = None,
+    board_type: Annotated[
+        str, typer.Option("--board-type", help="chessboard, or charuco (--board counts its squares).")
+    ] = "chessboard",
+    marker: Annotated[
+        float | None, typer.Option("--marker", help="Side of a ChArUco marker, m; default 0.75 squares.")
+    ] = None,
+    dictionary: Annotated[
+        str, typer.Option("--dictionary", help="Of the ChArUco markers.")
+    ] = "DICT_5X5_1000",
+    only: Annotated[
+        str, typer.Option("--only", help="Comma-separated: intrinsics,stereo,camera-lidar,...")
+    ] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Rig document to write (.yaml).")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option("--base", help="Calibration to start from and to merge into.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ignore the calibration that the recording carries.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    model: Annotated[str, typer.Option("--model", help="Lens: pinhole, radtan or equidistant.")] = "",
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=1.0, help="At most so long, with a rig file.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Write a picture: the boards seen, what is missing.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find out where the sensors of a rig are, from a recording or live: 0 if solved; 1 with the reason."""
+    from sensorium.agent.calibration_solve import SolveOptions, solve_calibration
+    from sensorium.calibration.targets import parse_board
+
+    target = parse_board(board, board_type, marker, dictionary) if board is not None else None
+    names = tuple(name for name in only.split(",") if name)
+    options = SolveOptions(
+        target, names, output, base, fresh, force, model, seconds, picture, as_json=as_json
+    )
+    raise typer.Exit(solve_calibration(source, options))
 
 
 @sync_app.command("report")

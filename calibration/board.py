@@ -1,16 +1,10 @@
-"""Checks and fits with a chessboard: intrinsics, stereo, camera against LiDAR.
-
-Every corner array that OpenCV returns is reshaped at this border, because its shape differs between versions
-((N, 1, 2) in 4, (N, 2) in 5) and numpy would broadcast the two against each other without a word.
-"""
+"""Checks and fits with a chessboard: intrinsics, stereo, camera against LiDAR."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sensorium.calibration.checks import Degree, judge
 from sensorium.calibration.geometry import (
@@ -26,6 +20,7 @@ from sensorium.calibration.geometry import (
     undistort,
 )
 from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.targets import Chessboard
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Quantity, Status, Verdict
 
@@ -50,37 +45,6 @@ BUMP_SIGMA = np.array([np.deg2rad(1.0)] * 3 + [0.03] * 3)
 # Square root of twice the gain in log-likelihood; the 99 % point of chi-square with 4 to 5 degrees of freedom,
 # because the prior leaves about that many of the six free.
 LIDAR_THRESHOLD = 3.75
-
-
-@dataclass(frozen=True, slots=True)
-class Chessboard:
-    """A chessboard by its inner corners."""
-
-    columns: int
-    rows: int
-    square_m: float
-
-    @property
-    def points_m(self) -> Array:
-        """(columns * rows, 3) corners in the board's plane, row by row."""
-        v, u = np.mgrid[0 : self.rows, 0 : self.columns]
-        flat = np.zeros(self.columns * self.rows)
-        return np.stack([u.ravel() * self.square_m, v.ravel() * self.square_m, flat], axis=1)
-
-    def find(self, image: NDArray[np.uint8]) -> Array | None:
-        """Return (N, 2) sub-pixel corners, or None if the whole board is not seen."""
-        grey: Any = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        flags = cv2.CALIB_CB_ADAPTIVE_THRESH | cv2.CALIB_CB_NORMALIZE_IMAGE
-        found, corners = cv2.findChessboardCorners(grey, (self.columns, self.rows), None, flags)
-        if not found:
-            return None
-        corners = np.asarray(corners, np.float32).reshape(-1, 1, 2)
-        # The window must stay inside a square, or it pulls towards the next corner.
-        side = np.linalg.norm(corners[1, 0] - corners[0, 0])
-        half = int(np.clip(side / 3, 3, 11))
-        criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 40, 1e-3)
-        refined = cv2.cornerSubPix(grey, corners, (half, half), (-1, -1), criteria)
-        return np.asarray(refined, np.float64).reshape(-1, 2)
 
 
 def board_pose(corners: Array, board: Chessboard, camera: Intrinsics) -> Array:

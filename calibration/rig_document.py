@@ -188,7 +188,7 @@ class RigCalibration:
         Raises:
             CalibrationError: If a frame is unknown or no path joins the two.
         """
-        path = self._path(parent, child)
+        path = self.path(parent, child)
         T = np.eye(4)
         for start, end in pairwise(path):
             T = T @ self._step(start, end)
@@ -197,7 +197,7 @@ class RigCalibration:
     def has_transform(self, parent: str, child: str) -> bool:
         """Return whether both frames are known and joined."""
         try:
-            self._path(parent, child)
+            self.path(parent, child)
         except CalibrationError:
             return False
         return True
@@ -231,7 +231,7 @@ class RigCalibration:
         tree, extra = self._spanning_tree()
         found = []
         for edge in extra:
-            path = tree._path(edge.parent, edge.child)
+            path = tree.path(edge.parent, edge.child)
             gap = tree.transform(edge.parent, edge.child) @ inverse(edge.T_parent_child)
             found.append(Loop(path, rotation_angle(gap[:3, :3]), float(np.linalg.norm(gap[:3, 3]))))
         return tuple(found)
@@ -271,7 +271,12 @@ class RigCalibration:
                 return inverse(edge.T_parent_child)
         raise CalibrationError(f"no transform joins {start!r} and {end!r}")
 
-    def _path(self, start: str, end: str) -> tuple[str, ...]:
+    def path(self, start: str, end: str) -> tuple[str, ...]:
+        """Return the frames from one to the other over the fewest transforms, both ends included.
+
+        Raises:
+            CalibrationError: If a frame is unknown or nothing joins the two.
+        """
         known = self.frames
         for name in (start, end):
             if name not in known:

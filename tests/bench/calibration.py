@@ -27,7 +27,6 @@ from sensorium.calibration import geometry
 from sensorium.calibration.attribution import Window, moved_between, moved_sensors
 from sensorium.calibration.board import (
     BoardView,
-    Chessboard,
     check_camera_lidar_board,
     check_intrinsics,
     check_stereo_board,
@@ -59,6 +58,7 @@ from sensorium.calibration.stereo import (
     stereo_reference,
 )
 from sensorium.calibration.sweep import Edges, Sweep
+from sensorium.calibration.targets import Chessboard
 from sensorium.drivers.ouster_packets import beam_rays
 from sensorium.simulators.imu import InertialNoise, SimulatedImuConfig, inertial_truth
 from sensorium.simulators.ouster_encoder import default_metadata

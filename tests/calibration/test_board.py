@@ -10,7 +10,6 @@ import pytest
 from sensorium.calibration import geometry
 from sensorium.calibration.board import (
     BoardView,
-    Chessboard,
     board_pose,
     check_camera_lidar_board,
     check_intrinsics,
@@ -21,6 +20,7 @@ from sensorium.calibration.board import (
     solve_stereo,
 )
 from sensorium.calibration.rig_document import Edge, Intrinsics, RigCalibration
+from sensorium.calibration.targets import Chessboard
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Status
 

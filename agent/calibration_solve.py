@@ -1,0 +1,283 @@
+"""What `sensorium calibration solve` does: run the solvers that a recording allows, write the rig document."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.table import Table
+
+from sensorium.agent.calibration_commands import (
+    _coloured,
+    _console,
+    _finite,
+    _is_rig_file,
+    _print_json,
+    _say,
+    _today,
+)
+from sensorium.agent.solving.solver import SolvedPart, Solver, SolveRequest, merged
+from sensorium.calibration.formats.detect import import_calibration
+from sensorium.calibration.geometry import difference
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.targets import Target
+from sensorium.errors import CalibrationError, SensoriumError, UsageError
+from sensorium.sync.episode.writer import DATA_FILE
+from sensorium.verdict import Status, Verdict, worst
+
+
+def solvers() -> tuple[Solver, ...]:
+    """Return every solver, in the order in which they run: cameras first, then what stands on them."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class SolveOptions:
+    """Options of the command; see its help."""
+
+    board: Target | None = None
+    only: Sequence[str] = ()
+    output: Path | None = None
+    base: Path | None = None
+    is_fresh: bool = False
+    is_forced: bool = False
+    model: str = ""
+    seconds: float | None = None
+    picture: Path | None = None
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """What all solvers found, and the document that follows from it."""
+
+    before: RigCalibration
+    parts: tuple[SolvedPart, ...]
+    after: RigCalibration
+
+    @property
+    def status(self) -> Status:
+        return worst(part.verdict for part in self.parts)
+
+
+def solve_calibration(path: Path, options: SolveOptions) -> int:
+    """Solve a recording, or a rig live; 0 if everything asked for was solved, else 1.
+
+    Raises:
+        UsageError: If the output exists, or a solver is not known.
+        CalibrationError: If there is nothing that could be solved at all.
+    """
+    _check_options(options)
+    solution = solve(request_of(path, options), before_of(path, options), options.only)
+    written = _write(solution, options)
+    code = 0 if solution.status is Status.OK else 1
+    if options.as_json:
+        _print_json(solve_document(path, solution, written) | {"exit_code": code})
+    else:
+        _print(path, solution, written)
+    return code
+
+
+def _check_options(options: SolveOptions) -> None:
+    known = [solver.name for solver in solvers()]
+    for name in options.only:
+        if name not in known:
+            raise UsageError(f"--only {name} is unknown; known: {', '.join(known)}")
+    if options.output is not None:
+        if options.output.exists() and not options.is_forced:
+            raise UsageError(f"{options.output} exists; choose another name or add --force")
+        if not options.output.parent.is_dir():
+            raise UsageError(f"folder {options.output.parent} does not exist")
+
+
+def before_of(path: Path, options: SolveOptions) -> RigCalibration:
+    """Return the calibration before: the one named, else the one that the recording carries, else none."""
+    if options.base is not None:
+        return import_calibration(options.base).calibration
+    if options.is_fresh:
+        return RigCalibration()
+    try:
+        return import_calibration(path).calibration
+    except SensoriumError:
+        return RigCalibration()
+
+
+def request_of(path: Path, options: SolveOptions) -> SolveRequest:
+    """Return what the solvers are asked, once it is clear what kind of recording it is."""
+    if not path.exists():
+        raise CalibrationError(f"{path} does not exist")
+    today = _today().isoformat()
+    return SolveRequest(
+        path,
+        kind_of(path),
+        options.board,
+        f"sensorium calibration solve {path.name}",
+        today,
+        options.model,
+        lambda what: _say(what, options.as_json),
+    )
+
+
+def kind_of(path: Path) -> str:
+    """Return ``episode``, ``euroc``, ``kitti`` or ``images``."""
+    if path.is_dir() and (path / DATA_FILE).is_file():
+        return "episode"
+    return "images"
+
+
+def solve(request: SolveRequest, before: RigCalibration, only: Sequence[str] = ()) -> Solution:
+    """Run the solvers that are asked for and for which the recording holds data.
+
+    Raises:
+        CalibrationError: If no solver found data, or one that was named did not.
+    """
+    parts: list[SolvedPart] = []
+    for solver in solvers():
+        if only and solver.name not in only:
+            continue
+        found = _guarded(solver, request, merged(before, parts))
+        if not found and solver.name in only:
+            raise CalibrationError(f"{request.path} holds nothing for {solver.name}: it needs {solver.needs}")
+        parts += found
+    if not parts:
+        needs = "; ".join(f"{solver.name} needs {solver.needs}" for solver in solvers())
+        raise CalibrationError(f"nothing to solve in {request.path}: {needs}")
+    after = replace(merged(before, parts), date=request.date, source=request.source)
+    return Solution(before, tuple(parts), after)
+
+
+def _guarded(solver: Solver, request: SolveRequest, base: RigCalibration) -> Sequence[SolvedPart]:
+    try:
+        return solver.solve(request, base)
+    except (SensoriumError, np.linalg.LinAlgError, cv2.error) as err:
+        reason = f"could not be solved: {' '.join(str(err).split())}"
+        verdict = Verdict(f"solve_{solver.name}", str(request.path), Status.INSUFFICIENT, (), (reason,))
+        return [SolvedPart(solver.name, verdict)]
+
+
+def _write(solution: Solution, options: SolveOptions) -> Path | None:
+    if options.output is None or not any(part.is_solved for part in solution.parts):
+        return None
+    try:
+        solution.after.save(options.output)
+    except OSError as err:
+        raise CalibrationError(f"{options.output} cannot be written: {err}") from err
+    return options.output
+
+
+# -- what is printed
+
+
+def solve_document(path: Path, solution: Solution, written: Path | None) -> dict[str, Any]:
+    """Return what ``--json`` prints."""
+    return {
+        "path": str(path),
+        "status": solution.status.value,
+        "parts": [_plain_part(part) for part in solution.parts],
+        "moved": _moved(solution),
+        "loops": [
+            {
+                "frames": list(loop.frames),
+                "rotation_deg": float(np.rad2deg(loop.rotation_rad)),
+                "translation_m": loop.translation_m,
+                "is_closed": loop.is_closed,
+            }
+            for loop in solution.after.loops()
+        ],
+        "calibration": {"id": solution.after.calibration_id, "before": solution.before.calibration_id},
+        "written": str(written) if written is not None else None,
+    }
+
+
+def _plain_part(part: SolvedPart) -> dict[str, Any]:
+    return {
+        "solver": part.solver,
+        "subject": part.verdict.subject,
+        "status": part.verdict.status.value,
+        "reasons": list(part.verdict.reasons),
+        "quantities": {
+            q.name: {
+                key: _finite(value)
+                for key, value in (("value", q.value), ("sigma", q.sigma), ("limit", q.threshold))
+                if value is not None
+            }
+            | {"unit": q.unit}
+            for q in part.verdict.quantities
+        },
+    }
+
+
+def _moved(solution: Solution) -> list[dict[str, Any]]:
+    """Return how far every solved transform and focal length is from the calibration before."""
+    found: list[dict[str, Any]] = []
+    for part in solution.parts:
+        if not part.is_solved:
+            continue
+        for name, camera in part.cameras.items():
+            known = solution.before.cameras.get(name)
+            if known is not None:
+                found.append({"what": name, "focal_percent": 100 * (camera.f_px / known.f_px - 1)})
+        for edge in part.edges:
+            if solution.before.has_transform(edge.parent, edge.child):
+                gap = difference(edge.T_parent_child, solution.before.transform(edge.parent, edge.child))
+                found.append(
+                    {
+                        "what": f"{edge.parent}~{edge.child}",
+                        "rotation_deg": float(np.rad2deg(np.linalg.norm(gap[:3]))),
+                        "translation_m": float(np.linalg.norm(gap[3:])),
+                    }
+                )
+    return found
+
+
+def _print(path: Path, solution: Solution, written: Path | None) -> None:
+    console = _console()
+    table = Table("solved", "of", "quantity", "value", "± sigma", "limit", "verdict")
+    for part in solution.parts:
+        rows = part.verdict.quantities
+        for quantity in rows:
+            unit = "" if quantity.unit == "1" else f" {quantity.unit}"
+            table.add_row(
+                part.solver,
+                part.verdict.subject,
+                quantity.name,
+                f"{quantity.value:.6g}{unit}",
+                f"{quantity.sigma:.2g}" if quantity.sigma is not None else "",
+                f"{quantity.threshold:g}" if quantity.threshold is not None else "",
+                _coloured(part.verdict.status) if quantity is rows[0] else "",
+            )
+        if not rows:
+            table.add_row(part.solver, part.verdict.subject, "", "", "", "", _coloured(part.verdict.status))
+        table.add_section()
+    console.print(table)
+    for part in solution.parts:
+        for reason in part.verdict.reasons:
+            console.print(f"{part.verdict.subject} {part.solver}: {reason}", highlight=False)
+    for moved in _moved(solution):
+        console.print(_moved_sentence(moved), highlight=False)
+    for loop in solution.after.loops():
+        state = "closes" if loop.is_closed else "does NOT close"
+        console.print(
+            f"loop {' -> '.join(loop.frames)} {state}: {np.rad2deg(loop.rotation_rad):.3f} deg, "
+            f"{loop.translation_m * 1000:.1f} mm",
+            highlight=False,
+        )
+    if written is not None:
+        console.print(f"{written}: written, id {solution.after.calibration_id}", highlight=False)
+    console.print(f"{path}: {_coloured(solution.status)}", highlight=False)
+
+
+def _moved_sentence(moved: dict[str, Any]) -> str:
+    if "focal_percent" in moved:
+        return f"{moved['what']}: focal length {moved['focal_percent']:+.2f} % from the calibration before"
+    return (
+        f"{moved['what']}: {moved['rotation_deg']:.3f} deg and {moved['translation_m'] * 1000:.1f} mm "
+        "from the calibration before"
+    )
+
+
+def is_rig(path: Path) -> bool:
+    """Return whether a path is a rig file, which is run, rather than a recording."""
+    return _is_rig_file(path)

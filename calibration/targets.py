@@ -1,0 +1,193 @@
+"""Boards with a known pattern: chessboard and ChArUco.
+
+Every corner array that OpenCV returns is reshaped at this border, because its shape differs between versions
+((N, 1, 2) in 4, (N, 2) in 5) and numpy would broadcast the two against each other without a word.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.calibration.geometry import Array
+from sensorium.errors import CalibrationError
+
+Image = NDArray[np.uint8]
+MIN_CORNERS = 12
+DICTIONARIES = tuple(name for name in dir(cv2.aruco) if name.startswith("DICT_"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A board in one image: (N, 2) pixels of the corners whose numbers are ``ids`` (N,), ascending."""
+
+    ids: NDArray[np.int64]
+    pixels: Array
+
+    def common(self, other: "View") -> "tuple[View, View]":
+        """Return both views with only the corners that both have."""
+        ids = np.intersect1d(self.ids, other.ids)
+        return self._only(ids), other._only(ids)
+
+    def _only(self, ids: NDArray[np.int64]) -> "View":
+        chosen = np.isin(self.ids, ids)
+        return View(self.ids[chosen], self.pixels[chosen])
+
+
+class Target(Protocol):
+    """A board that can be found in images.
+
+    Attributes:
+        points_m: (N, 3) all corners in the board's plane, z = 0, by number.
+        square_m: Side of a square.
+        outline_m: Width and height of the pattern with its outer squares.
+    """
+
+    @property
+    def points_m(self) -> Array: ...
+
+    @property
+    def square_m(self) -> float: ...
+
+    @property
+    def outline_m(self) -> tuple[float, float]: ...
+
+    def look(self, image: Image) -> View | None:
+        """Return the corners seen, with sub-pixel positions; None if too few for a pose."""
+
+
+def grey(image: Image) -> Any:
+    """Return a grey image of a grey or BGR one."""
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+
+
+def refined(image: Any, corners: Array, spacing_px: float) -> Array:
+    """Return (N, 2) corners moved to the saddle points of a grey image near them."""
+    # The window must stay inside a square, or it pulls towards the next corner.
+    half = int(np.clip(spacing_px / 3, 3, 11))
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 40, 1e-3)
+    start = np.ascontiguousarray(corners, np.float32).reshape(-1, 1, 2)
+    found = cv2.cornerSubPix(image, start.copy(), (half, half), (-1, -1), criteria)
+    return np.asarray(found, np.float64).reshape(-1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Chessboard:
+    """A chessboard by its inner corners."""
+
+    columns: int
+    rows: int
+    square_m: float
+
+    @property
+    def points_m(self) -> Array:
+        """(columns * rows, 3) corners in the board's plane, row by row."""
+        v, u = np.mgrid[0 : self.rows, 0 : self.columns]
+        flat = np.zeros(self.columns * self.rows)
+        return np.stack([u.ravel() * self.square_m, v.ravel() * self.square_m, flat], axis=1)
+
+    @property
+    def outline_m(self) -> tuple[float, float]:
+        return (self.columns + 1) * self.square_m, (self.rows + 1) * self.square_m
+
+    def find(self, image: Image) -> Array | None:
+        """Return (N, 2) sub-pixel corners, or None if the whole board is not seen."""
+        picture = grey(image)
+        flags = cv2.CALIB_CB_ADAPTIVE_THRESH | cv2.CALIB_CB_NORMALIZE_IMAGE
+        found, corners = cv2.findChessboardCorners(picture, (self.columns, self.rows), None, flags)
+        if not found:
+            return None
+        corners = np.asarray(corners, np.float64).reshape(-1, 2)
+        return refined(picture, corners, float(np.linalg.norm(corners[1] - corners[0])))
+
+    def look(self, image: Image) -> View | None:
+        corners = self.find(image)
+        return None if corners is None else View(np.arange(len(corners)), corners)
+
+
+@dataclass(frozen=True, slots=True)
+class CharucoBoard:
+    """A ChArUco board: ``columns`` x ``rows`` squares with markers of ``marker_m`` in the white ones.
+
+    Corners are numbered row by row as OpenCV does; a part of the board is enough.
+    """
+
+    columns: int
+    rows: int
+    square_m: float
+    marker_m: float
+    dictionary: str = "DICT_5X5_1000"
+    has_legacy_pattern: bool = False
+
+    @property
+    def points_m(self) -> Array:
+        v, u = np.mgrid[1 : self.rows, 1 : self.columns]
+        flat = np.zeros(u.size)
+        return np.stack([u.ravel() * self.square_m, v.ravel() * self.square_m, flat], axis=1)
+
+    @property
+    def outline_m(self) -> tuple[float, float]:
+        return self.columns * self.square_m, self.rows * self.square_m
+
+    def _board(self) -> Any:
+        dictionary = cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, self.dictionary))
+        size = (self.columns, self.rows)
+        board = cv2.aruco.CharucoBoard(size, self.square_m, self.marker_m, dictionary)
+        board.setLegacyPattern(self.has_legacy_pattern)
+        return board
+
+    def draw(self, pixels_per_m: int, margin_px: int = 0) -> Image:
+        """Return a picture of the board, for printing and for tests."""
+        width, height = (round(side * pixels_per_m) + 2 * margin_px for side in self.outline_m)
+        return np.asarray(self._board().generateImage((width, height), None, margin_px, 1), np.uint8)
+
+    def look(self, image: Image) -> View | None:
+        corners, ids, _, _ = cv2.aruco.CharucoDetector(self._board()).detectBoard(grey(image))
+        if ids is None or len(ids) < MIN_CORNERS:
+            return None
+        numbers = np.asarray(ids, np.int64).reshape(-1)
+        pixels = np.asarray(corners, np.float64).reshape(-1, 2)
+        order = np.argsort(numbers)
+        return View(numbers[order], pixels[order])
+
+
+def parse_board(
+    text: str,
+    kind: str = "chessboard",
+    marker_m: float | None = None,
+    dictionary: str = "DICT_5X5_1000",
+) -> Chessboard | CharucoBoard:
+    """Return the board of ``COLUMNSxROWSxSQUARE``, such as 9x6x0.025.
+
+    Args:
+        text: Inner corners of a chessboard, squares of a ChArUco board; the square's side in metres.
+        marker_m: Side of a ChArUco marker; 0.75 squares by default.
+
+    Raises:
+        CalibrationError: If it is no such board.
+    """
+    parts = text.lower().split("x")
+    try:
+        columns, rows, square_m = int(parts[0]), int(parts[1]), float(parts[2])
+        is_good = len(parts) == 3 and min(columns, rows) >= 3
+    except (ValueError, IndexError):
+        is_good = False
+    if not is_good:
+        raise CalibrationError(
+            f"board {text!r} is not COLUMNSxROWSxSQUARE such as 9x6x0.025 "
+            "(inner corners of a chessboard or squares of a ChArUco board, at least 3 each way; metres)"
+        )
+    if not 0.002 <= square_m <= 0.5:
+        raise CalibrationError(f"board {text!r}: a square of {square_m:g} m; give its side in metres")
+    if kind == "chessboard":
+        return Chessboard(columns, rows, square_m)
+    if kind != "charuco":
+        raise CalibrationError(f"board type {kind!r} is unknown; known: chessboard, charuco")
+    if dictionary not in DICTIONARIES:
+        raise CalibrationError(f"dictionary {dictionary!r} is unknown; known: {', '.join(DICTIONARIES)}")
+    marker_m = marker_m if marker_m is not None else 0.75 * square_m
+    if not 0 < marker_m < square_m:
+        raise CalibrationError(f"a marker of {marker_m:g} m does not fit into a square of {square_m:g} m")
+    return CharucoBoard(columns, rows, square_m, marker_m, dictionary)
