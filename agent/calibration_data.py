@@ -7,36 +7,36 @@ Images and sweeps are loaded one at a time, when a check asks for them.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from sensorium.agent.reporting.pictures import UNSHOWABLE, cloud_points, decode_picture
-from sensorium.agent.reporting.survey import sample_values
+from sensorium.agent.shots import (
+    Gyro,
+    Image,
+    Sample,
+    Shot,
+    decoded_image,
+    fastest_gyro,
+    is_sweep,
+    stereo_pairs_of,
+    take_shot,
+)
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
-from sensorium.calibration.geometry import Array, Intrinsics
+from sensorium.calibration.geometry import Array
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.calibration.sweep import deskew
-from sensorium.drivers.frame import Encoding, Modality, StreamInfo
-from sensorium.drivers.ouster_packets import OusterMetadata, decode_scan, scan_points
+from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError, UsageError
 from sensorium.sync.align import Match
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.writer import DATA_FILE
 from sensorium.timebase import SECOND_NS
 
-Image = NDArray[np.uint8]
-
 MAX_STEREO_PAIRS = 12
 MAX_KEYFRAMES = 12
 TURNING_IMAGES = 100
 TURNING_STEP_S = 0.095
-# Cameras that look further apart than this share too little of the scene.
-MAX_STEREO_ANGLE_RAD = np.deg2rad(50)
-MAX_BASELINE_M = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +51,6 @@ class StereoSet:
     right: str
     pairs: Sequence[Callable[[], tuple[Image, Image]]]
     times_s: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shot:
-    """An image, the sweep taken with it, and the calibration that holds for the two.
-
-    Attributes:
-        turning_rad_s: Angular rate in the camera's axes when the image was taken; None without a gyro. The
-            sweep is then straightened as if taken in the image's instant.
-    """
-
-    image: Image
-    points: NDArray[np.floating]
-    ring: NDArray[np.integer] | None
-    camera: Intrinsics
-    T_camera_lidar: Array
-    turning_rad_s: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,19 +168,6 @@ def _read_image(path: Path) -> Image:
 
 def _size_of(image: Image) -> tuple[int, int]:
     return image.shape[1], image.shape[0]
-
-
-def stereo_pairs_of(calibration: RigCalibration, cameras: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of cameras whose views overlap by what the calibration says, first by name first."""
-    found = []
-    for left, right in combinations(sorted(cameras), 2):
-        if not calibration.has_transform(left, right) or {left, right} - calibration.cameras.keys():
-            continue
-        T = calibration.transform(left, right)
-        distance_m = float(np.linalg.norm(T[:3, 3]))
-        if T[2, 2] > np.cos(MAX_STEREO_ANGLE_RAD) and 1e-3 < distance_m < MAX_BASELINE_M:
-            found.append((left, right))
-    return found
 
 
 # -- EuRoC
@@ -347,11 +317,7 @@ def _open_episode(path: Path, given: ImportResult | None) -> Recording:
         calibration = given.calibration
         gyro = _read_gyro(episode, calibration)
     by_frame = {info.frame_id: info for info in streams.values() if info.modality is Modality.CAMERA}
-    lidars = [
-        info
-        for info in streams.values()
-        if info.encoding in (Encoding.OUSTER, Encoding.POINTS) and not info.reference_of
-    ]
+    lidars = [info for info in streams.values() if is_sweep(info)]
     for frame, info in by_frame.items():
         found.sizes[frame] = (info.shape[1], info.shape[0]) if len(info.shape) > 1 else None
     found.sizes |= {info.frame_id: None for info in lidars}
@@ -409,58 +375,13 @@ def _chosen(rows: Sequence[_Row], names: tuple[str, str], wanted: int) -> list[_
     return found
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Gyro:
-    """Angular rates of an IMU over the whole recording, on the host's clock."""
-
-    frame: str
-    time_s: Array
-    rate_rad_s: Array
-
-    def covers(self, start_s: float, end_s: float) -> bool:
-        return bool(self.time_s[0] <= start_s and end_s <= self.time_s[-1])
-
-    def at(self, time_s: float) -> Array:
-        """Return the rate at an instant, over the 20 ms around it."""
-        near = np.abs(self.time_s - time_s) < 0.01
-        picked = near if near.any() else np.abs(self.time_s - time_s) == np.abs(self.time_s - time_s).min()
-        return np.asarray(self.rate_rad_s[picked].mean(axis=0), np.float64)
-
-
-def _read_gyro(episode: Episode, calibration: RigCalibration) -> _Gyro | None:
-    """Return the fastest IMU whose place on the rig is known, or None."""
-    found = [
-        info
-        for info in episode.streams.values()
-        if info.frame_id in calibration.frames and sum(column.unit == "rad/s" for column in info.columns) == 3
-    ]
-    if not found:
+def _read_gyro(episode: Episode, calibration: RigCalibration) -> Gyro | None:
+    """Return the rates of the fastest IMU whose place on the rig is known, or None."""
+    info = fastest_gyro(episode.streams.values(), calibration)
+    if info is None:
         return None
-    info = max(found, key=lambda each: each.rate_hz)
-    axes = [index for index, column in enumerate(info.columns) if column.unit == "rad/s"]
-    times, rates = [], []
-    for recorded in episode.frames({info.name}):
-        values = sample_values(info, recorded.frame)
-        capture_ns = recorded.stamped.capture_ns
-        if values is None or not len(values):
-            continue
-        if len(capture_ns) != len(values):  # one stamp for a block: of its first sample
-            capture_ns = capture_ns[0] + (np.arange(len(values)) * SECOND_NS / info.rate_hz).astype(np.int64)
-        times.append(capture_ns / SECOND_NS)
-        rates.append(values[:, axes])
-    if not times:
-        return None
-    time_s = np.concatenate(times)
-    order = np.argsort(time_s, kind="stable")
-    return _Gyro(info.frame_id, time_s[order], np.concatenate(rates)[order])
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """A frame's payload and when its first sample was captured (host ns)."""
-
-    payload: bytes
-    capture_ns: int
+    frames = ((recorded.frame, recorded.stamped.capture_ns) for recorded in episode.frames({info.name}))
+    return Gyro.of(info, frames)
 
 
 class _Payloads:
@@ -468,12 +389,12 @@ class _Payloads:
 
     def __init__(self, path: Path, names: tuple[str, str], rows: Sequence[_Row]) -> None:
         self._path, self._names, self._rows = path, names, rows
-        self._found: dict[tuple[str, int, int], _Sample] | None = None
+        self._found: dict[tuple[str, int, int], Sample] | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def pair(self, index: int) -> tuple[_Sample, _Sample]:
+    def pair(self, index: int) -> tuple[Sample, Sample]:
         """Return the two frames of one pair.
 
         Raises:
@@ -487,7 +408,7 @@ class _Payloads:
             raise CalibrationError(f"{self._path}: a matched frame of {' or '.join(self._names)} is missing")
         return first, second
 
-    def _read(self) -> Iterator[tuple[tuple[str, int, int], _Sample]]:
+    def _read(self) -> Iterator[tuple[tuple[str, int, int], Sample]]:
         wanted = {name: [row.samples[name] for row in self._rows] for name in self._names}
         with Episode(self._path) as episode:
             for recorded in episode.frames(set(self._names)):
@@ -495,7 +416,7 @@ class _Payloads:
                 for seq, at_ns in wanted[frame.stream]:
                     # Numbers begin anew with each start of a driver; the time tells the starts apart.
                     if frame.seq <= seq < frame.next_seq and abs(first_ns - at_ns) < SECOND_NS:
-                        yield (frame.stream, seq, at_ns), _Sample(bytes(frame.payload), first_ns)
+                        yield (frame.stream, seq, at_ns), Sample(bytes(frame.payload), first_ns)
 
 
 def _times(chosen: Sequence[_Row], rows: Sequence[_Row]) -> tuple[float, ...]:
@@ -510,7 +431,7 @@ def _add_episode_stereo(found: Recording, left: StreamInfo, right: StreamInfo, r
     def load(index: int) -> Callable[[], tuple[Image, Image]]:
         def images() -> tuple[Image, Image]:
             first, second = payloads.pair(index)
-            return _decoded(left, first.payload), _decoded(right, second.payload)
+            return decoded_image(left, first.payload), decoded_image(right, second.payload)
 
         return images
 
@@ -519,30 +440,18 @@ def _add_episode_stereo(found: Recording, left: StreamInfo, right: StreamInfo, r
 
 
 def _add_episode_lidar(
-    found: Recording, camera: StreamInfo, lidar: StreamInfo, rows: Sequence[_Row], gyro: _Gyro | None
+    found: Recording, camera: StreamInfo, lidar: StreamInfo, rows: Sequence[_Row], gyro: Gyro | None
 ) -> None:
     names = (camera.name, lidar.name)
     chosen = _chosen(rows, names, MAX_KEYFRAMES)
     apart_ns = max((_apart_ns(row, names) for row in chosen), default=0)
     payloads = _Payloads(found.path, names, chosen)
     calibration = found.calibration.calibration
-    T = calibration.transform(camera.frame_id, lidar.frame_id)
-    intrinsics = calibration.camera(camera.frame_id)
-    if gyro is not None and not calibration.has_transform(lidar.frame_id, gyro.frame):
-        gyro = None
 
     def load(index: int) -> Callable[[], Shot]:
         def shot() -> Shot:
             picture, sweep = payloads.pair(index)
-            image, cloud = _decoded(camera, picture.payload), _cloud(lidar, sweep)
-            points, at_s, turning = cloud.points, picture.capture_ns / SECOND_NS, None
-            if gyro is not None and cloud.time_s is not None:
-                times = cloud.time_s
-                if gyro.covers(min(at_s, float(times.min())), max(at_s, float(times.max()))):
-                    R_lidar_imu = calibration.transform(lidar.frame_id, gyro.frame)[:3, :3]
-                    points = deskew(points, times, at_s, gyro.time_s, gyro.rate_rad_s, R_lidar_imu)
-                    turning = T[:3, :3] @ R_lidar_imu @ gyro.at(at_s)
-            return Shot(image, points, cloud.ring, intrinsics, T, turning)
+            return take_shot(camera, picture, lidar, sweep, calibration, gyro)
 
         return shot
 
@@ -552,7 +461,7 @@ def _add_episode_lidar(
     )
 
 
-def _load_turning(path: Path, camera: StreamInfo, gyro: _Gyro) -> Turning:
+def _load_turning(path: Path, camera: StreamInfo, gyro: Gyro) -> Turning:
     images: list[Image] = []
     times: list[float] = []
     with Episode(path) as episode:
@@ -562,42 +471,9 @@ def _load_turning(path: Path, camera: StreamInfo, gyro: _Gyro) -> Turning:
                 continue
             if len(images) == TURNING_IMAGES or at_s > gyro.time_s[-1]:
                 break
-            image = _decoded(camera, bytes(recorded.frame.payload))
+            image = decoded_image(camera, bytes(recorded.frame.payload))
             images.append(
                 image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
             )
             times.append(at_s)
     return Turning(images, np.array(times), gyro.time_s, gyro.rate_rad_s)
-
-
-def _decoded(info: StreamInfo, payload: bytes) -> Image:
-    try:
-        return decode_picture(info, payload)
-    except UNSHOWABLE as err:
-        raise CalibrationError(f"an image of {info.name} does not decode: {err}") from err
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Cloud:
-    """Returns of a sweep, with the laser and the time (host, s) of each where the encoding tells."""
-
-    points: NDArray[np.floating]
-    ring: NDArray[np.integer] | None = None
-    time_s: Array | None = None
-
-
-def _cloud(info: StreamInfo, sample: _Sample) -> _Cloud:
-    try:
-        if info.encoding != Encoding.OUSTER:
-            return _Cloud(cloud_points(info, sample.payload))
-        metadata = OusterMetadata.from_json(info.details.get("metadata", ""))
-        scan = decode_scan(sample.payload, metadata)
-    except UNSHOWABLE as err:
-        raise CalibrationError(f"a sweep of {info.name} does not decode: {err}") from err
-    returns = np.flatnonzero(scan.range_mm)
-    ring, column = np.divmod(returns, scan.range_mm.shape[1])
-    valid = np.flatnonzero(scan.column_valid)
-    if not len(returns) or not len(valid):
-        return _Cloud(scan_points(scan, metadata), ring)
-    since_ns = scan.column_ns[column] - scan.column_ns[valid[0]]
-    return _Cloud(scan_points(scan, metadata), ring, (sample.capture_ns + since_ns) / SECOND_NS)

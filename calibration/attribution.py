@@ -8,6 +8,8 @@ import numpy as np
 from sensorium.calibration.geometry import Array
 from sensorium.verdict import Status, Verdict
 
+TIMING = "(timing)"
+"""Stands in the first reason of a verdict whose cause is a time offset."""
 _ALARM = (Status.SUSPECT, Status.FAILED)
 
 
@@ -16,13 +18,14 @@ def moved_sensors(verdicts: Iterable[Verdict]) -> tuple[str, ...]:
 
     A sensor that moved shows in every pair it belongs to, and in no other. The smallest set of sensors that
     covers all alarmed pairs is returned; sensors with an ok pair are taken only if nothing else explains an
-    alarm. Two names from a single pair mean that it cannot be told which of the two moved.
+    alarm. Two names from a single pair mean that it cannot be told which of the two moved. Alarms that follow
+    the rig's turning (timing) are left out.
     """
     alarmed: list[tuple[str, ...]] = []
     cleared: set[str] = set()
     for verdict in verdicts:
         pair = tuple(verdict.subject.split("~"))
-        if len(pair) != 2:
+        if len(pair) != 2 or is_timing(verdict):
             continue
         if verdict.status in _ALARM:
             alarmed.append(pair)
@@ -38,6 +41,11 @@ def moved_sensors(verdicts: Iterable[Verdict]) -> tuple[str, ...]:
         blamed |= chosen
         remaining = [pair for pair in remaining if not chosen & set(pair)]
     return tuple(sorted(blamed))
+
+
+def is_timing(verdict: Verdict) -> bool:
+    """Return whether stamps, not a mount, are said to be the cause."""
+    return any(TIMING in reason for reason in verdict.reasons[:1])
 
 
 @dataclass(frozen=True, slots=True)

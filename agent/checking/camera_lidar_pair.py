@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sensorium.agent.calibration_data import CameraLidarSet, Recording, Shot, spread
+from sensorium.agent.calibration_data import CameraLidarSet, Recording, spread
 from sensorium.agent.checking.report import CheckReport, Overlay
 from sensorium.agent.checking.windows import changes, decided, located
+from sensorium.agent.shots import Shot
 from sensorium.calibration import camera_lidar
-from sensorium.calibration.attribution import split_timing
+from sensorium.calibration.attribution import TIMING, split_timing
 from sensorium.calibration.geometry import Array, Intrinsics, apply, small_motion
 from sensorium.calibration.lint import View, lint_camera_lidar
 from sensorium.calibration.overlay import edge_overlay
@@ -58,7 +59,13 @@ def check_camera_lidar(
         verdict = replace(verdict, status=Status.FAILED, reasons=faults[0].reasons)
     elif verdict.status is not Status.INSUFFICIENT:
         verdict = _heard_twice(pooled, prepared, judge)
-        verdict = _with_timing(verdict, prepared)
+        turning = [(each, each.shot.turning_rad_s) for each in prepared]
+        single = [
+            (camera_lidar.estimate_motion([each.keyframe], np.eye(4)), rate)
+            for each, rate in turning
+            if rate is not None and sum(known is not None for _, known in turning) >= MIN_TIMING_FRAMES
+        ]
+        verdict = with_timing(verdict, single)
         if verdict.status in (Status.SUSPECT, Status.FAILED) and len(chosen.times_s) == len(prepared):
             starts = range(0, len(prepared) - camera_lidar.MIN_KEYFRAMES + 1, camera_lidar.MIN_KEYFRAMES)
             parts = [slice(start, start + camera_lidar.MIN_KEYFRAMES) for start in starts]
@@ -92,16 +99,18 @@ def _heard_twice(
     return decided(pooled.verdict, [half.verdict for half in halves], drift)
 
 
-def _with_timing(verdict: Verdict, prepared: Sequence[_Prepared]) -> Verdict:
-    """Tell whether an apparent motion follows the rig's turning: then a stamp is off, not the mount."""
-    turning = [(each, each.shot.turning_rad_s) for each in prepared if each.shot.turning_rad_s is not None]
-    if len(turning) < MIN_TIMING_FRAMES:
+def with_timing(verdict: Verdict, single: Sequence[tuple[camera_lidar.Estimate, Array]]) -> Verdict:
+    """Tell whether an apparent motion follows the rig's turning: then a stamp is off, not the mount.
+
+    Args:
+        single: Estimate of each keyframe alone with the camera's angular rate (rad/s, camera axes) in it.
+    """
+    if len(single) < MIN_TIMING_FRAMES:
         return verdict
-    single = [camera_lidar.estimate_motion([each.keyframe], np.eye(4)) for each, _ in turning]
     split = split_timing(
-        np.array([estimate.motion for estimate in single]),
-        np.array([estimate.covariance for estimate in single]),
-        np.array([rate for _, rate in turning]),
+        np.array([estimate.motion for estimate, _ in single]),
+        np.array([estimate.covariance for estimate, _ in single]),
+        np.array([rate for _, rate in single]),
     )
     offset_ms, sigma_ms = split.offset_s * 1e3, split.offset_sigma_s * 1e3
     offset = Quantity("time_offset", offset_ms, "ms", MAX_OFFSET_MS, sigma_ms)
@@ -118,7 +127,7 @@ def _with_timing(verdict: Verdict, prepared: Sequence[_Prepared]) -> Verdict:
             ),
         )
     reason = (
-        f"it follows the rig's turning: the LiDAR is stamped {said} too early against the camera (timing)"
+        f"it follows the rig's turning: the LiDAR is stamped {said} too early against the camera {TIMING}"
     )
     sigma = np.sqrt(np.diag(split.mount_covariance) + camera_lidar.BIAS_SIGMA**2)
     to_unit = np.array([180 / np.pi] * 3 + [1.0] * 3)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.agent.calibration_data import Image
+from sensorium.agent.shots import Image
 from sensorium.calibration import rotation
 from sensorium.calibration.attribution import moved_sensors
 from sensorium.calibration.checks import Degree
@@ -61,10 +61,7 @@ class CheckReport:
     @property
     def moved(self) -> tuple[str, ...]:
         """The sensors that explain all alarms best; two from one pair if it cannot be told which."""
-        return moved_sensors(verdict for verdict in self.verdicts if not self._is_timing(verdict))
-
-    def _is_timing(self, verdict: Verdict) -> bool:
-        return any("(timing)" in reason for reason in verdict.reasons[:1])
+        return moved_sensors(self.verdicts)
 
 
 def _is_left_out(verdict: Verdict) -> bool:

@@ -1,0 +1,201 @@
+"""From recorded frames to what calibration checks look at: images, clouds, straightened sweeps, gyro rates.
+
+Used on episodes (:mod:`sensorium.agent.calibration_data`) and while recording (:mod:`sensorium.agent.watching`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.agent.reporting.pictures import UNSHOWABLE, cloud_points, decode_picture
+from sensorium.agent.reporting.survey import sample_values
+from sensorium.calibration.geometry import Array, Intrinsics
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.sweep import deskew
+from sensorium.drivers.frame import Encoding, Frame, StreamInfo
+from sensorium.drivers.ouster_packets import OusterMetadata, decode_scan, scan_points
+from sensorium.errors import CalibrationError
+from sensorium.timebase import SECOND_NS
+
+Image = NDArray[np.uint8]
+
+# Cameras that look further apart than this share too little of the scene.
+MAX_STEREO_ANGLE_RAD = np.deg2rad(50)
+MAX_BASELINE_M = 3.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shot:
+    """An image, the sweep taken with it, and the calibration that holds for the two.
+
+    Attributes:
+        turning_rad_s: Angular rate in the camera's axes when the image was taken; None without a gyro. The
+            sweep is then straightened as if taken in the image's instant.
+    """
+
+    image: Image
+    points: NDArray[np.floating]
+    ring: NDArray[np.integer] | None
+    camera: Intrinsics
+    T_camera_lidar: Array
+    turning_rad_s: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A frame's payload and when its first sample was captured (host ns)."""
+
+    payload: bytes
+    capture_ns: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gyro:
+    """Angular rates of an IMU over a span, on the host's clock."""
+
+    frame: str
+    time_s: Array
+    rate_rad_s: Array
+
+    def covers(self, start_s: float, end_s: float) -> bool:
+        return bool(self.time_s[0] <= start_s and end_s <= self.time_s[-1])
+
+    def at(self, time_s: float) -> Array:
+        """Return the rate at an instant, over the 20 ms around it."""
+        near = np.abs(self.time_s - time_s) < 0.01
+        picked = near if near.any() else np.abs(self.time_s - time_s) == np.abs(self.time_s - time_s).min()
+        return np.asarray(self.rate_rad_s[picked].mean(axis=0), np.float64)
+
+    @classmethod
+    def of(cls, info: StreamInfo, frames: Iterable[tuple[Frame, NDArray[np.int64]]]) -> "Gyro | None":
+        """Return the rates in blocks of an IMU with their capture times (host ns); None without samples."""
+        found = imu_samples(info, frames, "rad/s")
+        return None if found is None else cls(info.frame_id, *found)
+
+
+def imu_samples(
+    info: StreamInfo, frames: Iterable[tuple[Frame, NDArray[np.int64]]], unit: str
+) -> tuple[Array, Array] | None:
+    """Return (N,) times (s, host) and (N, 3) values of the columns with this unit; None without samples."""
+    axes = [index for index, column in enumerate(info.columns) if column.unit == unit]
+    times, rows = [], []
+    for frame, capture_ns in frames:
+        values = sample_values(info, frame)
+        if values is None or not len(values):
+            continue
+        if len(capture_ns) != len(values):  # one stamp for a block: of its first sample
+            capture_ns = capture_ns[0] + (np.arange(len(values)) * SECOND_NS / info.rate_hz).astype(np.int64)
+        times.append(capture_ns / SECOND_NS)
+        rows.append(values[:, axes])
+    if not times:
+        return None
+    time_s = np.concatenate(times)
+    order = np.argsort(time_s, kind="stable")
+    return time_s[order], np.concatenate(rows)[order]
+
+
+def is_gyro(info: StreamInfo) -> bool:
+    return sum(column.unit == "rad/s" for column in info.columns) == 3
+
+
+def is_sweep(info: StreamInfo) -> bool:
+    """Return whether a stream holds whole sweeps of a LiDAR (not a thinned copy of another stream)."""
+    return info.encoding in (Encoding.OUSTER, Encoding.POINTS) and not info.reference_of
+
+
+def fastest_gyro(infos: Iterable[StreamInfo], calibration: RigCalibration) -> StreamInfo | None:
+    """Return the fastest IMU whose place on the rig is known, or None."""
+    found = [info for info in infos if info.frame_id in calibration.frames and is_gyro(info)]
+    return max(found, key=lambda each: each.rate_hz, default=None)
+
+
+def stereo_pairs_of(calibration: RigCalibration, cameras: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of cameras whose views overlap by what the calibration says, first by name first."""
+    found = []
+    for left, right in combinations(sorted(cameras), 2):
+        if not calibration.has_transform(left, right) or {left, right} - calibration.cameras.keys():
+            continue
+        T = calibration.transform(left, right)
+        distance_m = float(np.linalg.norm(T[:3, 3]))
+        if T[2, 2] > np.cos(MAX_STEREO_ANGLE_RAD) and 1e-3 < distance_m < MAX_BASELINE_M:
+            found.append((left, right))
+    return found
+
+
+def decoded_image(info: StreamInfo, payload: bytes) -> Image:
+    """Return the grey or BGR image of a camera's frame.
+
+    Raises:
+        CalibrationError: If it does not decode.
+    """
+    try:
+        return decode_picture(info, payload)
+    except UNSHOWABLE as err:
+        raise CalibrationError(f"an image of {info.name} does not decode: {err}") from err
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cloud:
+    """Returns of a sweep, with the laser and the time (host, s) of each where the encoding tells."""
+
+    points: NDArray[np.floating]
+    ring: NDArray[np.integer] | None = None
+    time_s: Array | None = None
+
+    def straightened(self, at_s: float, gyro: Gyro | None, R_lidar_imu: Array) -> "Cloud | None":
+        """Return the cloud as if measured at one instant; None if gyro or times do not cover it."""
+        if gyro is None or self.time_s is None or not len(self.time_s):
+            return None
+        if not gyro.covers(min(at_s, float(self.time_s.min())), max(at_s, float(self.time_s.max()))):
+            return None
+        points = deskew(self.points, self.time_s, at_s, gyro.time_s, gyro.rate_rad_s, R_lidar_imu)
+        return Cloud(points, self.ring)
+
+
+def decoded_cloud(info: StreamInfo, sample: Sample) -> Cloud:
+    """Return the returns of a LiDAR's frame.
+
+    Raises:
+        CalibrationError: If it does not decode.
+    """
+    try:
+        if info.encoding != Encoding.OUSTER:
+            return Cloud(cloud_points(info, sample.payload))
+        metadata = OusterMetadata.from_json(info.details.get("metadata", ""))
+        scan = decode_scan(sample.payload, metadata)
+    except UNSHOWABLE as err:
+        raise CalibrationError(f"a sweep of {info.name} does not decode: {err}") from err
+    returns = np.flatnonzero(scan.range_mm)
+    ring, column = np.divmod(returns, scan.range_mm.shape[1])
+    valid = np.flatnonzero(scan.column_valid)
+    if not len(returns) or not len(valid):
+        return Cloud(scan_points(scan, metadata), ring)
+    since_ns = scan.column_ns[column] - scan.column_ns[valid[0]]
+    return Cloud(scan_points(scan, metadata), ring, (sample.capture_ns + since_ns) / SECOND_NS)
+
+
+def take_shot(
+    camera: StreamInfo,
+    picture: Sample,
+    lidar: StreamInfo,
+    sweep: Sample,
+    calibration: RigCalibration,
+    gyro: Gyro | None,
+) -> Shot:
+    """Return an image with the sweep of its time, straightened where the gyro covers both.
+
+    Raises:
+        CalibrationError: If a frame does not decode or the calibration does not join the two.
+    """
+    image, cloud = decoded_image(camera, picture.payload), decoded_cloud(lidar, sweep)
+    T = calibration.transform(camera.frame_id, lidar.frame_id)
+    at_s, turning = picture.capture_ns / SECOND_NS, None
+    if gyro is not None and calibration.has_transform(lidar.frame_id, gyro.frame):
+        R_lidar_imu = calibration.transform(lidar.frame_id, gyro.frame)[:3, :3]
+        straight = cloud.straightened(at_s, gyro, R_lidar_imu)
+        if straight is not None:
+            cloud, turning = straight, T[:3, :3] @ R_lidar_imu @ gyro.at(at_s)
+    return Shot(image, cloud.points, cloud.ring, calibration.camera(camera.frame_id), T, turning)
