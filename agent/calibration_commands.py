@@ -229,6 +229,8 @@ def _differences(name: str, calibration: RigCalibration, target: Path) -> list[s
             lost.append("covariances")
         if calibration.references:
             lost.append("reference readings")
+        if calibration.imus or calibration.force_torque or calibration.microphones:
+            lost.append("what IMUs, force/torque sensors and microphones are known to read")
         if name != "kalibr" and any(edge.time_offset_s is not None for edge in calibration.edges):
             lost.append("time offsets")
     return [f"left out, the format has no place for it: {', '.join(lost)}"] if lost else []

@@ -8,17 +8,26 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
 
 from sensorium.calibration.geometry import Array, Intrinsics, inverse, nearest_rotation, rotation_angle
+from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.errors import CalibrationError
 
 __all__ = ["Edge", "Intrinsics", "Loop", "Reference", "RigCalibration"]
@@ -88,7 +97,10 @@ class Loop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RigCalibration:
-    """Everything known about where the sensors of a rig are and how its cameras project."""
+    """Everything known about where the sensors of a rig are, how its cameras project, what its sensors read.
+
+    ``imus``, ``force_torque`` and ``microphones`` go by frame, as ``cameras`` do.
+    """
 
     rig: str = ""
     date: str = ""
@@ -96,6 +108,9 @@ class RigCalibration:
     cameras: Mapping[str, Intrinsics] = field(default_factory=dict)
     edges: tuple[Edge, ...] = ()
     references: tuple[Reference, ...] = ()
+    imus: Mapping[str, ImuModel] = field(default_factory=dict)
+    force_torque: Mapping[str, Payload] = field(default_factory=dict)
+    microphones: Mapping[str, MicrophoneArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for edge in self.edges:
@@ -153,7 +168,10 @@ class RigCalibration:
 
     @property
     def calibration_id(self) -> str:
-        """12 hex digits of the SHA-256 of names, intrinsics and transforms; references do not change it."""
+        """12 hex digits of the SHA-256 of names, intrinsics and transforms.
+
+        References do not change it, nor do biases and noise, which drift: it tells whether the geometry is the same.
+        """
         plain = self._as_plain()
         content = {
             "cameras": plain["cameras"],
@@ -321,6 +339,11 @@ class RigCalibration:
                 }
                 for reference in self.references
             ],
+            **{
+                section: {name: _plain_model(model) for name, model in sorted(getattr(self, section).items())}
+                for section in ("imus", "force_torque", "microphones")
+                if getattr(self, section)
+            },
         }
 
 
@@ -361,6 +384,18 @@ def _plain_edge(edge: Edge) -> dict[str, Any]:
     return plain
 
 
+def _plain_model(model: ImuModel | Payload | MicrophoneArray) -> dict[str, Any]:
+    """Return what is known of a sensor; what nobody measured is left out."""
+    plain: dict[str, Any] = {}
+    for each in fields(model):
+        value = getattr(model, each.name)
+        if isinstance(value, (tuple, np.ndarray)):
+            value = np.asarray(value).tolist()
+        if value not in (None, "", []):
+            plain[each.name] = value
+    return plain
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -397,6 +432,62 @@ class _Reference(_Strict):
     count: int
 
 
+_Three = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class _Imu(_Strict):
+    gyro_bias_rad_s: _Three | None = None
+    acc_bias_m_s2: _Three | None = None
+    gyro_noise_rad_s: PositiveFloat | None = None
+    acc_noise_m_s2: PositiveFloat | None = None
+    gyro_walk_rad_s2: NonNegativeFloat | None = None
+    acc_walk_m_s3: NonNegativeFloat | None = None
+    source: str = ""
+    date: str = ""
+
+    def to_model(self) -> ImuModel:
+        known = self.model_dump()
+        for name in ("gyro_bias_rad_s", "acc_bias_m_s2"):
+            known[name] = None if known[name] is None else tuple(known[name])
+        return ImuModel(**known)
+
+
+class _ForceTorque(_Strict):
+    mass_kg: NonNegativeFloat = 0.0
+    force_bias_n: _Three = [0.0] * 3
+    centre_m: _Three = [0.0] * 3
+    torque_bias_nm: _Three = [0.0] * 3
+    holds: bool = False
+    sigma: Annotated[list[float], Field(min_length=10, max_length=10)] = [0.0] * 10
+    force_rms_n: float = 0.0
+    torque_rms_nm: float = 0.0
+    source: str = ""
+    date: str = ""
+
+    def to_model(self) -> Payload:
+        known = self.model_dump()
+        for name in ("force_bias_n", "centre_m", "torque_bias_nm", "sigma"):
+            known[name] = np.array(known[name])
+        return Payload(**known)
+
+
+class _Microphones(_Strict):
+    positions_m: list[_Three]
+    polarity: list[Literal[-1, 1]] = []
+    source: str = ""
+    date: str = ""
+
+    @model_validator(mode="after")
+    def _one_each(self) -> "_Microphones":
+        if self.polarity and len(self.polarity) != len(self.positions_m):
+            raise ValueError(f"{len(self.positions_m)} positions but {len(self.polarity)} polarities")
+        return self
+
+    def to_model(self) -> MicrophoneArray:
+        positions = tuple((x, y, z) for x, y, z in self.positions_m)
+        return MicrophoneArray(positions, tuple(self.polarity), self.source, self.date)
+
+
 class _Document(_Strict):
     format: str
     rig: str = ""
@@ -405,6 +496,9 @@ class _Document(_Strict):
     cameras: dict[str, _Camera] = {}
     transforms: list[_Transform] = []
     references: list[_Reference] = []
+    imus: dict[str, _Imu] = {}
+    force_torque: dict[str, _ForceTorque] = {}
+    microphones: dict[str, _Microphones] = {}
 
     def to_calibration(self) -> RigCalibration:
         cameras = {}
@@ -429,6 +523,9 @@ class _Document(_Strict):
                 )
                 for known in self.references
             ),
+            {name: imu.to_model() for name, imu in self.imus.items()},
+            {name: sensor.to_model() for name, sensor in self.force_torque.items()},
+            {name: array.to_model() for name, array in self.microphones.items()},
         )
 
 
@@ -497,7 +594,8 @@ def _one_line(err: yaml.YAMLError) -> str:
     return " ".join(str(err).split())
 
 
-_KEYS = {name for model in (_Document, _Camera, _Transform, _Reference) for name in model.model_fields}
+_SECTIONS = (_Document, _Camera, _Transform, _Reference, _Imu, _ForceTorque, _Microphones)
+_KEYS = {name for model in _SECTIONS for name in model.model_fields}
 
 
 def _explain(err: ValidationError) -> str:

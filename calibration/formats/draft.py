@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from sensorium.calibration.geometry import Array, Intrinsics, nearest_rotation, transform
 from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.sensor_models import ImuModel
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Quantity, Status, Verdict
 
@@ -58,6 +59,14 @@ _MODELS = {
 }
 
 
+_IMU_NOISE = (
+    "gyroscope_noise_density",
+    "gyroscope_random_walk",
+    "accelerometer_noise_density",
+    "accelerometer_random_walk",
+)
+
+
 class Draft:
     """A calibration while a file is being read.
 
@@ -70,6 +79,7 @@ class Draft:
         self.path = Path(path)
         self.cameras: dict[str, Intrinsics] = {}
         self.edges: list[Edge] = []
+        self.imus: dict[str, ImuModel] = {}
         self.findings = findings if findings is not None else []
 
     def note(
@@ -239,15 +249,34 @@ class Draft:
             self.note("distortion_count", name, Status.FAILED, sentence)
         return taken, (*values, *(0.0,) * count)[:count]
 
+    def add_imu_noise(self, name: str, fields: Any, source: str) -> None:
+        """Take what a file says of an IMU's noise, in the words of Kalibr and EuRoC.
+
+        Raises:
+            CalibrationError: If a density or random walk is no positive number.
+        """
+        found: list[float | None] = []
+        for key in _IMU_NOISE:
+            value = fields.get(key)
+            number = None if value is None else float(self.numbers([value], 1, f"{name}.{key}")[0])
+            if number is not None and number <= 0:
+                raise self.error(f"{name}.{key} must be positive, found {number:g}")
+            found.append(number)
+        if any(number is not None for number in found):
+            gyro, gyro_walk, acc, acc_walk = found
+            self.imus[name] = ImuModel(None, None, gyro, acc, gyro_walk, acc_walk, source)
+
     def finish(self, rig: str = "", date: str = "", source: str = "") -> RigCalibration:
         """Return the calibration.
 
         Raises:
             CalibrationError: If the file held none.
         """
-        if not self.cameras and not self.edges:
+        if not self.cameras and not self.edges and not self.imus:
             raise self.error("no camera and no transform found in it")
-        return RigCalibration(rig, date, source or self.path.name, dict(self.cameras), tuple(self.edges))
+        return RigCalibration(
+            rig, date, source or self.path.name, dict(self.cameras), tuple(self.edges), imus=dict(self.imus)
+        )
 
 
 def read_text(path: Path) -> str:

@@ -28,7 +28,7 @@ from sensorium.calibration.formats.draft import (
 from sensorium.calibration.geometry import Intrinsics, inverse
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
-from sensorium.verdict import Status, Verdict
+from sensorium.verdict import Verdict
 
 _WRITTEN = {"pinhole": "none", "radtan": "radtan", "equidistant": "equidistant"}
 
@@ -54,14 +54,12 @@ def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibrat
     for key, fields in sorted(sensors.items(), key=lambda item: (item[0][:3], int(item[0][3:]))):
         if key.startswith("cam"):
             _read_camera(draft, key, fields, names, imu)
-        elif "T_i_b" in fields and key != "imu0":
+            continue
+        draft.add_imu_noise(imu if key == "imu0" else names[key], fields, "Kalibr imu.yaml")
+        if "T_i_b" in fields and key != "imu0":
             T_parent_child = inverse(draft.rigid(fields["T_i_b"], f"imu0~{key}"))
             shift = fields.get("time_offset")
             draft.add_edge(imu, names[key], T_parent_child, time_offset_s=_seconds(draft, key, shift))
-    if any("accelerometer_noise_density" in fields for fields in sensors.values()):
-        draft.note(
-            "imu_noise", imu, Status.OK, "IMU noise densities are not part of a rig calibration: left out"
-        )
     return draft.finish(rig="kalibr")
 
 

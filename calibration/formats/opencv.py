@@ -8,6 +8,7 @@ metres. EuRoC's ``T_BS`` takes points of the sensor into the body; frames are ``
 Source: OpenCV's samples stereo_calib.cpp and calibration.cpp; the comments in EuRoC's own files.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def read_sensor_yaml(path: Path | str, findings: list[Verdict] | None = None) ->
         fields = read_yaml(file)
         if "T_BS" in fields:
             draft.rigid(field_of(fields["T_BS"], "data", draft, "T_BS"), f"body~{file.parent.name}")
-    return calibration
+        draft.add_imu_noise(file.parent.name, fields, str(fields.get("comment", "sensor.yaml")))
+    return replace(calibration, imus=draft.imus)
 
 
 def write(

@@ -368,14 +368,23 @@ def test_kalibr_keeps_the_time_shift_through_writing(tmp_path: Path) -> None:
 def test_a_second_imu_of_kalibr_joins_the_first(tmp_path: Path) -> None:
     T_first_second = small_motion((0.1, 0.0, 0.3, 0.05, 0.0, 0.01))
     document = {
-        "imu0": {"T_i_b": np.eye(4).tolist(), "accelerometer_noise_density": 0.01, "update_rate": 200.0},
+        "imu0": {
+            "T_i_b": np.eye(4).tolist(),
+            "accelerometer_noise_density": 0.01,
+            "gyroscope_noise_density": 2e-4,
+            "gyroscope_random_walk": 3e-6,
+            "update_rate": 200.0,
+        },
         "imu1": {"T_i_b": inverse(T_first_second).tolist(), "time_offset": 0.0012},
     }
     (tmp_path / "imu.yaml").write_text(yaml.safe_dump(document))
     found = import_calibration(tmp_path / "imu.yaml")
     np.testing.assert_allclose(found.calibration.transform("imu0", "imu1"), T_first_second, atol=EXACT)
     assert found.calibration.edges[0].time_offset_s == 0.0012
-    assert [(finding.check, finding.status) for finding in found.findings] == [("imu_noise", Status.OK)]
+    (imu,) = found.calibration.imus.values()
+    assert (imu.acc_noise_m_s2, imu.gyro_noise_rad_s, imu.gyro_walk_rad_s2) == (0.01, 2e-4, 3e-6)
+    assert (imu.acc_walk_m_s3, imu.gyro_bias_rad_s) == (None, None)
+    assert found.findings == ()
 
 
 def test_the_right_camera_of_a_ros_pair_stands_one_baseline_to_the_right(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from sensorium.calibration import geometry
 from sensorium.calibration.rig_document import Edge, Intrinsics, Reference, RigCalibration
+from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.errors import CalibrationError
 
 T_BODY_LEFT = geometry.small_motion((0.1, 0.2, -0.3, 0.5, 0.1, 1.2))
@@ -27,6 +28,11 @@ def rig() -> RigCalibration:
             Edge("left", "right", T_LEFT_RIGHT),
             Edge("body", "lidar", T_BODY_LIDAR),
         ),
+        imus={"imu": ImuModel((0.01, -0.02, 1e-05), None, 2e-4, 1e-3, source="static", date="2026-11-20")},
+        force_torque={
+            "wrist": Payload(0.4, np.array([1.0, -0.5, 2.0]), np.array([0.0, 0.01, 0.06]), holds=True)
+        },
+        microphones={"array": MicrophoneArray(((0.0, 0.05, 0.0), (0.0, -0.05, 0.0)), (1, -1))},
     )
 
 
@@ -36,6 +42,9 @@ def test_saved_document_reads_back_equal(tmp_path: Path) -> None:
     assert again.calibration_id == rig().calibration_id
     assert again.dump() == rig().dump()
     assert again.cameras == rig().cameras
+    assert (again.imus, again.microphones) == (rig().imus, rig().microphones)
+    np.testing.assert_array_equal(again.force_torque["wrist"].force_bias_n, [1.0, -0.5, 2.0])
+    assert again.force_torque["wrist"].holds
     assert again.edges[0].covariance is not None
     np.testing.assert_array_equal(again.edges[0].T_parent_child, T_BODY_LEFT)
     assert (again.date, again.edges[0].date) == ("2026-11-21", "2026-11-20")
