@@ -3,7 +3,8 @@
 Features are matched between the two images; each match must lie on the other's epipolar line. From how they
 miss it, the motion of the right camera in five degrees of freedom is estimated: pitch (a constant vertical
 offset), roll (grows with x), yaw (grows with x times y: weak), and the direction of the baseline (grows with
-disparity). The length of the baseline cannot be seen without a target.
+disparity); and how much longer the right focal length is against the left one (grows with y). The length of
+the baseline, and an error that both focal lengths share, cannot be seen without a target.
 
 Source: spec calibration 1.10; Hansen et al., "Online continuous stereo extrinsic parameter estimation", 2012.
 """
@@ -23,7 +24,8 @@ from sensorium.errors import CalibrationError
 from sensorium.verdict import Quantity, Verdict
 
 CHECK = "stereo_epipolar"
-DEGREES = ("pitch", "yaw", "roll", "baseline_vertical", "baseline_depth")
+DEGREES = ("pitch", "yaw", "roll", "baseline_vertical", "baseline_depth", "focal")
+UNITS = ("deg", "deg", "deg", "deg", "deg", "%")
 
 MAX_FEATURES = 1500
 RATIO = 0.75
@@ -33,7 +35,7 @@ MIN_MATCHES = 80
 # Matches beyond this from their epipolar line are wrong matches, not drift (2 degrees is the prior, and it
 # moves a point by 0.035 f).
 GATE_RAD = 0.035
-PRIOR_RAD = np.deg2rad(2.0)
+PRIOR = np.array([np.deg2rad(2.0)] * 5 + [0.02])
 # Repetition on KITTI and EuRoC scatters up to twice as far as the formal covariance says.
 SIGMA_INFLATION = 2.0
 MAX_MEDIAN_RESIDUAL_PX = 1.5
@@ -51,6 +53,7 @@ class StereoTolerance:
     yaw_deg: float = 0.2
     roll_deg: float = 0.05
     baseline_deg: float = 2.0
+    focal_percent: float = 0.5
     yaw_bias_deg: float = 0.6
     baseline_bias_deg: float = 2.0
 
@@ -65,16 +68,17 @@ class StereoCheck:
     """What one window of stereo pairs says.
 
     Attributes:
-        estimate_deg: Motion of the right camera about its own axes (pitch, yaw, roll) and of its centre as
-            directions of the baseline (vertical, depth), against the calibration alone. (5,)
-        sigma_deg: Inflated standard deviations. (5,)
+        estimate: Motion of the right camera about its own axes (pitch, yaw, roll) and of its centre as
+            directions of the baseline (vertical, depth), deg, and how much longer its focal length is against
+            the left one's than the calibration says, %. (6,)
+        sigma: Inflated standard deviations. (6,)
         epipolar_px: Median distance of the matches from their epipolar lines under the calibration.
         residual_px: The same after the estimated motion is applied.
     """
 
     verdict: Verdict
-    estimate_deg: Array
-    sigma_deg: Array
+    estimate: Array
+    sigma: Array
     matches: int
     pairs: int
     epipolar_px: float
@@ -196,12 +200,12 @@ def check_matches(
         _degrees(fit, reference, tolerance),
         gates,
         numbers,
-        ("baseline length cannot be seen without a target",),
+        ("baseline length and a focal error of both cameras alike cannot be seen without a target",),
     )
     return StereoCheck(
         verdict,
-        fit.estimate_deg,
-        fit.sigma_deg,
+        fit.estimate,
+        fit.sigma,
         fit.matches,
         len(matches),
         fit.epipolar_px,
@@ -220,8 +224,8 @@ def stereo_reference(
     usable = [window for window in windows if window.matches >= MIN_MATCHES]
     if not usable:
         raise CalibrationError(f"no window of {left_frame}~{right_frame} had enough matches for a reference")
-    estimates = np.array([window.estimate_deg for window in usable])
-    weights = np.array([1 / np.square(window.sigma_deg) for window in usable])
+    estimates = np.array([window.estimate for window in usable])
+    weights = np.array([1 / np.square(window.sigma) for window in usable])
     mean = (weights * estimates).sum(axis=0) / weights.sum(axis=0)
     formal = 1 / np.sqrt(weights.sum(axis=0))
     scatter = estimates.std(axis=0) / np.sqrt(len(usable))
@@ -237,8 +241,8 @@ def stereo_reference(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fit:
-    estimate_deg: Array
-    sigma_deg: Array
+    estimate: Array
+    sigma: Array
     matches: int
     epipolar_px: float
     residual_px: float
@@ -264,9 +268,15 @@ def _degrees(fit: _Fit, reference: Reference | None, tolerance: StereoTolerance)
         tolerance.roll_deg,
         tolerance.baseline_deg,
         tolerance.baseline_deg,
+        tolerance.focal_percent,
     ]
-    mean, sigma = np.zeros(5), fit.sigma_deg
+    mean, sigma = np.zeros(len(DEGREES)), fit.sigma
     if reference is not None:
+        if len(reference.mean) != len(DEGREES):
+            raise CalibrationError(
+                f"the reference of {reference.pair} holds {len(reference.mean)} numbers, {CHECK} has "
+                f"{len(DEGREES)} degrees: take the reference again"
+            )
         mean, sigma = np.array(reference.mean), np.hypot(sigma, reference.sigma)
     else:
         accepted[1] += tolerance.yaw_bias_deg
@@ -275,29 +285,29 @@ def _degrees(fit: _Fit, reference: Reference | None, tolerance: StereoTolerance)
     return [
         Degree(
             name,
-            "deg",
-            float(fit.estimate_deg[k] - mean[k]),
+            unit,
+            float(fit.estimate[k] - mean[k]),
             float(sigma[k]),
             accepted[k],
-            may_fail=reference is not None or name in ("pitch", "roll"),
+            may_fail=reference is not None or name in ("pitch", "roll", "focal"),
         )
-        for k, name in enumerate(DEGREES)
+        for k, (name, unit) in enumerate(zip(DEGREES, UNITS, strict=True))
     ]
 
 
 def _fit(
     rays_left: Array, rays_right: Array, window: NDArray[np.intp], T_left_right: Array, f_px: float
 ) -> _Fit:
-    """Estimate the five degrees by iteratively reweighted least squares on Sampson distances."""
+    """Estimate the six degrees by iteratively reweighted least squares on Sampson distances."""
     geometry = _Epipolar(T_left_right)
-    start = geometry.distances(np.zeros(5), rays_left, rays_right) * f_px
+    start = geometry.distances(np.zeros(6), rays_left, rays_right) * f_px
     near = np.abs(start) < GATE_RAD * f_px  # NaN rays fail this too
     rays_left, rays_right, window = rays_left[near], rays_right[near], window[near]
-    unknown = np.full(5, np.inf)
+    unknown = np.full(6, np.inf)
     if len(rays_left) < MIN_MATCHES // 2:
-        return _Fit(np.zeros(5), unknown, len(rays_left), float("nan"), float("nan"))
-    prior = np.eye(5) / (PRIOR_RAD * f_px) ** 2
-    theta = np.zeros(5)
+        return _Fit(np.zeros(6), unknown, len(rays_left), float("nan"), float("nan"))
+    prior = np.diag((PRIOR * f_px) ** -2.0)
+    theta = np.zeros(6)
     for _ in range(10):
         residual = geometry.distances(theta, rays_left, rays_right) * f_px
         scale = max(1.4826 * float(np.median(np.abs(residual))), 0.1)
@@ -310,9 +320,10 @@ def _fit(
     scores = jacobian * (weight * residual / scale**2)[:, None]
     covariance = _covariance(information, scores, window, rays_left) / f_px**2
     inliers = np.abs(residual) < 3 * 2.5 * scale
+    to_unit = np.array([180 / np.pi] * 5 + [100.0])
     return _Fit(
-        np.rad2deg(theta),
-        SIGMA_INFLATION * np.rad2deg(np.sqrt(np.diag(covariance))),
+        theta * to_unit,
+        SIGMA_INFLATION * np.sqrt(np.diag(covariance)) * to_unit,
         int(inliers.sum()),
         float(np.median(np.abs(start[near][inliers]))),
         float(np.median(np.abs(residual[inliers]))),
@@ -336,7 +347,7 @@ def _covariance(information: Array, scores: Array, window: NDArray[np.intp], ray
 
 
 class _Epipolar:
-    """Signed Sampson distances (rad, near the image centre) as a function of the five degrees."""
+    """Signed Sampson distances (rad, near the image centre) as a function of the six degrees."""
 
     def __init__(self, T_left_right: Array) -> None:
         centre = T_left_right[:3, 3]
@@ -353,7 +364,13 @@ class _Epipolar:
         self._vertical = np.cross(self._depth, self._direction)
 
     def distances(self, theta: Array, rays_left: Array, rays_right: Array) -> Array:
-        """Return (N,) signed distances; theta (rad) turns the right camera and moves its centre."""
+        """Return (N,) signed distances.
+
+        Theta turns the right camera and moves its centre (rad); its last number stretches the right focal
+        length and shortens the left one by half of itself each.
+        """
+        stretch = np.array([1 - theta[5] / 2, 1 - theta[5] / 2, 1.0])
+        rays_left, rays_right = rays_left / stretch, rays_right * stretch
         direction = self._direction + theta[3] * self._vertical + theta[4] * self._depth
         essential = (
             rotation_exp(-theta[:3]) @ self._R_right_left @ skew(direction / np.linalg.norm(direction))
@@ -365,11 +382,11 @@ class _Epipolar:
         return np.asarray(product / np.maximum(norm, 1e-12), np.float64)
 
     def jacobian(self, theta: Array, rays_left: Array, rays_right: Array) -> Array:
-        """Return (N, 5) derivatives by central differences."""
+        """Return (N, 6) derivatives by central differences."""
         step = 1e-5
         columns = []
-        for k in range(5):
-            shift = np.zeros(5)
+        for k in range(6):
+            shift = np.zeros(6)
             shift[k] = step
             ahead = self.distances(theta + shift, rays_left, rays_right)
             behind = self.distances(theta - shift, rays_left, rays_right)

@@ -49,9 +49,9 @@ def check_stereo(
     ]
     drift: list[tuple[str, float, float, str]] = []
     if all(half.verdict.status is not Status.INSUFFICIENT for half in halves):
-        limits = [quantity.threshold or np.inf for quantity in pooled.verdict.quantities[:5]]
-        readings = [(half.estimate_deg, half.sigma_deg) for half in halves]
-        drift = changes(stereo.DEGREES, ["deg"] * 5, readings[0], readings[1], limits)
+        limits = [quantity.threshold or np.inf for quantity in pooled.verdict.quantities[:6]]
+        readings = [(half.estimate, half.sigma) for half in halves]
+        drift = changes(stereo.DEGREES, stereo.UNITS, readings[0], readings[1], limits)
     verdict = decided(pooled.verdict, [half.verdict for half in halves], drift)
     if verdict.status is not Status.OK:
         windows = [stereo.check_matches([one], calibration, left, right).verdict for one in matches]

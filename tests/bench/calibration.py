@@ -300,11 +300,16 @@ def _stereo_levels(
     levels = {"pitch": 0.2 if is_narrow else 0.1, "roll": 0.05, "yaw": 0.2}
     calm: list[bool] = []
     hits: dict[str, list[bool]] = {f"{name}_{level}deg": [] for name, level in levels.items()}
+    hits["focal_1percent"] = []
+    rng = np.random.default_rng(6)
+    independent = 0
     for known, seen in (halves, halves[::-1]):
         good = [check_matches([pair], calibration, "left", "right", tolerance=tolerance) for pair in known]
         reference = stereo_reference(good, calibration, "left", "right")
-        cut = [seen[k : k + size] for k in range(0, len(seen) - size + 1, size)]
-        for window in cut:
+        independent += len(seen) // size
+        drawn = [rng.choice(len(seen), size, replace=False) for _ in range(20)]
+        for chosen in range(len(seen)) if size == 1 else drawn:
+            window = [seen[k] for k in np.atleast_1d(chosen)]
             check = check_matches(window, calibration, "left", "right", reference, tolerance)
             calm.append(is_alarm(check.verdict))
             for name, level in levels.items():
@@ -315,8 +320,21 @@ def _stereo_levels(
                     wrong = RigCalibration(cameras=calibration.cameras, edges=(Edge("left", "right", T),))
                     moved = check_matches(window, wrong, "left", "right", reference, tolerance)
                     hits[f"{name}_{level}deg"].append(is_alarm(moved.verdict))
-    found = {name: rate(values, len(calm)) for name, values in hits.items()}
-    return {**found, "false_alarm": rate(calm, len(calm), "rate")}
+            for side in ("left", "right"):
+                for factor in (0.99, 1.01):
+                    wrong = with_focal(calibration, {side: factor})
+                    stretched = check_matches(window, wrong, "left", "right", reference, tolerance)
+                    hits["focal_1percent"].append(is_alarm(stretched.verdict))
+    found = {name: rate(values, independent) for name, values in hits.items()}
+    return {**found, "false_alarm": rate(calm, independent, "rate")}
+
+
+def with_focal(calibration: RigCalibration, factors: dict[str, float]) -> RigCalibration:
+    """Return the calibration with the focal lengths of some cameras multiplied."""
+    cameras = dict(calibration.cameras)
+    for name, factor in factors.items():
+        cameras[name] = replace(cameras[name], fx=cameras[name].fx * factor, fy=cameras[name].fy * factor)
+    return RigCalibration(cameras=cameras, edges=calibration.edges)
 
 
 def stereo_recordings() -> dict[str, tuple[list[Matches], RigCalibration, StereoTolerance]]:

@@ -1,5 +1,6 @@
 """The stereo check finds the motion that was injected, in size and sign, and says when it cannot see."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,7 @@ import pytest
 
 from sensorium.calibration import geometry
 from sensorium.calibration.checks import ConsecutiveJudge
-from sensorium.calibration.rig_document import Edge, Intrinsics, RigCalibration
+from sensorium.calibration.rig_document import Edge, Intrinsics, Reference, RigCalibration
 from sensorium.calibration.stereo import (
     DEGREES,
     Matches,
@@ -32,17 +33,26 @@ def rig(T_left_right: geometry.Array = T_LEFT_RIGHT) -> RigCalibration:
     )
 
 
-def matches(T_left_right: geometry.Array, seed: int, count: int = 400, outliers: int = 60) -> Matches:
+def matches(
+    T_left_right: geometry.Array,
+    seed: int,
+    count: int = 400,
+    outliers: int = 60,
+    left: Intrinsics = CAMERA,
+    right: Intrinsics = CAMERA,
+) -> Matches:
     """Pixels of random points of a room (1 to 6 m) with noise, and some wrong matches."""
     rng = np.random.default_rng(seed)
     depth = rng.uniform(1.0, 6.0, count)
     x, y = rng.uniform(-0.55, 0.55, count), rng.uniform(-0.42, 0.42, count)
     points = np.stack([x * depth, y * depth, depth], axis=1)
-    left = geometry.project(points, CAMERA)
-    right = geometry.project(geometry.apply(geometry.inverse(T_left_right), points), CAMERA)
-    left, right = (pixels + rng.normal(0, NOISE_PX, pixels.shape) for pixels in (left, right))
-    right[:outliers] = rng.uniform((0, 0), (640, 480), (outliers, 2))
-    return left, right
+    pixels = (
+        geometry.project(points, left),
+        geometry.project(geometry.apply(geometry.inverse(T_left_right), points), right),
+    )
+    seen_left, seen_right = (part + rng.normal(0, NOISE_PX, part.shape) for part in pixels)
+    seen_right[:outliers] = rng.uniform((0, 0), (640, 480), (outliers, 2))
+    return seen_left, seen_right
 
 
 def turned(pitch_deg: float = 0.0, yaw_deg: float = 0.0, roll_deg: float = 0.0) -> geometry.Array:
@@ -57,9 +67,9 @@ def turned(pitch_deg: float = 0.0, yaw_deg: float = 0.0, roll_deg: float = 0.0) 
 def test_injected_turn_is_measured_in_size_and_sign(injected: tuple[float, float, float]) -> None:
     windows = [matches(turned(*injected), seed) for seed in range(3)]
     found = check_matches(windows, rig(), "left", "right")
-    error = np.abs(found.estimate_deg - (*injected, 0.0, 0.0))
+    error = np.abs(found.estimate - (*injected, 0.0, 0.0, 0.0))
     # The stated sigma is inflated, so the truth lies within three of it.
-    assert (error < 3 * found.sigma_deg).all(), (error, found.sigma_deg)
+    assert (error < 3 * found.sigma).all(), (error, found.sigma)
     assert found.residual_px < 1.5 * NOISE_PX
 
 
@@ -68,12 +78,31 @@ def test_moved_camera_is_measured_as_a_turned_baseline() -> None:
     T[2, 3] += 0.2 * np.tan(np.deg2rad(4.0))  # forward
     found = check_matches([matches(T, seed) for seed in range(3)], rig(), "left", "right")
     depth = DEGREES.index("baseline_depth")
-    assert abs(found.estimate_deg[depth] - 4.0) < 3 * found.sigma_deg[depth]
+    assert abs(found.estimate[depth] - 4.0) < 3 * found.sigma[depth]
     T = T_LEFT_RIGHT.copy()
     T[1, 3] += 0.2 * np.tan(np.deg2rad(4.0))  # downwards
     found = check_matches([matches(T, seed) for seed in range(3)], rig(), "left", "right")
     vertical = DEGREES.index("baseline_vertical")
-    assert abs(found.estimate_deg[vertical] - 4.0) < 3 * found.sigma_deg[vertical]
+    assert abs(found.estimate[vertical] - 4.0) < 3 * found.sigma[vertical]
+
+
+@pytest.mark.parametrize("percent", [1.0, -1.0, 0.0])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_focal_length_that_changed_is_measured_on_either_side(side: str, percent: float) -> None:
+    zoomed = replace(CAMERA, fx=CAMERA.fx * (1 + percent / 100), fy=CAMERA.fy * (1 + percent / 100))
+    windows = [matches(T_LEFT_RIGHT, seed, **{side: zoomed}) for seed in range(3)]
+    found = check_matches(windows, rig(), "left", "right")
+    focal = DEGREES.index("focal")
+    injected = percent if side == "right" else -percent
+    assert abs(found.estimate[focal] - injected) < 3 * found.sigma[focal]
+    assert found.verdict.status is (Status.FAILED if percent else Status.OK)
+    assert found.verdict.reasons[0].startswith("focal") == bool(percent)
+
+
+def test_a_reference_of_another_number_of_degrees_is_refused() -> None:
+    known = Reference("stereo_epipolar", "left~right", rig().calibration_id, (0.0,) * 5, (0.1,) * 5, 3)
+    with pytest.raises(CalibrationError, match="holds 5 numbers"):
+        check_matches([matches(T_LEFT_RIGHT, 1)], rig(), "left", "right", known)
 
 
 def test_good_rig_is_ok_and_names_what_it_cannot_see() -> None:
@@ -191,4 +220,4 @@ def test_real_stereo_pairs_are_ok_and_a_turned_camera_is_not(shared_data: Path) 
     moved = check_matches(found[:3], wrong, "cam0", "cam1", tolerance=tolerance)
     assert moved.verdict.status is Status.FAILED, moved.verdict
     # The calibration was turned, so the camera appears turned the other way.
-    assert moved.estimate_deg[0] == pytest.approx(good.estimate_deg[0] - 0.5, abs=0.05)
+    assert moved.estimate[0] == pytest.approx(good.estimate[0] - 0.5, abs=0.05)
