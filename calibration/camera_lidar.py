@@ -427,7 +427,7 @@ def check_camera_lidar(
     subject = f"{camera_frame}~{lidar_frame}"
     T_camera_lidar = calibration.transform(camera_frame, lidar_frame)
     reference = reference or calibration.reference(CHECK, subject)
-    gates = _gates(keyframes)
+    gates = gates_of(keyframes)
     if not keyframes:
         verdict = Verdict(CHECK, subject, Status.INSUFFICIENT, (), tuple(gates))
         return CameraLidarCheck(verdict, np.zeros(6), np.full(6, np.inf), 0.0, 0, T_camera_lidar)
@@ -454,6 +454,16 @@ def _distance(drift: Array, covariance: Array) -> float:
     return float(np.sqrt(np.dot(drift, np.linalg.solve(covariance, drift))))
 
 
+def gain(frame: Keyframe, T_camera_lidar: Array, motion: Array, level: int = 1) -> float:
+    """Return by how much one keyframe's edges agree better after a motion than without; > 0: it had moved.
+
+    In units of a logarithmic likelihood, without the prior. Only the images of the blur ``level`` are used.
+    """
+    agreement = _Agreement([frame], T_camera_lidar, level)
+    prior = 0.5 * float(np.square(motion / PRIOR_SIGMA).sum())
+    return agreement.value(motion)[0] + prior - agreement.value(np.zeros(6))[0]
+
+
 def drift_from(estimate: Estimate, reference: Reference | None) -> tuple[Array, Array]:
     """Return the motion against the reference (or against the calibration) and its full covariance."""
     if reference is None:
@@ -471,7 +481,7 @@ def camera_lidar_reference(
     Raises:
         CalibrationError: With fewer than ``MIN_KEYFRAMES`` usable keyframes.
     """
-    gates = _gates(keyframes)
+    gates = gates_of(keyframes)
     if gates:
         raise CalibrationError(f"no reference for {camera_frame}~{lidar_frame}: {gates[0]}")
     estimate = estimate_motion(keyframes, calibration.transform(camera_frame, lidar_frame))
@@ -485,7 +495,8 @@ def camera_lidar_reference(
     )
 
 
-def _gates(keyframes: Sequence[Keyframe]) -> list[str]:
+def gates_of(keyframes: Sequence[Keyframe]) -> list[str]:
+    """Return one sentence for each demand on the scenes that a window does not meet."""
     if not keyframes:
         return ["no keyframe"]
     gates = []
