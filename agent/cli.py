@@ -415,6 +415,31 @@ def sync_report(
     raise typer.Exit(report_sync(episode, html, with_content=content, as_json=as_json))
 
 
+@sync_app.command("clocks")
+def sync_clocks(
+    rig: Annotated[Path, typer.Argument(help="Rig file (YAML).")],
+    seconds: Seconds = None,
+    as_json: Json = False,
+) -> None:
+    """Watch the host's clock, PTP, chrony and the remote nodes of a rig, without recording."""
+    from sensorium.agent.clock_commands import watch_clocks
+
+    raise typer.Exit(watch_clocks(rig, seconds, as_json=as_json))
+
+
+@sync_app.command("serve")
+def sync_serve(
+    key: Annotated[Path, typer.Option("--key", help="File of the key that both machines share (mode 0600).")],
+    bind: Annotated[str, typer.Option("--bind", help="Address to answer on.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="UDP port; 0 = any.")] = 5005,
+    as_json: Json = False,
+) -> None:
+    """On a remote node: answer the agent's clock probes, so that the node's stamps can be used."""
+    from sensorium.agent.clock_commands import serve_probes
+
+    raise typer.Exit(serve_probes(bind, port, key, as_json=as_json))
+
+
 @sync_app.command("remap")
 def sync_remap(
     episode: Annotated[Path, typer.Argument(help="Episode folder.")],

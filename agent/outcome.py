@@ -132,6 +132,7 @@ def document(result: SessionResult) -> dict[str, Any]:
         "streams": _streams(manifests, truths),
         "alignment": _alignment(manifests),
         "calibration": _calibration(manifests, verdicts),
+        "clocks": _clocks(manifests),
         "consent": _consent(manifests),
         "quality": _quality(manifests),
         "verification": result.verification or {"status": "not uploaded"},
@@ -222,24 +223,33 @@ def _calibration(manifests: Sequence[Manifest], verdicts: Sequence[Verdict]) -> 
         "status": worst(verdicts).value,
         "id": next((manifest.calibration.id for manifest in manifests if manifest.calibration.id), ""),
         "reasons": reasons,
-        "checks": [
-            {
-                "check": verdict.check,
-                "subject": verdict.subject,
-                "status": verdict.status.value,
-                "reasons": list(verdict.reasons),
-                "quantities": {
-                    quantity.name: {
-                        "value": quantity.value,
-                        "unit": quantity.unit,
-                        "threshold": quantity.threshold,
-                        "sigma": quantity.sigma,
-                    }
-                    for quantity in verdict.quantities
-                },
+        "checks": [_verdict(verdict) for verdict in verdicts],
+    }
+
+
+def _clocks(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    verdicts = [verdict for manifest in manifests for verdict in manifest.clocks]
+    return {
+        "status": worst(verdicts).value,
+        "checks": [_verdict(verdict) for verdict in verdicts],
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "check": verdict.check,
+        "subject": verdict.subject,
+        "status": verdict.status.value,
+        "reasons": list(verdict.reasons),
+        "quantities": {
+            quantity.name: {
+                "value": quantity.value,
+                "unit": quantity.unit,
+                "threshold": quantity.threshold,
+                "sigma": quantity.sigma,
             }
-            for verdict in verdicts
-        ],
+            for quantity in verdict.quantities
+        },
     }
 
 
@@ -272,6 +282,7 @@ def exit_code(found: Mapping[str, Any]) -> int:
         not found["episodes"]
         or found["quality"]["status"] == Status.FAILED.value
         or found["calibration"]["status"] == Status.FAILED.value
+        or found["clocks"]["status"] == Status.FAILED.value
         or found["consent"]["decision"] == "deny"
         or found["verification"]["status"] not in ("verified", "not uploaded", "pending")
     )

@@ -117,6 +117,7 @@ def _cards(material: Material) -> str:
     verdicts = (
         ("quality", found["quality"]["status"], found["quality"]["reasons"]),
         ("calibration", found["calibration"]["status"], found["calibration"]["reasons"]),
+        ("clocks", found["clocks"]["status"], [r for c in found["clocks"]["checks"] for r in c["reasons"]]),
         ("consent", found["consent"]["decision"], [found["consent"]["reason"]]),
         ("verification", found["verification"]["status"], _verification_reasons(found["verification"])),
     )

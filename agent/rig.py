@@ -4,7 +4,7 @@ Every problem becomes one line with file, line and column; unknown keys name the
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from sensorium.drivers.driver import Driver, DriverConfig
 from sensorium.drivers.frame import STREAM_NAME
 from sensorium.drivers.registry import load_driver
 from sensorium.errors import CalibrationError, ConfigError, DeviceError
+from sensorium.sync.clocks.probe import load_key
+from sensorium.sync.clocks.watch import NodeSettings, WatchSettings
 
 Location = tuple[str | int, ...]
 
@@ -36,11 +38,23 @@ class EpisodeOptions(_Strict):
 
 
 class CheckOptions(_Strict):
-    """One calibration check that runs while recording."""
+    """One calibration check that runs while recording.
 
-    check: Literal["stereo", "camera_lidar"]
+    Attributes:
+        streams: Two cameras, camera and LiDAR, two LiDARs, or LiDAR and IMU (``ground_gravity``).
+        every_s: A result about so often; default 5 for stereo, 10 for the others.
+    """
+
+    check: Literal["stereo", "camera_lidar", "lidar_lidar", "ground_gravity"]
     streams: tuple[str, str]
-    every_s: PositiveFloat = 5.0
+    every_s: PositiveFloat | None = None
+
+
+class CheckerOptions(_Strict):
+    """How much the checks may cost: a share of one core, held over ``over_s``."""
+
+    cpu_share: float = Field(default=0.25, gt=0, le=1)
+    over_s: PositiveFloat = 60.0
 
 
 class RigDocument(_Strict):
@@ -52,7 +66,9 @@ class RigDocument(_Strict):
     instruction: str = ""
     devices: dict[str, dict[str, Any]] = Field(min_length=1)
     episode: EpisodeOptions = EpisodeOptions()
-    checks: tuple[CheckOptions, ...] = ()
+    clocks: WatchSettings = WatchSettings()
+    checks: tuple[CheckOptions, ...] | None = None
+    checker: CheckerOptions = CheckerOptions()
     on_failed_check: Literal["warn", "split", "stop"] = "warn"
     calibration: Path | None = None
     consent: Path | None = None
@@ -176,7 +192,31 @@ def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, s
             RigCalibration.load(anchored["calibration"])
         except CalibrationError as err:
             problems.append((("calibration",), f"calibration: {err}"))
-    return Rig(path, document.model_copy(update=anchored), tuple(devices))
+    clocks = _anchored_clocks(document.clocks, base, [device.name for device in devices], problems)
+    return Rig(path, document.model_copy(update={**anchored, "clocks": clocks}), tuple(devices))
+
+
+def _anchored_clocks(
+    clocks: WatchSettings, base: Path, devices: Sequence[str], problems: list[tuple[Location, str]]
+) -> WatchSettings:
+    """Return the settings with absolute paths; note keys that cannot be used and devices that do not exist."""
+    nodes: list[NodeSettings] = []
+    for index, node in enumerate(clocks.nodes):
+        where: Location = ("clocks", "nodes", index)
+        anchored = node.model_copy(update={"key": base / node.key})
+        nodes.append(anchored)
+        try:
+            load_key(anchored.key)
+        except ConfigError as err:
+            problems.append(((*where, "key"), str(err)))
+        for name in node.devices:
+            if name not in devices:
+                near = difflib.get_close_matches(name, devices, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(devices))}"
+                problems.append(
+                    ((*where, "devices"), f"clocks: node {node.name} names device {name!r}; {hint}")
+                )
+    return clocks.model_copy(update={"nodes": tuple(nodes)})
 
 
 def _device(name: str, entry: Any, problems: list[tuple[Location, str]]) -> Device | None:

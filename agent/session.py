@@ -8,10 +8,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sensorium.agent.checker import CheckerSpec
 from sensorium.agent.outcome import SessionResult
-from sensorium.agent.rig import CheckOptions, Device, Rig
+from sensorium.agent.rig import CheckerOptions, CheckOptions, Device, Rig
 from sensorium.agent.supervisor import SessionOptions, Supervisor
+from sensorium.agent.watching.spec import CheckerSpec
 from sensorium.errors import SensoriumError
 from sensorium.sync.consent_store import ConsentStore
 from sensorium.sync.episode.signing import device_key
@@ -33,6 +33,7 @@ class SessionRequest:
 
     Attributes:
         seconds: Stop after so much recorded time; None = until the sources end or somebody stops it.
+        checks: Calibration checks beside the recording; None = those that the calibration allows.
         uploads_in_background: Run the uploader process beside the recording.
     """
 
@@ -41,7 +42,8 @@ class SessionRequest:
     consent: Path
     rig: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
-    checks: tuple[CheckOptions, ...] = ()
+    checks: tuple[CheckOptions, ...] | None = ()
+    checker: CheckerOptions = CheckerOptions()
     calibration: Path | None = None
     store: str | None = None
     seconds: float | None = None
@@ -69,8 +71,10 @@ def request_for(rig: Rig, spool: Path | None, seconds: float | None) -> SessionR
             "start": episode.start,
             "calibration": str(found.calibration) if found.calibration else None,
             "on_failed_check": found.on_failed_check,
+            "clocks": found.clocks,
         },
         checks=found.checks,
+        checker=found.checker,
         calibration=found.calibration,
         store=found.store,
         seconds=seconds,
@@ -108,16 +112,17 @@ def run_session(
 
 
 def _start_helpers(supervisor: Supervisor, request: SessionRequest) -> None:
-    if request.checks and request.calibration is not None:
+    if request.checks != () and request.calibration is not None:
         spec = CheckerSpec(
             sets_endpoint=supervisor.sets_endpoint,
             control_endpoint=supervisor.control_endpoint,
             calibration=request.calibration,
             checks=request.checks,
+            checker=request.checker,
         )
         path = supervisor.run_dir / "checker.spec.json"
         path.write_text(spec.model_dump_json())
-        supervisor.add_helper("checker", "sensorium.agent.checker", [str(path)])
+        supervisor.add_helper("checker", "sensorium.agent.watching.service", [str(path)])
     if request.uploads_in_background:
         supervisor.add_helper("uploader", "sensorium.uploader.service", _upload_arguments(request))
 

@@ -153,10 +153,11 @@ class SyncReport:
     more_events: int
     ticks: int
     content: tuple[Verdict, ...] = ()
+    recorded: tuple[Verdict, ...] = ()
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """What the stamps themselves prove or disprove, and what the content says about them."""
+        """What the stamps themselves prove or disprove, what was found while recording, what the content says."""
         out = []
         for name, clock in self.streams.items():
             quantities = (
@@ -173,7 +174,7 @@ class SyncReport:
                 else ()
             )
             out.append(Verdict("stamps", name, Status.FAILED if bad else Status.OK, quantities, reasons))
-        return (*out, *self.content)
+        return (*out, *self.recorded, *self.content)
 
     def document(self) -> dict[str, Any]:
         """Return the report as plain data, the form of ``--json``."""
@@ -265,6 +266,7 @@ def sync_report(path: Path) -> SyncReport:
             events,
             more,
             ticks,
+            recorded=manifest.clocks if manifest is not None else (),
         )
 
 

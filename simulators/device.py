@@ -29,7 +29,7 @@ from sensorium.simulators.faults import DropPlan, Fault, Faults, damaged
 from sensorium.simulators.rig import MOUNTS
 from sensorium.simulators.truth import FOLDER, SUFFIX, TruthWriter
 from sensorium.simulators.world import World
-from sensorium.timebase import SECOND_NS, Timeline
+from sensorium.timebase import SECOND_NS, Timeline, read_bases
 
 
 class Bump(BaseModel):
@@ -222,6 +222,10 @@ class SimulatedDriver(Driver[SimConfigT]):
         now_ns = self.context.clock.now_ns()
         self.start_ns = now_ns if config.start_ns is None else config.start_ns
         self._real_start_ns = self.start_ns
+        if config.clock.keeps == "utc":
+            self.device_clock = self.device_clock.set_to(self.start_ns + read_bases().utc_minus_host_ns)
+        elif config.clock.keeps == "host":
+            self.device_clock = self.device_clock.set_to(self.start_ns)
         late_s = max(0.0, (self._simulated_now_ns() - self.start_ns) / SECOND_NS)
         if config.speed != 1.0:
             shift_ns = config.utc_minus_host_ns

@@ -5,7 +5,8 @@ constant minimum + exponential jitter + stalls, delivered in order.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ class ClockConfig(BaseModel):
     """A device clock in the rig file; what is left out is drawn from the seed.
 
     Attributes:
+        keeps: ``own`` time; ``utc``, as a device that claims PTP does; or the ``host``'s raw clock, as a node on
+            this machine does. The latter two have no error but what the other fields say; ``offset_s`` is added.
         skew_ppm: How much longer the device's second is than the host's (as ``ClockModel.skew_ppm``).
         offset_s: What the device clock reads at the common start.
         wrap_after_s: Overrides ``offset_s``: the counter passes its modulus this long after the start.
@@ -39,6 +42,7 @@ class ClockConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    keeps: Literal["own", "utc", "host"] = "own"
     skew_ppm: float | None = Field(default=None, ge=-1000, le=1000)
     offset_s: NonNegativeFloat | None = None
     wrap_after_s: PositiveFloat | None = None
@@ -68,6 +72,13 @@ class SimulatedClock:
     thermal_s: float = 300.0
     thermal_phase_rad: float = 0.0
     resets_s: tuple[float, ...] = ()
+
+    def set_to(self, start_ns: int) -> "SimulatedClock":
+        """Return the clock put forward by ``start_ns``, the time that it keeps at the common start."""
+        ticks = self.offset_ticks + start_ns * self.counter.tick_ns_den // self.counter.tick_ns_num
+        return replace(
+            self, offset_ticks=ticks if self.counter.modulus is None else ticks % self.counter.modulus
+        )
 
     def skew_at_ppm(self, true_s: Array) -> Array:
         """Return the momentary skew: how much longer than nominal the device's tick is."""
@@ -116,7 +127,12 @@ def simulated_clock(
     """Return the clock of device ``name``: what the config leaves open is drawn from the seed."""
     rng = stream_rng(seed, name, "clock")
     skew_ppm, offset_s, phase_rad = rng.uniform(-50, 50), rng.uniform(600, 86_400), rng.uniform(0, 2 * np.pi)
-    counter = DeviceClock(ClockKind.FREE, config.tick_ns, 1, config.modulus)
+    kind = ClockKind.PTP if config.keeps == "utc" else ClockKind.FREE
+    counter = DeviceClock(kind, config.tick_ns, 1, config.modulus)
+    if config.keeps != "own":
+        drift = {key: 0.0 for key in ("warmup_ppm", "thermal_ppm") if key not in config.model_fields_set}
+        config = config.model_copy(update=drift)
+        skew_ppm, offset_s = 0.0, 0.0
     if config.offset_s is not None:
         offset_s = config.offset_s
     offset_ticks = round(offset_s * SECOND_NS / config.tick_ns)

@@ -108,6 +108,7 @@ def _closing(
         limitations=tuple(limitations),
         rejected=Counter(),
         verdicts=(),
+        clocks=(),
         calibration_id=_calibration_id(folder),
         ledger=ConsentStore(spec.consent).poll(),
         now_utc_ns=ended_ns + episode.timeline.utc_minus_host_ns,

@@ -13,6 +13,7 @@ from sensorium.drivers.counters import Counts, read_counters
 from sensorium.drivers.frame import Place
 from sensorium.errors import EpisodeError
 from sensorium.sync.accounting import Account, settle_torn
+from sensorium.sync.clocks.watch import WatchSettings
 
 JOURNAL_FILE = ".journal.json"
 
@@ -22,6 +23,7 @@ class SyncSpec(BaseModel):
 
     Attributes:
         devices: Names that must declare themselves before anything is recorded (or 20 s pass).
+        despite_calibration: Record although a check failed before; failed checks of this session only warn.
         reference: Stream whose frames are the ticks of alignment; None = chosen from what is there.
     """
 
@@ -47,8 +49,10 @@ class SyncSpec(BaseModel):
     calibration: Path | None = None
     consent: Path
     on_failed_check: Literal["warn", "split", "stop"] = "warn"
+    despite_calibration: bool = False
     flush_s: float = 1.0
     limitations: tuple[str, ...] = ()
+    clocks: WatchSettings = WatchSettings()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.agent.reporting import page, plots
+from sensorium.agent.reporting.events import verdict_table
 from sensorium.agent.reporting.material import Material, attempt, names_text
 from sensorium.sync.episode.manifest import StreamRecord
 from sensorium.timebase import SECOND_NS
@@ -32,6 +33,7 @@ def clocks(material: Material) -> str:
             figures.append(attempt(name, partial(_clock, material, record, found.clock.rows())))
     body = page.grid(figures, "three") + (_CLOCK_LEGEND if figures else "")
     body += "".join(page.note(f"{sentence}: {names_text(names)}") for sentence, names in sentences.items())
+    body += verdict_table(material.found["clocks"]["checks"])
     return page.section("clocks", "Clocks", body, _CLOCK_LEAD if figures else "")
 
 

@@ -1,5 +1,8 @@
 """Calibration checks, consent decisions, marks and events."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from sensorium.agent.reporting import page
 from sensorium.agent.reporting.material import Material
 from sensorium.agent.reporting.mounting import mounting
@@ -8,7 +11,15 @@ _SHOWN_EVENTS = 150
 
 
 def calibration(material: Material) -> str:
-    checks = material.found["calibration"].get("checks", ())
+    body = verdict_table(material.found["calibration"].get("checks", ()))
+    body = body or page.note("no calibration check ran")
+    found_id = material.found["calibration"].get("id")
+    lead = f"Calibration <code>{page.text(found_id)}</code>." if found_id else "No calibration is in force."
+    return page.section("calibration", "Calibration", body + mounting(material), lead)
+
+
+def verdict_table(checks: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of verdicts with one line per number; "" without verdicts."""
     rows = []
     for check in checks:
         status = (
@@ -21,10 +32,7 @@ def calibration(material: Material) -> str:
             values = [page.number(quantity.get(key), digits) for key in ("value", "sigma", "threshold")]
             rows.append([*first, page.text(name), *values, page.text(quantity.get("unit"))])
     head = ["check", "verdict", "quantity", "value", "sigma", "threshold", "unit"]
-    body = page.table(head, rows, (3, 4, 5)) if rows else page.note("no calibration check ran")
-    found_id = material.found["calibration"].get("id")
-    lead = f"Calibration <code>{page.text(found_id)}</code>." if found_id else "No calibration is in force."
-    return page.section("calibration", "Calibration", body + mounting(material), lead)
+    return page.table(head, rows, (3, 4, 5)) if rows else ""
 
 
 def consent(material: Material) -> str:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from sensorium.timebase import SECOND_NS, BaseReading
 from sensorium.verdict import Quantity, Status, Verdict
 
+HOST_CLOCK = "host_clock"
+"""Name of the check in verdicts."""
 WINDOW = 16
 """Readings (one per second) that a map is fitted to: kernel time moves by slews, so old ones do not help."""
 MAX_SLEW_PPM = 500.0
@@ -131,7 +133,7 @@ class HostBase:
         says that this offset, and UTC stamps of others, may be wrong by that much.
         """
         if self._start is None or len(self._readings) < 2:
-            return Verdict("host_clock", subject, Status.INSUFFICIENT, (), ("fewer than two readings",))
+            return Verdict(HOST_CLOCK, subject, Status.INSUFFICIENT, (), ("fewer than two readings",))
         first, last = self._start, self._readings[-1]
         moved_ns = last.utc_minus_host_ns - first.utc_minus_host_ns
         quantities = (
@@ -148,7 +150,7 @@ class HostBase:
         if self._counts[HostClockEventKind.SLEW]:
             reasons.append(f"the kernel changed its rate {self._counts[HostClockEventKind.SLEW]} times")
         return Verdict(
-            "host_clock", subject, Status.SUSPECT if reasons else Status.OK, quantities, tuple(reasons)
+            HOST_CLOCK, subject, Status.SUSPECT if reasons else Status.OK, quantities, tuple(reasons)
         )
 
     def _note_step(self, before: BaseReading, now: BaseReading) -> None:

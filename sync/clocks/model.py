@@ -65,6 +65,8 @@ class ClockEventKind(str, Enum):
     STALL = "stall"
     AHEAD = "ahead"
     FLOOR = "floor"
+    TRIGGER = "trigger"
+    FOLLOW = "follow"
 
 
 @dataclass(frozen=True, slots=True)

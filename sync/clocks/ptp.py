@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.errors import ClockError
-from sensorium.sync.clocks.model import Uncertainty
+from sensorium.sync.clocks.model import ClockModel, Uncertainty
 from sensorium.sync.clocks.ptp_management import PortState, PtpClient, PtpReading
 from sensorium.timebase import SECOND_NS, Clock
 from sensorium.verdict import Quantity, Status, Verdict
@@ -247,6 +247,30 @@ class PtpTracker:
                 quantities.append(Quantity("holdover", held_s, "s"))
                 reasons.append(f"in holdover for {held_s:.1f} s")
         return Verdict("ptp_lock", self._subject, self._status, tuple(quantities), tuple(reasons))
+
+
+def claimed_model(status: PtpStatus, local_ns: int, host_ns: int, host_per_local: float = 1.0) -> ClockModel:
+    """Return the map from PTP nanoseconds to the host clock that the lock claims.
+
+    Args:
+        local_ns: The clock that ptp4l stamps with (REALTIME, or a PTP hardware clock), read at ``host_ns``.
+        host_per_local: Host nanoseconds per nanosecond of that clock.
+
+    Raises:
+        ClockError: If PTP was never locked.
+    """
+    if status.uncertainty is None:
+        raise ClockError("PTP was never locked; there is no claim to compare with")
+    skew_ppm = (host_per_local - 1) * 1e6
+    return ClockModel(
+        status.epoch,
+        "ptp",
+        local_ns - status.offset_ns,
+        host_ns,
+        host_per_local,
+        skew_ppm,
+        status.uncertainty,
+    )
 
 
 def _without_line(at_ns: NDArray[np.float64], offset_ns: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """The clock of one stream: frames in, capture times with an honest uncertainty out."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -113,6 +113,9 @@ class StreamTracker:
         self._uncertainty = Uncertainty(0.0, 0.0, self._asymmetry_ns)
         self._model: ClockModel | None = None
         self._model_of: object = None
+        self._followed: ClockModel | None = None
+        self._followed_source = 0
+        self._follow_epochs = 0
 
     @property
     def line(self) -> Line | None:
@@ -131,7 +134,12 @@ class StreamTracker:
 
     @property
     def model(self) -> ClockModel | None:
-        """The current map from unwrapped ticks to capture time; None without stamps or without ticks."""
+        """The map from unwrapped ticks to capture time now in use; None without stamps or without ticks."""
+        return self._followed if self._followed is not None else self.own_model
+
+    @property
+    def own_model(self) -> ClockModel | None:
+        """The one-way estimate of that map, also while another clock is followed."""
         epoch = self._epoch
         if epoch is None or self._kind in (ClockKind.NONE, ClockKind.HOST):
             return None
@@ -143,7 +151,7 @@ class StreamTracker:
             at_ns = (ref_ticks - epoch.origin_ticks) * self._tick_ns
             offset_ns = line.offset_ns + line.slope * (at_ns - line.at_ns)
             self._model = ClockModel(
-                epoch=epoch.number,
+                epoch=epoch.number + self._follow_epochs,
                 method="oneway-envelope",
                 ref_ticks=ref_ticks,
                 ref_host_ns=epoch.origin_host_ns + round(at_ns + offset_ns) - self.info.latency.min_ns,
@@ -153,6 +161,31 @@ class StreamTracker:
             )
             self._model_of = line
         return self._model
+
+    def follow(self, model: ClockModel | None) -> None:
+        """Stamp by a known clock from the next frame on, or by the own estimate again (None).
+
+        The estimate goes on beside as a monitor. To begin, to end and to change the epoch of ``model`` each
+        begin a new epoch of the stream.
+
+        Args:
+            model: Maps unwrapped ticks to host time; its uncertainty is stated as it is.
+        """
+        before = self._followed
+        is_same = (
+            model is None if before is None else model is not None and model.epoch == self._followed_source
+        )
+        if not is_same:
+            self._follow_epochs += 1
+            self._model_of = None
+            what = "its own estimate" if model is None else model.method
+            self._note(ClockEventKind.FOLLOW, self._last_arrival_ns, f"stamped by {what} from here on")
+        if model is None:
+            self._followed = None
+            return
+        self._followed_source = model.epoch
+        number = self._epoch.number if self._epoch is not None else 0
+        self._followed = replace(model, epoch=number + self._follow_epochs)
 
     def take_events(self) -> tuple[ClockEvent, ...]:
         """Return what happened since the last call, oldest first, and forget it."""
@@ -206,14 +239,21 @@ class StreamTracker:
                 if self._recorder is not None:
                     self._recorder.take(np.array([device_ns]), np.array([offset_ns]))
                 uncertainty = self._current(epoch)
-                line = envelope.line
-                assert line is not None
-                mapped_ns = device_ns + line.offset_ns + line.slope * (device_ns - line.at_ns)
-                capture_ns = epoch.origin_host_ns + round(mapped_ns) - self._min_ns
+                followed = self._followed
+                if followed is not None and self._is_credible(ticks, at_ns):
+                    uncertainty = followed.uncertainty
+                    elapsed_ns = (ticks - followed.ref_ticks) * followed.ns_per_tick
+                    capture_ns = followed.ref_host_ns + round(elapsed_ns)
+                else:
+                    line = envelope.line
+                    assert line is not None
+                    mapped_ns = device_ns + line.offset_ns + line.slope * (device_ns - line.at_ns)
+                    capture_ns = epoch.origin_host_ns + round(mapped_ns) - self._min_ns
                 capture_ns = max(capture_ns, at_ns - self._max_ns, self._last_capture_ns)
                 capture_ns = min(capture_ns, at_ns)
                 self._last_capture_ns = max(self._last_capture_ns, capture_ns)
-                return Stamped(np.array([capture_ns], np.int64), uncertainty, epoch.number)
+                number = epoch.number + self._follow_epochs
+                return Stamped(np.array([capture_ns], np.int64), uncertainty, number)
         usable = None if kind not in UNUSABLE else np.zeros(1, np.bool_)
         kinds = () if kind is TickKind.NEXT else ((0, kind),)
         unwrapped = Unwrapped(np.array([ticks], np.int64), usable, kinds, self._unwrapper.epoch, 0)
@@ -242,7 +282,21 @@ class StreamTracker:
             head_ns = arrival_ns[:before] if arrival_ns.size > 1 else arrival_ns[0]
             capture_ns[:before] = head_ns - self.info.latency.min_ns
         uncertainty = self._current(epoch)
-        return Stamped(self._clamp(capture_ns, arrival_ns, elapsed_ns), uncertainty, epoch.number)
+        if self._followed is not None and self._is_credible(int(ticks[-1]), int(arrival_ns[-1])):
+            capture_ns, uncertainty = self._followed.to_host(ticks), self._followed.uncertainty
+        number = epoch.number + self._follow_epochs
+        return Stamped(self._clamp(capture_ns, arrival_ns, elapsed_ns), uncertainty, number)
+
+    def _is_credible(self, ticks: int, arrival_ns: int) -> bool:
+        """Return whether the followed clock puts a stamp where it can be; if not, stop following it."""
+        followed = self._followed
+        assert followed is not None
+        capture_ns = followed.ref_host_ns + (ticks - followed.ref_ticks) * followed.ns_per_tick
+        slack_ns = AHEAD_NS + followed.uncertainty.bound95_ns + followed.uncertainty.asymmetry_ns
+        if -slack_ns <= arrival_ns - capture_ns <= self._max_ns + slack_ns:
+            return True
+        self.follow(None)
+        return False
 
     def _current(self, epoch: _Epoch) -> Uncertainty:
         """Return the uncertainty of the epoch's line, and renew what depends on it when it is a new one."""
@@ -421,7 +475,7 @@ class StreamTracker:
             # Latency above the floor exceeds 3 scales in 5 % of samples, if it is exponential.
             statistical_ns = min(declared_ns, 3 * line.scale_ns + line.statistical_ns + line.floor_ns)
         capture_ns = np.broadcast_to(arrival_ns - latency.min_ns, (size,)).astype(np.int64)
-        number = self._epoch.number if self._epoch is not None else 0
+        number = self._follow_epochs + (self._epoch.number if self._epoch is not None else 0)
         return Stamped(
             self._clamp(capture_ns, arrival_ns, np.zeros(size)),
             Uncertainty(statistical_ns, 0.0, self._asymmetry_ns),

@@ -1,19 +1,24 @@
 """Everything that watches clocks beside the streams: the host's own, PTP, remote nodes. One object to poll."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
-from sensorium.errors import ConfigError, DeviceError
+from sensorium.errors import ClockError, DeviceError
 from sensorium.sync.clocks.chrony import ChronyMonitor
+from sensorium.sync.clocks.claims import Reference, utc_reference
 from sensorium.sync.clocks.host_base import HostBase
+from sensorium.sync.clocks.phc import PhcClock
 from sensorium.sync.clocks.probe import ProbeClient, load_key
-from sensorium.sync.clocks.ptp import PtpMonitor, PtpPolicy, PtpStatus, PtpTracker
+from sensorium.sync.clocks.ptp import PtpMonitor, PtpPolicy, PtpStatus, PtpTracker, claimed_model
 from sensorium.sync.clocks.ptp_management import PtpClient
 from sensorium.sync.clocks.remote import RemoteClock
-from sensorium.timebase import BaseReading, Clock
+from sensorium.timebase import SECOND_NS, BaseReading, Clock
 from sensorium.verdict import Status, Verdict
+
+RETRY_NS = 10 * SECOND_NS
+NO_UTC = "this host's own UTC is vouched for by nobody; name ptp or chrony under clocks: in the rig file"
 
 
 class PtpSettings(BaseModel):
@@ -23,6 +28,7 @@ class PtpSettings(BaseModel):
         socket: Of the daemon; None = where linuxptp puts it.
         free_running: ptp4l only measures (its own ``free_running 1``).
         master: This host is the master that its devices follow.
+        phc: The hardware clock that ptp4l stamps with (``/dev/ptp0``); None = software stamps on REALTIME.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +40,7 @@ class PtpSettings(BaseModel):
     master: bool = False
     offset_limit_us: PositiveFloat = 100.0
     holdover_ppm: NonNegativeFloat = 10.0
+    phc: Path | None = None
 
 
 class ChronySettings(BaseModel):
@@ -45,7 +52,12 @@ class ChronySettings(BaseModel):
 
 
 class NodeSettings(BaseModel):
-    """A remote node that answers probes, and the file of the key that both share."""
+    """A remote node that answers probes, and the file of the key that both share.
+
+    Attributes:
+        devices: Of the rig, those whose device stamps count the node's CLOCK_MONOTONIC_RAW.
+        limit_us: Half width, asymmetry included, that is good enough.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,6 +65,7 @@ class NodeSettings(BaseModel):
     host: str
     port: int = Field(ge=1, le=65535)
     key: Path
+    devices: tuple[str, ...] = ()
     limit_us: PositiveFloat = 1000.0
 
 
@@ -75,31 +88,56 @@ class WatchEvent:
 
 
 class ClockWatch:
-    """Polls all clocks that are no stream. :meth:`step` never waits."""
+    """Polls all clocks that are no stream. :meth:`step` never waits.
+
+    Attributes:
+        nodes: Those whose name could be resolved; the others are tried again every 10 s.
+    """
 
     def __init__(self, host_id: str, settings: WatchSettings, clock: Clock) -> None:
         """Open what ``settings`` name.
 
         Raises:
             ConfigError: If a key cannot be used.
-            DeviceError: If a node's name is unknown.
+            ClockError: If the PTP hardware clock cannot be read.
         """
         self.base = HostBase()
         self.ptp_status: PtpStatus | None = None
         self.nodes: dict[str, RemoteClock] = {}
         self._host_id = host_id
+        self._clock = clock
+        self._settings = settings
+        self._keys = {node.name: load_key(node.key) for node in settings.nodes}
+        self._absent: dict[str, str] = {node.name: "it was not asked yet" for node in settings.nodes}
+        self._retry_ns = clock.now_ns()
+        self._phc: PhcClock | None = None
+        if settings.ptp is not None and settings.ptp.phc is not None:
+            self._phc = PhcClock(settings.ptp.phc, clock)
         self._monitor = None if settings.ptp is None else _monitor(host_id, settings.ptp, clock)
         self._chrony: ChronyMonitor | None = None
         self._chrony_status: Status | None = None
         if settings.chrony is not None:
             self._chrony = ChronyMonitor(host_id, clock, settings.chrony.limit_us * 1e3)
-        try:
-            for node in settings.nodes:
-                client = ProbeClient(node.host, node.port, load_key(node.key), clock)
-                self.nodes[node.name] = RemoteClock(node.name, client, clock, node.limit_us * 1e3)
-        except (ConfigError, DeviceError):
-            self.close()
-            raise
+        self._find_nodes()
+
+    def begin(self) -> None:
+        """Judge the host's own clocks from here on: a new episode has begun."""
+        self.base = HostBase()
+
+    def _find_nodes(self) -> None:
+        now_ns = self._clock.now_ns()
+        if not self._absent or now_ns < self._retry_ns:
+            return
+        self._retry_ns = now_ns + RETRY_NS
+        for node in self._settings.nodes:
+            if node.name in self._absent:
+                try:
+                    client = ProbeClient(node.host, node.port, self._keys[node.name], self._clock)
+                except DeviceError as err:
+                    self._absent[node.name] = str(err)
+                    continue
+                del self._absent[node.name]
+                self.nodes[node.name] = RemoteClock(node.name, client, self._clock, node.limit_us * 1e3)
 
     def step(self, reading: BaseReading | None = None) -> tuple[WatchEvent, ...]:
         """Do what is due and return what happened.
@@ -122,6 +160,7 @@ class ClockWatch:
                 events.append(
                     WatchEvent("chrony", f"{judged.status.value}. {'; '.join(judged.reasons)}".strip())
                 )
+        self._find_nodes()
         for name, node in self.nodes.items():
             node.step()
             for change in node.take_events():
@@ -138,10 +177,54 @@ class ClockWatch:
         if self._chrony is not None:
             found.append(self._chrony.verdict)
         found += [node.verdict() for node in self.nodes.values()]
+        for name, reason in self._absent.items():
+            found.append(Verdict("remote_clock", name, Status.INSUFFICIENT, (), (reason,)))
         return tuple(found)
+
+    def ptp_reference(self) -> Reference | None:
+        """Return PTP time on the host clock; UTC where PTP is not watched; None while neither is known."""
+        status = self.ptp_status
+        if self._monitor is None:
+            return self._utc_reference()
+        if status is None or status.uncertainty is None:
+            return None
+        if self._phc is not None:
+            try:
+                phc = self._phc.read()
+            except ClockError:
+                return None  # the hardware clock was removed; the monitor's verdict says what PTP is worth
+            model = claimed_model(status, phc.phc_ns, phc.host_ns)
+            error_ns = phc.bracket_ns / 2
+        else:
+            local = self.base.realtime()
+            if local is None:
+                return None
+            rate = 1 / (1 + local.rate_ppm * 1e-6)
+            model = claimed_model(status, local.ref_other_ns, local.ref_host_ns, rate)
+            error_ns = local.error_at(self._clock.now_ns())
+        known = replace(model.uncertainty, floor_ns=model.uncertainty.floor_ns + error_ns)
+        return Reference("ptp", replace(model, uncertainty=known))
+
+    def _utc_reference(self) -> Reference | None:
+        local = self.base.realtime()
+        if local is None:
+            return None
+        offset_ns = local.ref_other_ns - local.ref_host_ns
+        if self._chrony is not None and self._chrony.verdict.status is Status.OK:
+            bound = next(q.value for q in self._chrony.verdict.quantities if q.name == "bound")
+            return utc_reference(offset_ns, local.ref_host_ns, bound + local.error_ns)
+        return utc_reference(offset_ns, local.ref_host_ns, doubt=NO_UTC)
+
+    def node_reference(self, name: str) -> Reference | None:
+        """Return a node's clock on the host clock; None while it is not known."""
+        node = self.nodes.get(name)
+        model = node.model() if node is not None else None
+        return None if model is None else Reference(f"node {name}", replace(model, method=f"node {name}"))
 
     def close(self) -> None:
         """Release all sockets."""
+        if self._phc is not None:
+            self._phc.close()
         if self._monitor is not None:
             self._monitor.close()
         if self._chrony is not None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sensorium.drivers.frame import ClockKind, DeviceClock, Encoding, Frame, Latency, Modality, StreamInfo
-from sensorium.sync.clocks.claims import judge_utc_claim
+from sensorium.sync.clocks.claims import judge_claim, utc_reference
 from sensorium.sync.clocks.offsets import OffsetTracker, frozen_runs, live_readings, smooth
 from sensorium.sync.clocks.tracker import StreamTracker
 
@@ -113,7 +113,7 @@ def lidar(host_ns: Any, device_us: Any, modulus: int | None) -> dict[str, Any]:
     assert model is not None
     assert line is not None
     # The captures' arrival stamps are the capturing host's UTC.
-    verdict = judge_utc_claim(info, model, line, utc_minus_host_ns=0)
+    verdict = judge_claim(info, model, line, utc_reference(0, int(host_ns[-1])))
     excess_us = (host_ns - np.array(captures)) / 1e3
     return {
         "status": verdict.status.value,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sensorium.drivers.frame import ClockKind, DeviceClock, Encoding, Frame, Latency, Modality, StreamInfo
-from sensorium.sync.clocks.claims import judge_utc_claim
+from sensorium.sync.clocks.claims import judge_claim, utc_reference
 from sensorium.sync.clocks.tracker import StreamTracker
 from sensorium.verdict import Status, Verdict
 
@@ -23,7 +23,8 @@ def judge(device_us: np.ndarray, host_ns: np.ndarray, modulus: int | None, utc_m
     model, line = tracker.model, tracker.line
     assert model is not None
     assert line is not None
-    return judge_utc_claim(info, model, line, utc_minus_host_ns)
+    reference = utc_reference(utc_minus_host_ns, int(host_ns[-1]))
+    return judge_claim(info, model, line, reference)
 
 
 def stamps(ahead_s: float, modulus: int | None, skew_ppm: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

@@ -75,6 +75,7 @@ def full_manifest() -> Manifest:
         (PairRecord("cam", "imu", "interpolated", 1.0, 2.0, 3.0),),
         "cam",
         CalibrationRecord("abc", (verdict,)),
+        (verdict,),
         QualityRecord(Status.OK),
         (verdict,),
         "operator",

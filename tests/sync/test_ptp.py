@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.errors import ClockError
+from sensorium.sync.clocks.claims import compare_claim
 from sensorium.sync.clocks.model import ClockModel, Uncertainty
 from sensorium.sync.clocks.ptp import (
     PtpEventKind,
@@ -19,8 +20,8 @@ from sensorium.sync.clocks.ptp import (
     PtpPolicy,
     PtpStatus,
     PtpTracker,
+    claimed_model,
 )
-from sensorium.sync.clocks.ptp_claim import claimed_model, compare_ptp_claim
 from sensorium.sync.clocks.ptp_management import (
     DataSet,
     PortState,
@@ -305,19 +306,19 @@ def model_at(host_ns: int, skew_ppm: float = 0.0, width_ns: float = 20_000) -> C
     ],
 )
 def test_a_false_claim_is_named(apart_ns: int, reason: str) -> None:
-    verdict = compare_ptp_claim("lidar", DEVICE_NS, model_at(START_NS + apart_ns), model_at(START_NS))
+    verdict = compare_claim("lidar", DEVICE_NS, model_at(START_NS + apart_ns), model_at(START_NS))
     assert verdict.status is Status.FAILED
     assert reason in verdict.reasons[0]
 
 
 def test_a_true_claim_stands() -> None:
-    verdict = compare_ptp_claim("lidar", DEVICE_NS, model_at(START_NS + 800_000), model_at(START_NS))
+    verdict = compare_claim("lidar", DEVICE_NS, model_at(START_NS + 800_000), model_at(START_NS))
     assert verdict.status is Status.OK
     assert verdict.reasons == ()
 
 
 def test_a_free_running_device_is_named_before_it_has_gone_far() -> None:
-    verdict = compare_ptp_claim("lidar", DEVICE_NS, model_at(START_NS, 23.0), model_at(START_NS))
+    verdict = compare_claim("lidar", DEVICE_NS, model_at(START_NS, 23.0), model_at(START_NS))
     assert verdict.status is Status.FAILED
     assert "+23.0 ppm off the clock that it claims to follow: it is free-running" in verdict.reasons[0]
 

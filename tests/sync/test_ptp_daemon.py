@@ -3,113 +3,29 @@
 Both ends read one CLOCK_REALTIME, so the true offset is zero; ``free_running 1`` keeps ptp4l from steering it.
 """
 
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ptp_network import ASYMMETRY_NS, CLIENT, DOMAIN, LATENCY_NS, MASTER, Network, require_namespaces
 
 from sensorium.errors import ClockError
-from sensorium.sync.clocks.ptp import PtpEventKind, PtpMonitor, PtpPolicy, PtpStatus, PtpTracker
-from sensorium.sync.clocks.ptp_claim import claimed_model
+from sensorium.sync.clocks.ptp import (
+    PtpEventKind,
+    PtpMonitor,
+    PtpPolicy,
+    PtpStatus,
+    PtpTracker,
+    claimed_model,
+)
 from sensorium.sync.clocks.ptp_management import PortState, PtpClient, PtpReading
 from sensorium.timebase import SECOND_NS, HostClock, read_bases
 from sensorium.verdict import Status
 
-DOMAIN = 42
-ASYMMETRY_NS = 250_000
-LATENCY_NS = 1_000_000
-MASTER = ("--priority1=100", "--clockClass=6", "--clockAccuracy=0x21", "--timeSource=0x20")
-CLIENT = ("--slaveOnly=1", "--free_running=1")
-COMMON = (
-    *("-S", "-4", "-E", "-q", "-m", f"--domainNumber={DOMAIN}"),
-    *("--logSyncInterval=-3", "--logAnnounceInterval=-3", "--logMinDelayReqInterval=-3"),
-)
 POLICY = PtpPolicy(is_free_running=True)
 CLOCK = HostClock()
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
-
-
-class Network:
-    """A master's namespace with one cable to each client's namespace; ptp4l runs as told."""
-
-    def __init__(self, folder: Path, clients: int) -> None:
-        self.folder = folder
-        self.names = [f"sn{os.getpid()}-{clients}-{n}" for n in range(clients + 1)]
-        self._running: list[subprocess.Popen[str]] = []
-        self._clients: list[PtpClient] = []
-        for name in self.names:
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        for n in range(1, clients + 1):
-            ip(
-                "link",
-                "add",
-                f"m{n}",
-                "netns",
-                self.names[0],
-                "type",
-                "veth",
-                "peer",
-                f"c{n}",
-                "netns",
-                self.names[n],
-            )
-            for name, end, host in ((self.names[0], f"m{n}", 1), (self.names[n], f"c{n}", 2)):
-                ip("-n", name, "address", "add", f"10.77.{n}.{host}/24", "dev", end)
-                ip("-n", name, "link", "set", end, "up")
-
-    def start(
-        self, namespace: int, socket_name: str, ports: list[str], *options: str
-    ) -> subprocess.Popen[str]:
-        path = self.folder / socket_name
-        command = [
-            "ip",
-            "netns",
-            "exec",
-            self.names[namespace],
-            "ptp4l",
-            *COMMON,
-            f"--uds_address={path}",
-            *options,
-        ]
-        for port in ports:
-            command += ["-i", port]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
-        self._running.append(process)
-        return process
-
-    def client(self, socket_name: str, domain: int = DOMAIN, transport_specific: int = 0) -> PtpClient:
-        opened = PtpClient(CLOCK, self.folder / socket_name, domain, transport_specific)
-        self._clients.append(opened)
-        return opened
-
-    def close(self) -> None:
-        for client in self._clients:
-            client.close()
-        for process in self._running:
-            process.terminate()
-        for process in self._running:
-            process.wait(10)
-        for name in self.names:
-            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
-
-
-def require_namespaces() -> None:
-    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("ptp4l"):
-        pytest.skip("needs root, ip and ptp4l (linuxptp)")
-    probe = f"sn{os.getpid()}-probe"
-    tried = subprocess.run(["ip", "netns", "add", probe], check=False, capture_output=True, text=True)
-    if tried.returncode:
-        pytest.skip(f"network namespaces are not allowed here: {tried.stderr.strip()}")
-    ip("netns", "delete", probe)
 
 
 @pytest.fixture(scope="module")
