@@ -1,25 +1,27 @@
-"""Hardware triggers and PPS: frames matched to the pulses that caused them, seconds to their edges.
+"""Hardware triggers: frames matched to the pulses that caused them.
 
 A trigger's pulse is timed far better than any frame's arrival. Frames are matched by counter: the camera counts
 its exposures, the trigger its pulses, and the difference of the two counts stays constant until a pulse is ignored
 or an exposure happens without one. Approximate capture times (one-way estimates) tell that difference; they need to
 be right within half a period, with a constant error allowed for through the declared latency.
+
+:func:`match_trigger` matches a finished recording; :class:`~sensorium.sync.clocks.triggered.TriggerMatcher` does it
+while recording.
 """
 
-from collections import Counter, deque
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.errors import ClockError
-from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Quantity, Status, Verdict
 
 Stamps = NDArray[np.int64]
 
-_PERSIST = 3
+PERSIST = 3
 """A difference of the counters must hold for so many frames before it is believed; one frame may just be late."""
 _BRIDGE_PERIODS = 4
 
@@ -53,9 +55,120 @@ class Shutter:
         after: Stamps = np.rint(self.delay_ns + exposure_ns / 2 + row * self.row_ns).astype(np.int64)
         return edge_ns + after
 
+    def after_edge_ns(self, exposure_ns: float) -> int:
+        """Return how long after its edge one image stands: mid-exposure of the middle row."""
+        return round(self.delay_ns + exposure_ns / 2 + (self.rows - 1) / 2 * self.row_ns)
+
     def middle_ns(self, edge_ns: Stamps, exposure_ns: NDArray[np.float64]) -> Stamps:
         """Return the instant that (n,) images stand for: mid-exposure of the middle row."""
         return self.row_middle_ns(edge_ns, exposure_ns, (self.rows - 1) / 2)
+
+
+@dataclass(slots=True)
+class TriggerCounts:
+    """What became of the pulses and of the frames of one camera.
+
+    Attributes:
+        matched: Frames that have the time of their own pulse.
+        bridged: Frames whose pulse was not recorded, with a time from its neighbours.
+        estimated: Frames that kept the ordinary estimate, by the reason why.
+        lost_frames: Exposures that the camera counted, but whose frames never came.
+        ignored_pulses: Pulses that the camera did not answer.
+        spurious_frames: Exposures without a pulse.
+        pulses: Pulses recorded.
+        unrecorded_pulses: Numbers missing from the trigger's own record.
+        slips: How often the camera's times left their pulses and had to be found again.
+        is_loose: They keep leaving them in one direction: the camera runs freely.
+        refusal: Why nothing can be matched at all, and what to do; "" otherwise.
+        counts_exposures: The camera has a counter of its own; else a lost frame looks like an ignored pulse.
+        least_ns, most_ns: Of the approximate times minus those of the pulses.
+    """
+
+    matched: int = 0
+    bridged: int = 0
+    estimated: Counter[str] = field(default_factory=Counter)
+    lost_frames: int = 0
+    ignored_pulses: int = 0
+    spurious_frames: int = 0
+    pulses: int = 0
+    unrecorded_pulses: int = 0
+    slips: int = 0
+    is_loose: bool = False
+    refusal: str = ""
+    counts_exposures: bool = True
+    period_ns: float = 0.0
+    least_ns: float = float("inf")
+    most_ns: float = float("-inf")
+
+    def residual(self, residual_ns: float) -> None:
+        """Note by how much an approximate time is later than its pulse says."""
+        self.least_ns, self.most_ns = min(self.least_ns, residual_ns), max(self.most_ns, residual_ns)
+
+    def add(self, other: "TriggerCounts") -> None:
+        """Add what another instance of the same camera's driver counted."""
+        for name in ("matched", "bridged", "lost_frames", "ignored_pulses", "spurious_frames"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("pulses", "unrecorded_pulses", "slips"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.estimated += other.estimated
+        self.is_loose |= other.is_loose
+        self.counts_exposures &= other.counts_exposures
+        self.refusal = other.refusal or self.refusal
+        self.period_ns = other.period_ns or self.period_ns
+        self.least_ns, self.most_ns = min(self.least_ns, other.least_ns), max(self.most_ns, other.most_ns)
+
+    def verdict(self, subject: str) -> Verdict:
+        """Return whether the camera follows its trigger."""
+        matched, estimated = self.matched + self.bridged, self.estimated.total()
+        quantities = [
+            Quantity("frames matched", matched, "1"),
+            Quantity("frames with the ordinary estimate", estimated, "1"),
+            Quantity("frames lost", self.lost_frames, "1"),
+            Quantity("pulses ignored", self.ignored_pulses, "1"),
+            Quantity("pulses not recorded", self.unrecorded_pulses, "1"),
+            Quantity("frames without a pulse", self.spurious_frames, "1"),
+        ]
+        if self.most_ns >= self.least_ns:
+            spread_us, limit_us = (self.most_ns - self.least_ns) / 1e3, self.period_ns / 2e3
+            quantities += [
+                Quantity("spread of the approximate times", spread_us, "us", threshold=limit_us),
+                Quantity("approximate times are late by", (self.least_ns + self.most_ns) / 2e3, "us"),
+            ]
+        status, reasons = self._judge(matched, estimated)
+        return Verdict("trigger", subject, status, tuple(quantities), reasons)
+
+    def _judge(self, matched: int, estimated: int) -> tuple[Status, tuple[str, ...]]:
+        if self.refusal:
+            return Status.INSUFFICIENT, (self.refusal,)
+        if not matched + estimated:
+            return Status.INSUFFICIENT, ("no frames",)
+        if not self.pulses:
+            return Status.FAILED, ("no pulse came: is the trigger running and connected?",)
+        reasons = self._reasons()
+        if self.is_loose or self.spurious_frames > matched:
+            return Status.FAILED, reasons
+        if not matched:
+            return Status.INSUFFICIENT, (*reasons, "no frame could be matched with a pulse")
+        is_followed = not (self.spurious_frames or self.ignored_pulses or self.slips)
+        return (Status.OK if is_followed else Status.SUSPECT), reasons
+
+    def _reasons(self) -> tuple[str, ...]:
+        ignored = "pulses were ignored by the camera: the exposure may exceed the period"
+        if not self.counts_exposures:
+            ignored = "pulses have no frame: ignored or lost, which a camera without a counter cannot tell"
+        loose = "times left their pulses and were found again: is the camera in trigger mode?"
+        found = (
+            (
+                self.spurious_frames,
+                "frames were exposed without a pulse: is the camera in trigger mode?",
+            ),
+            (self.ignored_pulses, ignored),
+            (self.slips, loose),
+            (self.lost_frames, "frames were exposed but never came"),
+            (self.unrecorded_pulses, "pulses are missing from the trigger's record"),
+        )
+        kept = (f"{count} frames keep the ordinary estimate: {why}" for why, count in self.estimated.items())
+        return (*(f"{count} {what}" for count, what in found if count), *kept)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +179,7 @@ class TriggerMatch:
         pulse: Unwrapped pulse number; -1 for frames without one.
         edge_ns: Time of that pulse; -1 where it is unknown.
         outcome: One of :class:`Pulse`.
+        pulses: How many were recorded.
         lost_frames: Exposures that the camera counted, but whose frames never came.
         ignored_pulses: Pulses that the camera did not answer.
         unrecorded_pulses: Numbers missing from the trigger's own record, within its span.
@@ -77,6 +191,7 @@ class TriggerMatch:
     edge_ns: Stamps
     capture_ns: Stamps
     outcome: tuple[Pulse, ...]
+    pulses: int
     lost_frames: int
     ignored_pulses: int
     unrecorded_pulses: int
@@ -84,47 +199,30 @@ class TriggerMatch:
     period_ns: float
     residual_ns: NDArray[np.float64]
 
+    @property
+    def counts(self) -> TriggerCounts:
+        """What became of the pulses and of the frames."""
+        outcomes = Counter(self.outcome)
+        found = TriggerCounts(
+            matched=outcomes[Pulse.MATCHED],
+            bridged=outcomes[Pulse.BRIDGED],
+            lost_frames=self.lost_frames,
+            ignored_pulses=self.ignored_pulses,
+            spurious_frames=outcomes[Pulse.NO_PULSE],
+            pulses=self.pulses,
+            unrecorded_pulses=self.unrecorded_pulses,
+            period_ns=self.period_ns,
+        )
+        for outcome in (Pulse.PULSE_LOST, Pulse.NO_PULSE):
+            if outcomes[outcome]:
+                found.estimated[outcome.value] = outcomes[outcome]
+        for residual_ns in self.residual_ns.tolist():
+            found.residual(residual_ns)
+        return found
+
     def verdict(self, subject: str) -> Verdict:
         """Return whether the camera follows its trigger."""
-        counts = Counter(self.outcome)
-        matched = counts[Pulse.MATCHED] + counts[Pulse.BRIDGED]
-        spread_us = float(np.ptp(self.residual_ns)) / 1e3 if len(self.residual_ns) else 0.0
-        quantities = (
-            Quantity("frames matched", matched, "1"),
-            Quantity("frames lost", self.lost_frames, "1"),
-            Quantity("pulses ignored", self.ignored_pulses, "1"),
-            Quantity("pulses not recorded", self.unrecorded_pulses, "1"),
-            Quantity("frames without a pulse", counts[Pulse.NO_PULSE], "1"),
-            Quantity("spread of the approximate times", spread_us, "us", threshold=self.period_ns / 2e3),
-        )
-        reasons = [
-            f"{count} {what}"
-            for count, what in (
-                (
-                    counts[Pulse.NO_PULSE],
-                    "frames were exposed without a pulse: is the camera in trigger mode?",
-                ),
-                (
-                    self.ignored_pulses,
-                    "pulses were ignored by the camera: the exposure may exceed the period",
-                ),
-                (self.lost_frames, "frames were exposed but never came"),
-                (self.unrecorded_pulses, "pulses are missing from the trigger's record"),
-            )
-            if count
-        ]
-        if not self.outcome:
-            return Verdict("trigger", subject, Status.INSUFFICIENT, quantities, ("no frames",))
-        if counts[Pulse.NO_PULSE] > matched:
-            return Verdict("trigger", subject, Status.FAILED, quantities, tuple(reasons))
-        is_followed = not counts[Pulse.NO_PULSE] and not self.ignored_pulses
-        return Verdict(
-            "trigger",
-            subject,
-            Status.OK if is_followed else Status.SUSPECT,
-            quantities,
-            tuple(reasons),
-        )
+        return self.counts.verdict(subject)
 
 
 def unwrap_counter(counts: Stamps, modulus: int | None, times_ns: Stamps, period_ns: float) -> Stamps:
@@ -181,10 +279,7 @@ def match_trigger(
     known_steps = np.diff(pulse_count) if pulse_modulus is None else np.diff(pulse_count) % pulse_modulus
     period_ns = float(np.median(np.diff(pulse_ns) / np.maximum(known_steps, 1)))
     if latency_bound_ns >= period_ns / 2:
-        raise ClockError(
-            f"trigger: the frames' latency is known to {latency_bound_ns / 1e6:.1f} ms only, more than half the "
-            f"period of {period_ns / 1e6:.1f} ms; which pulse caused a frame cannot be told"
-        )
+        raise ClockError(ambiguity(latency_bound_ns, period_ns))
     pulses = unwrap_counter(pulse_count, pulse_modulus, pulse_ns, period_ns)
     frames = unwrap_counter(frame_count, frame_modulus, approximate_ns, period_ns)
     edges_seen_ns = approximate_ns - shutter.middle_ns(np.zeros(len(frames), np.int64), exposure_ns)
@@ -202,12 +297,22 @@ def match_trigger(
         edge_ns=edge_ns,
         capture_ns=np.where(has_edge, middle_ns, approximate_ns),
         outcome=outcome,
+        pulses=len(pulses),
         lost_frames=int((np.diff(frames) - 1).sum()) if len(frames) else 0,
         ignored_pulses=ignored,
         unrecorded_pulses=int((np.diff(pulses) - 1).sum()),
         outside_pulses=int(((pulses < first) | (pulses > last)).sum()),
         period_ns=period_ns,
         residual_ns=np.asarray(approximate_ns - middle_ns, np.float64)[has_edge],
+    )
+
+
+def ambiguity(latency_bound_ns: float, period_ns: float) -> str:
+    """Return why frames whose latency is known so badly cannot be matched, and what to do."""
+    return (
+        f"the frames' latency is known to {latency_bound_ns / 1e6:.1f} ms only, not to half the "
+        f"period of {period_ns / 1e6:.1f} ms; which pulse caused a frame cannot be told. Give a smaller "
+        f"latency_bound_ms, if that is true, or trigger more slowly"
     )
 
 
@@ -230,7 +335,7 @@ def _pulse_at(pulses: Stamps, pulse_ns: Stamps, edges_ns: Stamps, period_ns: flo
 def _differences(frames: Stamps, nearest: Stamps) -> tuple[Stamps, NDArray[np.bool_]]:
     """Return each frame's (pulse - frame) count, and which frames had no pulse of their own.
 
-    A new difference is believed once it held for ``_PERSIST`` frames. When it falls, as many frames as it fell
+    A new difference is believed once it held for ``PERSIST`` frames. When it falls, as many frames as it fell
     by were exposed without a pulse: those before the fall share their pulse with a neighbour.
     """
     raw = nearest - frames
@@ -238,13 +343,13 @@ def _differences(frames: Stamps, nearest: Stamps) -> tuple[Stamps, NDArray[np.bo
     spurious = np.zeros(len(raw), np.bool_)
     if not len(raw):
         return out, spurious
-    current = int(Counter(raw[: 4 * _PERSIST].tolist()).most_common(1)[0][0])
+    current = int(Counter(raw[: 4 * PERSIST].tolist()).most_common(1)[0][0])
     index = 0
     while index < len(raw):
-        ahead = raw[index : index + _PERSIST]
-        if raw[index] != current and (ahead == raw[index]).all() and len(ahead) == _PERSIST:
+        ahead = raw[index : index + PERSIST]
+        if raw[index] != current and (ahead == raw[index]).all() and len(ahead) == PERSIST:
             fall = current - int(raw[index])
-            if 0 < fall <= _PERSIST:
+            if 0 < fall <= PERSIST:
                 spurious[max(index - fall, 0) : index] = True
             current = int(raw[index])
         out[index] = current
@@ -270,123 +375,3 @@ def _edges(pulses: Stamps, pulse_ns: Stamps, number: Stamps) -> tuple[Stamps, tu
         else:
             outcome.append(Pulse.PULSE_LOST)
     return edge_ns, tuple(outcome)
-
-
-class Edge(str, Enum):
-    """What a PPS edge was."""
-
-    FIRST = "first"
-    SECOND = "second"
-    GLITCH = "glitch"
-
-
-@dataclass(frozen=True, slots=True)
-class PpsState:
-    """The UTC of a PPS: ``utc_s`` is the whole second of the edge at ``edge_ns`` (host)."""
-
-    edge_ns: int
-    utc_s: int
-    ns_per_second: float
-    bound_ns: float
-
-    def utc_ns(self, host_ns: int) -> int:
-        """Return the UTC of a host time near the edge."""
-        return self.utc_s * SECOND_NS + round((host_ns - self.edge_ns) * SECOND_NS / self.ns_per_second)
-
-
-class PpsTracker:
-    """Numbers the edges of a pulse per second and names them by the messages (NMEA, UBX) that follow.
-
-    An edge that is not a whole number of seconds after the last one is a glitch; skipped seconds are missed
-    edges. A message names the last edge before its arrival; the name is used once three in a row agree, and a
-    name that then disagrees is counted, not believed, until three in a row agree again.
-    """
-
-    def __init__(self, tolerance_ns: int = 2_000_000, max_skew_ppm: float = 200.0, window: int = 32) -> None:
-        """Args:
-        tolerance_ns: Largest latency jitter of an edge's stamp.
-        max_skew_ppm: Largest rate error of the host clock.
-        """
-        self._tolerance_ns, self._max_skew = tolerance_ns, max_skew_ppm * 1e-6
-        self._edges: deque[tuple[int, int]] = deque(maxlen=window)
-        self._offset_s: int | None = None
-        self._candidate: tuple[int, int] | None = None
-        self._glitches_in_row: list[int] = []
-        self.glitches = 0
-        self.missed = 0
-        self.bad_labels = 0
-
-    def edge(self, host_ns: int) -> Edge:
-        """Take an edge, in order."""
-        if not self._edges:
-            self._edges.append((0, host_ns))
-            return Edge.FIRST
-        number, last_ns = self._edges[-1]
-        elapsed_ns = host_ns - last_ns
-        seconds = round(elapsed_ns / SECOND_NS)
-        slack_ns = self._tolerance_ns + self._max_skew * elapsed_ns
-        if seconds < 1 or abs(elapsed_ns - seconds * SECOND_NS) > slack_ns:
-            self.glitches += 1
-            if self._begins_anew(host_ns):
-                return Edge.FIRST
-            return Edge.GLITCH
-        self.missed += seconds - 1
-        self._glitches_in_row.clear()
-        self._edges.append((number + seconds, host_ns))
-        return Edge.SECOND
-
-    def _begins_anew(self, host_ns: int) -> bool:
-        """Return whether three "glitches" in a row are a second apart: then the first edge was the glitch."""
-        row = self._glitches_in_row
-        if row and abs(host_ns - row[-1] - SECOND_NS) > self._tolerance_ns + self._max_skew * SECOND_NS:
-            row.clear()
-        row.append(host_ns)
-        if len(row) < 3:
-            return False
-        self._edges.clear()
-        self._edges.extend(enumerate(row))
-        self._offset_s = self._candidate = None
-        row.clear()
-        return True
-
-    def label(self, utc_s: int, arrival_ns: int) -> bool:
-        """Take a message that names the edge before it; return whether it agrees with what is known."""
-        before = [number for number, edge_ns in self._edges if 0 <= arrival_ns - edge_ns < SECOND_NS]
-        if not before:
-            return False
-        offset_s = utc_s - before[-1]
-        if offset_s == self._offset_s:
-            self._candidate = None
-            return True
-        count = self._candidate[1] + 1 if self._candidate and self._candidate[0] == offset_s else 1
-        self._candidate = (offset_s, count)
-        if count >= 3:
-            self._offset_s, self._candidate = offset_s, None
-            return True
-        if self._offset_s is not None:
-            self.bad_labels += 1
-        return False
-
-    @property
-    def state(self) -> PpsState | None:
-        """The newest edge as UTC; None until it has a name.
-
-        Stamps of edges are late, never early: the line lies under them. Its slope is the median of slopes over
-        half the window (Theil-Sen), its height the least of the last edges'.
-        """
-        if self._offset_s is None or len(self._edges) < 4:
-            return None
-        numbers = np.array([number for number, _ in self._edges])
-        origin_ns = self._edges[0][1]
-        times = np.array([edge_ns - origin_ns for _, edge_ns in self._edges], np.float64)
-        half = len(times) // 2
-        rest = len(times) - half
-        slope = float(np.median((times[half:] - times[:rest]) / (numbers[half:] - numbers[:rest])))
-        excess = times - slope * (numbers - numbers[-1])
-        height, spread = float(excess.min()), float(np.median(excess) - excess.min())
-        return PpsState(
-            origin_ns + round(height),
-            int(numbers[-1]) + self._offset_s,
-            slope,
-            spread / np.sqrt(len(times)) + 1.0,
-        )
