@@ -4,7 +4,7 @@ Source: spec calibration 1.7 and 1.11; IEEE Std 952 for the noise density and it
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from sensorium.calibration.checks import Degree, judge
 from sensorium.calibration.geometry import Array
 from sensorium.calibration.lidar_lidar import surface
 from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.sensor_models import ImuModel
+from sensorium.errors import CalibrationError
 from sensorium.verdict import Quantity, Status, Verdict
 
 # Cells this far from level are ramps or furniture; the two sensors' tolerance is far below it.
@@ -24,29 +26,53 @@ STATIC_CHECK = "imu_static"
 GROUND_CHECK = "ground_gravity"
 
 GRAVITY_M_S2 = 9.81
-MIN_STATIC_S = 20.0
+MIN_STATIC_S = 10.0
+MIN_BIAS_POSES = 4
+# Least spread of gravity over the poses, RMS along the worst axis: 6 degrees of tilt to either side.
+MIN_TILT_M_S2 = 1.0
 TAU_S = 0.1
-# A window counts as still when its rates scatter no more than this times the noise that the sensor should have.
+# A second counts as rest when its readings scatter no more than this times the noise that the sensor should have.
 STILL_FACTOR = 10.0
+# Parts of one stretch of rest may differ this much in mean specific force: 1 degree of tilt.
+SAME_REST_M_S2 = 0.17
 # Noise against the known density. Below 3, so that a sensor three times as loud is always heard.
 NOISE_LIMIT = 2.5
-
-
-@dataclass(frozen=True, slots=True)
-class ImuModel:
-    """What an IMU is known to do: biases in its own axes, noise densities per square root of hertz."""
-
-    gyro_bias_rad_s: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    gyro_noise_rad_s: float = 2e-4
-    acc_noise_m_s2: float = 2e-3
+# Of an industrial MEMS part, where the rig document knows nothing; only rest is told by it.
+TYPICAL_GYRO_NOISE, TYPICAL_ACC_NOISE = 2e-4, 2e-3
 
 
 @dataclass(frozen=True, slots=True)
 class ImuTolerance:
-    """Accepted changes while standing still."""
+    """Accepted while standing still; two thirds of the jumps that must be found (0.3 deg/s, 0.1 m/s^2).
 
-    gyro_bias_deg_s: float = 0.3
-    gravity_m_s2: float = 0.1
+    Attributes:
+        unknown_gravity_m_s2: Where no accelerometer bias is known.
+    """
+
+    gyro_bias_deg_s: float = 0.2
+    acc_bias_m_s2: float = 0.07
+    unknown_gravity_m_s2: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inertial:
+    """What an IMU read: (N,) times (s) and (N, 3) specific force and angular rate in its own axes."""
+
+    time_s: Array
+    acc_m_s2: Array
+    gyro_rad_s: Array
+
+    @property
+    def rate_hz(self) -> float:
+        span_s = float(self.time_s[-1] - self.time_s[0]) if len(self.time_s) > 1 else 0.0
+        return (len(self.time_s) - 1) / span_s if span_s > 0 else 0.0
+
+    def taken(self, which: NDArray[np.bool_]) -> "Inertial":
+        """Return the samples that a mask selects."""
+        return Inertial(self.time_s[which], self.acc_m_s2[which], self.gyro_rad_s[which])
+
+    def between(self, start_s: float, end_s: float) -> "Inertial":
+        return self.taken((self.time_s >= start_s) & (self.time_s < end_s))
 
 
 def noise_density(values: Array, rate_hz: float, tau_s: float = TAU_S) -> Array:
@@ -57,77 +83,192 @@ def noise_density(values: Array, rate_hz: float, tau_s: float = TAU_S) -> Array:
     size = max(round(tau_s * rate_hz), 1)
     groups = len(values) // size
     means = values[: groups * size].reshape(groups, size, -1).mean(axis=1)
-    deviation = np.sqrt(0.5 * np.mean(np.square(np.diff(means, axis=0)), axis=0))
-    return np.asarray(deviation * np.sqrt(size / rate_hz), np.float64)
+    # The median, because the seconds at rest need not follow upon each other.
+    steps = np.median(np.abs(np.diff(means, axis=0)), axis=0) / 0.6745
+    return np.asarray(steps * np.sqrt(0.5 * size / rate_hz), np.float64)
+
+
+def rest_spans(
+    samples: Inertial, model: ImuModel | None = None, min_s: float = 1.0
+) -> list[tuple[float, float]]:
+    """Return (start, end) in seconds of every stretch of ``min_s`` and more in which the IMU was at rest.
+
+    A second is rest when neither gyro nor accelerometer scatters by more than ten times the sensor's noise; a
+    stretch ends where it tilts. A steady slow turn about the vertical looks like rest to any IMU.
+    """
+    model = model or ImuModel()
+    rate_hz = samples.rate_hz
+    size = max(round(rate_hz), 2)
+    limits = (
+        STILL_FACTOR * np.sqrt(rate_hz) * (model.gyro_noise_rad_s or TYPICAL_GYRO_NOISE),
+        STILL_FACTOR * np.sqrt(rate_hz) * (model.acc_noise_m_s2 or TYPICAL_ACC_NOISE),
+    )
+    spans: list[tuple[int, int]] = []
+    before = np.full(3, np.inf)
+    for start in range(0, len(samples.time_s) - size + 1, size):
+        part = slice(start, start + size)
+        gyro, acc = samples.gyro_rad_s[part], samples.acc_m_s2[part]
+        is_whole = samples.time_s[start + size - 1] - samples.time_s[start] < 1.5
+        if not is_whole or gyro.std(axis=0).max() > limits[0] or acc.std(axis=0).max() > limits[1]:
+            before = np.full(3, np.inf)
+            continue
+        mean = acc.mean(axis=0)
+        if float(np.abs(mean - before).max()) < SAME_REST_M_S2:
+            spans[-1] = (spans[-1][0], start + size)
+        else:
+            spans.append((start, start + size))
+        before = mean
+    last = len(samples.time_s) - 1
+    found = [(float(samples.time_s[a]), float(samples.time_s[min(b, last)])) for a, b in spans]
+    return [(start_s, end_s) for start_s, end_s in found if end_s - start_s >= 0.99 * min_s]
+
+
+def at_rest(samples: Inertial, model: ImuModel | None = None) -> Inertial:
+    """Return the samples of all stretches of rest."""
+    still = np.zeros(len(samples.time_s), np.bool_)
+    for start_s, end_s in rest_spans(samples, model):
+        still |= (samples.time_s >= start_s) & (samples.time_s < end_s)
+    return samples.taken(still)
 
 
 def check_imu_static(
-    time_s: Array,
-    acc_m_s2: Array,
-    gyro_rad_s: Array,
+    samples: Inertial,
     name: str,
     model: ImuModel | None = None,
     tolerance: ImuTolerance | None = None,
+    min_s: float = MIN_STATIC_S,
 ) -> Verdict:
-    """Judge an IMU that stands still for a minute: bias against the known one, gravity's size, noise.
+    """Judge an IMU while it stands still: bias against the known one, gravity's size, noise.
 
-    Args:
-        time_s: (N,); acc_m_s2, gyro_rad_s: (N, 3) in the sensor's axes.
+    What the model does not know is not judged, and said so. Gravity shows the accelerometer's bias along the
+    vertical only.
     """
     model, tolerance = model or ImuModel(), tolerance or ImuTolerance()
-    count = len(time_s)
-    span_s = float(time_s[-1] - time_s[0]) if count > 1 else 0.0
-    if span_s < MIN_STATIC_S:
-        reason = f"{span_s:.0f} s of data, {MIN_STATIC_S:.0f} s at rest are needed"
+    count = len(samples.time_s)
+    span_s = float(samples.time_s[-1] - samples.time_s[0]) if count > 1 else 0.0
+    if span_s < 0.99 * min_s:
+        reason = f"{span_s:.0f} s of data, {min_s:.0f} s at rest are needed"
         return Verdict(STATIC_CHECK, name, Status.INSUFFICIENT, (), (reason,))
-    rate_hz = (count - 1) / span_s
-    still = _still(gyro_rad_s, acc_m_s2, rate_hz, model)
-    if still.sum() < MIN_STATIC_S * rate_hz:
-        reason = f"{still.sum() / rate_hz:.0f} s at rest, {MIN_STATIC_S:.0f} s are needed: the rig moves"
+    rate_hz = samples.rate_hz
+    still = at_rest(samples, model)
+    rest_s = len(still.time_s) / rate_hz
+    gyro, acc = still.gyro_rad_s, still.acc_m_s2
+    if rest_s < 0.99 * min_s:
+        reason = f"{rest_s:.0f} s at rest, {min_s:.0f} s are needed: the rig moves"
         return Verdict(STATIC_CHECK, name, Status.INSUFFICIENT, (), (reason,))
-    gyro, acc = gyro_rad_s[still], acc_m_s2[still]
-    bias = np.rad2deg(gyro.mean(axis=0) - model.gyro_bias_rad_s)
-    bias_sigma = float(np.rad2deg(2 * model.gyro_noise_rad_s / np.sqrt(len(gyro) / rate_hz)))
-    size = float(np.linalg.norm(acc.mean(axis=0))) - GRAVITY_M_S2
-    size_sigma = 2 * model.acc_noise_m_s2 / np.sqrt(len(acc) / rate_hz)
-    degrees = [
-        Degree(f"gyro_bias_{axis}", "deg/s", float(bias[k]), bias_sigma, tolerance.gyro_bias_deg_s)
-        for k, axis in enumerate("xyz")
-    ]
-    degrees.append(Degree("gravity", "m/s^2", size, float(size_sigma), tolerance.gravity_m_s2))
-    ratios = (
-        ("gyro_noise_ratio", noise_density(gyro, rate_hz) / model.gyro_noise_rad_s),
-        ("acc_noise_ratio", noise_density(acc, rate_hz) / model.acc_noise_m_s2),
-    )
-    extra = tuple(Quantity(label, float(ratio.max()), "1", NOISE_LIMIT) for label, ratio in ratios)
     dead = [
         f"{label} axis {'xyz'[k]} does not move at all: frozen or disconnected"
         for label, values in (("gyro", gyro), ("acc", acc))
         for k in range(3)
         if not np.ptp(values[:, k])
     ]
+    densities = noise_density(gyro, rate_hz).max(), noise_density(acc, rate_hz).max()
+    extra: list[Quantity] = [Quantity("rest", rest_s, "s", min_s)]
+    ratios = []
+    for label, density, known in (
+        ("gyro_noise_ratio", densities[0], model.gyro_noise_rad_s),
+        ("acc_noise_ratio", densities[1], model.acc_noise_m_s2),
+    ):
+        if known is not None:
+            ratios.append(Quantity(label, float(density / known), "1", NOISE_LIMIT))
+    extra += ratios
     if dead:
-        return Verdict(STATIC_CHECK, name, Status.FAILED, extra, tuple(dead))
-    verdict = judge(STATIC_CHECK, name, degrees, (), extra, ("scale factors need motion",))
-    loud = [
-        f"{each.name} {each.value:.1f}, more than {NOISE_LIMIT:g}"
-        for each in extra
-        if each.value > NOISE_LIMIT
-    ]
+        return Verdict(STATIC_CHECK, name, Status.FAILED, tuple(extra), tuple(dead))
+    degrees = _bias_degrees(gyro, acc, densities, rest_s, model, tolerance)
+    verdict = judge(STATIC_CHECK, name, degrees, (), extra, _unjudged(model))
+    loud = [f"{q.name} {q.value:.1f}, more than {NOISE_LIMIT:g}" for q in ratios if q.value > NOISE_LIMIT]
     if loud and verdict.status is not Status.FAILED:
         return Verdict(STATIC_CHECK, name, Status.SUSPECT, verdict.quantities, (*loud, *verdict.reasons))
     return verdict
 
 
-def _still(gyro: Array, acc: Array, rate_hz: float, model: ImuModel) -> NDArray[np.bool_]:
-    """Return which samples lie in whole seconds at rest."""
-    size = max(round(rate_hz), 2)
-    still = np.zeros(len(gyro), np.bool_)
-    limits = STILL_FACTOR * np.sqrt(rate_hz) * np.array([model.gyro_noise_rad_s, model.acc_noise_m_s2])
-    for start in range(0, len(gyro) - size + 1, size):
-        part = slice(start, start + size)
-        still[part] = gyro[part].std(axis=0).max() < limits[0] and acc[part].std(axis=0).max() < limits[1]
-    return still
+def _bias_degrees(
+    gyro: Array,
+    acc: Array,
+    densities: tuple[float, float],
+    rest_s: float,
+    model: ImuModel,
+    tolerance: ImuTolerance,
+) -> list[Degree]:
+    degrees = []
+    sigma = 2 * np.array(densities) / np.sqrt(rest_s)
+    if model.gyro_bias_rad_s is not None:
+        bias = np.rad2deg(gyro.mean(axis=0) - model.gyro_bias_rad_s)
+        degrees += [
+            Degree(
+                f"gyro_bias_{axis}",
+                "deg/s",
+                float(bias[k]),
+                float(np.rad2deg(sigma[0])),
+                tolerance.gyro_bias_deg_s,
+            )
+            for k, axis in enumerate("xyz")
+        ]
+    known = np.zeros(3) if model.acc_bias_m_s2 is None else np.array(model.acc_bias_m_s2)
+    size = float(np.linalg.norm(acc.mean(axis=0) - known)) - GRAVITY_M_S2
+    limit = tolerance.unknown_gravity_m_s2 if model.acc_bias_m_s2 is None else tolerance.acc_bias_m_s2
+    return [*degrees, Degree("gravity", "m/s^2", size, float(sigma[1]), limit)]
+
+
+def _unjudged(model: ImuModel) -> tuple[str, ...]:
+    unknown = [
+        label
+        for label, known in (
+            ("gyro bias", model.gyro_bias_rad_s),
+            ("accelerometer bias", model.acc_bias_m_s2),
+            ("gyro noise", model.gyro_noise_rad_s),
+            ("accelerometer noise", model.acc_noise_m_s2),
+        )
+        if known is None
+    ]
+    notes = [f"not judged, the calibration does not know it: {', '.join(unknown)}"] if unknown else []
+    return (*notes, "scale factors need motion")
+
+
+def solve_imu_static(samples: Inertial, known: ImuModel | None = None) -> ImuModel:
+    """Return the biases and noise densities that an IMU at rest shows; random walks stay as known.
+
+    In one pose the accelerometer's bias is what gravity's size leaves, along the vertical; across it, bias and
+    tilt are one. Rest in four poses or more that tilt about two axes gives all of it, from | a - b | = g.
+
+    Raises:
+        CalibrationError: With less than 10 s at rest.
+    """
+    still = at_rest(samples, known)
+    rate_hz = samples.rate_hz
+    rest_s = len(still.time_s) / rate_hz if rate_hz else 0.0
+    if rest_s < 0.99 * MIN_STATIC_S:
+        raise CalibrationError(
+            f"{rest_s:.0f} s at rest, {MIN_STATIC_S:.0f} s are needed: put the rig down and let it stand"
+        )
+    known = known or ImuModel()
+    gyro, acc = still.gyro_rad_s.mean(axis=0), _acc_bias(still, known)
+    return replace(
+        known,
+        gyro_bias_rad_s=(float(gyro[0]), float(gyro[1]), float(gyro[2])),
+        acc_bias_m_s2=(float(acc[0]), float(acc[1]), float(acc[2])),
+        gyro_noise_rad_s=float(noise_density(still.gyro_rad_s, rate_hz).max()),
+        acc_noise_m_s2=float(noise_density(still.acc_m_s2, rate_hz).max()),
+    )
+
+
+def _acc_bias(still: Inertial, model: ImuModel) -> Array:
+    means = np.array([still.between(*span).acc_m_s2.mean(axis=0) for span in rest_spans(still, model)])
+    mean = still.acc_m_s2.mean(axis=0)
+    if len(means) >= MIN_BIAS_POSES and is_tilted_about_two_axes(means):
+        # |a|^2 - 2 a.b + (|b|^2 - g^2) = 0 is linear in b and in the bracket.
+        design = np.column_stack([2 * means, -np.ones(len(means))])
+        found = np.linalg.lstsq(design, np.square(means).sum(axis=1), rcond=None)[0]
+        return np.asarray(found[:3], np.float64)
+    return np.asarray(mean * (1 - GRAVITY_M_S2 / float(np.linalg.norm(mean))), np.float64)
+
+
+def is_tilted_about_two_axes(gravity_m_s2: Array) -> bool:
+    """Return whether (N, 3) readings of gravity differ enough in all directions to tell it from a bias."""
+    spread = np.linalg.svd(gravity_m_s2 - gravity_m_s2.mean(axis=0), compute_uv=False) / np.sqrt(
+        len(gravity_m_s2)
+    )
+    return bool(len(spread) == 3 and spread[-1] > MIN_TILT_M_S2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,17 +322,22 @@ def check_ground_gravity(
     lidar_frame: str,
     imu_frame: str,
     slope_deg: float = 0.0,
-    tolerance_deg: float = 0.5,
+    tolerance_deg: float = 0.35,
 ) -> Verdict:
     """Compare the ground that a LiDAR sees with the gravity that an IMU feels, while standing still.
 
+    An accelerometer's unknown bias looks like tilt (20 mg: 1.1 degrees). With a reference reading in the
+    calibration the drift against it is judged; without, nothing is worse than suspect.
+
     Args:
         sweeps: Points of several revolutions at rest.
-        acc_m_s2: (N, 3) specific force over the same time, IMU axes; points up at rest.
+        acc_m_s2: (N, 3) specific force over the same time, IMU axes; points up at rest. A known bias is taken off.
         slope_deg: How far the ground may be from level (one sigma): 0 indoors, 1 on a road.
+        tolerance_deg: Per axis; a tilt of 0.5 degrees in any direction exceeds the default in one of them.
     """
     subject = f"{lidar_frame}~{imu_frame}"
-    acc = np.asarray(acc_m_s2, np.float64)
+    model = calibration.imus.get(imu_frame, ImuModel())
+    acc = np.asarray(acc_m_s2, np.float64) - (model.acc_bias_m_s2 or (0.0, 0.0, 0.0))
     if len(acc) < 10 or acc.std(axis=0).max() > 0.3:
         reason = "the IMU is not at rest, or hardly heard"
         return Verdict(GROUND_CHECK, subject, Status.INSUFFICIENT, (), (reason,))
@@ -208,8 +354,17 @@ def check_ground_gravity(
     # Sweeps at rest share the same cells, so their scatter does not shrink with their number.
     scatter = np.rad2deg(normals.std(axis=0).max())
     sigma = float(np.hypot(max(scatter, 0.05), slope_deg))
+    reference = calibration.reference(GROUND_CHECK, subject)
+    before = np.zeros(2) if reference is None else np.array(reference.mean)
     degrees = [
-        Degree(name, "deg", float(error[axis]), sigma, tolerance_deg)
+        Degree(
+            name,
+            "deg",
+            float(error[axis] - before[axis]),
+            sigma,
+            tolerance_deg,
+            may_fail=reference is not None,
+        )
         for axis, name in enumerate(("roll", "pitch"))
     ]
     heights = [plane.height_m for plane in planes]
@@ -217,4 +372,7 @@ def check_ground_gravity(
         Quantity("height", float(np.mean(heights)), "m", sigma=float(np.std(heights))),
         Quantity("plane_rms", float(np.mean([plane.rms_m for plane in planes])), "m"),
     )
-    return judge(GROUND_CHECK, subject, degrees, (), extra, ("heading cannot be seen from the ground",))
+    notes = ["heading cannot be seen from the ground"]
+    if reference is None:
+        notes.append("without a reference reading the accelerometer's bias and a tilt are one")
+    return judge(GROUND_CHECK, subject, degrees, (), extra, notes)

@@ -15,8 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.calibration.checks import Degree, judge
-from sensorium.calibration.geometry import Array, apply, difference, inverse, small_motion
+from sensorium.calibration.geometry import (
+    Array,
+    apply,
+    difference,
+    inverse,
+    rotation_log,
+    skew,
+    small_motion,
+)
 from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.rotation import Turns
 from sensorium.verdict import Quantity, Verdict
 
 CHECK = "lidar_lidar"
@@ -132,35 +141,40 @@ def _planes_near(target: Surface, points: Array, cell_m: float) -> NDArray[np.in
     return best
 
 
-def check_lidar_lidar(
+def register_sweeps(
     first_sweeps: Sequence[NDArray[np.floating]],
     second_sweeps: Sequence[NDArray[np.floating]],
+    T_first_second: Array,
+) -> Registration:
+    """Refine a transform by sweeps of two LiDARs that were taken while the rig stood in one place."""
+    target = surface(np.concatenate([np.asarray(sweep)[:, :3] for sweep in first_sweeps]))
+    source = np.concatenate([np.asarray(sweep)[:, :3] for sweep in second_sweeps])
+    return register(target, source[np.isfinite(source).all(axis=1) & source.any(axis=1)], T_first_second)
+
+
+def check_lidar_lidar(
+    found: Sequence[Registration],
     calibration: RigCalibration,
     first_frame: str,
     second_frame: str,
     rotation_tolerance_deg: float = 0.25,
     translation_tolerance_m: float = 0.025,
 ) -> Verdict:
-    """Judge two LiDARs from sweeps taken together while the rig hardly moves (5 sweeps or so).
+    """Judge two LiDARs by registrations at one or several places where the rig hardly moved.
 
     Tolerances hold per axis; a motion of twice the default in any direction exceeds one of them.
+
+    Args:
+        found: Of :func:`register_sweeps`, one for each place (5 sweeps or so each), started at the calibration.
     """
     subject = f"{first_frame}~{second_frame}"
-    if not first_sweeps or not second_sweeps:
-        return judge(CHECK, subject, (), ("no sweeps of both LiDARs",))
-    T_known = calibration.transform(first_frame, second_frame)
-    target = surface(np.concatenate([np.asarray(sweep)[:, :3] for sweep in first_sweeps]))
-    source = np.concatenate([np.asarray(sweep)[:, :3] for sweep in second_sweeps])
-    found = register(target, source[source.any(axis=1)], T_known)
+    if not found:
+        return judge(CHECK, subject, (), ("no sweeps of both LiDARs while the rig stood still",))
+    matches = max(each.matches for each in found)
     gates = []
-    if found.matches < MIN_MATCHES:
-        gates.append(
-            f"{found.matches} points of the one lie on planes of the other, {MIN_MATCHES} are needed"
-        )
-    motion = difference(inverse(T_known), inverse(found.T_target_source))
-    covariance = found.covariance
-    if np.isfinite(covariance).all():
-        covariance = covariance + np.diag(BIAS_SIGMA**2)
+    if matches < MIN_MATCHES:
+        gates.append(f"{matches} points of the one lie on planes of the other, {MIN_MATCHES} are needed")
+    motion, covariance = pooled_motion(found, calibration.transform(first_frame, second_frame))
     sigma = np.sqrt(np.diag(covariance))
     degrees = [
         Degree(
@@ -173,7 +187,60 @@ def check_lidar_lidar(
         for k, name in enumerate(DEGREES)
     ]
     extra = (
-        Quantity("matches", float(found.matches), "1", float(MIN_MATCHES)),
-        Quantity("plane_rms", found.rms_m, "m"),
+        Quantity("matches", float(matches), "1", float(MIN_MATCHES)),
+        Quantity("plane_rms", float(np.median([each.rms_m for each in found])), "m"),
+        Quantity("places", float(len(found)), "1"),
     )
     return judge(CHECK, subject, degrees, gates, extra)
+
+
+def pooled_motion(found: Sequence[Registration], T_first_second: Array) -> tuple[Array, Array]:
+    """Return the second LiDAR's motion against a calibration, in its own axes, and the covariance (6, 6).
+
+    Infinite where no registration has enough matches. Places that disagree inflate the covariance.
+    """
+    usable = [each for each in found if each.matches >= MIN_MATCHES and np.isfinite(each.covariance).all()]
+    if not usable:
+        return np.zeros(6), np.full((6, 6), np.inf)
+    R, t = T_first_second[:3, :3], T_first_second[:3, 3]
+    # Covariances are of a perturbation in the first LiDAR's axes; this turns one into the second's.
+    carry = np.block([[R.T, np.zeros((3, 3))], [-R.T @ skew(t), R.T]])
+    information, pull = np.zeros((6, 6)), np.zeros(6)
+    motions = [difference(inverse(T_first_second), inverse(each.T_target_source)) for each in usable]
+    weights = [np.linalg.inv(carry @ each.covariance @ carry.T) for each in usable]
+    for motion, weight in zip(motions, weights, strict=True):
+        information += weight
+        pull += weight @ motion
+    mean: Array = np.asarray(np.linalg.solve(information, pull), np.float64)
+    squares = sum(
+        float((motion - mean) @ weight @ (motion - mean))
+        for motion, weight in zip(motions, weights, strict=True)
+    )
+    inflation = max(squares / (6 * max(len(usable) - 1, 1)), 1.0)
+    return mean, np.asarray(inflation * np.linalg.inv(information) + np.diag(BIAS_SIGMA**2), np.float64)
+
+
+def sweep_turns(
+    sweeps: Sequence[NDArray[np.floating]], time_s: Array, max_points: int = 3000
+) -> tuple[Turns, Array]:
+    """Return a LiDAR's rotations from sweep to sweep, and how far it moved in each step (N, metres).
+
+    Each sweep is registered to the one before, starting from the motion of the step before. Sweeps should be
+    straightened; steps with too few matches are left out.
+    """
+    starts, ends, rates, moved = [], [], [], []
+    before, guess = surface(sweeps[0]) if len(sweeps) else None, np.eye(4)
+    for k in range(1, len(sweeps)):
+        assert before is not None
+        points = np.asarray(sweeps[k])[:, :3]
+        found = register(before, points[:: max(len(points) // max_points, 1)], guess)
+        before = surface(sweeps[k])
+        if found.matches < MIN_MATCHES:
+            guess = np.eye(4)
+            continue
+        guess = found.T_target_source
+        starts.append(float(time_s[k - 1]))
+        ends.append(float(time_s[k]))
+        rates.append(rotation_log(guess[:3, :3]) / (ends[-1] - starts[-1]))
+        moved.append(float(np.linalg.norm(guess[:3, 3])))
+    return Turns(np.array(starts), np.array(ends), np.array(rates).reshape(-1, 3)), np.array(moved)

@@ -9,11 +9,12 @@ Source: spec calibration 1.13.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 
 from sensorium.calibration.geometry import Array
+from sensorium.calibration.sensor_models import MicrophoneArray
 from sensorium.verdict import Quantity, Status, Verdict
 
 CHECK = "microphones"
@@ -21,6 +22,11 @@ SOUND_M_S = 343.0
 MIN_PEAK = 0.15
 MAX_CLOSURE_SAMPLES = 1.0
 MAX_GAIN_DB = 12.0
+MIN_CLAPS = 3
+# Every order is tried, so more channels than this are too many.
+MAX_ORDERED = 6
+# The best order must fit this much better than the next (samples, RMS); delays are good to 0.2.
+MIN_ORDER_MARGIN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +128,121 @@ def _closure(delays: dict[tuple[int, int], Delay], count: int) -> float:
     return max(gaps, default=0.0)
 
 
-def channel_order(arrivals: Sequence[float], positions_m: Array, source_m: Array) -> tuple[int, ...]:
-    """Return which microphone each channel most likely is, from the order in which a known clap reaches them.
+def check_claps(
+    clips: Sequence[Array],
+    rate_hz: float,
+    name: str,
+    known: MicrophoneArray | None = None,
+    sides: Sequence[Array | None] = (),
+) -> Verdict:
+    """Judge an array from several claps: dead channels, polarity and order, each by what most claps say.
+
+    Order needs to know where the microphones are. A clap from a stated side shows it for two channels; four
+    and more, spread in all directions, show it by themselves.
 
     Args:
-        arrivals: When each channel hears the clap (any unit).
-        source_m: (3,) where the clap was.
+        clips: (samples, channels) around each clap.
+        sides: (3,) unit vector towards each clap in the array's frame, None where nobody said.
     """
-    distance_m = np.linalg.norm(positions_m - source_m, axis=1)
-    order = np.empty(len(arrivals), np.intp)
-    order[np.argsort(arrivals, kind="stable")] = np.argsort(distance_m, kind="stable")
-    return tuple(int(index) for index in order)
+    if not clips:
+        reason = "no clap was heard: clap five times, from different places"
+        return Verdict(CHECK, name, Status.INSUFFICIENT, (), (reason,))
+    count = clips[0].shape[1]
+    if known is not None and len(known.positions_m) != count:
+        reason = f"{count} channels, but the calibration knows {len(known.positions_m)} microphones"
+        return Verdict(CHECK, name, Status.FAILED, (), (reason,))
+    signs = np.array(known.polarity if known is not None and known.polarity else (1,) * count)
+    positions_m = None if known is None else np.array(known.positions_m)
+    heard = [check_microphones(clip * signs, rate_hz, name, positions_m) for clip in clips]
+    judged = [verdict for verdict in heard if verdict.status is not Status.INSUFFICIENT]
+    numbers = [Quantity("claps", float(len(judged)), "1", float(MIN_CLAPS))]
+    if len(judged) < MIN_CLAPS:
+        reasons = sorted({reason for verdict in heard for reason in verdict.reasons})
+        reason = f"{len(judged)} claps that all channels heard, {MIN_CLAPS} are needed"
+        return Verdict(CHECK, name, Status.INSUFFICIENT, tuple(numbers), (reason, *reasons[:2]))
+    order, gain = (None, 0.0) if positions_m is None else find_order(clips, rate_hz, positions_m, sides)
+    faults: dict[str, int] = {}
+    for verdict in judged:
+        for reason in verdict.reasons:
+            # Numbers in a reason differ from clap to clap; what it is about does not.
+            about = reason.partition(" by ")[0].partition(" (")[0]
+            faults[about] = faults.get(about, 0) + 1
+    said = [f"{fault} ({n} of {len(judged)} claps)" for fault, n in faults.items() if 2 * n > len(judged)]
+    notes = []
+    if order is None:
+        notes.append(
+            "the order of the channels was not judged: it needs the microphones' positions in the calibration "
+            "and claps from a known side (mark one with: sensorium mark 'clap left')"
+        )
+    elif order != tuple(range(count)):
+        swapped = [k for k in range(count) if order[k] != k]
+        said.insert(0, f"channels {', '.join(map(str, swapped))} are swapped: read them as {list(order)}")
+    numbers.append(Quantity("order_margin", gain, "samples"))
+    is_dead = any(verdict.status is Status.FAILED for verdict in judged)
+    if said:
+        # Every clap is a window of its own.
+        certain = is_dead or any("polarity" in text or "swapped" in text for text in said)
+        status = Status.FAILED if certain else Status.SUSPECT
+        return Verdict(CHECK, name, status, tuple(numbers), (*said, *notes))
+    return Verdict(CHECK, name, Status.OK, tuple(numbers), tuple(notes))
+
+
+def find_order(
+    clips: Sequence[Array], rate_hz: float, positions_m: Array, sides: Sequence[Array | None] = ()
+) -> tuple[tuple[int, ...] | None, float]:
+    """Return at which microphone each channel hangs, and by how many samples RMS the next best order is worse.
+
+    None where no order fits clearly best: too few claps from a known side, microphones in one line.
+    """
+    count = len(positions_m)
+    pairs = list(combinations(range(count), 2))
+    if count > MAX_ORDERED or not pairs:
+        return None, 0.0
+    reach = int(2 * float(np.ptp(positions_m, axis=0).max() + 0.05) / SOUND_M_S * rate_hz) + 4
+    measured = [
+        np.array([delay_between(clip[:, a], clip[:, b], reach).samples for a, b in pairs]) for clip in clips
+    ]
+    sides = [*sides, *[None] * (len(clips) - len(sides))]
+    misses: list[tuple[float, tuple[int, ...]]] = []
+    for order in permutations(range(count)):
+        place = positions_m[list(order)]
+        arms = np.array([place[a] - place[b] for a, b in pairs]) / SOUND_M_S * rate_hz
+        squares = [
+            np.square(delays - arms @ (_direction(arms, delays) if side is None else side))
+            for delays, side in zip(measured, sides, strict=True)
+            if side is not None or _is_spread(positions_m)
+        ]
+        if len(squares) < MIN_CLAPS:
+            return None, 0.0
+        # One clap from the wrong side, or an echo, must not decide.
+        misses.append((float(np.sqrt(np.median([part.mean() for part in squares]))), order))
+    misses.sort()
+    gain = misses[1][0] - misses[0][0] if len(misses) > 1 else 0.0
+    return (misses[0][1], gain) if gain > MIN_ORDER_MARGIN else (None, gain)
+
+
+def _is_spread(positions_m: Array) -> bool:
+    """Return whether a direction can be found from delays: three microphones and more off one line."""
+    spread = np.linalg.svd(positions_m - positions_m.mean(axis=0), compute_uv=False)
+    return bool(len(positions_m) >= 4 and spread[1] > 0.02)
+
+
+def _direction(arms: Array, delays: Array) -> Array:
+    """Return the direction (3,) that explains delays best, of length 1 at most."""
+    found = np.linalg.lstsq(arms, delays, rcond=1e-3)[0]
+    return np.asarray(found / max(float(np.linalg.norm(found)), 1.0), np.float64)
+
+
+def solve_polarity(clips: Sequence[Array]) -> tuple[int, ...] | None:
+    """Return +1 or -1 for each channel against channel 0, by the majority of claps; None if they disagree."""
+    count = clips[0].shape[1] if clips else 0
+    votes = np.array(
+        [
+            [np.sign(delay_between(clip[:, 0], clip[:, k], 200).peak) if k else 1.0 for k in range(count)]
+            for clip in clips
+        ]
+    ).reshape(-1, count)
+    share = votes.mean(axis=0)
+    if not len(votes) or (np.abs(share) < 0.6).any():
+        return None
+    return tuple(int(value) for value in np.sign(share))

@@ -44,11 +44,12 @@ from sensorium.calibration.camera_lidar import (
     keyframe,
 )
 from sensorium.calibration.euroc import read_euroc
-from sensorium.calibration.inertial import ImuModel, check_ground_gravity, check_imu_static
+from sensorium.calibration.inertial import Inertial, check_ground_gravity, check_imu_static
 from sensorium.calibration.kitti import read_kitti
-from sensorium.calibration.lidar_lidar import check_lidar_lidar
+from sensorium.calibration.lidar_lidar import check_lidar_lidar, register_sweeps
 from sensorium.calibration.rig_document import Edge, RigCalibration
 from sensorium.calibration.rotation import Turns, camera_turns, check_imu_rotation
+from sensorium.calibration.sensor_models import ImuModel
 from sensorium.calibration.stereo import (
     Matches,
     StereoTolerance,
@@ -536,7 +537,8 @@ def _simulated_lidars(trials: int) -> dict[str, Any]:
         for name, values in found.items():
             change = geometry.small_motion(random_motion(rng, *LEVELS.get(name, (0.0, 0.0))))
             second = [room.sweep(world_s, T_first_second @ change, 32, 512)[0] for _ in range(3)]
-            values.append(is_alarm(check_lidar_lidar(first, second, known, "first", "second")))
+            seen = register_sweeps(first, second, T_first_second)
+            values.append(is_alarm(check_lidar_lidar([seen], known, "first", "second")))
     calm = found.pop("false_alarm")
     return {
         **{name: rate(values, trials) for name, values in found.items()},
@@ -558,7 +560,7 @@ def _simulated_ground(trials: int) -> dict[str, Any]:
         tilt = np.deg2rad(0.5) * np.array([np.cos(heading), np.sin(heading), 0, 0, 0, 0])
         for motion, values in ((np.zeros(6), calm), (tilt, hits)):
             sweeps = [room.sweep(world_s, geometry.small_motion(motion))[0] for _ in range(3)]
-            verdict = check_ground_gravity(sweeps, acc, room.rig, "lidar", "imu", tolerance_deg=0.35)
+            verdict = check_ground_gravity(sweeps, acc, room.rig, "lidar", "imu")
             unjudged += verdict.status is Status.INSUFFICIENT
             if verdict.status is not Status.INSUFFICIENT:
                 values.append(is_alarm(verdict))
@@ -571,7 +573,8 @@ def _simulated_ground(trials: int) -> dict[str, Any]:
 
 def _simulated_rest(trials: int) -> dict[str, Any]:
     rng = np.random.default_rng(3)
-    model = ImuModel()
+    still = (0.0, 0.0, 0.0)
+    model = ImuModel(still, still, 2e-4, 2e-3)
     time_s = np.arange(0, 60, 0.005)
     found: dict[str, list[bool]] = {
         "bias_0.3deg_s": [],
@@ -582,13 +585,14 @@ def _simulated_rest(trials: int) -> dict[str, Any]:
     for _ in range(trials):
         for name, values in found.items():
             loud = np.sqrt(200.0) * (3.0 if name == "noise_x3" else 1.0)
-            rate_rad_s = rng.normal(0, model.gyro_noise_rad_s * loud, (len(time_s), 3))
-            acc = rng.normal(0, model.acc_noise_m_s2 * loud, (len(time_s), 3)) + np.array([0, 0, 9.81])
+            rate_rad_s = rng.normal(0, 2e-4 * loud, (len(time_s), 3))
+            acc = rng.normal(0, 2e-3 * loud, (len(time_s), 3)) + np.array([0, 0, 9.81])
             if name == "bias_0.3deg_s":
                 rate_rad_s[:, rng.integers(3)] += np.deg2rad(0.3)
             if name == "gravity_0.1m_s2":
                 acc[:, 2] += 0.1
-            values.append(is_alarm(check_imu_static(time_s, acc, rate_rad_s, "imu", model)))
+            samples = Inertial(time_s, acc, rate_rad_s)
+            values.append(is_alarm(check_imu_static(samples, "imu", model)))
     calm = found.pop("false_alarm")
     return {
         **{name: rate(values, trials) for name, values in found.items()},

@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from sensorium.calibration import geometry
-from sensorium.calibration.force_torque import Payload, check_force_torque, solve_payload
-from sensorium.calibration.microphones import channel_order, check_microphones, delay_between
+from sensorium.calibration.force_torque import check_force_torque, solve_payload
+from sensorium.calibration.microphones import (
+    check_claps,
+    check_microphones,
+    delay_between,
+    solve_polarity,
+)
+from sensorium.calibration.sensor_models import MicrophoneArray, Payload
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Status
 
@@ -14,9 +20,6 @@ KNOWN = Payload(
     np.array([1.0, -0.5, 2.0]),
     np.array([0.0, 0.01, 0.06]),
     np.array([0.02, 0.0, -0.01]),
-    np.zeros(10),
-    0,
-    0,
 )
 FORCE_NOISE_N, TORQUE_NOISE_NM = 0.05, 0.003
 
@@ -53,29 +56,48 @@ def test_good_sensor_is_ok_and_a_changed_one_is_not() -> None:
 def test_poses_in_one_plane_cannot_separate_weight_and_bias() -> None:
     angle = np.linspace(0, 2, 6)
     gravity = 9.81 * np.column_stack([np.cos(angle), np.sin(angle), np.zeros(6)])
-    force = 0.5 * gravity + KNOWN.force_bias_n
-    torque = np.cross(KNOWN.centre_m, 0.5 * gravity) + KNOWN.torque_bias_nm
-    with pytest.raises(CalibrationError, match="second axis"):
+    force, torque = KNOWN.force_n(gravity), KNOWN.torque_nm(gravity)
+    with pytest.raises(CalibrationError, match="about two axes"):
         solve_payload(force, torque, gravity)
-    assert check_force_torque(force, torque, gravity, KNOWN, "force").status is Status.INSUFFICIENT
-    assert check_force_torque(force + 1.0, torque, gravity, KNOWN, "force").status is Status.SUSPECT
+    # What the known model leaves is judged all the same, and what that cannot tell is named.
+    good = check_force_torque(force, torque, gravity, KNOWN, "force")
+    assert good.status is Status.OK
+    assert "judged together" in good.reasons[-1]
+    assert check_force_torque(force + 0.2, torque, gravity, KNOWN, "force").status is Status.FAILED
     nothing = np.empty((0, 3))
     assert check_force_torque(nothing, nothing, nothing, KNOWN, "force").status is Status.INSUFFICIENT
 
 
+def test_one_pose_held_for_long_is_no_set_of_poses() -> None:
+    rng = np.random.default_rng(3)
+    gravity = np.array([0.0, 0.0, -9.81]) + rng.normal(0, 0.01, (12, 3))
+    with pytest.raises(CalibrationError, match="six poses"):
+        solve_payload(KNOWN.force_n(gravity), KNOWN.torque_nm(gravity), gravity)
+
+
+def test_a_sensor_that_reports_the_holding_force_is_recognised() -> None:
+    force, torque, gravity = poses(8)
+    found = solve_payload(force, torque, -gravity)
+    assert found.holds
+    assert found.mass_kg == pytest.approx(0.5, abs=0.008)
+    np.testing.assert_allclose(found.centre_m, KNOWN.centre_m, atol=0.003)
+    assert check_force_torque(force, torque, -gravity, found, "force").status is Status.OK
+
+
 RATE_HZ = 48000.0
-POSITIONS_M = np.array([[0.0, 0, 0], [0.2, 0, 0], [0.0, 0.2, 0], [0.2, 0.2, 0.05]])
+# No symmetry: a turned or mirrored square would hear the same under another order.
+POSITIONS_M = np.array([[0.0, 0, 0], [0.2, 0, 0], [0.03, 0.12, 0], [0.25, 0.3, 0.05]])
 SOURCE_M = np.array([2.0, 1.0, 0.5])
 
 
-def clap(seed: int = 1) -> geometry.Array:
+def clap(seed: int = 1, source_m: geometry.Array = SOURCE_M) -> geometry.Array:
     """A burst of noise that reaches four microphones from one place, with noise of their own."""
     rng = np.random.default_rng(seed)
     samples = np.arange(9600)
     frequency = np.fft.rfftfreq(len(samples))
     burst = rng.normal(size=len(samples)) * np.exp(-(((samples - 3000) / 500.0) ** 2))
     spectrum = np.fft.rfft(burst)
-    late = np.linalg.norm(POSITIONS_M - SOURCE_M, axis=1) / 343.0 * RATE_HZ
+    late = np.linalg.norm(POSITIONS_M - source_m, axis=1) / 343.0 * RATE_HZ
     heard = [np.fft.irfft(spectrum * np.exp(-2j * np.pi * frequency * delay)) for delay in late - late.min()]
     return np.stack(heard, axis=1) + rng.normal(0, 0.005, (len(samples), 4))
 
@@ -98,7 +120,7 @@ def test_array_faults_are_named() -> None:
     assert dead.status is Status.FAILED
     assert "channel 1 is dead" in dead.reasons[0]
     late = clap()
-    late[:, 3] = np.roll(late[:, 3], 60)
+    late[:, 3] = np.roll(late[:, 3], 120)
     assert check_microphones(late, RATE_HZ, "array", POSITIONS_M).status is Status.SUSPECT
 
 
@@ -108,6 +130,40 @@ def test_silence_and_unshared_noise_are_insufficient() -> None:
     assert check_microphones(noise, RATE_HZ, "array").status is Status.INSUFFICIENT
 
 
-def test_a_clap_at_a_known_place_orders_the_channels() -> None:
-    arrivals = np.linalg.norm(POSITIONS_M - SOURCE_M, axis=1)
-    assert channel_order(list(arrivals[[2, 0, 3, 1]]), POSITIONS_M, SOURCE_M) == (2, 0, 3, 1)
+ARRAY = MicrophoneArray(tuple((float(x), float(y), float(z)) for x, y, z in POSITIONS_M))
+CLAPS = [
+    clap(seed, source)
+    for seed, source in enumerate(
+        np.array([[2.0, 1.0, 0.5], [-1.0, 2.0, 0.2], [0.5, -2.0, 0.8], [-2.0, -1.0, 0.0]])
+    )
+]
+
+
+def test_claps_from_anywhere_show_order_and_polarity_of_four_microphones() -> None:
+    assert check_claps(CLAPS, RATE_HZ, "array", ARRAY).status is Status.OK
+    swapped = check_claps([sound[:, [0, 2, 1, 3]] for sound in CLAPS], RATE_HZ, "array", ARRAY)
+    assert swapped.status is Status.FAILED
+    assert "channels 1, 2 are swapped" in swapped.reasons[0]
+    inverted = check_claps([sound * (1, 1, -1, 1) for sound in CLAPS], RATE_HZ, "array", ARRAY)
+    assert inverted.status is Status.FAILED
+    assert "channel 2 has opposite polarity" in " ".join(inverted.reasons)
+    assert solve_polarity([sound * (1, 1, -1, 1) for sound in CLAPS]) == (1, 1, -1, 1)
+
+
+def test_two_microphones_need_a_clap_from_a_known_side() -> None:
+    pair = MicrophoneArray(ARRAY.positions_m[:2])
+    sounds = [sound[:, :2] for sound in CLAPS[:1] * 3]
+    unsure = check_claps(sounds, RATE_HZ, "pair", pair)
+    assert unsure.status is Status.OK
+    assert "order of the channels was not judged" in unsure.reasons[-1]
+    sides = [SOURCE_M / np.linalg.norm(SOURCE_M)] * 3
+    assert check_claps(sounds, RATE_HZ, "pair", pair, sides).reasons == ()
+    swapped = check_claps([sound[:, ::-1] for sound in sounds], RATE_HZ, "pair", pair, sides)
+    assert swapped.status is Status.FAILED
+    assert "swapped" in swapped.reasons[0]
+
+
+def test_silence_gives_no_verdict_on_an_array() -> None:
+    assert check_claps([], RATE_HZ, "array", ARRAY).status is Status.INSUFFICIENT
+    noise = np.random.default_rng(1).normal(size=(3, 4800, 4))
+    assert check_claps(list(noise), RATE_HZ, "array", ARRAY).status is Status.INSUFFICIENT
