@@ -210,6 +210,28 @@ class StreamInfo:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RecordedStamps:
+    """Capture times that an episode already states; its replay keeps them.
+
+    Attributes:
+        capture_ns: (k,) int64 host nanoseconds, k = 1 or the frame's ``count``; not after the arrival.
+        statistical_ns, floor_ns, asymmetry_ns: The stated half widths.
+        epoch: Of the clock that they were mapped with.
+    """
+
+    capture_ns: NDArray[np.int64]
+    statistical_ns: float
+    floor_ns: float
+    asymmetry_ns: float
+    epoch: int
+
+    def __post_init__(self) -> None:
+        widths = (self.statistical_ns, self.floor_ns, self.asymmetry_ns)
+        if not all(0 <= width < float("inf") for width in widths) or not 0 <= self.epoch < 1 << 31:
+            raise ValueError(f"recorded stamps state half widths {widths} in epoch {self.epoch}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """What a driver publishes: ``count`` samples in one payload.
 
@@ -221,6 +243,7 @@ class Frame:
         arrival_ns: (k,) int64 host stamps, k = ``count`` or 1 (= when the whole frame was there).
         payload: Bytes laid out as ``StreamInfo.encoding`` says; never changed after publishing.
         meta: One number per name in ``StreamInfo.meta_fields``.
+        recorded: Capture times that are known already; only the replay of an episode has them.
     """
 
     stream: str
@@ -230,6 +253,7 @@ class Frame:
     arrival_ns: NDArray[np.int64]
     payload: bytes | memoryview
     meta: tuple[float, ...] = ()
+    recorded: RecordedStamps | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_SAMPLES_PER_FRAME or self.seq < 0:
@@ -237,6 +261,10 @@ class Frame:
         for stamps in (self.device_ticks, self.arrival_ns):
             if stamps is not None and stamps.shape not in ((1,), (self.count,)):
                 raise ValueError(f"frame of {self.stream}: {stamps.shape} stamps for {self.count} samples")
+        if self.recorded is not None:
+            known = self.recorded.capture_ns
+            if known.shape not in ((1,), (self.count,)) or (known > self.arrival_ns[-1]).any():
+                raise ValueError(f"frame of {self.stream}: recorded capture times do not fit its arrival")
 
     @property
     def next_seq(self) -> int:

@@ -12,25 +12,37 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from sensorium.drivers.frame import MAX_SAMPLES_PER_FRAME, STREAM_NAME, Frame, Place, StreamInfo
+from sensorium.drivers.frame import (
+    MAX_SAMPLES_PER_FRAME,
+    STREAM_NAME,
+    Frame,
+    Place,
+    RecordedStamps,
+    StreamInfo,
+)
 from sensorium.errors import ConfigError, WireError
 from sensorium.timebase import Timeline
 
-VERSION = 2
-MAX_HEADER_BYTES = 64 + 16 * 4096
+VERSION = 3
+MAX_HEADER_BYTES = 128 + 24 * 4096
 MAX_CONTROL_BYTES = 4 << 20
 HEADER_OVERHEAD_BYTES = 256
 """What a frame costs on the bus beside its payload, for the byte credits."""
 
-_HEADER_LENGTH = 8
+_HEADER_LENGTH = 9
 
 
 def pack_header(instance: int, frame: Frame) -> bytes:
     """Return the header of ``frame`` as published by driver ``instance``."""
     ticks = None if frame.device_ticks is None else frame.device_ticks.astype("<i8", copy=False).tobytes()
     arrival = frame.arrival_ns.astype("<i8", copy=False).tobytes()
+    known = frame.recorded
+    recorded = None
+    if known is not None:
+        capture = known.capture_ns.astype("<i8", copy=False).tobytes()
+        recorded = (capture, known.statistical_ns, known.floor_ns, known.asymmetry_ns, known.epoch)
     packed: bytes = msgpack.packb(
-        (VERSION, instance, frame.stream, frame.seq, frame.count, ticks, arrival, frame.meta)
+        (VERSION, instance, frame.stream, frame.seq, frame.count, ticks, arrival, frame.meta, recorded)
     )
     return packed
 
@@ -51,7 +63,7 @@ def unpack_header(data: bytes, payload: bytes | memoryview) -> tuple[int, Frame]
         raise WireError(f"header is not msgpack: {type(err).__name__}") from err
     if not isinstance(fields, list) or len(fields) != _HEADER_LENGTH:
         raise WireError(f"header is not an array of {_HEADER_LENGTH}")
-    version, instance, stream, seq, count, ticks, arrival, meta = fields
+    version, instance, stream, seq, count, ticks, arrival, meta, recorded = fields
     if version != VERSION:
         raise WireError(f"header version {version!r}, expected {VERSION}")
     if not isinstance(stream, str) or not STREAM_NAME.fullmatch(stream):
@@ -71,6 +83,7 @@ def unpack_header(data: bytes, payload: bytes | memoryview) -> tuple[int, Frame]
             arrival_ns=_stamps(arrival, "arrival stamps"),
             payload=payload,
             meta=tuple(meta),
+            recorded=None if recorded is None else _recorded(recorded),
         )
     except ValueError as err:
         raise WireError(str(err)) from err
@@ -85,6 +98,14 @@ def _stamps(data: Any, what: str) -> NDArray[np.int64]:
     if not isinstance(data, bytes) or len(data) == 0 or len(data) % 8:
         raise WireError(f"{what} are not int64 values")
     return np.frombuffer(data, "<i8").astype(np.int64, copy=False)
+
+
+def _recorded(data: Any) -> RecordedStamps:
+    if not isinstance(data, list) or len(data) != 5 or not all(type(value) is float for value in data[1:4]):
+        raise WireError("recorded stamps are malformed")
+    if not _is_int(data[4], 1 << 31):
+        raise WireError("recorded epoch out of range")
+    return RecordedStamps(_stamps(data[0], "recorded stamps"), *data[1:])
 
 
 class _Message(BaseModel):

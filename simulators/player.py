@@ -207,7 +207,10 @@ def _shifted(frame: Frame, info: StreamInfo, shift_ns: int) -> Frame:
         ticks = ticks + shift_ns * info.clock.tick_ns_den // info.clock.tick_ns_num
         if info.clock.modulus is not None:
             ticks = ticks % info.clock.modulus
-    return replace(frame, device_ticks=ticks, arrival_ns=frame.arrival_ns + shift_ns)
+    known = frame.recorded
+    if known is not None:
+        known = replace(known, capture_ns=known.capture_ns + shift_ns)
+    return replace(frame, device_ticks=ticks, arrival_ns=frame.arrival_ns + shift_ns, recorded=known)
 
 
 class _UdpPlayer:

@@ -10,7 +10,7 @@ from sensorium.drivers.frame import Encoding, Frame, StreamInfo
 from sensorium.drivers.wire import Declare
 from sensorium.errors import EpisodeError, WireError
 from sensorium.sync.accounting import InstanceStream
-from sensorium.sync.clocks.model import ClockEvent, Stamped
+from sensorium.sync.clocks.model import ClockEvent, Stamped, Uncertainty
 from sensorium.sync.clocks.tracker import StreamTracker
 from sensorium.sync.distribution import Distribution
 from sensorium.timebase import SECOND_NS
@@ -79,11 +79,26 @@ class StreamTally:
 
 @dataclass(slots=True)
 class LiveStream:
-    """One stream of a driver instance that is connected now."""
+    """One stream of a driver instance that is connected now.
+
+    Attributes:
+        is_recorded: Its frames state their capture times: they are an episode's, replayed.
+    """
 
     info: StreamInfo
     tracker: StreamTracker
     account: InstanceStream = field(default_factory=InstanceStream)
+    is_recorded: bool = False
+
+    def stamp(self, frame: Frame) -> Stamped:
+        """Return the capture times of a frame; those of an episode that is replayed stay as they were."""
+        stamped = self.tracker.update(frame)
+        known = frame.recorded
+        if known is None:
+            return stamped
+        self.is_recorded = True
+        uncertainty = Uncertainty(known.statistical_ns, known.floor_ns, known.asymmetry_ns)
+        return Stamped(known.capture_ns, uncertainty, known.epoch)
 
     def check(self, frame: Frame, now_ns: int | None) -> None:
         """Raise ``WireError`` if the frame is not what the stream declared, or its stamps are no times.
@@ -108,6 +123,10 @@ class LiveStream:
             raise WireError(
                 f"{info.name}: payload of {size} bytes, declared at most {info.max_payload_bytes}"
             )
+        if frame.recorded is not None and now_ns is not None:
+            raise WireError(f"{info.name}: states its own capture time, which only a replay may")
+        if frame.recorded is not None and int(frame.recorded.capture_ns.min()) < earliest_ns:
+            raise WireError(f"{info.name}: a recorded capture time lies long ago")
         if len(frame.meta) != len(info.meta_fields):
             raise WireError(f"{info.name}: {len(frame.meta)} meta values, declared {len(info.meta_fields)}")
         if info.encoding == Encoding.COLUMNS and size != frame.count * info.row_bytes:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sensorium.drivers.frame import Frame, Loss, Place
+from sensorium.drivers.frame import Frame, Loss, Place, RecordedStamps
 from sensorium.errors import EpisodeError, SourceError
+from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.episode.manifest import ConsentRecord, Manifest
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.verify import verify
@@ -61,7 +62,7 @@ class EpisodeSource(Source):
         self.first_seq = {name: balance.first_seq for name, balance in begins.items()}
 
     def frames(self) -> Iterator[Frame | Loss]:
-        """Yield the frames as they were published.
+        """Yield the frames as they were published, with the capture times that were then computed.
 
         A driver that was restarted while recording began again at 0; its numbers go on here, because a replay
         is one instance. Numbers that were lost before the file are a loss at the source.
@@ -70,7 +71,7 @@ class EpisodeSource(Source):
         base: dict[tuple[str, int], int] = {}
         try:
             for recorded in self._episode.frames():
-                frame = recorded.frame
+                frame = replace(recorded.frame, recorded=_stamps_of(recorded.stamped))
                 key = (frame.stream, recorded.instance)
                 if key not in base:
                     base[key] = next_seq.get(frame.stream, 0)
@@ -125,3 +126,10 @@ class EpisodeSource(Source):
             elif len(record.balances) > 1:
                 text = f"{name}: its driver was restarted {len(record.balances) - 1} times; the numbers go on"
                 yield Problem("restarted", name, len(record.balances) - 1, text)
+
+
+def _stamps_of(stamped: Stamped) -> RecordedStamps:
+    known = stamped.uncertainty
+    return RecordedStamps(
+        stamped.capture_ns, known.statistical_ns, known.floor_ns, known.asymmetry_ns, stamped.epoch
+    )

@@ -49,6 +49,17 @@ def errors_us(episode: Path, run_dir: Path, stream: str, method: str) -> np.ndar
     return np.array(found)
 
 
+def captures(episode: Path) -> dict[str, list[tuple[int, list[int], float]]]:
+    found: dict[str, list[tuple[int, list[int], float]]] = {}
+    with Episode(episode) as opened:
+        for name, row in opened.stamps():
+            stamped = row.stamped
+            found.setdefault(name, []).append(
+                (row.seq, stamped.capture_ns.tolist(), stamped.uncertainty.bound95_ns)
+            )
+    return found
+
+
 def test_a_host_that_nobody_vouches_for_only_suspects_a_device_that_claims_utc(tmp_path: Path) -> None:
     devices = {
         "right": {**IMU, "clock": {"keeps": "utc", "tick_ns": 1000}},
@@ -111,6 +122,8 @@ def test_under_a_ptp_lock_true_claims_stamp_and_false_ones_fail(tmp_path: Path) 
     (right,) = (record for record in manifest.streams if record.info.name == "right")
     assert right.clock.uncertainty_p95_us is not None
     assert right.clock.events["follow"] >= 1
+    again = sensorium("replay", episode, "--spool", tmp_path / "again", "--rate", "max", "--json")
+    assert captures(episode) == captures(again.episodes[0]), "no PTP is heard in a replay, yet no stamp moves"
 
 
 @contextmanager

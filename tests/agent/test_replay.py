@@ -137,6 +137,8 @@ def contents(episode: Path) -> dict[str, list[Any]]:
                     ticks,
                     frame.arrival_ns.tolist(),
                     np.asarray(recorded_frame.stamped.capture_ns).tolist(),
+                    recorded_frame.uncertainty,
+                    recorded_frame.stamped.epoch,
                     bytes(frame.payload),
                     frame.meta,
                 )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium.drivers.frame import Frame, stamps
+from sensorium.drivers.frame import Frame, RecordedStamps, stamps
 from sensorium.drivers.wire import Heartbeat, pack_control, pack_header, unpack_control, unpack_header
 from sensorium.errors import WireError
 
@@ -31,6 +31,15 @@ def test_a_header_comes_out_as_it_went_in(seq, values, has_ticks, meta):
         assert np.array_equal(back.device_ticks, ticks)
 
 
+def test_the_capture_times_of_an_episode_travel_with_its_replay():
+    known = RecordedStamps(stamps(4, 6), 1.5, 2.5, 3.5, 7)
+    _, back = unpack_header(pack_header(1, Frame("imu", 0, 2, None, stamps(6), b"", (), known)), b"")
+    assert back.recorded is not None
+    assert back.recorded.capture_ns.tolist() == [4, 6]
+    found = back.recorded
+    assert (found.statistical_ns, found.floor_ns, found.asymmetry_ns, found.epoch) == (1.5, 2.5, 3.5, 7)
+
+
 @given(st.binary(max_size=200))
 def test_garbage_is_rejected_as_a_wire_error_and_nothing_else(data):
     for parse in (lambda: unpack_header(data, b""), lambda: unpack_control(data)):
@@ -38,7 +47,7 @@ def test_garbage_is_rejected_as_a_wire_error_and_nothing_else(data):
             parse()
 
 
-GOOD = [2, 1, "cam", 0, 1, None, stamps(5).tobytes(), []]
+GOOD = [3, 1, "cam", 0, 1, None, stamps(5).tobytes(), [], None]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +68,14 @@ GOOD = [2, 1, "cam", 0, 1, None, stamps(5).tobytes(), []]
         (6, bytes(24)),
         (7, ["x"]),
         (7, {}),
+        (8, {}),
+        (8, [stamps(5).tobytes(), 1.0, 1.0, 1.0]),
+        (8, [stamps(6).tobytes(), 1.0, 1.0, 1.0, 0]),
+        (8, [stamps(5, 5).tobytes(), 1.0, 1.0, 1.0, 0]),
+        (8, [stamps(5).tobytes(), -1.0, 1.0, 1.0, 0]),
+        (8, [stamps(5).tobytes(), 1.0, float("nan"), 1.0, 0]),
+        (8, [stamps(5).tobytes(), 1.0, 1.0, "1", 0]),
+        (8, [stamps(5).tobytes(), 1.0, 1.0, 1.0, -1]),
     ],
 )
 def test_each_field_out_of_range_is_refused(index, value):
