@@ -18,19 +18,21 @@ from sensorium.agent.calibration_commands import (
     _say,
     _today,
 )
+from sensorium.agent.solving.cameras import board_solvers
 from sensorium.agent.solving.solver import SolvedPart, Solver, SolveRequest, merged
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import difference
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.targets import Target
-from sensorium.errors import CalibrationError, SensoriumError, UsageError
+from sensorium.errors import CalibrationError, SensoriumError, SourceError, UsageError
 from sensorium.sync.episode.writer import DATA_FILE
+from sensorium.sync.sources.opening import identify
 from sensorium.verdict import Status, Verdict, worst
 
 
 def solvers() -> tuple[Solver, ...]:
     """Return every solver, in the order in which they run: cameras first, then what stands on them."""
-    return ()
+    return board_solvers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +123,14 @@ def request_of(path: Path, options: SolveOptions) -> SolveRequest:
 
 
 def kind_of(path: Path) -> str:
-    """Return ``episode``, ``euroc``, ``kitti`` or ``images``."""
+    """Return ``episode``, ``video`` (EuRoC folder, bag, MCAP, capture) or ``images`` (a folder of them)."""
     if path.is_dir() and (path / DATA_FILE).is_file():
         return "episode"
-    return "images"
+    try:
+        identify(path)
+    except SourceError:
+        return "images"
+    return "video"
 
 
 def solve(request: SolveRequest, before: RigCalibration, only: Sequence[str] = ()) -> Solution:
@@ -134,7 +140,8 @@ def solve(request: SolveRequest, before: RigCalibration, only: Sequence[str] = (
         CalibrationError: If no solver found data, or one that was named did not.
     """
     parts: list[SolvedPart] = []
-    for solver in solvers():
+    available = solvers()
+    for solver in available:
         if only and solver.name not in only:
             continue
         found = _guarded(solver, request, merged(before, parts))
@@ -142,7 +149,7 @@ def solve(request: SolveRequest, before: RigCalibration, only: Sequence[str] = (
             raise CalibrationError(f"{request.path} holds nothing for {solver.name}: it needs {solver.needs}")
         parts += found
     if not parts:
-        needs = "; ".join(f"{solver.name} needs {solver.needs}" for solver in solvers())
+        needs = "; ".join(f"{solver.name} needs {solver.needs}" for solver in available)
         raise CalibrationError(f"nothing to solve in {request.path}: {needs}")
     after = replace(merged(before, parts), date=request.date, source=request.source)
     return Solution(before, tuple(parts), after)

@@ -11,16 +11,14 @@ from sensorium.calibration.geometry import (
     Array,
     Intrinsics,
     apply,
-    nearest_rotation,
     project,
     rotation_exp,
     skew,
-    small_motion,
     transform,
     undistort,
 )
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.calibration.targets import Chessboard
+from sensorium.calibration.targets import Target, View
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Quantity, Status, Verdict
 
@@ -30,6 +28,7 @@ CAMERA_LIDAR_CHECK = "camera_lidar_board"
 
 MAX_TRANSFER_PX = 0.6
 MAX_RMS_PX = 0.5
+MIN_POSE_CORNERS = 6
 MIN_INTRINSIC_VIEWS = 3
 MIN_LIDAR_VIEWS = 3
 
@@ -47,60 +46,35 @@ BUMP_SIGMA = np.array([np.deg2rad(1.0)] * 3 + [0.03] * 3)
 LIDAR_THRESHOLD = 3.75
 
 
-def board_pose(corners: Array, board: Chessboard, camera: Intrinsics) -> Array:
+def pose_of(view: View, board: Target, camera: Intrinsics) -> Array:
     """Return T_camera_board of one view.
 
     Raises:
         CalibrationError: If no pose fits.
     """
-    ideal = undistort(corners, camera)
+    ideal = undistort(view.pixels, camera)
     good = np.isfinite(ideal).all(axis=1)
-    if good.sum() < 6:
-        raise CalibrationError(f"board seen at {int(good.sum())} usable corners; at least 6 are needed")
-    points, pixels = board.points_m[good], ideal[good].reshape(-1, 1, 2)
+    if good.sum() < MIN_POSE_CORNERS:
+        raise CalibrationError(
+            f"board seen at {int(good.sum())} usable corners; at least {MIN_POSE_CORNERS} are needed"
+        )
+    points, pixels = board.points_m[view.ids[good]], ideal[good].reshape(-1, 1, 2)
     found, turn, shift = cv2.solvePnP(points, pixels, np.eye(3), None, flags=cv2.SOLVEPNP_ITERATIVE)
     if not found:
         raise CalibrationError("no pose of the board fits its corners")
     return transform(rotation_exp(np.asarray(turn).ravel()), np.asarray(shift).ravel())
 
 
-def reprojection_rms_px(views: Sequence[Array], board: Chessboard, camera: Intrinsics) -> float:
+def reprojection_rms_px(views: Sequence[View], board: Target, camera: Intrinsics) -> float:
     """Return the RMS distance of corners from where the fitted poses put them.
 
     It hardly sees a wrong focal length (the pose moves instead); :func:`check_intrinsics` refits it.
     """
     errors = [
-        project(apply(board_pose(view, board, camera), board.points_m), camera) - view for view in views
+        project(apply(pose_of(view, board, camera), board.points_m[view.ids]), camera) - view.pixels
+        for view in views
     ]
-    return float(np.sqrt(np.mean(np.square(errors).sum(axis=-1))))
-
-
-def solve_intrinsics(
-    views: Sequence[Array], board: Chessboard, size: tuple[int, int], model: str = "radtan"
-) -> Intrinsics:
-    """Return intrinsics (``pinhole`` or ``radtan``) that fit the views of a board.
-
-    Args:
-        size: Width and height, px.
-
-    Raises:
-        CalibrationError: With fewer than ``MIN_INTRINSIC_VIEWS`` views or another model.
-    """
-    if model not in ("pinhole", "radtan"):
-        raise CalibrationError(f"cannot solve model {model!r}; pinhole and radtan can be solved")
-    flags = 0 if model == "radtan" else _FIXED_DISTORTION
-    K, distortion, rms, _ = _refit(views, board, size, np.eye(3), np.zeros(5), flags)
-    coefficients = tuple(float(value) for value in distortion[:5]) if model == "radtan" else ()
-    return Intrinsics(
-        model,
-        *size,
-        float(K[0, 0]),
-        float(K[1, 1]),
-        float(K[0, 2]),
-        float(K[1, 2]),
-        coefficients,
-        board_rms_px=rms,
-    )
+    return float(np.sqrt(np.mean(np.square(np.concatenate(errors)).sum(axis=1))))
 
 
 _FIXED_DISTORTION = (
@@ -108,36 +82,9 @@ _FIXED_DISTORTION = (
 )
 
 
-def _refit(
-    views: Sequence[Array],
-    board: Chessboard,
-    size: tuple[int, int],
-    K: Array,
-    distortion: Array,
-    flags: int,
-) -> tuple[Array, Array, float, Array]:
-    """Return K, distortion, RMS (px) and the standard deviations of fx, fy, cx, cy."""
-    if len(views) < MIN_INTRINSIC_VIEWS:
-        raise CalibrationError(f"{len(views)} views of the board; at least {MIN_INTRINSIC_VIEWS} are needed")
-    points = [board.points_m.astype(np.float32).reshape(-1, 1, 3)] * len(views)
-    pixels = [np.asarray(view, np.float32).reshape(-1, 1, 2) for view in views]
-    try:
-        rms, K_found, found, _, _, deviations, *_ = cv2.calibrateCameraExtended(
-            points, pixels, size, np.array(K), np.array(distortion), flags=flags
-        )
-    except cv2.error as err:
-        raise CalibrationError(f"the views do not determine the camera: {err.err}") from err
-    return (
-        np.asarray(K_found, np.float64),
-        np.asarray(found, np.float64).ravel(),
-        float(rms),
-        np.asarray(deviations, np.float64).ravel()[:4],
-    )
-
-
 def check_intrinsics(
-    views: Sequence[Array],
-    board: Chessboard,
+    views: Sequence[View],
+    board: Target,
     camera: Intrinsics,
     name: str,
     focal_tolerance: float = 0.01,
@@ -145,14 +92,13 @@ def check_intrinsics(
     """Refit the focal length on tilted views of a board and compare it with the calibration.
 
     Args:
-        views: (N, 2) corners per view.
         focal_tolerance: Accepted relative error of the focal length.
     """
     if len(views) < MIN_INTRINSIC_VIEWS:
         reason = f"{len(views)} views of the board, {MIN_INTRINSIC_VIEWS} tilted ones are needed"
         return Verdict(INTRINSICS_CHECK, name, Status.INSUFFICIENT, (), (reason,))
     # Without the known distortion the corners are those of a pinhole camera; only the focal length is free.
-    straight = [undistort(view, camera) * camera.f_px for view in views]
+    straight = [undistort(view.pixels, camera) * camera.f_px for view in views]
     size = (2 * camera.width, 2 * camera.height)
     K = np.diag([camera.f_px, camera.f_px, 1.0])
     flags = (
@@ -164,9 +110,15 @@ def check_intrinsics(
     # The principal point must lie in the image for OpenCV: shift everything by its size.
     shift = np.array([camera.width, camera.height], np.float64)
     K[:2, 2] = shift
-    found, _, rms, deviations = _refit(
-        [view + shift for view in straight], board, size, K, np.zeros(5), flags
-    )
+    points = [board.points_m[view.ids].astype(np.float32).reshape(-1, 1, 3) for view in views]
+    pixels = [(part + shift).astype(np.float32).reshape(-1, 1, 2) for part in straight]
+    try:
+        rms, found, _, _, _, deviations, *_ = cv2.calibrateCameraExtended(
+            points, pixels, size, K, np.zeros(5), flags=flags
+        )
+    except cv2.error as err:
+        raise CalibrationError(f"the views do not determine the camera: {err.err}") from err
+    deviations = np.asarray(deviations, np.float64).ravel()
     ratio = float(found[0, 0]) / camera.f_px - 1
     # With the aspect ratio fixed OpenCV books the deviation on one of the two focal lengths only.
     sigma = FOCAL_SIGMA_INFLATION * float(deviations[:2].max()) / camera.f_px
@@ -185,48 +137,10 @@ def check_intrinsics(
     return verdict
 
 
-def solve_stereo(
-    left_views: Sequence[Array],
-    right_views: Sequence[Array],
-    board: Chessboard,
-    left: Intrinsics,
-    right: Intrinsics,
-) -> Array:
-    """Return T_left_right that fits the same boards seen by both cameras (intrinsics stay).
-
-    Raises:
-        CalibrationError: Without a common view.
-    """
-    if not left_views or len(left_views) != len(right_views):
-        raise CalibrationError(f"{len(left_views)} left and {len(right_views)} right views of the board")
-    points = [board.points_m.astype(np.float32).reshape(-1, 1, 3)] * len(left_views)
-    pixels_left, pixels_right = (
-        [undistort(view, camera).astype(np.float32).reshape(-1, 1, 2) for view in views]
-        for views, camera in ((left_views, left), (right_views, right))
-    )
-    # Ideal coordinates, so a unit camera and no distortion; tolerances are in those units too.
-    unit, none = np.eye(3), np.zeros(5)
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-12)
-    _, _, _, _, _, R, t, _, _ = cv2.stereoCalibrate(
-        points,
-        pixels_left,
-        pixels_right,
-        unit,
-        none,
-        unit,
-        none,
-        (1, 1),
-        flags=cv2.CALIB_FIX_INTRINSIC,
-        criteria=criteria,
-    )
-    R_right_left, t_right_left = np.asarray(R, np.float64), np.asarray(t, np.float64).ravel()
-    return transform(R_right_left.T, -R_right_left.T @ t_right_left)
-
-
 def check_stereo_board(
-    left_views: Sequence[Array],
-    right_views: Sequence[Array],
-    board: Chessboard,
+    left_views: Sequence[View],
+    right_views: Sequence[View],
+    board: Target,
     calibration: RigCalibration,
     left_frame: str,
     right_frame: str,
@@ -241,11 +155,12 @@ def check_stereo_board(
     T_right_left = calibration.transform(right_frame, left_frame)
     errors = []
     for seen_left, seen_right in zip(left_views, right_views, strict=True):
-        points = apply(T_right_left @ board_pose(seen_left, board, left), board.points_m)
-        errors.append(project(points, right) - seen_right)
-    misses = np.where(np.isfinite(errors), errors, 1e3)
-    transfer_px = float(np.sqrt(np.mean(np.square(misses).sum(axis=-1))))
-    mean_x, mean_y = np.mean(misses, axis=(0, 1))
+        points = apply(T_right_left @ pose_of(seen_left, board, left), board.points_m[seen_right.ids])
+        errors.append(project(points, right) - seen_right.pixels)
+    missed = np.concatenate(errors)
+    misses = np.where(np.isfinite(missed), missed, 1e3)
+    transfer_px = float(np.sqrt(np.mean(np.square(misses).sum(axis=1))))
+    mean_x, mean_y = np.mean(misses, axis=0)
     quantities = (
         Quantity("transfer_error", transfer_px, "px", MAX_TRANSFER_PX),
         Quantity("mean_x", float(mean_x), "px"),
@@ -263,61 +178,31 @@ def check_stereo_board(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoardView:
-    """A board seen by camera and LiDAR at once: centre (m) and unit normal towards the sensor, in each frame."""
+    """A board seen by camera and LiDAR at once: centre (m) and unit normal towards the sensor, in each frame.
+
+    The deviations are those of the difference between the two sensors.
+    """
 
     camera_centre: Array
     camera_normal: Array
     lidar_centre: Array
     lidar_normal: Array
+    centre_sigma_m: float = CENTRE_SIGMA_M
+    normal_sigma_rad: float = NORMAL_SIGMA_RAD
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CameraLidarFit:
-    """T_camera_lidar with the covariance of its left perturbation (rad, m) and the centres' RMS distance."""
-
-    T_camera_lidar: Array
-    covariance: Array
-    rms_m: float
-
-
-def solve_camera_lidar(views: Sequence[BoardView]) -> CameraLidarFit:
-    """Fit T_camera_lidar to board centres and normals, robustly.
-
-    Raises:
-        CalibrationError: With fewer than three views.
-    """
-    if len(views) < MIN_LIDAR_VIEWS:
-        raise CalibrationError(f"{len(views)} board poses; at least {MIN_LIDAR_VIEWS} are needed")
-    camera = np.array([view.camera_centre for view in views])
-    lidar = np.array([view.lidar_centre for view in views])
-    normals = (
-        np.array([view.camera_normal for view in views]),
-        np.array([view.lidar_normal for view in views]),
+def board_residuals(view: BoardView, T_camera_lidar: Array) -> tuple[Array, Array]:
+    """Return the whitened jacobian (6, 6) and residual (6,) of a centre and a normal."""
+    centre = T_camera_lidar[:3, :3] @ view.lidar_centre + T_camera_lidar[:3, 3]
+    normal = T_camera_lidar[:3, :3] @ view.lidar_normal
+    jacobian = np.zeros((6, 6))
+    jacobian[:3, :3], jacobian[:3, 3:] = -skew(centre) / view.centre_sigma_m, np.eye(3) / view.centre_sigma_m
+    jacobian[3:, :3] = -skew(normal) / view.normal_sigma_rad
+    residual = (
+        (view.camera_centre - centre) / view.centre_sigma_m,
+        (view.camera_normal - normal) / view.normal_sigma_rad,
     )
-    # Directions between centres alone are weak for few boards, so normals join with a metre's weight.
-    pairs = (camera - camera.mean(axis=0)).T @ (lidar - lidar.mean(axis=0)) + normals[0].T @ normals[1]
-    rotation = nearest_rotation(pairs)
-    T = transform(rotation, camera.mean(axis=0) - rotation @ lidar.mean(axis=0))
-    for _ in range(15):
-        jacobian, residual = _board_residuals(views, T)
-        weight = 1 / (1 + np.square(residual / 3))
-        information = (jacobian * weight[:, None]).T @ jacobian
-        T = small_motion(np.linalg.solve(information, jacobian.T @ (weight * residual))) @ T
-    gaps = camera - apply(T, lidar)
-    return CameraLidarFit(T, np.linalg.inv(information), float(np.sqrt(np.mean(np.square(gaps).sum(axis=1)))))
-
-
-def _board_residuals(views: Sequence[BoardView], T_camera_lidar: Array) -> tuple[Array, Array]:
-    """Return the whitened jacobian (6 N, 6) and residual (6 N,) of centres and normals."""
-    jacobians, residuals = [], []
-    for view in views:
-        centre = T_camera_lidar[:3, :3] @ view.lidar_centre + T_camera_lidar[:3, 3]
-        normal = T_camera_lidar[:3, :3] @ view.lidar_normal
-        jacobians.append(np.hstack([-skew(centre), np.eye(3)]) / CENTRE_SIGMA_M)
-        residuals.append((view.camera_centre - centre) / CENTRE_SIGMA_M)
-        jacobians.append(np.hstack([-skew(normal), np.zeros((3, 3))]) / NORMAL_SIGMA_RAD)
-        residuals.append((view.camera_normal - normal) / NORMAL_SIGMA_RAD)
-    return np.concatenate(jacobians), np.concatenate(residuals)
+    return jacobian, np.concatenate(residual)
 
 
 def check_camera_lidar_board(
@@ -333,7 +218,8 @@ def check_camera_lidar_board(
         reason = f"{len(views)} board poses, {MIN_LIDAR_VIEWS} are needed"
         return Verdict(CAMERA_LIDAR_CHECK, subject, Status.INSUFFICIENT, (), (reason,))
     T_camera_lidar = calibration.transform(camera_frame, lidar_frame)
-    jacobian, residual = _board_residuals(views, T_camera_lidar)
+    parts = [board_residuals(view, T_camera_lidar) for view in views]
+    jacobian, residual = (np.concatenate(part) for part in zip(*parts, strict=True))
     pull = jacobian.T @ residual
     information = jacobian.T @ jacobian + np.diag(BUMP_SIGMA**-2.0)
     motion = np.linalg.solve(information, pull)

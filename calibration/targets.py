@@ -26,12 +26,8 @@ class View:
     ids: NDArray[np.int64]
     pixels: Array
 
-    def common(self, other: "View") -> "tuple[View, View]":
-        """Return both views with only the corners that both have."""
-        ids = np.intersect1d(self.ids, other.ids)
-        return self._only(ids), other._only(ids)
-
-    def _only(self, ids: NDArray[np.int64]) -> "View":
+    def only(self, ids: NDArray[np.int64]) -> "View":
+        """Return the view with only these corners."""
         chosen = np.isin(self.ids, ids)
         return View(self.ids[chosen], self.pixels[chosen])
 
@@ -54,7 +50,7 @@ class Target(Protocol):
     @property
     def outline_m(self) -> tuple[float, float]: ...
 
-    def look(self, image: Image) -> View | None:
+    def find(self, image: Image) -> View | None:
         """Return the corners seen, with sub-pixel positions; None if too few for a pose."""
 
 
@@ -71,6 +67,42 @@ def refined(image: Any, corners: Array, spacing_px: float) -> Array:
     start = np.ascontiguousarray(corners, np.float32).reshape(-1, 1, 2)
     found = cv2.cornerSubPix(image, start.copy(), (half, half), (-1, -1), criteria)
     return np.asarray(found, np.float64).reshape(-1, 2)
+
+
+def blur_px(image: Image, view: View, board: Target) -> float:
+    """Return how wide the edges between the board's squares are: the median rise from 10 to 90 %, px.
+
+    Sampled across the edge half-way between corners that are neighbours on the board. 0 if there are none.
+    """
+    picture = grey(image).astype(np.float32)
+    grid = np.rint(board.points_m[view.ids][:, :2] / board.square_m).astype(np.int64)
+    place = {(int(x), int(y)): k for k, (x, y) in enumerate(grid)}
+    widths = []
+    for (x, y), k in place.items():
+        other = place.get((x + 1, y))
+        if other is None:
+            continue
+        along = view.pixels[other] - view.pixels[k]
+        length = float(np.linalg.norm(along))
+        across = np.array([-along[1], along[0]]) / max(length, 1e-9)
+        reach = 0.4 * length
+        steps = np.arange(-reach, reach + 0.125, 0.25)
+        line = ((view.pixels[k] + view.pixels[other]) / 2 + steps[:, None] * across).astype(np.float32)
+        profile = cv2.remap(picture, line[None, :, 0], line[None, :, 1], cv2.INTER_LINEAR).ravel()
+        low, high = np.quantile(profile, (0.05, 0.95))
+        if high - low < 10 or length < 4:
+            continue
+        rises = np.abs(np.diff(profile))
+        inside = (profile > low + 0.1 * (high - low)) & (profile < high - 0.1 * (high - low))
+        # Of a straight edge the part between 10 and 90 % is one run; noise on the plateaus is outside of it.
+        peak = int(np.argmax(rises))
+        left, right = peak, peak + 1
+        while left > 0 and inside[left]:
+            left -= 1
+        while right < len(inside) - 1 and inside[right]:
+            right += 1
+        widths.append(0.25 * (right - left))
+    return float(np.median(widths)) if widths else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +124,31 @@ class Chessboard:
     def outline_m(self) -> tuple[float, float]:
         return (self.columns + 1) * self.square_m, (self.rows + 1) * self.square_m
 
-    def find(self, image: Image) -> Array | None:
-        """Return (N, 2) sub-pixel corners, or None if the whole board is not seen."""
+    def find(self, image: Image) -> View | None:
+        """Return all corners, or None if the whole board is not seen.
+
+        Where the number of columns plus rows is odd, the corners are numbered so that the first square inside
+        is dark: then two cameras number them alike, whichever way up they hang.
+        """
         picture = grey(image)
         flags = cv2.CALIB_CB_ADAPTIVE_THRESH | cv2.CALIB_CB_NORMALIZE_IMAGE
         found, corners = cv2.findChessboardCorners(picture, (self.columns, self.rows), None, flags)
         if not found:
             return None
         corners = np.asarray(corners, np.float64).reshape(-1, 2)
-        return refined(picture, corners, float(np.linalg.norm(corners[1] - corners[0])))
+        corners = refined(picture, corners, float(np.linalg.norm(corners[1] - corners[0])))
+        if (self.columns + self.rows) % 2 and self._begins_light(picture, corners):
+            corners = corners[::-1].copy()
+        return View(np.arange(len(corners)), corners)
 
-    def look(self, image: Image) -> View | None:
-        corners = self.find(image)
-        return None if corners is None else View(np.arange(len(corners)), corners)
+    def _begins_light(self, picture: Any, corners: Array) -> bool:
+        grid = corners.reshape(self.rows, self.columns, 2)
+        middles = (grid[:-1, :-1] + grid[1:, :-1] + grid[:-1, 1:] + grid[1:, 1:]) / 4
+        x, y = np.rint(middles).astype(np.intp).reshape(-1, 2).T
+        height, width = picture.shape[:2]
+        brightness = picture[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)].reshape(middles.shape[:2])
+        is_like_first = (np.indices(brightness.shape).sum(axis=0) % 2) == 0
+        return bool(np.median(brightness[is_like_first]) > np.median(brightness[~is_like_first]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +187,7 @@ class CharucoBoard:
         width, height = (round(side * pixels_per_m) + 2 * margin_px for side in self.outline_m)
         return np.asarray(self._board().generateImage((width, height), None, margin_px, 1), np.uint8)
 
-    def look(self, image: Image) -> View | None:
+    def find(self, image: Image) -> View | None:
         corners, ids, _, _ = cv2.aruco.CharucoDetector(self._board()).detectBoard(grey(image))
         if ids is None or len(ids) < MIN_CORNERS:
             return None

@@ -20,7 +20,7 @@ class SolveRequest:
     """A recording to be solved or checked; solvers open it as they need.
 
     Attributes:
-        kind: ``episode``, ``euroc``, ``kitti`` or ``images``.
+        kind: ``episode``, ``video`` (EuRoC folder, bag, MCAP, capture) or ``images`` (a folder of them).
         board: None where no board was named.
         source, date: What solved transforms carry; the date is ISO.
         model: Lens model of solved cameras; "" keeps that of the calibration before, else ``radtan``.

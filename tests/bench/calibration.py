@@ -30,10 +30,8 @@ from sensorium.calibration.board import (
     check_camera_lidar_board,
     check_intrinsics,
     check_stereo_board,
-    solve_camera_lidar,
-    solve_intrinsics,
-    solve_stereo,
 )
+from sensorium.calibration.board_fit import solve_camera_lidar, solve_intrinsics, solve_stereo
 from sensorium.calibration.camera_lidar import (
     Keyframe,
     camera_lidar_reference,
@@ -59,7 +57,7 @@ from sensorium.calibration.stereo import (
     stereo_reference,
 )
 from sensorium.calibration.sweep import Edges, Sweep
-from sensorium.calibration.targets import Chessboard
+from sensorium.calibration.targets import Chessboard, View
 from sensorium.drivers.ouster_packets import beam_rays
 from sensorium.simulators.imu import InertialNoise, SimulatedImuConfig, inertial_truth
 from sensorium.simulators.ouster_encoder import default_metadata
@@ -404,9 +402,9 @@ def acfr_board() -> dict[str, Any]:
             fit = solve_camera_lidar([views[index] for index in order[:30]])
             for k in range(30, len(views) - size + 1, size):
                 window = [views[index] for index in order[k : k + size]]
-                calm.append(is_alarm(_board_verdict(window, fit.T_camera_lidar)))
+                calm.append(is_alarm(_board_verdict(window, fit.T_first_second)))
                 for name in names:
-                    T = geometry.small_motion(random_motion(rng, *LEVELS[name])) @ fit.T_camera_lidar
+                    T = geometry.small_motion(random_motion(rng, *LEVELS[name])) @ fit.T_first_second
                     hits[name].append(is_alarm(_board_verdict(window, T)))
         independent = len(views) // size
         result[f"{size}_poses"] = {
@@ -425,7 +423,7 @@ def opencv_boards() -> dict[str, Any]:
     """Each of 13 stereo views judged under a calibration from the other 12."""
     folder = DATA / "calibration" / "opencv_stereo_chess"
     chess = Chessboard(9, 6, 0.025)
-    pairs: list[tuple[geometry.Array, geometry.Array]] = []
+    pairs: list[tuple[View, View]] = []
     for path in sorted(folder.glob("left[0-9]*.jpg")):
         both = [chess.find(_grey(folder / path.name.replace("left", side))) for side in ("left", "right")]
         if both[0] is not None and both[1] is not None:
@@ -445,8 +443,8 @@ def opencv_boards() -> dict[str, Any]:
     rng = np.random.default_rng(4)
     for index, pair in enumerate(pairs):
         others = pairs[:index] + pairs[index + 1 :]
-        left, right = (solve_intrinsics([p[side] for p in others], chess, size) for side in (0, 1))
-        T = solve_stereo([p[0] for p in others], [p[1] for p in others], chess, left, right)
+        left, right = (solve_intrinsics([p[side] for p in others], chess, size).camera for side in (0, 1))
+        T = solve_stereo([p[0] for p in others], [p[1] for p in others], chess, left, right).T_first_second
         cameras = {"left": left, "right": right}
 
         def verdict(T_left_right: geometry.Array, cameras: Any = cameras, pair: Any = pair) -> Verdict:
@@ -461,7 +459,7 @@ def opencv_boards() -> dict[str, Any]:
     for _ in range(20):
         order = rng.permutation(len(pairs))
         for side in (0, 1):
-            camera = solve_intrinsics([pairs[k][side] for k in order[:8]], chess, size)
+            camera = solve_intrinsics([pairs[k][side] for k in order[:8]], chess, size).camera
             seen = [pairs[k][side] for k in order[8:13]]
             focal_calm.append(is_alarm(check_intrinsics(seen, chess, camera, "camera")))
             for factor in (0.99, 1.01):

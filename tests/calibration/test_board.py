@@ -10,17 +10,16 @@ import pytest
 from sensorium.calibration import geometry
 from sensorium.calibration.board import (
     BoardView,
-    board_pose,
     check_camera_lidar_board,
     check_intrinsics,
     check_stereo_board,
+    pose_of,
     reprojection_rms_px,
-    solve_camera_lidar,
-    solve_intrinsics,
-    solve_stereo,
 )
+from sensorium.calibration.board_fit import solve_camera_lidar, solve_intrinsics, solve_stereo
+from sensorium.calibration.bundle import vector_of
 from sensorium.calibration.rig_document import Edge, Intrinsics, RigCalibration
-from sensorium.calibration.targets import Chessboard
+from sensorium.calibration.targets import Chessboard, View
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Status
 
@@ -44,17 +43,17 @@ def poses(count: int, seed: int) -> list[geometry.Array]:
     return found
 
 
-def corners(T_camera_board: geometry.Array, camera: Intrinsics, rng: np.random.Generator) -> geometry.Array:
+def corners(T_camera_board: geometry.Array, camera: Intrinsics, rng: np.random.Generator) -> View:
     pixels = geometry.project(geometry.apply(T_camera_board, BOARD.points_m), camera)
-    return pixels + rng.normal(0, NOISE_PX, pixels.shape)
+    return View(np.arange(len(pixels)), pixels + rng.normal(0, NOISE_PX, pixels.shape))
 
 
-def views(count: int, seed: int, camera: Intrinsics = CAMERA) -> list[geometry.Array]:
+def views(count: int, seed: int, camera: Intrinsics = CAMERA) -> list[View]:
     rng = np.random.default_rng(seed)
     return [corners(T, camera, rng) for T in poses(count, seed)]
 
 
-def stereo_views(T_left_right: geometry.Array, seed: int, count: int = 1) -> list[list[geometry.Array]]:
+def stereo_views(T_left_right: geometry.Array, seed: int, count: int = 1) -> list[list[View]]:
     rng = np.random.default_rng(seed)
     T_right_left = geometry.inverse(T_left_right)
     return [
@@ -65,15 +64,19 @@ def stereo_views(T_left_right: geometry.Array, seed: int, count: int = 1) -> lis
 
 def test_pose_of_a_board_is_found_to_a_millimetre() -> None:
     truth = poses(1, 3)[0]
-    found = board_pose(corners(truth, CAMERA, np.random.default_rng(1)), BOARD, CAMERA)
+    found = pose_of(corners(truth, CAMERA, np.random.default_rng(1)), BOARD, CAMERA)
     np.testing.assert_allclose(found, truth, atol=2e-3)
     assert reprojection_rms_px(views(3, 4), BOARD, CAMERA) < 2 * NOISE_PX
 
 
 def test_camera_is_solved_from_its_boards() -> None:
     found = solve_intrinsics(views(12, 5), BOARD, (640, 480))
-    assert found.fx == pytest.approx(CAMERA.fx, rel=0.005)
-    assert found.board_rms_px == pytest.approx(NOISE_PX * np.sqrt(2), rel=0.3)
+    sigma = np.sqrt(np.diag(found.covariance))
+    truth = (CAMERA.fx, CAMERA.fy, CAMERA.cx, CAMERA.cy, *CAMERA.distortion)
+    assert (np.abs(vector_of(found.camera) - truth) < 4 * sigma).all()
+    assert found.focal_sigma < 0.003
+    assert found.camera.board_rms_px == pytest.approx(NOISE_PX * np.sqrt(2), rel=0.3)
+    assert found.held_out_px == pytest.approx(NOISE_PX * np.sqrt(2), rel=0.3)
     with pytest.raises(CalibrationError, match="2 views of the board"):
         solve_intrinsics(views(2, 5), BOARD, (640, 480))
 
@@ -112,9 +115,12 @@ def test_one_view_shows_a_turned_stereo_camera() -> None:
 def test_stereo_is_solved_from_common_boards() -> None:
     left, right = stereo_views(T_LEFT_RIGHT, 9, count=10)
     found = solve_stereo(left, right, BOARD, CAMERA, CAMERA)
-    gap = geometry.difference(found, T_LEFT_RIGHT)
-    assert np.rad2deg(np.linalg.norm(gap[:3])) < 0.1
-    assert np.linalg.norm(gap[3:]) < 1e-3
+    gap = geometry.difference(found.T_first_second, T_LEFT_RIGHT)
+    sigma = np.sqrt(np.diag(found.covariance))
+    assert (np.abs(gap) < 4 * sigma).all()
+    assert np.rad2deg(sigma[:3].max()) < 0.1
+    assert sigma[3:].max() < 1e-3
+    assert found.held_out < 3 * NOISE_PX
 
 
 def board_views(T_camera_lidar: geometry.Array, count: int, seed: int) -> list[BoardView]:
@@ -133,9 +139,9 @@ def board_views(T_camera_lidar: geometry.Array, count: int, seed: int) -> list[B
 def test_camera_and_lidar_are_solved_and_checked_with_a_board() -> None:
     truth = geometry.transform(geometry.R_BODY_OPTICAL.T, (0.05, -0.1, -0.2))
     fit = solve_camera_lidar(board_views(truth, 20, 1))
-    gap = geometry.difference(fit.T_camera_lidar, truth)
+    gap = geometry.difference(fit.T_first_second, truth)
     assert (np.abs(gap) < 4 * np.sqrt(np.diag(fit.covariance))).all()
-    assert fit.rms_m < 0.02
+    assert fit.rms < 0.02
     rig = RigCalibration(edges=(Edge("camera", "lidar", truth),))
     assert check_camera_lidar_board(board_views(truth, 3, 2), rig, "camera", "lidar").status is Status.OK
     for motion in ((0, 0, 0, 0.03, 0, 0), (np.deg2rad(1.5), 0, 0, 0, 0, 0)):
@@ -153,10 +159,10 @@ def test_boards_are_found_in_real_pictures(shared_data: Path) -> None:
     ]
     seen = [view for view in found if view is not None]
     assert len(seen) == 13
-    assert all(view.shape == (54, 2) for view in seen)
-    camera = solve_intrinsics(seen, board, (640, 480))
+    assert all(view.pixels.shape == (54, 2) for view in seen)
+    fit = solve_intrinsics(seen, board, (640, 480))
     # Spec 1.14: calibration RMS 0.20 px.
-    assert camera.board_rms_px == pytest.approx(0.20, abs=0.05)
+    assert fit.rms_px == pytest.approx(0.20, abs=0.05)
 
 
 def test_a_picture_without_a_board_gives_none() -> None:
