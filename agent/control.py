@@ -7,7 +7,7 @@ from typing import Any
 
 import zmq
 
-from sensorium.errors import BusyError, SensoriumError, UsageError
+from sensorium.errors import BusyError, SensoriumError, UsageError, VerdictError
 
 AGENT_FILE = "agent.json"
 TIMEOUT_MS = 5000
@@ -106,13 +106,15 @@ class ControlClient(Requester):
 
         Raises:
             UsageError: If the synchronizer refused; its reason is the message.
+            VerdictError: If a verdict stands against what was asked.
         """
         data = self.request(json.dumps({"cmd": cmd, **fields}).encode(), timeout_ms)
         if data is None:
             return None
         reply: dict[str, Any] = json.loads(data)
         if not reply.get("ok"):
-            raise UsageError(str(reply.get("error", "refused without a reason")))
+            error = VerdictError if reply.get("refused") else UsageError
+            raise error(str(reply.get("error", "refused without a reason")))
         return reply
 
 

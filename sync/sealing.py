@@ -13,6 +13,7 @@ from sensorium.sync.consent import ConsentLedger, Purpose, freeze
 from sensorium.sync.episode.manifest import (
     Balance,
     CalibrationRecord,
+    CheckRecord,
     ClockSummary,
     ConsentRecord,
     Gap,
@@ -53,11 +54,13 @@ class Closing:
     limitations: tuple[str, ...]
     rejected: Counter[str]
     verdicts: tuple[Verdict, ...]
+    clocks: tuple[Verdict, ...]
     calibration_id: str
     ledger: ConsentLedger
     now_utc_ns: int
     ended_ns: int
     started_ns: int
+    checks: tuple[CheckRecord, ...] = ()
 
 
 def seal_closing(closing: Closing) -> Path:
@@ -88,7 +91,8 @@ def manifest_of(closing: Closing) -> Manifest:
         streams=streams,
         pairs=tuple(_pairs(closing)),
         reference=closing.reference,
-        calibration=CalibrationRecord(closing.calibration_id, closing.verdicts),
+        calibration=CalibrationRecord(closing.calibration_id, closing.verdicts, closing.checks),
+        clocks=closing.clocks,
         quality=quality,
         gates=(balance_verdict(closing.episode_id, streams),),
         operator=closing.spec.operator,

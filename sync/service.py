@@ -13,28 +13,30 @@ from types import FrameType
 from typing import Any
 
 import msgpack
+import numpy as np
 import zmq
 from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.bus import BusReceiver
 from sensorium.drivers.counters import read_counters
-from sensorium.drivers.frame import StreamInfo
+from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.live import LivePublisher
 from sensorium.drivers.wire import Declare
-from sensorium.errors import ConfigError, SensoriumError
+from sensorium.errors import ConfigError, SensoriumError, VerdictError
+from sensorium.sync.check_book import CheckMessage
 from sensorium.sync.consent_store import ConsentStore
 from sensorium.sync.orphans import recover_orphans
 from sensorium.sync.session import SyncSpec
-from sensorium.sync.sets import AlignedSet
+from sensorium.sync.sets import AlignedSet, KeptFrame, SetRequest
 from sensorium.sync.synchronizer import Sealed, Synchronizer
 from sensorium.timebase import SECOND_NS, Clock, HostClock
-from sensorium.verdict import Verdict
 
 DRAIN_NS = 5 * SECOND_NS
-SET_TIMEOUT_NS = 10 * SECOND_NS
+SET_TIMEOUT_NS = 4 * SECOND_NS
 SEALED_FILE = "sealed.jsonl"
 _IDLE_MS = 5
-_VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
+_CHECK: TypeAdapter[CheckMessage] = TypeAdapter(CheckMessage)
+_REQUEST: TypeAdapter[SetRequest] = TypeAdapter(SetRequest)
 _INFO: TypeAdapter[StreamInfo] = TypeAdapter(StreamInfo)
 Reply = dict[str, Any]
 
@@ -57,6 +59,7 @@ class SyncService:
         self._sets.setsockopt(zmq.MAXMSGSIZE, 1 << 16)
         self._sets.bind(spec.sets_endpoint)
         self._set_deadline_ns: int | None = None
+        self._heard_checker_ns: int | None = None
         self._poller = zmq.Poller()
         for socket in (receiver.socket, self._control, self._sets):
             self._poller.register(socket, zmq.POLLIN)
@@ -64,14 +67,15 @@ class SyncService:
         self._reported = 0
         self._commands: dict[str, Callable[[Reply], Reply]] = {
             "status": lambda _: self._status(),
-            "start": lambda _: {"episode": self.synchronizer.start()},
+            "start": self._start,
             "stop": lambda _: {"episode": self.synchronizer.stop()},
             "discard": lambda _: {"episode": self.synchronizer.discard()},
             "mark": self._mark,
             "pause": lambda ask: {"pressed_utc_ns": self.synchronizer.pause(_text(ask, "source", "api"))},
             "resume": lambda ask: {"ended": self.synchronizer.resume(_text(ask, "source", "api"))},
             "exclude": self._exclude,
-            "verdict": self._verdict,
+            "checked": self._checked,
+            "streams": lambda _: self._streams(),
         }
 
     def step(self) -> bool:
@@ -121,7 +125,7 @@ class SyncService:
         try:
             return {"ok": True, **handler(ask)}
         except (SensoriumError, ValidationError) as err:
-            return {"ok": False, "error": str(err)}
+            return {"ok": False, "error": str(err), "refused": isinstance(err, VerdictError)}
 
     def _mark(self, ask: Reply) -> Reply:
         if not self.synchronizer.mark(_text(ask, "text", "")):
@@ -132,9 +136,52 @@ class SyncService:
         self.synchronizer.exclude(_text(ask, "device", ""))
         return {}
 
-    def _verdict(self, ask: Reply) -> Reply:
-        self.synchronizer.take_verdict(_VERDICT.validate_python(ask.get("verdict")))
+    def _start(self, ask: Reply) -> Reply:
+        is_despite = ask.get("despite_calibration") is True
+        return {"episode": self.synchronizer.start_when_allowed(is_despite)}
+
+    def _checked(self, ask: Reply) -> Reply:
+        self._heard_checker_ns = self._clock.now_ns()
+        self.synchronizer.take_check(_CHECK.validate_python(ask.get("message")))
         return {}
+
+    def _streams(self) -> Reply:
+        """Return the declared streams, and whether recording has begun; the checker plans by them."""
+        found = self.synchronizer
+        infos = [stream.info for each in found.instances.values() for stream in each.streams.values()]
+        return {
+            "streams": [_INFO.dump_python(info, mode="json") for info in infos],
+            "episode": found.episode.episode_id if found.episode is not None else None,
+        }
+
+    def _checks(self) -> Reply:
+        """Return what the checker said last of each pair, how long ago it was captured, and what it costs."""
+        found, now_ns = self.synchronizer, self.synchronizer.now_ns()
+        book = found.checks
+        planned = {(each.check, each.subject): each for each in book.report.checks}
+        rows = []
+        for key in sorted({*planned, *book.latest}):
+            window, plan = book.latest.get(key), planned.get(key)
+            rows.append(
+                {
+                    "check": key[0],
+                    "subject": window.verdict.subject if window else key[1],
+                    "status": window.verdict.status.value if window else "none yet",
+                    "age_s": (now_ns - window.end_ns) / SECOND_NS if window else None,
+                    "reasons": list(window.verdict.reasons) if window else [plan.note] if plan else [],
+                    "every_s": plan.every_s if plan else None,
+                    "cost_s": plan.cost_s if plan else None,
+                    "note": plan.note if plan else "",
+                }
+            )
+        heard_ns = self._heard_checker_ns
+        return {
+            "cpu_share": book.report.cpu_share,
+            "cpu_used": book.report.used,
+            "postponed_s": book.report.postponed_s,
+            "silent_s": None if heard_ns is None else (self._clock.now_ns() - heard_ns) / SECOND_NS,
+            "pairs": rows,
+        }
 
     def _status(self) -> Reply:
         found = self.synchronizer
@@ -163,32 +210,40 @@ class SyncService:
             },
             "paused": found.is_paused,
             "fault": found.fault,
+            "refused": found.refusal.sentence if found.refusal is not None else "",
+            "checks": self._checks(),
             "sealed": len(found.sealed),
             "rejected": dict(self._receiver.rejected),
         }
 
     def _answer_sets(self) -> None:
-        """A request stays open (REP has not answered) until a row has all the streams, or 10 s are over."""
+        """A request stays open (REP has not answered) until a row has all the streams, or 4 s are over."""
+        keeper, now_ns = self.synchronizer.sets, self._clock.now_ns()
         if self._set_deadline_ns is None:
             try:
                 data = self._sets.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
             try:
-                streams = tuple(str(name) for name in json.loads(data)["streams"])
-            except (ValueError, KeyError, TypeError):
-                self._sets.send(msgpack.packb({"error": 'a request is {"streams": [names]}'}))
+                keeper.request(_REQUEST.validate_json(data), now_ns)
+            except ValidationError:
+                self._sets.send(
+                    msgpack.packb({"error": 'a request is {"streams": [names], "beside": [names]}'})
+                )
                 return
-            self.synchronizer.request_set(streams)
-            self._set_deadline_ns = self._clock.now_ns() + SET_TIMEOUT_NS
-        ready = self.synchronizer.ready_set
-        if ready is not None:
-            self._sets.send(pack_set(ready))
-        elif self._clock.now_ns() > self._set_deadline_ns:
-            self._sets.send(msgpack.packb({"error": "no row held all the streams within 10 s"}))
+            self._set_deadline_ns = now_ns + SET_TIMEOUT_NS
+        found = keeper.take(now_ns)
+        if found is not None:
+            self._sets.send(pack_set(found))
+        elif now_ns > self._set_deadline_ns:
+            missing = keeper.missing()
+            what = (
+                f"nothing is recorded of {', '.join(missing)}" if missing else "no row held all the streams"
+            )
+            keeper.cancel()
+            self._sets.send(msgpack.packb({"error": f"{what} for {SET_TIMEOUT_NS // SECOND_NS} s"}))
         else:
             return
-        self.synchronizer.ready_set = None
         self._set_deadline_ns = None
 
     def _report_sealed(self) -> None:
@@ -205,20 +260,40 @@ def pack_set(aligned: AlignedSet) -> bytes:
     """Return an aligned set as one msgpack document."""
     packed: bytes = msgpack.packb(
         {
+            "episode": aligned.episode_id,
+            "started_ns": aligned.started_ns,
             "tick_ns": aligned.tick_ns,
-            "streams": [
-                {
-                    "info": _INFO.dump_json(info),
-                    "seq": frame.seq,
-                    "count": frame.count,
-                    "capture_ns": capture_ns,
-                    "payload": bytes(frame.payload),
-                }
-                for info, frame, capture_ns in aligned.members()
-            ],
+            "members": [_packed(kept) for kept in aligned.members],
+            "beside": [_packed(kept) for kept in aligned.beside],
         }
     )
     return packed
+
+
+def unpack_set(data: bytes) -> AlignedSet | str:
+    """Return the aligned set in a reply to a request, or why there is none."""
+    found: Reply = msgpack.unpackb(data)
+    if "error" in found:
+        return str(found["error"])
+    members, beside = (tuple(map(_unpacked, found[key])) for key in ("members", "beside"))
+    return AlignedSet(found["episode"], found["started_ns"], found["tick_ns"], members, beside)
+
+
+def _packed(kept: KeptFrame) -> Reply:
+    return {
+        "info": _INFO.dump_json(kept.info),
+        "seq": kept.frame.seq,
+        "count": kept.frame.count,
+        "capture_ns": kept.capture_ns.astype("<i8").tobytes(),
+        "payload": bytes(kept.frame.payload),
+    }
+
+
+def _unpacked(found: Reply) -> KeptFrame:
+    info = _INFO.validate_json(found["info"])
+    capture_ns = np.frombuffer(found["capture_ns"], "<i8")
+    frame = Frame(info.name, found["seq"], found["count"], None, capture_ns[-1:], found["payload"])
+    return KeptFrame(info, frame, capture_ns)
 
 
 def _sealed_row(sealed: Sealed) -> Reply:

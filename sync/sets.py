@@ -1,54 +1,97 @@
-"""Aligned sets for whoever checks while recording: it asks and is answered with the next full row."""
+"""Aligned sets for whoever checks while recording: it asks and is answered with the next full row.
+
+One request at a time. What is kept for it is bounded: two seconds of the streams that were asked for lately.
+"""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.sync.align import Match, SyncRow
 from sensorium.timebase import SECOND_NS
 
 _KEEP_NS = 2 * SECOND_NS
-_WANTED_NS = 30 * SECOND_NS
+_WANTED_NS = 60 * SECOND_NS
+MARGIN_NS = SECOND_NS // 20
+"""Frames beside a set reach this far over its first and last capture."""
+PATIENCE_NS = 3 * SECOND_NS // 2
+"""How long a full row waits for the frames beside it; the IMU of the same instant may arrive later."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptFrame:
+    """A recorded frame with its capture times (host ns, as many as the frame has stamps)."""
+
+    info: StreamInfo
+    frame: Frame
+    capture_ns: NDArray[np.int64]
+
+    @property
+    def first_ns(self) -> int:
+        return int(self.capture_ns[0])
+
+    @property
+    def last_ns(self) -> int:
+        """Capture of the last sample; by the nominal rate where only the first is stamped."""
+        span_ns = 0
+        if len(self.capture_ns) == 1 and self.frame.count > 1 and self.info.rate_hz:
+            span_ns = int((self.frame.count - 1) * SECOND_NS / self.info.rate_hz)
+        return int(self.capture_ns[-1]) + span_ns
 
 
 @dataclass(frozen=True, slots=True)
 class AlignedSet:
-    """Frames that matched one tick, in the order asked for, with their capture times (host ns)."""
+    """Frames that matched one tick of an episode.
 
+    Attributes:
+        started_ns: Start of the episode; like ``tick_ns`` on the host's clock.
+        members: In the order asked for.
+        beside: All frames of the streams wanted beside, from before the first member to after the last; fewer
+            where such a stream is silent.
+    """
+
+    episode_id: str
+    started_ns: int
     tick_ns: int
-    infos: tuple[StreamInfo, ...]
-    frames: tuple[Frame, ...]
-    capture_ns: tuple[int, ...]
-
-    def members(self) -> Iterator[tuple[StreamInfo, Frame, int]]:
-        """Yield (info, frame, capture time) of each stream."""
-        return zip(self.infos, self.frames, self.capture_ns, strict=True)
+    members: tuple[KeptFrame, ...]
+    beside: tuple[KeptFrame, ...] = ()
 
 
-@dataclass(slots=True)
-class _Kept:
-    seq: int
-    end_seq: int
-    capture_ns: int
-    frame: Frame
+@dataclass(frozen=True, slots=True)
+class SetRequest:
+    """Streams of which one frame each is wanted, and streams of which all around it are (an IMU)."""
+
+    streams: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
 
 class SetKeeper:
     """Keeps two seconds of the streams that somebody asked for lately, and joins them with the rows."""
 
-    def __init__(self, reference: str) -> None:
-        self.reference = reference
-        self._kept: dict[str, deque[_Kept]] = {}
+    def __init__(self) -> None:
+        self._reference = ""
+        self._episode = ("", 0)
+        self._kept: dict[str, deque[KeptFrame]] = {}
         self._wanted_until_ns: dict[str, int] = {}
-        self._infos: dict[str, StreamInfo] = {}
+        self._request: SetRequest | None = None
+        self._pending: AlignedSet | None = None
+        self._pending_since_ns = 0
 
-    def want(self, streams: Sequence[str], now_ns: int) -> None:
-        """Begin (or go on) keeping these streams for half a minute."""
-        for stream in streams:
+    def begin(self, episode_id: str, started_ns: int, reference: str) -> None:
+        """Note which episode the rows belong to from now on."""
+        self._episode, self._reference = (episode_id, started_ns), reference
+
+    def request(self, request: SetRequest, now_ns: int) -> None:
+        """Look for the next row in which all streams match; replaces an earlier request."""
+        for stream in (*request.streams, *request.beside):
             self._wanted_until_ns[stream] = now_ns + _WANTED_NS
+        self._request, self._pending = request, None
 
-    def offer(self, info: StreamInfo, frame: Frame, capture_ns: int, now_ns: int) -> None:
+    def offer(self, info: StreamInfo, frame: Frame, capture_ns: NDArray[np.int64], now_ns: int) -> None:
         """Take in a frame that was just recorded."""
         until_ns = self._wanted_until_ns.get(info.name)
         if until_ns is None:
@@ -57,31 +100,55 @@ class SetKeeper:
             del self._wanted_until_ns[info.name]
             self._kept.pop(info.name, None)
             return
-        self._infos[info.name] = info
         kept = self._kept.setdefault(info.name, deque())
-        kept.append(_Kept(frame.seq, frame.next_seq, capture_ns, frame))
-        while kept[0].capture_ns < capture_ns - _KEEP_NS:
+        kept.append(KeptFrame(info, frame, capture_ns))
+        while kept[0].first_ns < int(capture_ns[0]) - _KEEP_NS:
             kept.popleft()
 
-    def answer(self, row: SyncRow, streams: Sequence[str]) -> AlignedSet | None:
-        """Return the set for ``streams`` at this row, or None when one of them has no match in it."""
+    def row(self, row: SyncRow, now_ns: int) -> None:
+        """Take in a row of the open episode."""
+        if self._request is None or self._pending is not None:
+            return
         seqs = {match.stream: match.seq for match in row.matches if match.outcome is Match.MATCHED}
-        seqs[self.reference] = row.tick_seq
-        found = [self._find(stream, seqs.get(stream)) for stream in streams]
-        complete = [kept for kept in found if kept is not None]
-        if len(complete) != len(streams):
-            return None
-        return AlignedSet(
-            row.tick_ns,
-            tuple(self._infos[stream] for stream in streams),
-            tuple(kept.frame for kept in complete),
-            tuple(kept.capture_ns for kept in complete),
-        )
+        seqs[self._reference] = row.tick_seq
+        found = [self._find(stream, seqs.get(stream)) for stream in self._request.streams]
+        members = tuple(kept for kept in found if kept is not None)
+        if len(members) == len(self._request.streams):
+            self._pending = AlignedSet(*self._episode, row.tick_ns, members)
+            self._pending_since_ns = now_ns
 
-    def _find(self, stream: str, seq: int | None) -> _Kept | None:
+    def take(self, now_ns: int) -> AlignedSet | None:
+        """Return the set that was asked for once it is there with what is wanted beside it; then forget it."""
+        if self._pending is None or self._request is None:
+            return None
+        start_ns = min(kept.first_ns for kept in self._pending.members) - MARGIN_NS
+        end_ns = max(kept.last_ns for kept in self._pending.members) + MARGIN_NS
+        blocks = [self._kept.get(stream, ()) for stream in self._request.beside]
+        is_covered = all(kept and kept[-1].last_ns >= end_ns for kept in blocks)
+        if not is_covered and now_ns - self._pending_since_ns < PATIENCE_NS:
+            return None
+        beside = tuple(kept for block in blocks for kept in _overlapping(block, start_ns, end_ns))
+        found = replace(self._pending, beside=beside)
+        self._request, self._pending = None, None
+        return found
+
+    def missing(self) -> Sequence[str]:
+        """Return the streams asked for of which nothing was recorded lately."""
+        wanted = self._request.streams if self._request is not None else ()
+        return [stream for stream in wanted if not self._kept.get(stream)]
+
+    def cancel(self) -> None:
+        """Stop looking."""
+        self._request, self._pending = None, None
+
+    def _find(self, stream: str, seq: int | None) -> KeptFrame | None:
         if seq is None:
             return None
         for kept in reversed(self._kept.get(stream, ())):
-            if kept.seq <= seq < kept.end_seq:
+            if kept.frame.seq <= seq < kept.frame.next_seq:
                 return kept
         return None
+
+
+def _overlapping(block: Iterable[KeptFrame], start_ns: int, end_ns: int) -> Iterator[KeptFrame]:
+    return (kept for kept in block if kept.last_ns >= start_ns and kept.first_ns <= end_ns)

@@ -138,11 +138,30 @@ class PairRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckRecord:
+    """How a check of one subject came out over the episode; times are host ns.
+
+    Attributes:
+        start_ns, end_ns: First and last capture of the window whose verdict is kept.
+        windows: How many came out how; ``withdrawn``: suspected once, and not by the next window.
+        first_alarm_ns: Start of the first window that was suspect or failed.
+    """
+
+    check: str
+    subject: str
+    start_ns: int
+    end_ns: int
+    windows: Mapping[str, int]
+    first_alarm_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationRecord:
     """The calibration in force (content id; "" = none) and what the checks said about it."""
 
     id: str = ""
     verdicts: tuple[Verdict, ...] = ()
+    checks: tuple[CheckRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +201,7 @@ class Manifest:
     pairs: tuple[PairRecord, ...] = ()
     reference: str = ""
     calibration: CalibrationRecord = CalibrationRecord()
+    clocks: tuple[Verdict, ...] = ()
     quality: QualityRecord = QualityRecord()
     gates: tuple[Verdict, ...] = ()
     operator: str = ""

@@ -1,0 +1,242 @@
+"""The pairs that are watched: two cameras, camera and LiDAR, two LiDARs, LiDAR ground and gravity."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.agent.checking.camera_lidar_pair import MIN_TIMING_FRAMES, with_timing
+from sensorium.agent.shots import Sample, decoded_cloud, decoded_image, imu_samples, take_shot
+from sensorium.agent.watching.plan import Planned
+from sensorium.agent.watching.watch import ALARM, Moved, Taken, UnusableSetError, Watch
+from sensorium.calibration import camera_lidar, stereo
+from sensorium.calibration.attribution import Window, moved_between
+from sensorium.calibration.geometry import Array
+from sensorium.calibration.inertial import check_ground_gravity
+from sensorium.calibration.lidar_lidar import Registration, check_lidar_lidar, register_sweeps
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.errors import CalibrationError
+from sensorium.sync.sets import AlignedSet, KeptFrame, SetRequest
+from sensorium.timebase import SECOND_NS
+from sensorium.verdict import Status, Verdict
+
+# Between the two images of a pair; half of what is accepted in pitch.
+MAX_STEREO_TURN_RAD = np.deg2rad(0.05)
+# Registration of unsynchronised sweeps and the ground against gravity ask for a rig that hardly turns (spec 3b).
+MAX_SWEEP_RATE_RAD_S = np.deg2rad(2.0)
+# Above this an image's stamp matters as much as the mount (spec 3b).
+CALM_RATE_RAD_S = np.deg2rad(5.0)
+LOCATED_FRAMES = 9
+
+
+def _sample(kept: KeptFrame) -> Sample:
+    return Sample(bytes(kept.frame.payload), kept.first_ns)
+
+
+class StereoWatch(Watch[stereo.Matches]):
+    """Two cameras by their epipolar geometry."""
+
+    def __init__(self, plan: Planned, calibration: RigCalibration) -> None:
+        super().__init__(plan, calibration)
+        self._history: deque[Taken[stereo.Matches]] = deque(maxlen=LOCATED_FRAMES)
+
+    def _reduced(self, aligned: AlignedSet) -> stereo.Matches:
+        left, right = aligned.members
+        gyro = self._gyro(aligned)
+        apart_s = abs(right.first_ns - left.first_ns) / SECOND_NS
+        rate = float(np.linalg.norm(gyro.at(left.first_ns / SECOND_NS))) if gyro is not None else 0.0
+        if apart_s * rate > MAX_STEREO_TURN_RAD:
+            raise UnusableSetError(
+                f"the images are {apart_s * 1e3:.0f} ms apart while the rig turns at {np.rad2deg(rate):.0f} deg/s"
+            )
+        images = [decoded_image(kept.info, bytes(kept.frame.payload)) for kept in (left, right)]
+        for image, frame in zip(images, self.plan.frames, strict=True):
+            camera = self.calibration.camera(frame)
+            if (image.shape[1], image.shape[0]) != (camera.width, camera.height):
+                raise CalibrationError(
+                    f"images of {frame} are {image.shape[1]}x{image.shape[0]}, its calibration is for "
+                    f"{camera.width}x{camera.height}"
+                )
+        return stereo.match_pair(images[0], images[1])
+
+    def _verdict(self, window: Sequence[stereo.Matches]) -> Verdict:
+        return stereo.check_matches(window, self.calibration, *self.plan.frames).verdict
+
+    def _refined(self, verdict: Verdict, window: Sequence[Taken[stereo.Matches]]) -> Verdict:
+        self._history.extend(window)
+        return verdict
+
+    def _located(self) -> Moved | None:
+        """Judge the pairs of the last windows one by one."""
+        single = [
+            Window(taken.tick_ns, taken.tick_ns, self._verdict([taken.data])) for taken in self._history
+        ]
+        found = moved_between(single)
+        if found is None or found[0] == found[1]:
+            return super()._located()
+        return Moved(*found)
+
+    def _forget(self) -> None:
+        self._history.clear()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """A keyframe and how fast the camera turned in it (rad/s, camera axes); None without a gyro."""
+
+    frame: camera_lidar.Keyframe
+    rate_rad_s: Array | None
+
+
+class CameraLidarWatch(Watch[_View]):
+    """Camera and LiDAR by edges, from keyframes of different scenes; timing told apart from mounting."""
+
+    gap_ns = 2 * SECOND_NS
+
+    def __init__(self, plan: Planned, calibration: RigCalibration) -> None:
+        super().__init__(plan, calibration)
+        self._T = calibration.transform(*plan.frames)
+        self._motion: Array = np.zeros(6)
+        self._history: deque[Taken[camera_lidar.Keyframe]] = deque(maxlen=LOCATED_FRAMES)
+        self._single: deque[tuple[camera_lidar.Estimate, Array]] = deque(maxlen=LOCATED_FRAMES)
+
+    def _reduced(self, aligned: AlignedSet) -> _View:
+        picture, sweep = aligned.members
+        gyro = self._gyro(aligned)
+        shot = take_shot(picture.info, _sample(picture), sweep.info, _sample(sweep), self.calibration, gyro)
+        if gyro is not None and shot.turning_rad_s is None:
+            raise UnusableSetError(f"{self.plan.gyro} does not cover image and sweep")
+        frame = camera_lidar.keyframe(shot.image, shot.points, shot.camera, self._T, shot.ring)
+        known = [taken.data.frame for taken in self._window]
+        if camera_lidar.distinct_scenes([*known, frame]) < camera_lidar.distinct_scenes(known) + 1:
+            raise UnusableSetError("the scene is the same as before: standing still")
+        return _View(frame, shot.turning_rad_s)
+
+    def _verdict(self, window: Sequence[_View]) -> Verdict:
+        frames = [view.frame for view in window]
+        gates = camera_lidar.gates_of(frames)
+        if gates:  # nothing to be learned from climbing
+            return Verdict(self.plan.check, self.plan.subject, Status.INSUFFICIENT, (), tuple(gates))
+        found = camera_lidar.check_camera_lidar(frames, self.calibration, *self.plan.frames)
+        self._motion = found.motion
+        return found.verdict
+
+    def _refined(self, verdict: Verdict, window: Sequence[Taken[_View]]) -> Verdict:
+        if verdict.status is Status.INSUFFICIENT:
+            return verdict
+        self._history.extend(Taken(taken.tick_ns, _lighter(taken.data.frame)) for taken in window)
+        if verdict.status not in ALARM:
+            self._single.clear()
+            return verdict
+        for view in (taken.data for taken in window):
+            if view.rate_rad_s is not None:
+                estimate = camera_lidar.estimate_motion([view.frame], self._T)
+                self._single.append((estimate, view.rate_rad_s))
+        if len(self._single) >= MIN_TIMING_FRAMES:
+            return with_timing(verdict, list(self._single))
+        return self._held_back(verdict, [taken.data.rate_rad_s for taken in window])
+
+    def _held_back(self, verdict: Verdict, rates: Sequence[Array | None]) -> Verdict:
+        """Return an alarm that cannot be told from a late stamp yet as no more than suspect."""
+        known = [float(np.linalg.norm(rate)) for rate in rates if rate is not None]
+        if not known:
+            reason = "without a gyro a late stamp and a moved mount look the same while the rig turns"
+            return replace(verdict, reasons=(*verdict.reasons, reason))
+        if max(known) < CALM_RATE_RAD_S:
+            return verdict
+        reason = (
+            f"the rig turned at up to {np.rad2deg(max(known)):.0f} deg/s, where a late stamp looks like a moved "
+            f"mount: {MIN_TIMING_FRAMES} keyframes tell them apart"
+        )
+        status = Status.SUSPECT if verdict.status is Status.FAILED else verdict.status
+        return replace(verdict, status=status, reasons=(*verdict.reasons, reason))
+
+    def _located(self) -> Moved | None:
+        """Find the keyframe from which on the motion explains the edges better than no motion does."""
+        gains = [camera_lidar.gain(taken.data, self._T, self._motion) for taken in self._history]
+        from_here = np.append(np.cumsum(gains[::-1])[::-1], 0.0)
+        first = int(np.argmax(from_here))
+        if not 0 < first < len(gains):
+            return super()._located()
+        return Moved(self._history[first - 1].tick_ns, self._history[first].tick_ns)
+
+    def _forget(self) -> None:
+        self._history.clear()
+        self._single.clear()
+
+
+def _lighter(frame: camera_lidar.Keyframe) -> camera_lidar.Keyframe:
+    """Return a keyframe that holds only the images that :func:`camera_lidar.gain` looks at."""
+    return replace(frame, images=((), frame.images[1], ()))
+
+
+class LidarLidarWatch(Watch[Registration]):
+    """Two LiDARs that see the same surfaces, while the rig hardly turns."""
+
+    needed = 5
+    is_opportune = True
+
+    def _reduced(self, aligned: AlignedSet) -> Registration:
+        gyro = self._gyro(aligned)
+        first, second = aligned.members
+        at_s = first.first_ns / SECOND_NS
+        if gyro is not None:
+            _require_calm(float(np.linalg.norm(gyro.at(at_s))))
+        clouds = []
+        for kept in (first, second):
+            cloud = decoded_cloud(kept.info, _sample(kept))
+            if gyro is not None and self.calibration.has_transform(kept.info.frame_id, gyro.frame):
+                R = self.calibration.transform(kept.info.frame_id, gyro.frame)[:3, :3]
+                cloud = cloud.straightened(at_s, gyro, R) or cloud
+            clouds.append(cloud.points)
+        T_known = self.calibration.transform(*self.plan.frames)
+        return register_sweeps(clouds[:1], clouds[1:], T_known)
+
+    def _verdict(self, window: Sequence[Registration]) -> Verdict:
+        first, second = self.plan.frames
+        return check_lidar_lidar(window, self.calibration, first, second)
+
+
+class GroundWatch(Watch[tuple[NDArray[np.floating], Array]]):
+    """The ground that a LiDAR sees against the gravity that an IMU feels, at rest."""
+
+    is_opportune = True
+
+    @property
+    def request(self) -> SetRequest:
+        lidar, imu = self.plan.streams
+        return SetRequest((lidar,), tuple(dict.fromkeys((imu, self.plan.gyro))) if self.plan.gyro else (imu,))
+
+    def _reduced(self, aligned: AlignedSet) -> tuple[NDArray[np.floating], Array]:
+        (sweep,) = aligned.members
+        gyro = self._gyro(aligned)
+        if gyro is not None:
+            _require_calm(float(np.abs(gyro.rate_rad_s).max()))
+        blocks = [kept for kept in aligned.beside if kept.info.name == self.plan.streams[1]]
+        pairs = ((kept.frame, kept.capture_ns) for kept in blocks)
+        found = imu_samples(blocks[0].info, pairs, "m/s^2") if blocks else None
+        if found is None:
+            raise UnusableSetError(f"nothing came of {self.plan.streams[1]} around the sweep")
+        return decoded_cloud(sweep.info, _sample(sweep)).points, found[1]
+
+    def _verdict(self, window: Sequence[tuple[NDArray[np.floating], Array]]) -> Verdict:
+        sweeps, forces = zip(*window, strict=True)
+        return check_ground_gravity(sweeps, np.concatenate(forces), self.calibration, *self.plan.frames)
+
+
+def _require_calm(rate_rad_s: float) -> None:
+    if rate_rad_s > MAX_SWEEP_RATE_RAD_S:
+        raise UnusableSetError(
+            f"the rig turns at {np.rad2deg(rate_rad_s):.0f} deg/s, this check asks for rest "
+            f"(below {np.rad2deg(MAX_SWEEP_RATE_RAD_S):.0f} deg/s)"
+        )
+
+
+WATCHES: dict[str, type[StereoWatch | CameraLidarWatch | LidarLidarWatch | GroundWatch]] = {
+    "stereo": StereoWatch,
+    "camera_lidar": CameraLidarWatch,
+    "lidar_lidar": LidarLidarWatch,
+    "ground_gravity": GroundWatch,
+}
