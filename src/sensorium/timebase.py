@@ -59,6 +59,11 @@ class VirtualClock:
         self._now_ns += by_ns
 
 
+def process_cpu_ns() -> int:
+    """Return the processor time that this process has used, all threads, nanoseconds."""
+    return time.process_time_ns()
+
+
 @dataclass(frozen=True, slots=True)
 class BaseReading:
     """One bracketed reading of the kernel's clocks; ``bracket_ns`` bounds its error."""
