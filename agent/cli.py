@@ -37,6 +37,9 @@ DEFAULT_SPOOL = Path(os.environ.get("SENSORIUM_SPOOL", "spool"))
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 SpoolOption = Annotated[Path, typer.Option("--spool", help="Folder that episodes are recorded into.")]
+Despite = Annotated[
+    bool, typer.Option("--despite-calibration", help="Record although a calibration check failed before.")
+]
 Seconds = Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after so much time.")]
 
 
@@ -64,12 +67,14 @@ def record(
     spool: Annotated[Path | None, typer.Option("--spool", help="Overrides the rig file's spool.")] = None,
     seconds: Seconds = None,
     operator: Annotated[str, typer.Option("--operator", help="Who records; some rigs require it.")] = "",
+    despite_calibration: Despite = False,
     as_json: Json = False,
 ) -> None:
     """Record a rig until Ctrl-C, SIGTERM, or the time is over; seal what was recorded."""
     from sensorium.agent.commands import run_record
 
-    raise typer.Exit(run_record(rig, spool, seconds, operator, as_json=as_json))
+    code = run_record(rig, spool, seconds, operator, despite_calibration=despite_calibration, as_json=as_json)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -102,9 +107,11 @@ def _tell_agent(spool: Path, as_json: bool, cmd: str, **fields: Any) -> NoReturn
 
 
 @app.command()
-def start(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+def start(
+    spool: SpoolOption = DEFAULT_SPOOL, despite_calibration: Despite = False, as_json: Json = False
+) -> None:
     """Begin an episode in a running agent."""
-    _tell_agent(spool, as_json, "start")
+    _tell_agent(spool, as_json, "start", despite_calibration=despite_calibration)
 
 
 @app.command()
@@ -407,12 +414,23 @@ def sync_report(
             "--content/--no-content", help="Ask the sensors' own data whether the clocks are right."
         ),
     ] = True,
+    clap_m: Annotated[
+        float | None,
+        typer.Option(
+            "--clap-m", min=0.0, help="Metres from the place of the claps to the microphone, to 0.1 m."
+        ),
+    ] = None,
+    filter_delay: Annotated[
+        list[str] | None,
+        typer.Option("--filter-delay", help="STREAM=MS: group delay of a sensor's filter; may be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what an episode's clocks did, how certain they are, and how its streams align."""
-    from sensorium.agent.sync_commands import report_sync
+    from sensorium.agent.sync_commands import content_inputs, report_sync
 
-    raise typer.Exit(report_sync(episode, html, with_content=content, as_json=as_json))
+    inputs = content_inputs(clap_m, filter_delay or []) if content else None
+    raise typer.Exit(report_sync(episode, html, inputs=inputs, as_json=as_json))
 
 
 @sync_app.command("clocks")

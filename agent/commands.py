@@ -15,10 +15,12 @@ from sensorium.agent.report import write_report
 from sensorium.agent.rig import Device, load_rig
 from sensorium.agent.session import SessionRequest, request_for, run_session, upload_all
 from sensorium.agent.supervisor import end_survivors
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.registry import driver_targets, load_driver
-from sensorium.errors import BusyError, ConfigError, SensoriumError, UsageError
+from sensorium.errors import BusyError, ConfigError, SensoriumError, UsageError, VerdictError
 from sensorium.simulators.demo_rig import write_demo_rig
 from sensorium.simulators.player import ReplayConfig, ReplayDriver
+from sensorium.sync.check_book import Refusal
 from sensorium.sync.consent import (
     ConsentGrant,
     ConsentLedger,
@@ -123,16 +125,32 @@ def _give(
 
 
 def run_record(
-    rig_path: Path, spool: Path | None, seconds: float | None, operator: str, as_json: bool
+    rig_path: Path,
+    spool: Path | None,
+    seconds: float | None,
+    operator: str,
+    despite_calibration: bool,
+    as_json: bool,
 ) -> int:
-    """Record a rig file; return the exit code."""
+    """Record a rig file; return the exit code.
+
+    Raises:
+        VerdictError: If a failed calibration check refuses it and the operator did not say otherwise.
+    """
     rig = load_rig(rig_path)
     if rig.document.operator == "required" and not operator:
         raise UsageError(f"rig {rig.document.rig} requires an operator: add --operator NAME")
     request = request_for(rig, spool, seconds)
     ConsentStore(request.consent).adopt(by=operator)
-    if operator:
-        request = replace(request, fields={**request.fields, "operator": operator})
+    said: dict[str, Any] = {"operator": operator} if operator else {}
+    if despite_calibration:
+        said["despite_calibration"] = True
+    elif rig.document.on_failed_check == "stop" and rig.document.calibration is not None:
+        calibration_id = RigCalibration.load(rig.document.calibration).calibration_id
+        refusal = Refusal.load(request.spool, calibration_id)
+        if refusal is not None:
+            raise VerdictError(refusal.sentence)
+    request = replace(request, fields={**request.fields, **said})
     with display.Progress(rig.document.rig, as_json) as progress:
         result = run_session(request, HostClock(), progress.show)
         if request.uploads_in_background:

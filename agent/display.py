@@ -16,6 +16,7 @@ from sensorium.uploader.transfer import Progress as UploadProgress
 START_UP_NS = 5 * SECOND_NS
 """From the start of the demo's processes to the beginning of its world: imports and images take a while."""
 
+CHECKER_SILENT_S = 15.0
 _PLAIN_EVERY_NS = 2 * SECOND_NS
 _COLOUR = {
     "ok": "green",
@@ -80,14 +81,26 @@ class Progress:
 
 def _line(title: str, status: Mapping[str, Any]) -> str:
     streams = status.get("streams") or {}
+    if status.get("refused"):
+        return f"{title}: {status['refused']}"
     if status.get("phase") != "recording" or not streams:
         return f"{title}: {status.get('phase', 'starting')}"
     dropped = sum(stream["dropped"] for stream in streams.values())
     rates = ", ".join(f"{name} {stream['rate_hz']:.0f} Hz" for name, stream in streams.items())
     paused = ", PAUSED" if status.get("paused") else ""
     return (
-        f"{title}: {status['recorded_s']:.1f} s, {_size(status['bytes'])}, {dropped} dropped{paused}; {rates}"
+        f"{title}: {status['recorded_s']:.1f} s, {_size(status['bytes'])}, {dropped} dropped{paused}"
+        f"{_checked(status)}; {rates}"
     )
+
+
+def _checked(status: Mapping[str, Any]) -> str:
+    """Return the pairs that are not ok, worst first, or that all are; "" while nothing was judged."""
+    rows = status.get("checks", {}).get("pairs", ())
+    off = [f"{row['subject']} {row['status']}" for row in rows if row["status"] in ("failed", "suspect")]
+    if off:
+        return f", calibration: {', '.join(sorted(off, key=lambda text: text.endswith('suspect')))}"
+    return ", calibration ok" if any(row["status"] == "ok" for row in rows) else ""
 
 
 def _live_view(title: str, status: Mapping[str, Any]) -> Any:
@@ -96,7 +109,10 @@ def _live_view(title: str, status: Mapping[str, Any]) -> Any:
     if status.get("phase") != "recording" or not streams:
         return head
     paused = "  PAUSED" if status.get("paused") else ""
-    head = Text(f"{title}: {status['recorded_s']:.1f} s  {_size(status['bytes'])}{paused}", style="bold")
+    head = Text(
+        f"{title}: {status['recorded_s']:.1f} s  {_size(status['bytes'])}{paused}{_checked(status)}",
+        style="bold",
+    )
     table = Table("stream", "produced", "recorded", "dropped", "rate Hz", "uncertainty us")
     for name, stream in streams.items():
         table.add_row(
@@ -211,8 +227,33 @@ def print_status(status: Mapping[str, Any]) -> None:
         console.print(_live_view(str(status["episode"]), {"phase": "recording", **status}))
     for name, state in status["devices"].items():
         console.print(f"{name}: {state}", highlight=False)
-    if status["fault"]:
-        console.print(f"[red]{status['fault']}[/]")
+    _print_checks(console, status["checks"])
+    for why in filter(None, (status["fault"], status["refused"])):
+        console.print(f"[red]{why}[/]", highlight=False)
+
+
+def _print_checks(console: Console, checks: Mapping[str, Any]) -> None:
+    """Print what the checker said last of each pair, and what it costs."""
+    if not checks["pairs"]:
+        return
+    table = Table(
+        "check", "pair", "verdict", "age s", "cost", "why", title="calibration", title_justify="left"
+    )
+    for row in checks["pairs"]:
+        cost_s, every_s = row["cost_s"], row["every_s"]
+        cost = f"{_number(cost_s, 2)} s each {every_s:g} s" if cost_s is not None and every_s else ""
+        colour = _COLOUR.get(row["status"], "white")
+        why = row["note"] or next(iter(row["reasons"]), "")
+        table.add_row(
+            row["check"], row["subject"], f"[{colour}]{row['status']}[/]", _number(row["age_s"], 0), cost, why
+        )
+    console.print(table)
+    silent = checks["silent_s"]
+    late = f", {checks['postponed_s']:.0f} s behind" if checks["postponed_s"] > 1 else ""
+    gone = f"; not heard for {silent:.0f} s" if silent is not None and silent > CHECKER_SILENT_S else ""
+    console.print(
+        f"checker: {checks['cpu_used']:.0%} of a core, {checks['cpu_share']:.0%} allowed{late}{gone}"
+    )
 
 
 def print_devices(rows: Sequence[Mapping[str, Any]], plugged: Sequence[str]) -> None:

@@ -43,7 +43,7 @@ class SessionRequest:
     rig: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
     checks: tuple[CheckOptions, ...] | None = ()
-    checker: CheckerOptions = CheckerOptions()
+    checker: CheckerOptions = field(default_factory=CheckerOptions)
     calibration: Path | None = None
     store: str | None = None
     seconds: float | None = None
@@ -150,6 +150,9 @@ def _record(
                 show({"phase": "recording", **status})
                 if status["fault"]:
                     return str(status["fault"])
+                if request.seconds is not None and status["refused"]:
+                    supervisor.warnings.append(status["refused"])  # nobody is there to decide
+                    return ""
                 if request.seconds is not None and status["recorded_s"] >= request.seconds:
                     return ""
         clock.sleep_until(clock.now_ns() + _TICK_NS)

@@ -4,6 +4,7 @@ A frame's way: bus -> account (is anything missing before it?) -> clock tracker 
 consent (may it be stored?) -> writer -> aligner. Credit for its bytes returns to the driver at the end.
 """
 
+import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,10 +18,12 @@ from sensorium.drivers.counters import Counts, read_counters
 from sensorium.drivers.frame import Frame, Modality, Place, StreamInfo
 from sensorium.drivers.live import LivePublisher
 from sensorium.drivers.wire import HEADER_OVERHEAD_BYTES, Control, Declare, End, Heartbeat, Inbound, Lost
-from sensorium.errors import CalibrationError, ConfigError, EpisodeError, WireError
+from sensorium.errors import CalibrationError, ConfigError, EpisodeError, VerdictError, WireError
 from sensorium.sync.accounting import Account
 from sensorium.sync.align import Aligner, SyncRow
+from sensorium.sync.check_book import CheckBook, CheckMessage, JudgedWindow, Refusal, lift_refusal
 from sensorium.sync.clocks.model import Stamped
+from sensorium.sync.clocks.watch import WatchEvent
 from sensorium.sync.consent import ConsentLedger, Decision, Purpose, StreamConsent
 from sensorium.sync.consent_store import ConsentStore
 from sensorium.sync.episode.container import WriteError
@@ -29,10 +32,11 @@ from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy, storable
 from sensorium.sync.sealing import Closing, seal_closing
 from sensorium.sync.session import Journal, JournalInstance, JournalStream, SyncSpec, pack_reported
-from sensorium.sync.sets import AlignedSet, SetKeeper
+from sensorium.sync.session_clocks import SessionClocks
+from sensorium.sync.sets import SetKeeper
 from sensorium.sync.streams import Instance, LiveStream, StreamTally, instance_of
 from sensorium.timebase import SECOND_NS, Clock, Timeline, read_bases
-from sensorium.verdict import Status, Verdict
+from sensorium.verdict import Status
 
 BATCH = 256
 HOUSEKEEPING_NS = SECOND_NS // 50
@@ -42,7 +46,6 @@ NOT_STARTED = -1
 """Start of a replay's episode until its first frame says when that was."""
 DECLARE_GRACE_NS = 20 * SECOND_NS
 _FASTEST_REFERENCE_HZ = 100.0
-_WEIGHT = {Status.INSUFFICIENT: 0, Status.OK: 1, Status.SUSPECT: 2, Status.FAILED: 3}
 _REFERENCE_ORDER = (
     Modality.CAMERA,
     Modality.LIDAR,
@@ -91,7 +94,7 @@ class Synchronizer:
         self.instances: dict[int, Instance] = {}
         self.episode: OpenEpisode | None = None
         self.sealed: list[Sealed] = []
-        self.verdicts: dict[tuple[str, str], Verdict] = {}
+        self.checks = CheckBook()
         self.fault = ""
         """Why capture stopped by itself (a full disk); "" while all is well."""
         self._clock = clock
@@ -100,17 +103,19 @@ class Synchronizer:
         self._consents: dict[str, StreamConsent] = {}
         self._live_consents: dict[str, StreamConsent] = {}
         self._calibration = _load_calibration(spec.calibration)
+        self._clocks = SessionClocks(spec.host_id, spec.clocks, clock)
         self._waiting: dict[int, bytes] = {}
         self._started_ns = clock.now_ns()
         self._has_started = False
-        self._is_armed = spec.start == "immediately"
+        self._despite_reason = ""
+        self.refusal = self._known_refusal()
+        self._is_despite = spec.despite_calibration
+        self._is_armed = spec.start == "immediately" and self.refusal is None
         self._is_held = False
         self._arrival_ns = 0
         self._next_housekeeping_ns = 0
         self._next_base_ns = 0
-        self._sets = SetKeeper(spec.reference or "")
-        self._set_request: tuple[str, ...] = ()
-        self.ready_set: AlignedSet | None = None
+        self.sets = SetKeeper()
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="sealer")
         self._sealing: list[tuple[str, Future[Path]]] = []
 
@@ -327,12 +332,13 @@ class Synchronizer:
             return
         if not stream.account.arrive(frame.seq, frame.count):
             return
-        stamped = stream.tracker.update(frame)
+        stamped = stream.stamp(frame)
         self._arrival_ns = max(self._arrival_ns, int(frame.arrival_ns[-1]))
         episode = self.episode
         if episode is not None:
             if episode.started_ns == NOT_STARTED:
                 episode.started_ns = int(frame.arrival_ns[0])
+                self.sets.begin(episode.episode_id, episode.started_ns, episode.aligner.reference)
                 self._store_calibration(episode)
             self._record(episode, instance, stream, frame, stamped)
 
@@ -363,7 +369,7 @@ class Synchronizer:
         if not info.reference_of:
             episode.aligner.add(info.name, frame.seq, frame.count, stamped.capture_ns, bound_ns)
         self._show(episode, instance.number, info, frame, stamped)
-        self._sets.offer(info, frame, int(stamped.capture_ns[0]), self._clock.now_ns())
+        self.sets.offer(info, frame, stamped.capture_ns, self._clock.now_ns())
 
     def _show(
         self, episode: OpenEpisode, number: int, info: StreamInfo, frame: Frame, stamped: Stamped
@@ -392,12 +398,18 @@ class Synchronizer:
         self._update_consent()
         self.live.step()
         self._collect_sealed()
+        is_second = not self.is_virtual and now_ns >= self._next_base_ns
+        if is_second:
+            self._next_base_ns = now_ns + BASES_NS
+            reading = read_bases()
+            self._note_clocks(self._clocks.second(reading, self.instances.values()))
+        elif not self.is_virtual:
+            self._note_clocks(self._clocks.step())
         episode = self.episode
         if episode is None:
             return
-        if not self.is_virtual and now_ns >= self._next_base_ns:
-            self._next_base_ns = now_ns + BASES_NS
-            episode.writer.write_base(read_bases())
+        if is_second:
+            episode.writer.write_base(reading)
             self._write_models(episode)
             if not episode.writer.has_room():
                 self._disk_trouble(
@@ -412,6 +424,10 @@ class Synchronizer:
             self._disk_trouble(str(err))
             return
         self._split_when_due(episode)
+
+    def _note_clocks(self, events: Iterable[WatchEvent]) -> None:
+        for event in events:
+            self._event("clock", event.subject, event.detail)
 
     def _update_consent(self) -> None:
         now_utc_ns = self._clock.utc_ns()
@@ -439,8 +455,7 @@ class Synchronizer:
     def _write_rows(self, episode: OpenEpisode, rows: Iterable[SyncRow]) -> None:
         for row in rows:
             episode.writer.write_row(row)
-            if self._set_request and self.ready_set is None:
-                self.ready_set = self._sets.answer(row, self._set_request)
+            self.sets.row(row, self._clock.now_ns())
 
     def _split_when_due(self, episode: OpenEpisode) -> None:
         max_s, max_bytes = self.spec.max_s, self.spec.max_bytes
@@ -463,15 +478,21 @@ class Synchronizer:
         folder = self.spec.spool / "open" / episode_id
         writer = EpisodeWriter(folder, episode_id, timeline, WriterPolicy(flush_s=self.spec.flush_s))
         aligner = Aligner(self._reference(), self.spec.tolerance_ns)
-        self._sets.reference = aligner.reference
+        self.sets.begin(episode_id, now_ns, aligner.reference)
         self.episode = OpenEpisode(episode_id, folder, writer, timeline, now_ns, aligner)
         self.episode.limitations += self.spec.limitations
+        if self._despite_reason:
+            self.episode.limitations.append(
+                f"recorded by the operator's word although {self._despite_reason}"
+            )
         if now_ns != NOT_STARTED:
             self._store_calibration(self.episode)
-        self.verdicts.clear()
+        self.checks.begin()
+        self._clocks.begin()
         for instance in sorted(self.instances.values(), key=self._place_in_rig):
             if not instance.has_ended:
                 self._join(self.episode, instance)
+        self._note_clocks(self._clocks.standing())
         return episode_id
 
     def _place_in_rig(self, instance: Instance) -> int:
@@ -567,7 +588,9 @@ class Synchronizer:
             marks=tuple(episode.marks),
             limitations=tuple(episode.limitations),
             rejected=Counter(self.receiver.rejected),
-            verdicts=tuple(self.verdicts.values()),
+            verdicts=self.checks.verdicts(),
+            checks=self.checks.records(),
+            clocks=() if self.is_virtual else self._clocks.verdicts(),
             calibration_id=self._calibration.calibration_id if self._calibration else "",
             ledger=self._ledger,
             now_utc_ns=self._clock.utc_ns(),
@@ -583,7 +606,7 @@ class Synchronizer:
                 model = stream.tracker.model
                 if model is not None and name in episode.tallies:
                     episode.tallies[name].skew_ppm = model.skew_ppm
-                    episode.tallies[name].clock_method = model.method
+                    episode.tallies[name].clock_method = "recorded" if stream.is_recorded else model.method
 
     def discard(self) -> str | None:
         """Close the open episode and delete it; return its id."""
@@ -627,25 +650,95 @@ class Synchronizer:
         self._event("resume", "", f"resumed by {source}")
         return len(ended)
 
-    def take_verdict(self, verdict: Verdict) -> None:
-        """Keep a checker's verdict for the manifest and act on it as the rig says.
+    # -- calibration checks
 
-        Of several windows of an episode the one that says most against the rig is kept; all are events.
+    def take_check(self, message: CheckMessage) -> None:
+        """Keep the checker's verdicts for the manifest of the episode that they judged; act as the rig says.
+
+        A verdict that comes after its episode was closed is an event of the next one, and no part of its manifest.
         """
-        key = (verdict.check, verdict.subject)
-        known = self.verdicts.get(key)
-        if known is None or _WEIGHT[verdict.status] >= _WEIGHT[known.status]:
-            self.verdicts[key] = verdict
+        if message.report is not None:
+            self.checks.report = message.report
+        is_open = self.episode is not None and self.episode.episode_id == message.episode
+        for window in message.windows:
+            if is_open:
+                self.checks.add(window)
+            self._note_window(window, "" if is_open else message.episode)
+        is_new = self.checks.note(message.windows)
+        failed = [window.verdict for window in message.windows if window.verdict.status is Status.FAILED]
+        if not failed or self._is_despite or self.spec.on_failed_check == "warn":
+            return
+        reason = "; ".join(f"{each.check} on {each.subject} failed: {each.reasons[0]}" for each in failed)
+        if self.spec.on_failed_check == "stop":
+            self._refuse(reason, message.episode)
+        elif is_new and self.episode is not None:
+            self._split_after(reason, message.episode, is_open)
+
+    def _note_window(self, window: JudgedWindow, closed_episode: str) -> None:
+        verdict = window.verdict
         reasons = "; ".join(verdict.reasons)
-        self._event("verdict", verdict.subject, f"{verdict.check}: {verdict.status.value}. {reasons}".strip())
-        if verdict.status is Status.FAILED and self.episode is not None:
-            if self.spec.on_failed_check == "split":
-                self.stop()
-                self.start()
-            elif self.spec.on_failed_check == "stop":
-                self._is_armed = False
-                self.stop()
-                self.fault = f"calibration check {verdict.check} on {verdict.subject} failed: {reasons}"
+        late = f" (of episode {closed_episode}, closed before)" if closed_episode else ""
+        fields = {
+            "check": verdict.check,
+            "status": verdict.status.value,
+            "start_ns": str(window.start_ns),
+            "end_ns": str(window.end_ns),
+        }
+        detail = f"{verdict.check}: {verdict.status.value}. {reasons}".strip() + late
+        self._event("verdict", verdict.subject, detail, fields)
+
+    def _split_after(self, reason: str, judged: str, is_open: bool) -> None:
+        """Begin an episode anew because a check failed, unless another one had begun since."""
+        if is_open:
+            self.stop()
+            self.start()
+        assert self.episode is not None
+        began = "began because" if is_open else "began before it was known that"
+        sentence = f"{began} in episode {judged} calibration {reason}"
+        self.episode.limitations.append(sentence)
+        self._event("split", "", sentence, {"after": judged})
+
+    def _refuse(self, reason: str, judged: str) -> None:
+        """End the open episode and begin none under this calibration until the operator says so."""
+        if self.refusal is None:
+            calibration_id = self._calibration.calibration_id if self._calibration else ""
+            self.refusal = Refusal(
+                calibration_id, f"in episode {judged} calibration {reason}", self._clock.utc_ns()
+            )
+            with contextlib.suppress(OSError):  # the disk is full: it holds for this session all the same
+                self.refusal.save(self.spec.spool)
+        self._is_armed = False
+        if self.episode is not None:
+            self.episode.limitations.append(f"ended because calibration {reason}")
+            self.stop()
+
+    def start_when_allowed(self, despite_calibration: bool = False) -> str:
+        """Open an episode for the operator; return its id.
+
+        Args:
+            despite_calibration: Lift a refusal; failed checks of this session only warn from now on.
+
+        Raises:
+            VerdictError: If a calibration check refused further episodes.
+        """
+        if self.refusal is not None:
+            if not despite_calibration:
+                raise VerdictError(self.refusal.sentence)
+            lift_refusal(self.spec.spool)
+            self._despite_reason, self.refusal = self.refusal.reason, None
+        self._is_despite = self._is_despite or despite_calibration
+        return self.start()
+
+    def _known_refusal(self) -> Refusal | None:
+        """Return what an earlier session refused under this calibration, unless it no longer matters."""
+        calibration_id = self._calibration.calibration_id if self._calibration else ""
+        found = Refusal.load(self.spec.spool, calibration_id)
+        if found is not None and self.spec.on_failed_check == "stop" and not self.spec.despite_calibration:
+            return found
+        if found is not None and self.spec.despite_calibration:
+            self._despite_reason = found.reason
+        lift_refusal(self.spec.spool)
+        return None
 
     def _event(self, kind: str, stream: str, detail: str, fields: dict[str, str] | None = None) -> None:
         if self.episode is not None:
@@ -665,14 +758,6 @@ class Synchronizer:
             self.episode.limitations.append(f"ended early: {what}")
             self.stop()
 
-    # -- sets for the checker
-
-    def request_set(self, streams: tuple[str, ...]) -> None:
-        """Begin to look for the next row in which all these streams match; see ``ready_set``."""
-        self._sets.want(streams, self._clock.now_ns())
-        self._set_request = streams
-        self.ready_set = None
-
     # -- the end
 
     @property
@@ -686,6 +771,7 @@ class Synchronizer:
             if not instance.has_ended:
                 self._settle(instance)
         self.stop()
+        self._clocks.close()
         self._sealer.shutdown(wait=True)
         self._collect_sealed()
 

@@ -158,6 +158,7 @@ class Checker:
     def _work(self, job: Job) -> None:
         """Take one set or judge one window."""
         work, before_ns = job.work, self._used_ns()
+        was_alarmed = job.watch.latest is not None and job.watch.latest.verdict.status in ALARM
         window = self._judged(job) if work == "judge" else self._taken(job)
         now_ns = self._clock.now_ns()
         job.charge(work, self._used_ns() - before_ns)
@@ -167,7 +168,7 @@ class Checker:
         job.finish()
         job.is_hurried = False
         named = self._attribution.verdict(each.watch for each in self._jobs)
-        if window.verdict.status in ALARM:
+        if window.verdict.status in ALARM and not was_alarmed:
             self._hurry(job, now_ns)
         self._report(job.watch.episode, (window,) if named is None else (window, named))
 
