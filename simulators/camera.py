@@ -73,6 +73,8 @@ class SimulatedCamera(SimulatedDriver[SimulatedCameraConfig]):
 
     def streams(self) -> Sequence[StreamInfo]:
         config, name = self.config, self.context.name
+        if config.render == "cached" and config.motion != "walk":
+            raise ConfigError(f"device {name}: render: cached is for motion: walk; use render: live")
         loop = PERIOD_S * config.rate_hz
         if config.render == "cached" and abs(loop - round(loop)) > 1e-9:
             raise ConfigError(

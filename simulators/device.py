@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,7 @@ class SimulatedConfig(DriverConfig):
         speed: Simulated seconds per real second. Other than 1, stamps are on a virtual host clock that passes
             ``start_ns`` when the real one does; a device that cannot keep up runs late and skips nothing.
         seconds: World time at which the stream ends.
+        motion: ``walk``, or ``board``: the rig stops here and there before the chessboard. Devices share it.
         mount: Name in ``rig.MOUNTS``; None = the device's own name.
         drop_probability: Chance of each sample to be lost in the device.
     """
@@ -65,6 +66,7 @@ class SimulatedConfig(DriverConfig):
     utc_minus_host_ns: int | None = None
     speed: PositiveFloat = 1.0
     seconds: PositiveFloat | None = None
+    motion: Literal["walk", "board"] = "walk"
     mount: str | None = None
     bump: Bump | None = None
     clock: ClockConfig = ClockConfig()
@@ -189,7 +191,7 @@ class SimulatedDriver(Driver[SimConfigT]):
 
     def __init__(self, config: SimConfigT, context: DriverContext) -> None:
         super().__init__(config, context)
-        self.world = World(config.seed)
+        self.world = World(config.seed, config.motion)
         self.start_ns = 0
         self.first_s = 0.0
         self.limit_s = np.inf

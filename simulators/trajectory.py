@@ -71,23 +71,62 @@ class Trajectory:
     def motion(self, world_s: Array) -> Motion:
         """Return the body's state at (n,) world times in seconds."""
         offset, velocity, acceleration = self._position.derivatives(world_s)
-        angle, angle_rate, angle_acceleration = self._angles.derivatives(world_s)
-        sin, cos = np.sin(angle).T, np.cos(angle).T
-        rotation = _rotations(sin, cos)
-        # Body rates of yaw-pitch-roll angles (Diebel 2006, "Representing Attitude") and their derivative.
-        (sr, sp, _), (cr, cp, _) = sin, cos
-        dr, dp, dy = angle_rate.T
-        ddr, ddp, ddy = angle_acceleration.T
-        rate = np.stack([dr - sp * dy, cr * dp + sr * cp * dy, -sr * dp + cr * cp * dy], axis=1)
-        turn = np.stack(
-            [
-                ddr - cp * dp * dy - sp * ddy,
-                -sr * dr * dp + cr * ddp + (cr * cp * dr - sr * sp * dp) * dy + sr * cp * ddy,
-                -cr * dr * dp - sr * ddp + (-sr * cp * dr - cr * sp * dp) * dy + cr * cp * ddy,
-            ],
-            axis=1,
+        place = (offset + np.asarray(HOME_M), velocity, acceleration)
+        return _motion(place, self._angles.derivatives(world_s))
+
+
+def _motion(place: tuple[Array, Array, Array], angles: tuple[Array, Array, Array]) -> Motion:
+    """Return the state from position and roll, pitch, yaw with their first two derivatives, each (n, 3)."""
+    position_m, velocity, acceleration = place
+    angle, angle_rate, angle_acceleration = angles
+    sin, cos = np.sin(angle).T, np.cos(angle).T
+    # Body rates of yaw-pitch-roll angles (Diebel 2006, "Representing Attitude") and their derivative.
+    (sr, sp, _), (cr, cp, _) = sin, cos
+    dr, dp, dy = angle_rate.T
+    ddr, ddp, ddy = angle_acceleration.T
+    rate = np.stack([dr - sp * dy, cr * dp + sr * cp * dy, -sr * dp + cr * cp * dy], axis=1)
+    turn = np.stack(
+        [
+            ddr - cp * dp * dy - sp * ddy,
+            -sr * dr * dp + cr * ddp + (cr * cp * dr - sr * sp * dp) * dy + sr * cp * ddy,
+            -cr * dr * dp - sr * ddp + (-sr * cp * dr - cr * sp * dp) * dy + cr * cp * ddy,
+        ],
+        axis=1,
+    )
+    return Motion(_rotations(sin, cos), position_m, velocity, acceleration, rate, turn)
+
+
+class Tour:
+    """Goes from pose to pose and holds still at each, for ever; moves along the quintic that starts and ends at
+    rest (Flash and Hogan 1985).
+
+    Args:
+        poses: (n, 6) x, y, z (m), roll, pitch, yaw (rad) in the world.
+    """
+
+    HOLD_S, MOVE_S = 1.0, 0.75
+
+    def __init__(self, poses: Array) -> None:
+        self._poses = np.asarray(poses, np.float64)
+
+    @property
+    def period_s(self) -> float:
+        return len(self._poses) * (self.HOLD_S + self.MOVE_S)
+
+    def motion(self, world_s: Array) -> Motion:
+        """Return the body's state at (n,) world times in seconds."""
+        leg, since_s = np.divmod(np.asarray(world_s, np.float64), self.HOLD_S + self.MOVE_S)
+        start = self._poses[leg.astype(np.int64) % len(self._poses)]
+        step = self._poses[(leg.astype(np.int64) + 1) % len(self._poses)] - start
+        u = np.clip((since_s - self.HOLD_S) / self.MOVE_S, 0.0, 1.0)[:, None]
+        share = u**3 * (10 - 15 * u + 6 * u**2)
+        rate = 30 * u**2 * (1 - u) ** 2 / self.MOVE_S
+        change = 60 * u * (1 - u) * (1 - 2 * u) / self.MOVE_S**2
+        place, speed, acceleration = start + share * step, rate * step, change * step
+        return _motion(
+            (place[:, :3], speed[:, :3], acceleration[:, :3]),
+            (place[:, 3:], speed[:, 3:], acceleration[:, 3:]),
         )
-        return Motion(rotation, offset + np.asarray(HOME_M), velocity, acceleration, rate, turn)
 
 
 class _Harmonics:

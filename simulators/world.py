@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.simulators.surfaces import Array, Box, BoxScene, Image, Surface, rich_texture
-from sensorium.simulators.trajectory import PERIOD_S, Motion, Trajectory
+from sensorium.simulators.trajectory import PERIOD_S, Motion, Tour, Trajectory
 
 GRAVITY_M_S2 = 9.81
 SOUND_M_S = 343.0
@@ -23,8 +24,39 @@ LAMP_SECONDS = 0.08
 _WALL_PIXELS_PER_M = 128
 _BOARD_PIXELS_PER_M = 400
 _BOARD_CENTRE_M = (3.97, 0.25, 1.45)
+_BOARD_SIZE_M = (0.06, 1.5, 1.14)
 _LAMP_CENTRE_M = (3.97, -0.85, 1.75)
 _CLAPS_S = (1.37, 3.72, 6.11, 8.83)
+
+# Where the rig stops to look at the board: azimuth and elevation off the board's normal (deg), distance (m), where
+# a camera in the body's middle would see its centre (rad right of and below the axis), roll (deg). Found by trial:
+# nothing stands between, and most stops show the whole pattern to both cameras, near every corner of the image.
+_BOARD_STOPS = (
+    (0, 0, 1.3, 0.0, 0.0, 0),
+    (0, 0, 1.45, 0.19, 0.22, 0),
+    (0, 0, 1.45, -0.19, 0.22, 0),
+    (0, 0, 1.45, -0.19, -0.22, 0),
+    (0, 0, 1.45, 0.19, -0.22, 0),
+    (32, 0, 1.5, -0.14, 0.14, 0),
+    (-30, 0, 1.5, 0.14, 0.14, 0),
+    (0, 18, 1.45, 0.0, -0.14, 0),
+    (0, -28, 1.5, 0.0, 0.14, 0),
+    (28, 12, 1.45, 0.21, 0.165, 8),
+    (-28, 12, 1.45, -0.21, 0.165, -8),
+    (30, -25, 1.45, 0.19, -0.19, -10),
+    (-28, -25, 1.45, -0.19, -0.19, 10),
+    (32, 0, 1.5, 0.2, -0.22, 0),
+    (-30, 0, 1.5, -0.2, -0.22, 0),
+    (10, -5, 1.8, 0.3, 0.21, 0),
+    (10, -5, 1.8, 0.22, 0.26, 5),
+    (-8, -10, 1.8, -0.3, 0.21, 0),
+    (-8, -10, 1.8, -0.22, 0.26, -5),
+    (-15, -8, 1.9, -0.3, -0.26, 12),
+    (12, -8, 1.6, 0.19, -0.23, -12),
+    (33, -20, 1.3, 0.0, 0.0, 0),
+    (-33, -15, 1.3, 0.0, 0.0, 0),
+    (30, 10, 1.7, -0.26, -0.23, 0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +70,16 @@ class Clap:
 class World:
     """Everything that is true, as a function of the seed and of world time (seconds from the common start).
 
-    The world repeats every ``PERIOD_S``: motion and claps, for ever.
+    The claps repeat every ``PERIOD_S``, for ever; so does the walk. The tour that shows the board to the rig
+    repeats every ``trajectory.period_s``.
+
+    Args:
+        motion: ``walk``, or ``board``: the rig goes from stop to stop before the board and holds still at each.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, motion: Literal["walk", "board"] = "walk") -> None:
         self.seed = seed
-        self.trajectory = Trajectory(seed)
+        self.trajectory: Trajectory | Tour = Trajectory(seed) if motion == "walk" else Tour(_board_stops())
         self._claps_s = np.array(_CLAPS_S)
 
     @property
@@ -107,7 +143,7 @@ class RoomScene(BoxScene):
             is_room=True,
             order=0,
         )
-        self.board = Box(_BOARD_CENTRE_M, (0.06, 1.5, 1.14), {"-x": _board_texture()}, order=1)
+        self.board = Box(_BOARD_CENTRE_M, _BOARD_SIZE_M, {"-x": _board_texture()}, order=1)
         self.lamp = Box(_LAMP_CENTRE_M, (0.06, 0.3, 0.3), {"-x": _lamp_texture(lit=False)}, order=1)
         self._lit = Box(_LAMP_CENTRE_M, (0.06, 0.3, 0.3), {"-x": _lamp_texture(lit=True)}, order=1)
         self._claps_s = np.array(_CLAPS_S)
@@ -118,6 +154,20 @@ class RoomScene(BoxScene):
         since = (world_s - self._claps_s) % PERIOD_S
         lamp = self._lit if np.any(since < LAMP_SECONDS) else self.lamp
         return [face for box in self.boxes for face in (lamp.faces if box is self.lamp else box.faces)]
+
+
+def _board_stops() -> Array:
+    """Return (n, 6) x, y, z, roll, pitch, yaw of the body."""
+    poses = []
+    front = np.array(_BOARD_CENTRE_M) - (_BOARD_SIZE_M[0] / 2, 0, 0)
+    for azimuth_deg, elevation_deg, distance_m, right, below, roll_deg in _BOARD_STOPS:
+        azimuth, elevation, roll = np.deg2rad((azimuth_deg, elevation_deg, roll_deg))
+        away = np.array(
+            (-np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation))
+        )
+        yaw = np.arctan2(-away[1], -away[0]) + right
+        poses.append([*(front + distance_m * away), roll, elevation - below, yaw])
+    return np.array(poses)
 
 
 @lru_cache(maxsize=2)
@@ -170,7 +220,10 @@ def _shaded(colour: tuple[int, int, int], face: str) -> tuple[int, int, int]:
 
 def _board_texture() -> Image:
     pixels_per_square = round(BOARD_SQUARE_M * _BOARD_PIXELS_PER_M)
-    height, width = round(1.14 * _BOARD_PIXELS_PER_M), round(1.5 * _BOARD_PIXELS_PER_M)
+    height, width = (
+        round(_BOARD_SIZE_M[2] * _BOARD_PIXELS_PER_M),
+        round(_BOARD_SIZE_M[1] * _BOARD_PIXELS_PER_M),
+    )
     canvas = np.full((height, width, 3), 225, np.uint8)
     columns, rows = BOARD_CORNERS[0] + 1, BOARD_CORNERS[1] + 1
     left, top = (width - columns * pixels_per_square) // 2, (height - rows * pixels_per_square) // 2

@@ -2,7 +2,7 @@ import numpy as np
 
 from sensorium.calibration.geometry import rotation_exp, rotation_log
 from sensorium.simulators.rig import MOUNTS
-from sensorium.simulators.trajectory import HOME_M, PERIOD_S, Trajectory
+from sensorium.simulators.trajectory import HOME_M, PERIOD_S, Tour, Trajectory
 
 STEP_S = 1e-4
 TIMES_S = np.linspace(0.0, PERIOD_S, 400, endpoint=False)
@@ -56,3 +56,26 @@ def test_rotation_exp_of_a_rate_carries_one_pose_to_the_next() -> None:
     np.testing.assert_allclose(
         motion.rotation[0] @ rotation_exp(middle * STEP_S), motion.rotation[1], atol=1e-9
     )
+
+
+def test_a_tour_stops_at_every_pose_and_its_derivatives_are_those_of_its_path() -> None:
+    poses = np.random.default_rng(1).uniform(-0.5, 0.5, (3, 6))
+    tour = Tour(poses)
+    stops_s = np.arange(3) * (Tour.HOLD_S + Tour.MOVE_S)
+    for since_s in (0.0, 0.5 * Tour.HOLD_S, Tour.HOLD_S, tour.period_s):
+        motion = tour.motion(stops_s + since_s)
+        np.testing.assert_allclose(motion.position_m, poses[:, :3], atol=1e-12)
+        np.testing.assert_allclose(motion.velocity_m_s, 0.0, atol=1e-12)
+        np.testing.assert_allclose(motion.rate_rad_s, 0.0, atol=1e-12)
+    step_s = 1e-5
+    times_s = np.linspace(0.0, tour.period_s, 200)
+    before, now, after = (tour.motion(times_s + shift) for shift in (-step_s, 0.0, step_s))
+    speed = (after.position_m - before.position_m) / (2 * step_s)
+    np.testing.assert_allclose(now.velocity_m_s, speed, atol=1e-4)
+    change = (after.velocity_m_s - before.velocity_m_s) / (2 * step_s)
+    np.testing.assert_allclose(now.acceleration_m_s2, change, atol=1e-3)
+    turns = [b.T @ a for a, b in zip(after.rotation, before.rotation, strict=True)]
+    rates = np.array([[t[2, 1] - t[1, 2], t[0, 2] - t[2, 0], t[1, 0] - t[0, 1]] for t in turns]) / (
+        4 * step_s
+    )
+    np.testing.assert_allclose(now.rate_rad_s, rates, atol=1e-4)
