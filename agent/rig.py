@@ -18,7 +18,9 @@ from sensorium.drivers.frame import STREAM_NAME
 from sensorium.drivers.registry import load_driver
 from sensorium.errors import CalibrationError, ConfigError, DeviceError
 from sensorium.sync.clocks.probe import load_key
+from sensorium.sync.clocks.triggered import TriggerSettings
 from sensorium.sync.clocks.watch import NodeSettings, WatchSettings
+from sensorium.sync.session_triggers import check_streams
 
 Location = tuple[str | int, ...]
 
@@ -67,6 +69,7 @@ class RigDocument(_Strict):
     devices: dict[str, dict[str, Any]] = Field(min_length=1)
     episode: EpisodeOptions = EpisodeOptions()
     clocks: WatchSettings = WatchSettings()
+    triggers: tuple[TriggerSettings, ...] = ()
     checks: tuple[CheckOptions, ...] | None = None
     checker: CheckerOptions = CheckerOptions()
     on_failed_check: Literal["warn", "split", "stop"] = "warn"
@@ -193,6 +196,9 @@ def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, s
         except CalibrationError as err:
             problems.append((("calibration",), f"calibration: {err}"))
     clocks = _anchored_clocks(document.clocks, base, [device.name for device in devices], problems)
+    if not any(device.driver == "replay" for device in devices):  # whose streams have names of their own
+        for index, problem in check_streams(document.triggers, [device.name for device in devices]):
+            problems.append((("triggers", index), f"triggers: {problem}"))
     return Rig(path, document.model_copy(update={**anchored, "clocks": clocks}), tuple(devices))
 
 

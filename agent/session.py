@@ -72,6 +72,7 @@ def request_for(rig: Rig, spool: Path | None, seconds: float | None) -> SessionR
             "calibration": str(found.calibration) if found.calibration else None,
             "on_failed_check": found.on_failed_check,
             "clocks": found.clocks,
+            "triggers": found.triggers,
         },
         checks=found.checks,
         checker=found.checker,

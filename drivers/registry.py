@@ -14,6 +14,7 @@ BUILT_IN = {
     "ati_netft": "sensorium.drivers.ati_netft:AtiNetFtDriver",
     "opencv": "sensorium.drivers.opencv:OpenCvDriver",
     "ouster": "sensorium.drivers.ouster:OusterDriver",
+    "pps": "sensorium.drivers.pps:PpsDriver",
     "sounddevice": "sensorium.drivers.sounddevice:SoundDeviceDriver",
     "xsens": "sensorium.drivers.xsens:XsensDriver",
     "sim_camera": "sensorium.simulators.camera:SimulatedCamera",
@@ -21,6 +22,7 @@ BUILT_IN = {
     "sim_imu": "sensorium.simulators.imu:SimulatedImu",
     "sim_lidar": "sensorium.simulators.lidar:SimulatedLidar",
     "sim_microphone": "sensorium.simulators.microphone:SimulatedMicrophone",
+    "sim_trigger": "sensorium.simulators.trigger:SimulatedTrigger",
     "replay": "sensorium.simulators.player:ReplayDriver",
 }
 

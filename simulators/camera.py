@@ -4,21 +4,40 @@ Noise: 1.5 grey values, white, then JPEG. The image is sharp and shows the world
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import cv2
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.errors import ConfigError, DeviceError
 from sensorium.simulators.device import SampleTrain, SimulatedConfig, SimulatedDriver
-from sensorium.simulators.device_clock import ClockConfig, LatencyConfig, simulated_clock, stream_rng
+from sensorium.simulators.device_clock import LatencyConfig
 from sensorium.simulators.render import Renderer
 from sensorium.simulators.rig import CAMERA
 from sensorium.simulators.trajectory import PERIOD_S
+from sensorium.simulators.trigger import rig_trigger
+
+
+class SimulatedShutter(BaseModel):
+    """What lies between a trigger's edge and the image, so that the exposure begins after it as a real one does.
+
+    Without it the rig's trigger marks the middle of the exposure itself.
+
+    Attributes:
+        delay_us: Edge to start of the first row's exposure; ``jitter_us`` is the half width of its jitter.
+        row_us: From one row's exposure to the next.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    delay_us: NonNegativeFloat = 0.0
+    jitter_us: NonNegativeFloat = 0.0
+    row_us: NonNegativeFloat = 0.0
 
 
 class SimulatedCameraConfig(SimulatedConfig):
@@ -28,6 +47,7 @@ class SimulatedCameraConfig(SimulatedConfig):
         size: Width and height; the field of view stays that of ``rig.CAMERA``.
         distortion: k1, k2, p1, p2 of OpenCV's radial-tangential model.
         triggered: Exposures follow the rig's trigger, common to all its cameras; else the camera's own clock.
+        shutter: From the pulses of ``sim_trigger`` to the exposures.
         render: ``live`` draws each image for its very instant. ``cached`` draws one loop of the world on the
             nominal grid and repeats its JPEG bytes: up to half a frame off in time, but free after one loop.
     """
@@ -39,6 +59,7 @@ class SimulatedCameraConfig(SimulatedConfig):
     stamp_of: Literal["exposure_start", "exposure_mid"] = "exposure_mid"
     quality: int = Field(default=85, ge=1, le=100)
     triggered: bool = True
+    shutter: SimulatedShutter | None = None
     render: Literal["live", "cached"] = "live"
     latency: LatencyConfig = LatencyConfig(min_ms=12.0)
 
@@ -86,12 +107,23 @@ class SimulatedCamera(SimulatedDriver[SimulatedCameraConfig]):
         cv2.setNumThreads(1)
         self._renderer = Renderer(self.world.scene, self.intrinsics, self.rng("noise"))
         min_ns = round(config.latency.min_ms * 1e6)
-        trigger, phase_s = None, None
-        if config.triggered:
-            trigger = simulated_clock(ClockConfig(), config.seed, "trigger")
-            phase_s = float(stream_rng(config.seed, "trigger", "phase").uniform(0, 1 / config.rate_hz))
-        self._train = SampleTrain(self, name, config.rate_hz, min_ns, sampling=trigger, phase_s=phase_s)
+        trigger, phase_s = rig_trigger(config.seed, config.rate_hz) if config.triggered else (None, None)
         width, height = config.size
+        after_s, jitter_s = 0.0, 0.0
+        if config.shutter is not None:
+            to_middle_us = config.shutter.delay_us + config.shutter.row_us * (height - 1) / 2
+            after_s = to_middle_us * 1e-6 + config.exposure_ms / 2000.0
+            jitter_s = config.shutter.jitter_us * 1e-6
+        self._train = SampleTrain(
+            self,
+            name,
+            config.rate_hz,
+            min_ns,
+            sampling=trigger,
+            phase_s=phase_s,
+            after_s=after_s,
+            jitter_s=jitter_s,
+        )
         return (
             StreamInfo(
                 name,
@@ -119,16 +151,16 @@ class SimulatedCamera(SimulatedDriver[SimulatedCameraConfig]):
         samples = self._train.take(1)
         if samples is None:
             return False
-        if samples.kept[0]:
-            world_s = float(samples.world_s[0])
+        for i in np.flatnonzero(samples.kept).tolist():  # one, or two when one was exposed out of turn
+            world_s = float(samples.world_s[i])
             self.push(
                 Frame(
                     self.context.name,
-                    int(samples.seq[0]),
+                    int(samples.seq[i]),
                     1,
-                    stamps(int(samples.ticks[0])),
-                    stamps(int(samples.arrival_ns[0])),
-                    self.payload(self.context.name, world_s, lambda: self._image(world_s), may_shrink=True),
+                    stamps(int(samples.ticks[i])),
+                    stamps(int(samples.arrival_ns[i])),
+                    self.payload(self.context.name, world_s, partial(self._image, world_s), may_shrink=True),
                     (self.config.exposure_ms * 1e6,),
                 )
             )

@@ -120,12 +120,16 @@ class SampleTrain:
         samples_each: int = 1,
         align: int = 1,
         drops: bool = True,
+        after_s: float = 0.0,
+        jitter_s: float = 0.0,
     ) -> None:
         """Args:
         sampling: The clock that triggers the samples; None = the device's own, which also stamps them.
         phase_s: First grid instant on that clock; None = drawn from the seed.
         samples_each: Samples per item of the train (an audio block counts 480).
         align: Begin at a multiple of this many items (a LiDAR revolution).
+        after_s: From the sampling clock's instant to the capture (a shutter's delay, half the exposure).
+        jitter_s: Half width of its uniform jitter.
         """
         config = driver.config
         self.clock = driver.device_clock
@@ -133,6 +137,8 @@ class SampleTrain:
             phase_s = float(stream_rng(config.seed, stream, "phase").uniform(0, 1 / rate_hz))
         self.phase_s = phase_s
         self._sampling = sampling or self.clock
+        self._after_s, self._jitter_s = after_s, jitter_s
+        self._shutter_rng = stream_rng(config.seed, stream, "shutter")
         self._rate_hz = rate_hz
         self._each = samples_each
         self._start_ns = driver.start_ns
@@ -148,6 +154,8 @@ class SampleTrain:
         probability = config.drop_probability if drops else 0.0
         plan = driver.faults if drops else Faults()
         self._drops = DropPlan(plan, probability, stream_rng(config.seed, stream, "drops"))
+        self._ignored = DropPlan(driver.faults, 0.0, np.random.default_rng(0), "ignore")
+        self._extra_s = sorted(at_s for at_s, _ in driver.faults.spans("expose") if at_s >= driver.first_s)
         self._truth = driver.truth_writer(stream)
         opened_s = float(self._sampling.device_s(np.array([driver.first_s]))[0])
         first = max(0, int(np.ceil((opened_s - self.phase_s) * rate_hz)))
@@ -162,15 +170,19 @@ class SampleTrain:
         """Return the next ``count`` grid instants' samples; fewer around faults; None at the end."""
         index = np.arange(self._index, self._index + count)
         self._index += count
-        world_s = self.instants(index)
+        world_s = self.instants(index) + self._after_s
+        if self._jitter_s:
+            world_s = world_s + self._shutter_rng.uniform(-self._jitter_s, self._jitter_s, count)
         if world_s[0] >= self._limit_s:
             return None
         taken = world_s < self._limit_s
         if self._faults.faults:
-            taken &= ~self._faults.is_silent(world_s)
-            if not taken.any():
+            taken &= ~self._faults.is_silent(world_s) & ~self._ignored.dropped(world_s)
+            index, world_s = self._with_extras(index[taken], world_s[taken], float(world_s[-1]))
+            if not len(world_s):
                 return self.take(count)
-        index, world_s = index[taken], world_s[taken]
+        else:
+            index, world_s = index[taken], world_s[taken]
         capture_ns = self._start_ns + np.rint(world_s * SECOND_NS).astype(np.int64)
         seq = self._seq + self._each * np.arange(len(index), dtype=np.int64)
         self._seq += self._each * len(index)
@@ -184,6 +196,16 @@ class SampleTrain:
             self._path.arrivals(capture_ns),
             ~self._drops.dropped(world_s),
         )
+
+    def _with_extras(
+        self, index: Stamps, world_s: NDArray[np.float64], until_s: float
+    ) -> tuple[Stamps, NDArray[np.float64]]:
+        """Return grid numbers and times with those samples that nothing asked for, which have the number -1."""
+        extra_s = [at_s for at_s in self._extra_s if at_s < min(until_s, self._limit_s)]
+        del self._extra_s[: len(extra_s)]
+        times_s = np.concatenate([world_s, extra_s])
+        order = np.argsort(times_s, kind="stable")
+        return np.concatenate([index, np.full(len(extra_s), -1)])[order], times_s[order]
 
 
 class SimulatedDriver(Driver[SimConfigT]):

@@ -18,11 +18,14 @@ class Fault(BaseModel):
     ``clock_reset``: the device reboots: silent for ``for_s``, then its clock starts from zero.
     ``corrupt``: for ``for_s`` payloads are damaged: the last third is cut off where sizes may vary, else
     overwritten with noise.
+    ``ignore``: ``count`` samples are not taken, as by a camera that does not answer its trigger; the device's
+    counter does not see them.
+    ``expose``: one sample more is taken at ``at_s``, which nothing asked for.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["drop", "freeze", "stall", "disconnect", "clock_reset", "corrupt"]
+    kind: Literal["drop", "freeze", "stall", "disconnect", "clock_reset", "corrupt", "ignore", "expose"]
     at_s: NonNegativeFloat
     for_s: NonNegativeFloat = 0.0
     count: PositiveInt = 1
@@ -71,10 +74,15 @@ class Faults:
 
 
 class DropPlan:
-    """Which samples the device loses: planned runs, and each one with a probability."""
+    """Which samples the device loses: planned runs, and each one with a probability.
 
-    def __init__(self, faults: Faults, probability: float, rng: np.random.Generator) -> None:
-        self._planned = [[fault.at_s, fault.count] for fault in faults.faults if fault.kind == "drop"]
+    With ``kind`` "ignore": which samples it does not take at all.
+    """
+
+    def __init__(
+        self, faults: Faults, probability: float, rng: np.random.Generator, kind: str = "drop"
+    ) -> None:
+        self._planned = [[fault.at_s, fault.count] for fault in faults.faults if fault.kind == kind]
         self._probability = probability
         self._rng = rng
 

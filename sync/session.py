@@ -13,6 +13,7 @@ from sensorium.drivers.counters import Counts, read_counters
 from sensorium.drivers.frame import Place
 from sensorium.errors import EpisodeError
 from sensorium.sync.accounting import Account, settle_torn
+from sensorium.sync.clocks.triggered import TriggerSettings
 from sensorium.sync.clocks.watch import WatchSettings
 
 JOURNAL_FILE = ".journal.json"
@@ -53,6 +54,7 @@ class SyncSpec(BaseModel):
     flush_s: float = 1.0
     limitations: tuple[str, ...] = ()
     clocks: WatchSettings = WatchSettings()
+    triggers: tuple[TriggerSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,11 @@ from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy, storable
 from sensorium.sync.sealing import Closing, seal_closing
 from sensorium.sync.session import Journal, JournalInstance, JournalStream, SyncSpec, pack_reported
 from sensorium.sync.session_clocks import SessionClocks
+from sensorium.sync.session_triggers import Due, SessionTriggers
 from sensorium.sync.sets import SetKeeper
 from sensorium.sync.streams import Instance, LiveStream, StreamTally, instance_of
 from sensorium.timebase import SECOND_NS, Clock, Timeline, read_bases
-from sensorium.verdict import Status
+from sensorium.verdict import Status, Verdict
 
 BATCH = 256
 HOUSEKEEPING_NS = SECOND_NS // 50
@@ -104,6 +105,7 @@ class Synchronizer:
         self._live_consents: dict[str, StreamConsent] = {}
         self._calibration = _load_calibration(spec.calibration)
         self._clocks = SessionClocks(spec.host_id, spec.clocks, clock)
+        self._triggers = SessionTriggers(spec.triggers)
         self._waiting: dict[int, bytes] = {}
         self._started_ns = clock.now_ns()
         self._has_started = False
@@ -217,6 +219,7 @@ class Synchronizer:
     # -- drivers
 
     def _declare(self, identity: bytes, declare: Declare) -> None:
+        declare = self._triggers.describe(declare)
         problem = self._conflict(declare)
         if problem:
             self.receiver.rejected[problem] += 1
@@ -334,6 +337,21 @@ class Synchronizer:
             return
         stamped = stream.stamp(frame)
         self._arrival_ns = max(self._arrival_ns, int(frame.arrival_ns[-1]))
+        if self._triggers.concerns(frame):
+            # Its credit returns when it is recorded: it may have to wait for its pulse.
+            instance.released_bytes -= len(frame.payload) + HEADER_OVERHEAD_BYTES
+            self._commit_all(self._triggers.take(instance, stream, frame, stamped))
+            self._commit_all(self._triggers.due(self.now_ns()))
+        else:
+            self._commit(instance, stream, frame, stamped)
+
+    def _commit_all(self, found: Iterable[Due]) -> None:
+        """Record frames whose triggers have decided their stamps."""
+        for due in found:
+            due.instance.released_bytes += len(due.frame.payload) + HEADER_OVERHEAD_BYTES
+            self._commit(due.instance, due.stream, due.frame, due.stamped)
+
+    def _commit(self, instance: Instance, stream: LiveStream, frame: Frame, stamped: Stamped) -> None:
         episode = self.episode
         if episode is not None:
             if episode.started_ns == NOT_STARTED:
@@ -398,6 +416,8 @@ class Synchronizer:
         self._update_consent()
         self.live.step()
         self._collect_sealed()
+        self._commit_all(self._triggers.due(self.now_ns()))
+        self._note_triggers()
         is_second = not self.is_virtual and now_ns >= self._next_base_ns
         if is_second:
             self._next_base_ns = now_ns + BASES_NS
@@ -417,13 +437,20 @@ class Synchronizer:
                 )
                 return
         # By the latest arrival, not by the wall: on a machine that lags, all streams lag and none is silent.
-        self._write_rows(episode, episode.aligner.advance(self._arrival_ns))
+        # A frame that waits for its pulse has arrived for all that, so the others wait for it.
+        self._write_rows(episode, episode.aligner.advance(self._triggers.oldest_arrival_ns(self._arrival_ns)))
         try:
             episode.writer.step(now_ns)
         except EpisodeError as err:
             self._disk_trouble(str(err))
             return
         self._split_when_due(episode)
+
+    def _note_triggers(self) -> None:
+        for event in self._triggers.take_events():
+            if self.episode is not None and event.stream in self.episode.tallies:
+                self.episode.tallies[event.stream].note_clock((event,))
+            self._event("clock", event.stream, f"{event.kind.value}: {event.detail}")
 
     def _note_clocks(self, events: Iterable[WatchEvent]) -> None:
         for event in events:
@@ -436,7 +463,8 @@ class Synchronizer:
             consent.update(self._ledger, now_utc_ns, self._capture_now_utc_ns())
 
     def _admit(self, instance: Instance) -> None:
-        """Prepare the consent decisions of an instance's streams and show them to viewers."""
+        """Prepare the consent decisions of an instance's streams, its triggers, and show it to viewers."""
+        self._commit_all(self._triggers.admit(instance))
         now_utc_ns, capture_now_ns = self._clock.utc_ns(), self._capture_now_utc_ns()
         for stream in instance.streams.values():
             info = stream.info
@@ -489,10 +517,14 @@ class Synchronizer:
             self._store_calibration(self.episode)
         self.checks.begin()
         self._clocks.begin()
+        self._triggers.begin()
         for instance in sorted(self.instances.values(), key=self._place_in_rig):
             if not instance.has_ended:
                 self._join(self.episode, instance)
         self._note_clocks(self._clocks.standing())
+        for stream, problem in self._triggers.problems():
+            self.episode.limitations.append(problem)
+            self._event("clock", stream, problem)
         return episode_id
 
     def _place_in_rig(self, instance: Instance) -> int:
@@ -551,6 +583,8 @@ class Synchronizer:
 
     def stop(self) -> str | None:
         """Close the open episode and hand it to the sealer; return its id."""
+        self._commit_all(self._triggers.due(None))
+        self._note_triggers()
         episode, self.episode = self.episode, None
         if episode is None:
             return None
@@ -590,7 +624,7 @@ class Synchronizer:
             rejected=Counter(self.receiver.rejected),
             verdicts=self.checks.verdicts(),
             checks=self.checks.records(),
-            clocks=() if self.is_virtual else self._clocks.verdicts(),
+            clocks=self._clock_verdicts(),
             calibration_id=self._calibration.calibration_id if self._calibration else "",
             ledger=self._ledger,
             now_utc_ns=self._clock.utc_ns(),
@@ -600,6 +634,11 @@ class Synchronizer:
         self._sealing.append((episode.episode_id, self._sealer.submit(seal_closing, closing)))
         return episode.episode_id
 
+    def _clock_verdicts(self) -> tuple[Verdict, ...]:
+        """Return what was found about the clocks since the episode began."""
+        watched = () if self.is_virtual else self._clocks.verdicts()
+        return (*watched, *self._triggers.verdicts(with_seconds=not self.is_virtual))
+
     def _finish_clocks(self, episode: OpenEpisode) -> None:
         for instance in self.instances.values():
             for name, stream in instance.streams.items():
@@ -607,9 +646,12 @@ class Synchronizer:
                 if model is not None and name in episode.tallies:
                     episode.tallies[name].skew_ppm = model.skew_ppm
                     episode.tallies[name].clock_method = "recorded" if stream.is_recorded else model.method
+                if self._triggers.is_by_pulse(name) and name in episode.tallies:
+                    episode.tallies[name].clock_method = "trigger"
 
     def discard(self) -> str | None:
         """Close the open episode and delete it; return its id."""
+        self._commit_all(self._triggers.due(None))
         episode, self.episode = self.episode, None
         if episode is None:
             return None

@@ -228,6 +228,11 @@ class TriggerMatcher:
     # -- what goes out
 
     @property
+    def is_matching(self) -> bool:
+        """Whether frames have the times of their pulses by now."""
+        return self._difference is not None and self._slips_in_row < _SLIPS
+
+    @property
     def oldest_arrival_ns(self) -> int | None:
         """Arrival of the oldest frame that still waits; None if none does."""
         return self._held[0].arrival_ns if self._held else None
