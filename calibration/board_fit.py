@@ -194,7 +194,7 @@ def _held_out_lens(views: Sequence[View], board: Target, camera: Intrinsics) -> 
         other = _fit_lens([views[k] for k in fitted], board, [camera]).cameras[0]
         seen = [views[k] for k in judged]
         poses = [pose_of(view, board, other) for view in seen]
-        fit = adjust(board.points_m, [seen], [other], [np.eye(4)], poses, is_lens_free=False)
+        fit = adjust(board.points_m, [seen], [other], [np.eye(4)], poses, free="none")
         return [float(value) for value in fit.view_rms_px[0]]
 
     return _held_out(len(views), MIN_INTRINSIC_VIEWS, judge)
@@ -285,7 +285,7 @@ def _fit_pair(views: Sequence[Sequence[View]], board: Target, first: Intrinsics,
         for part, camera in zip(views, (first, second), strict=True)
     ]
     T = relative_pose(poses[0], poses[1])
-    return adjust(board.points_m, views, [first, second], [np.eye(4), T], poses[0], is_lens_free=False)
+    return adjust(board.points_m, views, [first, second], [np.eye(4), T], poses[0], free="none")
 
 
 def transfer_rms_px(
@@ -351,7 +351,7 @@ def _moved_pair(
     moved = list(cameras)
     try:
         moved[index] = with_vector(cameras[index], vector_of(cameras[index]) + change)
-        again = adjust(board.points_m, views, moved, fit.T_camera_reference, fit.poses, is_lens_free=False)
+        again = adjust(board.points_m, views, moved, fit.T_camera_reference, fit.poses, free="none")
     except CalibrationError:
         return None
     return again.T_camera_reference[1]

@@ -7,12 +7,16 @@ one view share their errors (a board that is not flat, a direction of blur), so 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from sensorium.calibration.geometry import Array, Intrinsics, apply, distort, inverse, small_motion
 from sensorium.calibration.targets import View
 from sensorium.errors import CalibrationError
+
+# What of the lenses is fitted: every number, one factor on both focal lengths of each, or nothing.
+Free = Literal["lenses", "focals", "none"]
 
 _STEPS = 60
 _STEP = 1e-6
@@ -29,8 +33,9 @@ class Fit:
         cameras: One per camera, the first is the reference.
         T_camera_reference: Of each camera; the first is the identity.
         poses: T_reference_board of each view.
-        covariance: Of the free parameters: each camera's in turn (fx fy cx cy distortion), then six of each
-            further camera's T_camera_reference (left perturbation: rad, then m).
+        covariance: Of the free parameters: each camera's in turn (fx fy cx cy distortion, or the logarithm of
+            the factor on fx and fy), then six of each further camera's T_camera_reference (left perturbation:
+            rad, then m).
         view_rms_px: (cameras, views) RMS corner distance; NaN where a camera did not see the board.
         inflation: What the formal variances were multiplied by.
     """
@@ -140,18 +145,23 @@ def _T(blocks: Array) -> Array:
 class _Problem:
     """The corners, and which parameters are free."""
 
-    def __init__(self, board: Array, views: Sequence[Sequence[View | None]], is_lens_free: bool) -> None:
+    def __init__(
+        self, board: Array, views: Sequence[Sequence[View | None]], free: Free, is_mount_free: bool
+    ) -> None:
         self.board = board
         self.views = views
-        self.is_lens_free = is_lens_free
+        self.free = free
+        self.is_mount_free = is_mount_free
         self.count = len(views[0])
 
     def offsets(self, state: _State) -> tuple[list[int], list[int], int]:
         """Return where each camera's lens and pose begin among the shared parameters, and their number."""
-        sizes = [len(vector_of(camera)) if self.is_lens_free else 0 for camera in state.cameras]
+        sizes = [
+            {"lenses": len(vector_of(camera)), "focals": 1, "none": 0}[self.free] for camera in state.cameras
+        ]
         lenses = [int(sum(sizes[:k])) for k in range(len(sizes))]
         poses = [sum(sizes) + 6 * (k - 1) for k in range(len(sizes))]
-        return lenses, poses, sum(sizes) + 6 * (len(sizes) - 1)
+        return lenses, poses, sum(sizes) + (6 * (len(sizes) - 1) if self.is_mount_free else 0)
 
     def residuals(self, state: _State) -> list[list[Array | None]]:
         """Return by camera and view (N, 2) seen minus predicted corners, or None."""
@@ -189,10 +199,12 @@ class _Problem:
                 points = apply(T, at_reference)
                 slope = by_point(points, camera)
                 jacobian = np.zeros((len(points), 2, size))
-                if self.is_lens_free:
+                if self.free != "none":
                     own = by_lens(points, camera)
+                    if self.free == "focals":
+                        own = own[:, :, :1] * camera.fx + own[:, :, 1:2] * camera.fy
                     jacobian[:, :, lenses[c] : lenses[c] + own.shape[2]] = own
-                if c > 0:
+                if c > 0 and self.is_mount_free:
                     jacobian[:, :, poses[c] : poses[c] + 6] = slope @ by_motion(points)
                 posed = slope @ (T[:3, :3] @ by_motion(at_reference))
                 weight = weights(residual, sigma_px)
@@ -209,10 +221,13 @@ class _Problem:
         lenses, poses, _ = self.offsets(state)
         cameras, extrinsics = list(state.cameras), list(state.extrinsics)
         for c, camera in enumerate(state.cameras):
-            if self.is_lens_free:
+            if self.free == "lenses":
                 values = vector_of(camera)
                 cameras[c] = with_vector(camera, values + shared[lenses[c] : lenses[c] + len(values)])
-            if c > 0:
+            elif self.free == "focals":
+                factor = float(np.exp(shared[lenses[c]]))
+                cameras[c] = replace(camera, fx=camera.fx * factor, fy=camera.fy * factor)
+            if c > 0 and self.is_mount_free:
                 extrinsics[c] = small_motion(shared[poses[c] : poses[c] + 6]) @ extrinsics[c]
         boards = [small_motion(posed[v]) @ pose for v, pose in enumerate(state.poses)]
         return _State(tuple(cameras), tuple(extrinsics), tuple(boards))
@@ -245,9 +260,10 @@ def adjust(
     cameras: Sequence[Intrinsics],
     T_camera_reference: Sequence[Array],
     poses: Sequence[Array],
-    is_lens_free: bool = True,
+    free: Free = "lenses",
+    is_mount_free: bool = True,
 ) -> Fit:
-    """Fit lenses (if free), camera poses and board poses to all corners, from a start near by.
+    """Fit lenses, camera poses (those that are free) and board poses to all corners, from a start near by.
 
     Args:
         board: (N, 3) all corners of the board, m.
@@ -256,7 +272,7 @@ def adjust(
     Raises:
         CalibrationError: If the corners do not determine the parameters.
     """
-    problem = _Problem(board, views, is_lens_free)
+    problem = _Problem(board, views, free, is_mount_free)
     state = _State(tuple(cameras), tuple(T_camera_reference), tuple(poses))
     residuals = problem.residuals(state)
     sigma_px, damping, stalled = _spread(residuals), 1e-3, 0

@@ -12,6 +12,7 @@ from sensorium.calibration.board import (
     MAX_TRANSFER_PX,
     check_intrinsics,
     check_stereo_board,
+    check_stereo_focals,
 )
 from sensorium.calibration.board_fit import LensFit, PairFit, solve_intrinsics, solve_stereo
 from sensorium.calibration.coverage import (
@@ -212,6 +213,7 @@ class StereoSolver:
             if views and is_known:
                 lefts, rights = [a for a, _ in views], [b for _, b in views]
                 found.append(check_stereo_board(lefts, rights, boards.board, calibration, first, second))
+                found.append(check_stereo_focals(lefts, rights, boards.board, calibration, first, second))
         return found
 
 

@@ -30,6 +30,7 @@ from sensorium.calibration.board import (
     check_camera_lidar_board,
     check_intrinsics,
     check_stereo_board,
+    check_stereo_focals,
 )
 from sensorium.calibration.board_fit import solve_camera_lidar, solve_intrinsics, solve_stereo
 from sensorium.calibration.camera_lidar import (
@@ -438,9 +439,6 @@ def opencv_boards() -> dict[str, Any]:
     }
     stereo_hits: dict[str, list[bool]] = {name: [] for name in injected}
     stereo_calm: list[bool] = []
-    focal_hits: list[bool] = []
-    focal_calm: list[bool] = []
-    rng = np.random.default_rng(4)
     for index, pair in enumerate(pairs):
         others = pairs[:index] + pairs[index + 1 :]
         left, right = (solve_intrinsics([p[side] for p in others], chess, size).camera for side in (0, 1))
@@ -456,23 +454,46 @@ def opencv_boards() -> dict[str, Any]:
             change = np.array(motion, np.float64)
             change[:3] = np.deg2rad(change[:3])
             stereo_hits[name].append(is_alarm(verdict(T @ geometry.small_motion(change))))
-    for _ in range(20):
-        order = rng.permutation(len(pairs))
-        for side in (0, 1):
-            camera = solve_intrinsics([pairs[k][side] for k in order[:8]], chess, size).camera
-            seen = [pairs[k][side] for k in order[8:13]]
-            focal_calm.append(is_alarm(check_intrinsics(seen, chess, camera, "camera")))
-            for factor in (0.99, 1.01):
-                wrong = replace(camera, fx=camera.fx * factor, fy=camera.fy * factor)
-                focal_hits.append(is_alarm(check_intrinsics(seen, chess, wrong, "camera")))
     return {
         "stereo_1_view": {
             **{name: rate(values, len(pairs)) for name, values in stereo_hits.items()},
             "false_alarm": rate(stereo_calm, len(pairs), "rate"),
         },
+        **_focal_boards(pairs, chess, size),
+    }
+
+
+def _focal_boards(pairs: list[tuple[View, View]], chess: Chessboard, size: tuple[int, int]) -> dict[str, Any]:
+    """Five views judged under a calibration from the other eight, with focal lengths made wrong by 1 %."""
+    wrong = [{"left": factor} for factor in (0.99, 1.01)]
+    wrong += [{"right": factor} for factor in (0.99, 1.01)]
+    wrong += [{"left": factor, "right": factor} for factor in (0.99, 1.01)]
+    rng = np.random.default_rng(4)
+    found: dict[str, list[bool]] = {name: [] for name in ("stereo", "stereo_calm", "single", "single_calm")}
+    for _ in range(20):
+        order = rng.permutation(len(pairs))
+        known = [[pairs[k][side] for k in order[:8]] for side in (0, 1)]
+        seen = [[pairs[k][side] for k in order[8:13]] for side in (0, 1)]
+        left, right = (solve_intrinsics(views, chess, size).camera for views in known)
+        T = solve_stereo(known[0], known[1], chess, left, right).T_first_second
+        good = RigCalibration(cameras={"left": left, "right": right}, edges=(Edge("left", "right", T),))
+        for factors in ({}, *wrong):
+            rig_now = with_focal(good, factors)
+            stereo = check_stereo_focals(seen[0], seen[1], chess, rig_now, "left", "right")
+            found["stereo" if factors else "stereo_calm"].append(is_alarm(stereo))
+            for name, views in zip(("left", "right"), seen, strict=True):
+                if len(factors) == 2 or not factors:
+                    single = check_intrinsics(views, chess, rig_now.camera(name), name)
+                    found["single" if factors else "single_calm"].append(is_alarm(single))
+    independent = len(pairs) // 5
+    return {
+        "stereo_focals_5_views": {
+            "focal_1percent": rate(found["stereo"], independent),
+            "false_alarm": rate(found["stereo_calm"], independent, "rate"),
+        },
         "intrinsics_5_views": {
-            "focal_1percent": rate(focal_hits, 2 * (len(pairs) // 5)),
-            "false_alarm": rate(focal_calm, 2 * (len(pairs) // 5), "rate"),
+            "focal_1percent": rate(found["single"], 2 * independent),
+            "false_alarm": rate(found["single_calm"], 2 * independent, "rate"),
         },
     }
 

@@ -13,6 +13,7 @@ from sensorium.calibration.board import (
     check_camera_lidar_board,
     check_intrinsics,
     check_stereo_board,
+    check_stereo_focals,
     pose_of,
     reprojection_rms_px,
 )
@@ -110,6 +111,23 @@ def test_one_view_shows_a_turned_stereo_camera() -> None:
         wrong = replace(rig, edges=(Edge("left", "right", T_LEFT_RIGHT @ change),))
         verdict = check_stereo_board(left, right, BOARD, wrong, "left", "right")
         assert verdict.status is Status.FAILED, motion
+
+
+@pytest.mark.parametrize("changed", [("left",), ("right",), ("left", "right"), ()])
+def test_common_boards_show_a_focal_error_of_one_or_both_cameras(changed: tuple[str, ...]) -> None:
+    left, right = stereo_views(T_LEFT_RIGHT, 12, count=5)
+    short = replace(CAMERA, fx=CAMERA.fx * 0.99, fy=CAMERA.fy * 0.99)
+    cameras = {name: short if name in changed else CAMERA for name in ("left", "right")}
+    rig = RigCalibration(cameras=cameras, edges=(Edge("left", "right", T_LEFT_RIGHT),))
+    verdict = check_stereo_focals(left, right, BOARD, rig, "left", "right")
+    for quantity, name in zip(verdict.quantities[:2], ("left", "right"), strict=True):
+        assert quantity.sigma is not None
+        truth = 100 * (1 / 0.99 - 1) if name in changed else 0.0
+        assert abs(quantity.value - truth) < 3 * quantity.sigma
+    is_alarm = verdict.status in (Status.SUSPECT, Status.FAILED)
+    assert is_alarm == bool(changed), verdict
+    few = check_stereo_focals(left[:2], right[:2], BOARD, rig, "left", "right")
+    assert few.status is Status.INSUFFICIENT
 
 
 def test_stereo_is_solved_from_common_boards() -> None:
