@@ -1,19 +1,22 @@
 """The synchronizer, step by step on a virtual clock: starts together, splits in time, denies, keeps verdicts."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zmq
 
+from sensorium.calibration.geometry import transform
+from sensorium.calibration.rig_document import Edge, RigCalibration
 from sensorium.drivers.bus import BusPublisher, BusReceiver
 from sensorium.drivers.counters import CounterFile
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.drivers.live import LivePublisher
 from sensorium.drivers.wire import Declare
-from sensorium.errors import SensoriumError
+from sensorium.errors import SensoriumError, VerdictError
+from sensorium.sync.check_book import CheckerReport, CheckMessage, JudgedWindow, PlannedCheck
 from sensorium.sync.consent_store import ConsentStore
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.session import SyncSpec
@@ -45,7 +48,7 @@ class Bench:
     ) -> None:
         self.clock = VirtualClock(START_NS, utc_minus_host_ns=1_700_000_000 * SECOND_NS)
         self.context = context
-        self.run_dir = tmp_path / "run"
+        self.run_dir = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
         self.run_dir.mkdir()
         self.endpoint = f"inproc://bus-{id(self)}"
         self.store = ConsentStore(tmp_path / "consent", self.clock)
@@ -176,26 +179,191 @@ def test_a_pause_that_cannot_be_written_down_holds_all_the_same(tmp_path, contex
     bench.close()
 
 
-def test_the_verdict_that_weighs_most_is_kept_for_its_episode_only(tmp_path, context):
-    bench = Bench(tmp_path, context, ("force",))
-    force = bench.driver(FORCE, 1)
-    bench.settle(force)
-    insufficient = Verdict("stereo", "a~b", Status.INSUFFICIENT, (), ("too dark",))
-    suspect = replace(insufficient, status=Status.SUSPECT, reasons=("pitch moved",))
-    good = Verdict("stereo", "a~b", Status.OK)
-    for verdict in (insufficient, good, suspect, good):
-        bench.synchronizer.take_verdict(verdict)
-    force.publish(reading(bench, 0))
-    bench.settle(force)
-    bench.synchronizer.stop()
-    bench.synchronizer.start()
-    force.publish(reading(bench, 1))
-    bench.settle(force)
-    force.end(linger_s=0.05)
-    bench.settle()
-    first, second = bench.close()
-    assert [verdict.status for verdict in first.calibration.verdicts] == [Status.SUSPECT]
-    assert second.calibration.verdicts == ()
+def window(status: Status, *, subject: str = "a~b", at_s: float = 0.0) -> JudgedWindow:
+    """A window of one second that begins ``at_s`` after the bench's start."""
+    reasons = () if status is Status.OK else ("pitch moved",)
+    start_ns = START_NS + int(at_s * SECOND_NS)
+    return JudgedWindow(Verdict("stereo", subject, status, (), reasons), start_ns, start_ns + SECOND_NS)
+
+
+class Recording:
+    """A bench that records one force sensor under a policy for failed checks."""
+
+    def __init__(self, tmp_path: Path, context: zmq.Context, **options: object) -> None:
+        self.bench = Bench(tmp_path, context, ("force",), **options)
+        self.synchronizer = self.bench.synchronizer
+        self._force = self.bench.driver(FORCE, 1)
+        self._seq = 0
+        self.bench.settle(self._force)
+
+    @property
+    def episode(self) -> str:
+        assert self.synchronizer.episode is not None
+        return self.synchronizer.episode.episode_id
+
+    def sample(self) -> None:
+        self._force.publish(reading(self.bench, self._seq))
+        self._seq += 1
+        self.bench.advance(0.1, self._force)
+
+    def check(self, *windows: JudgedWindow, episode: str = "") -> None:
+        self.synchronizer.take_check(CheckMessage(episode or self.episode, windows))
+
+    def close(self) -> list[Manifest]:
+        self._force.end(linger_s=0.05)
+        self.bench.settle()
+        return self.bench.close()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "kept", "counts", "has_alarm"),
+    [
+        (["insufficient", "ok"], "ok", {"insufficient": 1, "ok": 1}, False),
+        (["ok", "suspect", "ok", "ok"], "ok", {"ok": 3, "withdrawn": 1}, False),
+        (["ok", "suspect"], "suspect", {"ok": 1, "suspect": 1}, True),
+        (
+            ["suspect", "insufficient", "suspect", "ok"],
+            "suspect",
+            {"suspect": 2, "insufficient": 1, "ok": 1},
+            True,
+        ),
+        (["suspect", "failed", "ok"], "failed", {"suspect": 1, "failed": 1, "ok": 1}, True),
+    ],
+)
+def test_the_window_that_weighs_most_is_kept_unless_the_next_one_takes_a_suspicion_back(
+    statuses, kept, counts, has_alarm, tmp_path, context
+):
+    recording = Recording(tmp_path, context)
+    for index, status in enumerate(statuses):
+        recording.check(window(Status(status), at_s=10.0 * index))
+    recording.sample()
+    (manifest,) = recording.close()
+    (verdict,) = manifest.calibration.verdicts
+    (record,) = manifest.calibration.checks
+    assert verdict.status.value == kept
+    assert record.windows == counts
+    first_alarm = next(i for i, status in enumerate(statuses) if status == "suspect") if has_alarm else None
+    assert record.first_alarm_ns == (None if first_alarm is None else START_NS + first_alarm * 10 * SECOND_NS)
+    kept_at = max(i for i, status in enumerate(statuses) if status == kept)
+    assert (record.start_ns, record.end_ns) == (
+        START_NS + kept_at * 10 * SECOND_NS,
+        START_NS + (kept_at * 10 + 1) * SECOND_NS,
+    )
+
+
+def test_verdicts_belong_to_the_episode_whose_frames_they_judged(tmp_path, context):
+    recording = Recording(tmp_path, context)
+    recording.sample()
+    first = recording.episode
+    recording.check(window(Status.SUSPECT))
+    recording.synchronizer.stop()
+    recording.synchronizer.start()
+    recording.check(window(Status.FAILED, at_s=1.0), episode=first)  # it comes after its episode was closed
+    recording.sample()
+    before, after = recording.close()
+    assert [verdict.status for verdict in before.calibration.verdicts] == [Status.SUSPECT]
+    assert after.calibration.verdicts == ()
+    assert after.limitations == ()
+
+
+def test_a_check_that_came_to_no_verdict_is_insufficient_unless_nobody_asked_for_it(tmp_path, context):
+    recording = Recording(tmp_path, context)
+    recording.sample()
+    checks = (
+        PlannedCheck("stereo", "a~b", 5.0, note="nothing is recorded of a for 4 s"),
+        PlannedCheck("ground_gravity", "c~d", 10.0, is_optional=True),
+    )
+    recording.synchronizer.take_check(CheckMessage("", (), CheckerReport(0.2, 0.1, 0.0, checks)))
+    (manifest,) = recording.close()
+    (verdict,) = manifest.calibration.verdicts
+    assert (verdict.subject, verdict.status) == ("a~b", Status.INSUFFICIENT)
+    assert verdict.reasons == ("nothing is recorded of a for 4 s",)
+
+
+def test_a_failed_check_splits_once_and_the_next_episode_says_why_it_began(tmp_path, context):
+    recording = Recording(tmp_path, context, on_failed_check="split")
+    recording.sample()
+    first = recording.episode
+    recording.check(window(Status.FAILED))
+    assert recording.episode != first
+    recording.sample()
+    second = recording.episode
+    recording.check(window(Status.FAILED, at_s=5.0))
+    recording.check(window(Status.FAILED, subject="b~c", at_s=6.0))
+    assert recording.episode == second  # it still fails: nothing new has happened
+    before, after = recording.close()
+    assert [verdict.status for verdict in before.calibration.verdicts] == [Status.FAILED]
+    assert before.limitations == ()
+    (limitation,) = after.limitations
+    assert limitation == f"began because in episode {first} calibration stereo on a~b failed: pitch moved"
+
+
+def test_a_pair_that_was_ok_again_splits_again(tmp_path, context):
+    recording = Recording(tmp_path, context, on_failed_check="split")
+    episodes = []
+    for index, status in enumerate((Status.FAILED, Status.OK, Status.FAILED)):
+        recording.sample()
+        recording.check(window(status, at_s=5.0 * index))
+        episodes.append(recording.episode)
+    assert episodes[0] == episodes[1] != episodes[2]
+    recording.close()
+
+
+def test_a_failed_check_that_comes_late_splits_nothing_but_is_told_to_the_next_episode(tmp_path, context):
+    recording = Recording(tmp_path, context, on_failed_check="split")
+    recording.sample()
+    first = recording.episode
+    recording.synchronizer.stop()
+    second = recording.synchronizer.start()
+    recording.check(window(Status.FAILED), episode=first)
+    assert recording.episode == second
+    recording.sample()
+    _, after = recording.close()
+    assert "began before it was known" in after.limitations[0]
+    assert first in after.limitations[0]
+
+
+def test_after_a_failed_check_nothing_begins_until_the_operator_says_so(tmp_path, context):
+    recording = Recording(tmp_path, context, on_failed_check="stop")
+    recording.sample()
+    first = recording.episode
+    recording.check(window(Status.FAILED))
+    assert recording.synchronizer.episode is None
+    assert not recording.synchronizer.fault  # the drivers go on
+    with pytest.raises(VerdictError, match=r"stereo on a~b failed.*--despite-calibration"):
+        recording.synchronizer.start_when_allowed()
+    recording.synchronizer.start_when_allowed(despite_calibration=True)
+    recording.check(window(Status.FAILED, at_s=5.0))  # from now on it only warns
+    recording.sample()
+    before, after = recording.close()
+    assert before.episode_id == first
+    assert "ended because calibration stereo on a~b failed" in before.limitations[0]
+    assert "by the operator's word" in after.limitations[0]
+    assert [verdict.status for verdict in after.calibration.verdicts] == [Status.FAILED]
+
+
+def test_a_refusal_survives_a_restart_and_ends_with_a_new_calibration(tmp_path, context):
+    good, moved = (
+        RigCalibration(rig="bench", edges=(Edge("a", "b", transform(np.eye(3), (x_m, 0, 0))),))
+        for x_m in (0.1, 0.2)
+    )
+    good.save(tmp_path / "good.yaml")
+    moved.save(tmp_path / "moved.yaml")
+    under = {"on_failed_check": "stop", "calibration": tmp_path / "good.yaml"}
+    recording = Recording(tmp_path, context, **under)
+    recording.sample()
+    recording.check(window(Status.FAILED))
+    recording.close()
+    again = Recording(tmp_path, context, **under)
+    assert again.synchronizer.episode is None
+    with pytest.raises(VerdictError):
+        again.synchronizer.start_when_allowed()
+    again.close()
+    new = Recording(tmp_path, context, **{**under, "calibration": tmp_path / "moved.yaml"})
+    assert new.synchronizer.episode is not None
+    new.sample()
+    (manifest,) = new.close()
+    assert manifest.limitations == ()
 
 
 def test_a_driver_that_comes_back_as_another_instance_has_a_balance_of_its_own(tmp_path, context):
