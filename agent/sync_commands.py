@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,50 @@ from rich.table import Table
 from sensorium.agent.sync_report import REPORT_FILE, SyncReport, sync_report, write_sync_report
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.errors import CalibrationError
-from sensorium.sync.content_check import check_content
+from sensorium.errors import CalibrationError, UsageError
+from sensorium.sync.content_check import ContentInputs, check_content
 from sensorium.sync.distribution import Distribution
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.remapped import read_remap, write_remap
 from sensorium.verdict import Status, Verdict
 
+CLAP_BOUND_M = 0.1
+"""How well a user paces off the distance of a clap: 0.3 ms of sound."""
 _CALIBRATION_FILE = "calibration.yaml"
 _COLOUR = {"ok": "green", "suspect": "yellow", "insufficient": "yellow", "failed": "red"}
 
 
-def report_sync(episode: Path, html: Path | None, *, with_content: bool, as_json: bool) -> int:
-    """Print what an episode's clocks did and write the page with plots; exit code 1 if a verdict failed."""
+def content_inputs(clap_m: float | None, filter_delays: Sequence[str]) -> ContentInputs:
+    """Return what the user says about the place of claps and the filters of sensors.
+
+    Raises:
+        UsageError: If a delay is not ``STREAM=MS``.
+    """
+    delays: dict[str, float] = {}
+    for text in filter_delays:
+        name, _, value = text.partition("=")
+        try:
+            delays[name] = float(value) * 1e6
+        except ValueError as err:
+            raise UsageError(f"--filter-delay {text}: give STREAM=MS, such as imu=3.2") from err
+    if clap_m is None:
+        return ContentInputs(filter_delay_ns=delays)
+    return ContentInputs(clap_m, CLAP_BOUND_M, delays)
+
+
+def report_sync(episode: Path, html: Path | None, *, inputs: ContentInputs | None, as_json: bool) -> int:
+    """Print what an episode's clocks did and write the page with plots; exit code 1 if a verdict failed.
+
+    Args:
+        inputs: What the content check needs to be told; None = do not ask the sensors' data.
+    """
     episode = episode.resolve()
     report = sync_report(episode)
-    if with_content:
-        report.content = _content(episode)
+    if inputs is not None:
+        for name in inputs.filter_delay_ns:
+            if name not in report.streams:
+                raise UsageError(f"--filter-delay {name}: no such stream; known: {', '.join(report.streams)}")
+        report.content = _content(episode, inputs)
     path = write_sync_report(report, html or episode / REPORT_FILE)
     if as_json:
         json.dump({**report.document(), "html": str(path)}, sys.stdout, indent=1)
@@ -80,7 +107,7 @@ def _percentile_us(found: Distribution, percent: float) -> float:
     return (found.percentile(percent) or 0.0) / 1e3
 
 
-def _content(episode: Path) -> tuple[Verdict, ...]:
+def _content(episode: Path, inputs: ContentInputs) -> tuple[Verdict, ...]:
     cameras: Mapping[str, Intrinsics] = {}
     try:
         if (episode / _CALIBRATION_FILE).exists():
@@ -88,7 +115,7 @@ def _content(episode: Path) -> tuple[Verdict, ...]:
     except CalibrationError:
         cameras = {}  # the calibration has its own verdict; the clocks do without
     with Episode(episode) as opened:
-        return check_content(opened, cameras)
+        return check_content(opened, cameras, inputs)
 
 
 def _print(report: SyncReport, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Asks an episode's own data whether its clocks are right: turning seen and felt, claps heard and felt."""
+"""Asks an episode's own data whether its clocks are right: turning seen and felt, claps heard, felt and seen."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import cv2
@@ -14,7 +14,7 @@ from sensorium.errors import ClockError
 from sensorium.sync.clocks.content import ContentOffset, Delay, event_offset, judge
 from sensorium.sync.clocks.image_rotation import RotationFinder, gyro_offset
 from sensorium.sync.clocks.model import Uncertainty
-from sensorium.sync.clocks.onsets import audio_onsets, force_onsets
+from sensorium.sync.clocks.onsets import Onset, audio_onsets, flash_onset, force_onsets
 from sensorium.sync.episode.aligned import decode_samples
 from sensorium.sync.episode.reader import Episode, RecordedFrame
 from sensorium.timebase import SECOND_NS
@@ -29,6 +29,30 @@ _GYRO_NAMES = (("gyro_x", "gyro_y", "gyro_z"), ("wx", "wy", "wz"))
 _SETTLE_S = 2.0
 """The clocks' first seconds are left out where the episode is long enough."""
 _ROOM_M = 6.0
+_FLASH_S = 0.4
+"""Images this long before and after a clap are looked at for its flash."""
+_FLASH_CELLS = (12, 16)
+"""Rows and columns of the grid on which brightness is compared."""
+_MIN_FLASHES = 2
+_WANTED_FLASH_NS = 40e6
+"""A flash is seen to one period of the camera; more than a common camera's is not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentInputs:
+    """What the data cannot tell by itself.
+
+    Attributes:
+        clap_distance_m: From the place of the claps to the microphone, with its bound; by default anywhere in a room.
+        filter_delay_ns: Group delay of a stream's anti-alias filter (data sheet), by stream name.
+    """
+
+    clap_distance_m: float = _ROOM_M / 2
+    clap_distance_bound_m: float = _ROOM_M / 2
+    filter_delay_ns: Mapping[str, float] = field(default_factory=dict)
+
+    def delay(self, stream: str) -> Delay:
+        return Delay(self.filter_delay_ns.get(stream, 0.0))
 
 
 @dataclass(slots=True)
@@ -40,14 +64,18 @@ class _Signal:
     claim: Uncertainty
 
 
-def check_content(episode: Episode, cameras: Mapping[str, Intrinsics]) -> tuple[Verdict, ...]:
-    """Return what content says about each camera and gyro, and each microphone and force sensor.
+def check_content(
+    episode: Episode, cameras: Mapping[str, Intrinsics], inputs: ContentInputs | None = None
+) -> tuple[Verdict, ...]:
+    """Return what content says: cameras against the gyro, microphones and cameras against the force sensor.
 
-    The other side is the fastest gyro, and the first force sensor. Cameras without intrinsics are left out.
+    The other side is the fastest gyro, and the first force sensor. For turning, cameras need intrinsics; flashes
+    are sought where there are claps.
 
     Args:
         cameras: Camera models by frame id or stream name.
     """
+    inputs = inputs or ContentInputs()
     verdicts = []
     infos = list(episode.streams.values())
     gyros = [info for info in infos if info.modality is Modality.IMU and _gyro_columns(info)]
@@ -59,11 +87,15 @@ def check_content(episode: Episode, cameras: Mapping[str, Intrinsics]) -> tuple[
             model = cameras.get(info.frame_id) or cameras.get(info.name)
             if model is not None:
                 subject = f"{info.name}~{gyro.name}"
-                make = partial(_turning, episode, info, model, gyro, span)
+                make = partial(_turning, episode, info, model, gyro, span, inputs)
                 verdicts.append(_guarded("content_gyro-visual", subject, make))
         if info.modality is Modality.AUDIO and info.encoding == Encoding.PCM_S16LE and force is not None:
             subject = f"{force.name}~{info.name}"
-            verdicts.append(_guarded("content_clap", subject, partial(_claps, episode, force, info, span)))
+            make = partial(_claps, episode, force, info, span, inputs)
+            verdicts.append(_guarded("content_clap", subject, make))
+    cameras_seen = [info for info in infos if info.modality is Modality.CAMERA and not info.reference_of]
+    if force is not None and cameras_seen:
+        verdicts += _flashes(episode, force, cameras_seen, span, inputs)
     return tuple(verdicts)
 
 
@@ -97,7 +129,12 @@ def _gyro_columns(info: StreamInfo) -> list[int]:
 
 
 def _turning(
-    episode: Episode, camera: StreamInfo, model: Intrinsics, gyro: StreamInfo, span: tuple[int, int]
+    episode: Episode,
+    camera: StreamInfo,
+    model: Intrinsics,
+    gyro: StreamInfo,
+    span: tuple[int, int],
+    inputs: ContentInputs,
 ) -> Verdict:
     finder = RotationFinder(lambda points: undistort(points, model), scale=0.5)
     times: list[int] = []
@@ -107,10 +144,10 @@ def _turning(
         at_ns = int(recorded.stamped.capture_ns[0])
         if times and at_ns - times[-1] < step_ns:
             continue
-        image = cv2.imdecode(np.frombuffer(recorded.frame.payload, np.uint8), cv2.IMREAD_GRAYSCALE)
+        image = _grey(camera, recorded)
         if image is None:
             continue
-        finder.add(np.asarray(image, np.uint8))
+        finder.add(image)
         times.append(at_ns)
         claims.append(recorded.uncertainty)
     felt = _signal(episode, gyro, span)
@@ -122,6 +159,7 @@ def _turning(
         np.array(times, np.int64),
         felt.times_ns[order],
         felt.values[order][:, _gyro_columns(gyro)],
+        gyro_delay=inputs.delay(gyro.name),
         visual_delay=_exposure_delay(episode, camera),
     )
     return judge(found, f"{camera.name}~{gyro.name}", _worst(claims), felt.claim)
@@ -136,29 +174,125 @@ def _exposure_delay(episode: Episode, camera: StreamInfo) -> Delay:
     return Delay(-0.5 * first.frame.meta[place]) if first is not None else Delay()
 
 
-def _claps(episode: Episode, force: StreamInfo, audio: StreamInfo, span: tuple[int, int]) -> Verdict:
+def _claps(
+    episode: Episode, force: StreamInfo, audio: StreamInfo, span: tuple[int, int], inputs: ContentInputs
+) -> Verdict:
     felt, heard = _signal(episode, force, span), _signal(episode, audio, span)
     if felt is None or heard is None:
         raise ClockError(f"{audio.name} or {force.name} has no samples in the stretch that was looked at")
     origin_ns = span[0]
-    # The axis with the strongest knock, of all that share the first one's unit.
-    axes = [i for i, column in enumerate(force.columns) if column.unit == force.columns[0].unit]
-    knocks = max(
-        (force_onsets(felt.values[:, axis], force.rate_hz) for axis in axes),
-        key=lambda onsets: sum(onset.strength for onset in onsets),
-    )
+    knocks = _knocks(felt, force)
     claps = audio_onsets(heard.values[:, 0], audio.rate_hz)
-    # The place of a clap is not known: anywhere in a room.
-    travel = Delay.of_sound(_ROOM_M / 2, _ROOM_M / 2)
+    travel = Delay.of_sound(inputs.clap_distance_m, inputs.clap_distance_bound_m)
+    filtered = inputs.delay(audio.name)
     found: ContentOffset = event_offset(
         _times(felt, [onset.sample for onset in knocks], origin_ns),
         _times(heard, [onset.sample for onset in claps], origin_ns),
         first_sigma_ns=max((onset.sigma for onset in knocks), default=0.0) / force.rate_hz * SECOND_NS,
         second_sigma_ns=max((onset.sigma for onset in claps), default=0.0) / audio.rate_hz * SECOND_NS,
-        second_delay=travel,
+        first_delay=inputs.delay(force.name),
+        second_delay=Delay(travel.delay_ns + filtered.delay_ns, travel.bound_ns + filtered.bound_ns),
     )
     # Half a room of sound travel is in the bound, so a proof of better than that is not asked for.
     return judge(found, f"{force.name}~{audio.name}", felt.claim, heard.claim, wanted_ns=20e6)
+
+
+def _knocks(felt: _Signal, force: StreamInfo) -> list[Onset]:
+    """Return the knocks of the axis that feels them most, of all that share the first one's unit."""
+    axes = [i for i, column in enumerate(force.columns) if column.unit == force.columns[0].unit]
+    return max(
+        (force_onsets(felt.values[:, axis], force.rate_hz) for axis in axes),
+        key=lambda onsets: sum(onset.strength for onset in onsets),
+    )
+
+
+def _flashes(
+    episode: Episode,
+    force: StreamInfo,
+    cameras: Sequence[StreamInfo],
+    span: tuple[int, int],
+    inputs: ContentInputs,
+) -> Iterator[Verdict]:
+    """Yield a verdict for each camera that saw lamps go on at the knocks; nothing is said of the others."""
+    felt = _signal(episode, force, span)
+    knocks = [] if felt is None else _knocks(felt, force)
+    if felt is None or len(knocks) < _MIN_FLASHES:
+        return
+    knock_ns = _times(felt, [onset.sample for onset in knocks], span[0]) - inputs.delay(force.name).delay_ns
+    for camera in cameras:
+        images, claims = _images_near(episode, camera, knock_ns + span[0])
+        seen = [flash for at_ns in knock_ns + span[0] if (flash := _flash(images, at_ns)) is not None]
+        if len(seen) < _MIN_FLASHES:
+            continue
+        half_ns = max(half for _, half in seen)
+        found = event_offset(
+            knock_ns,
+            np.array([at - span[0] for at, _ in seen]),
+            second_sigma_ns=half_ns / np.sqrt(3),
+            max_offset_ns=_FLASH_S * SECOND_NS,
+            window_ns=2 * half_ns,
+            method="flash",
+        )
+        subject = f"{force.name}~{camera.name}"
+        yield judge(found, subject, felt.claim, _worst(claims), wanted_ns=_WANTED_FLASH_NS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One image: when its exposure began and how long it lasted (ns), and its grey values on a coarse grid."""
+
+    start_ns: float
+    exposure_ns: float
+    cells: Floats
+
+
+def _images_near(
+    episode: Episode, camera: StreamInfo, events_ns: Floats
+) -> tuple[list[_Seen], list[Uncertainty]]:
+    """Return the images around some events, and what the camera's clock claims there."""
+    reach_ns = _FLASH_S * SECOND_NS
+    span = (round(events_ns.min() - reach_ns), round(events_ns.max() + reach_ns))
+    images, claims = [], []
+    exposure_at = camera.meta_fields.index("exposure_ns") if "exposure_ns" in camera.meta_fields else None
+    for recorded in _within(episode, camera, span):
+        at_ns = float(recorded.stamped.capture_ns[0])
+        image = _grey(camera, recorded) if np.abs(events_ns - at_ns).min() <= reach_ns else None
+        if image is None:
+            continue
+        exposure_ns = 0.0 if exposure_at is None else float(recorded.frame.meta[exposure_at])
+        start_ns = at_ns - (exposure_ns / 2 if camera.stamp_of == "exposure_mid" else 0.0)
+        cells = cv2.resize(image, _FLASH_CELLS[::-1], interpolation=cv2.INTER_AREA).astype(np.float64)
+        images.append(_Seen(start_ns, exposure_ns, cells))
+        claims.append(recorded.uncertainty)
+    return images, claims
+
+
+def _flash(images: Sequence[_Seen], event_ns: float) -> tuple[float, float] | None:
+    """Return (time, half width) in ns of a lamp that went on near an event.
+
+    It is sought in the cell that brightens most against its usual changes, which are those of the rig's motion.
+    """
+    near = [image for image in images if abs(image.start_ns - event_ns) <= _FLASH_S * SECOND_NS]
+    if len(near) < 4:
+        return None
+    grid = np.array([image.cells for image in near])
+    steps = np.diff(grid, axis=0)
+    usual = 1.0 + np.median(np.abs(steps), axis=0)
+    row, column = np.unravel_index(np.argmax(steps.max(axis=0) / usual), _FLASH_CELLS)
+    starts = np.array([image.start_ns for image in near])
+    return flash_onset(starts, near[0].exposure_ns, grid[:, row, column])
+
+
+def _grey(camera: StreamInfo, recorded: RecordedFrame) -> NDArray[np.uint8] | None:
+    payload = np.frombuffer(recorded.frame.payload, np.uint8)
+    if camera.encoding in (Encoding.JPEG, Encoding.PNG):
+        image = cv2.imdecode(payload, cv2.IMREAD_GRAYSCALE)
+        return None if image is None else np.asarray(image, np.uint8)
+    if camera.encoding == Encoding.MONO8:
+        return payload.reshape(camera.shape)
+    if camera.encoding in (Encoding.BGR8, Encoding.RGB8):
+        return np.asarray(payload.reshape(camera.shape).mean(axis=2), np.uint8)
+    return None
 
 
 def _times(signal: _Signal, samples: list[float], origin_ns: int) -> Floats:

@@ -111,13 +111,14 @@ def flash_onset(
     steps = np.diff(brightness)
     spread = 1.4826 * float(np.median(np.abs(steps - np.median(steps))))
     first = int(np.argmax(steps)) + 1
-    dark = float(np.median(brightness[max(first - 5, 0) : first]))
+    # Of the last few only: a moving camera brightens and darkens the scene around the lamp.
+    dark = float(np.median(brightness[max(first - 2, 0) : first]))
     full = float(brightness[first : first + 3].max())
     if full - dark <= max(6 * spread, 1e-9):
         return None
-    if first >= 2 and brightness[first - 1] - dark > 0.1 * (full - dark):
+    if first >= 2 and brightness[first - 1] - brightness[first - 2] > max(0.1 * (full - dark), 3 * spread):
         first -= 1
-        dark = float(np.median(brightness[max(first - 5, 0) : first]))
+        dark = float(np.median(brightness[max(first - 2, 0) : first]))
     end_ns = float(exposure_start_ns[first] + exposure_ns)
     lit = float(np.clip((brightness[first] - dark) / (full - dark), 0.0, 1.0))
     if lit < 0.9:

@@ -1,21 +1,26 @@
 """``sensorium sync report`` on a simulated episode: numbers, plots, and proof by content."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 from episode_samples import TIMELINE
-from simulated_rig import run
+from simulated_rig import device, run
 
-from sensorium.agent.sync_commands import report_sync
+from sensorium.agent.sync_commands import content_inputs, report_sync
 from sensorium.agent.sync_report import render, sync_report
 from sensorium.drivers.frame import Frame, StreamInfo
-from sensorium.errors import EpisodeError
+from sensorium.errors import EpisodeError, UsageError
+from sensorium.simulators.microphone import heard_s
+from sensorium.simulators.world import SOUND_M_S, World
 from sensorium.sync.align import Aligner
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.clocks.tracker import StreamTracker
-from sensorium.sync.content_check import check_content
+from sensorium.sync.content_check import ContentInputs, check_content
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
@@ -23,11 +28,17 @@ from sensorium.sync.episode.writer import EpisodeWriter
 from sensorium.verdict import Status
 
 
-def record(folder: Path, *, heard_late_ns: int = 0, sabotage: bool = False) -> Path:
-    """Write nine seconds of force, microphone and IMU, stamped as they would be live."""
+def record(
+    folder: Path,
+    *,
+    streams: tuple[str, ...] = ("force", "microphone", "imu"),
+    late_ns: Mapping[str, int] = MappingProxyType({}),
+    sabotage: bool = False,
+) -> Path:
+    """Write nine seconds of some streams, stamped as they would be live; ``late_ns`` shifts captures of some."""
     infos: dict[str, StreamInfo] = {}
     frames: list[Frame] = []
-    for name in ("force", "microphone", "imu"):
+    for name in streams:
         found, by_stream = run(name, folder, seconds=9.0)
         infos |= found
         frames += by_stream[name]
@@ -35,15 +46,14 @@ def record(folder: Path, *, heard_late_ns: int = 0, sabotage: bool = False) -> P
     spool.create()
     episode_id = new_ulid(TIMELINE.utc_minus_host_ns)
     writer = EpisodeWriter(spool.open_folder(episode_id), episode_id, TIMELINE, None)
-    aligner = Aligner("imu", 10_000_000)
+    aligner = Aligner(streams[-1], 10_000_000)
     trackers = {name: StreamTracker(info) for name, info in infos.items()}
     for info in infos.values():
         writer.declare(info)
         aligner.declare(info)
     for frame in sorted(frames, key=lambda each: int(each.arrival_ns[-1])):
         stamped = trackers[frame.stream].update(frame)
-        if frame.stream == "microphone":
-            stamped = replace(stamped, capture_ns=stamped.capture_ns - heard_late_ns)
+        stamped = replace(stamped, capture_ns=stamped.capture_ns - late_ns.get(frame.stream, 0))
         if sabotage and frame.stream == "imu" and frame.seq == 200:
             stamped = Stamped(frame.arrival_ns + 1_000_000, stamped.uncertainty, stamped.epoch)
         writer.write(frame, stamped, 0)
@@ -92,7 +102,7 @@ def test_a_capture_after_its_arrival_is_a_verdict_against_the_episode(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = record(tmp_path, sabotage=True)
-    code = report_sync(folder, tmp_path / "report.html", with_content=False, as_json=True)
+    code = report_sync(folder, tmp_path / "report.html", inputs=None, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert code == 1
     (failed,) = (verdict for verdict in found["verdicts"] if verdict["status"] == "failed")
@@ -104,15 +114,63 @@ def test_claps_confirm_honest_clocks_and_contradict_a_shifted_one(episode: Path,
     with Episode(episode) as opened:
         (honest,) = check_content(opened, {})
     assert (honest.check, honest.subject, honest.status) == ("content_clap", "force~microphone", Status.OK)
-    with Episode(record(tmp_path, heard_late_ns=40_000_000)) as opened:
+    with Episode(record(tmp_path, late_ns={"microphone": 40_000_000})) as opened:
         (shifted,) = check_content(opened, {})
     assert shifted.status is Status.FAILED
     offset = next(quantity for quantity in shifted.quantities if quantity.name == "offset")
     assert offset.value == pytest.approx(-40_000, abs=5_000)
 
 
+def clap_distance_m(run_dir: Path) -> float:
+    """Return how far the claps of the demo's world are from the microphone, on the mean of the first nine seconds."""
+    world = World(1)
+    mounted = device("microphone", run_dir).mount()
+    claps = world.claps(0.0, 9.0)
+    return float(np.mean([(heard_s(world, clap, mounted) - clap.at_s) * SOUND_M_S for clap in claps]))
+
+
+def test_a_known_place_of_the_claps_sharpens_the_proof(episode: Path, tmp_path: Path) -> None:
+    inputs = ContentInputs(clap_distance_m(tmp_path), 0.1)
+    with Episode(episode) as opened:
+        (vague,) = check_content(opened, {})
+        (sharp,) = check_content(opened, {}, inputs)
+        late = replace(inputs, filter_delay_ns={"microphone": 3e6})
+        (contradicted,) = check_content(opened, {}, late)
+    assert sharp.status is Status.OK
+    limits = [verdict.quantities[0].threshold for verdict in (vague, sharp)]
+    assert limits[1] is not None
+    assert limits[0] is not None
+    assert limits[1] < limits[0] / 5
+    assert abs(sharp.quantities[0].value) < limits[1]
+    # A filter that is not there is taken off the stamps, 3 ms: half a room would have hidden it.
+    assert contradicted.status is Status.FAILED
+    moved = contradicted.quantities[0].value - sharp.quantities[0].value
+    assert moved == pytest.approx(-3000, abs=1)
+
+
+def test_lamps_that_go_on_at_the_claps_confirm_a_camera_and_contradict_a_shifted_one(tmp_path: Path) -> None:
+    streams = ("force", "camera_left")
+    shown = []
+    for late_ns in (0, 120_000_000):
+        folder = record(tmp_path / str(late_ns), streams=streams, late_ns={"camera_left": late_ns})
+        with Episode(folder) as opened:
+            shown += [v for v in check_content(opened, {}) if v.check == "content_flash"]
+    honest, shifted = shown
+    assert (honest.subject, honest.status) == ("force~camera_left", Status.OK)
+    assert shifted.status is Status.FAILED
+    # A flash is seen to a period of the camera, 33 ms.
+    assert shifted.quantities[0].value == pytest.approx(-120_000, abs=17_000)
+
+
+def test_a_filter_delay_of_an_unknown_stream_or_form_is_refused(episode: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="STREAM=MS"):
+        content_inputs(None, ["imu"])
+    with pytest.raises(UsageError, match="no such stream; known: force"):
+        report_sync(episode, tmp_path / "r.html", inputs=content_inputs(1.0, ["imo=3"]), as_json=True)
+
+
 def test_the_table_prints(episode: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report_sync(episode, tmp_path / "r.html", with_content=True, as_json=False) == 0
+    assert report_sync(episode, tmp_path / "r.html", inputs=ContentInputs(), as_json=False) == 0
     out = capsys.readouterr().out
     assert "microphone" in out
     assert "confirmed" in out
