@@ -14,10 +14,12 @@ from sensorium.agent.reporting.survey import Envelope, Thinned
 from sensorium.drivers.frame import ClockKind, StreamInfo
 from sensorium.errors import EpisodeError
 from sensorium.sync.align import Match
+from sensorium.sync.clocks.triggered import BY_PULSES
 from sensorium.sync.distribution import Distribution
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.stamp_rows import StampRow
+from sensorium.sync.episode.triggers import check_triggers
 from sensorium.timebase import SECOND_NS, BaseReading
 from sensorium.verdict import Quantity, Status, Verdict
 
@@ -154,6 +156,7 @@ class SyncReport:
     ticks: int
     content: tuple[Verdict, ...] = ()
     recorded: tuple[Verdict, ...] = ()
+    triggers: tuple[Verdict, ...] = ()
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -174,7 +177,7 @@ class SyncReport:
                 else ()
             )
             out.append(Verdict("stamps", name, Status.FAILED if bad else Status.OK, quantities, reasons))
-        return (*out, *self.recorded, *self.content)
+        return (*out, *self.recorded, *self.triggers, *self.content)
 
     def document(self) -> dict[str, Any]:
         """Return the report as plain data, the form of ``--json``."""
@@ -251,6 +254,9 @@ def sync_report(path: Path) -> SyncReport:
             for match in sync_row.matches:
                 _take_match(pairs.setdefault(match.stream, PairAlignment()), match)
         manifest = episode.manifest
+        for record in manifest.streams if manifest is not None else ():
+            if record.clock.method == BY_PULSES and record.info.name in streams:
+                streams[record.info.name].method = BY_PULSES
         firsts = [clock.first_ns for clock in streams.values() if clock.first_ns is not None]
         lasts = [clock.last_ns for clock in streams.values() if clock.last_ns is not None]
         if not firsts:
@@ -267,6 +273,7 @@ def sync_report(path: Path) -> SyncReport:
             more,
             ticks,
             recorded=manifest.clocks if manifest is not None else (),
+            triggers=check_triggers(episode),
         )
 
 

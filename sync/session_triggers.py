@@ -4,38 +4,17 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pydantic import ValidationError
-
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.wire import Declare
 from sensorium.errors import ConfigError
 from sensorium.sync.clocks.model import ClockEvent, Stamped
 from sensorium.sync.clocks.pps import MARKS, UTC_SECOND, PpsWatch
 from sensorium.sync.clocks.trigger import TriggerCounts
-from sensorium.sync.clocks.triggered import TriggerMatcher, TriggerSettings
+from sensorium.sync.clocks.triggered import DETAIL, TriggerMatcher, TriggerSettings, settings_of
 from sensorium.sync.streams import Instance, LiveStream
 from sensorium.verdict import Status, Verdict
 
-DETAIL = "trigger"
-"""``StreamInfo.details[DETAIL]`` of a triggered camera: its settings as JSON, so that they stay with the episode."""
-
 _UNDECLARED = "its pulses were not declared yet"
-
-
-def settings_of(info: StreamInfo) -> TriggerSettings | None:
-    """Return what drives a stream, by its declaration; None for streams without a trigger.
-
-    Raises:
-        ConfigError: If the declaration holds something else.
-    """
-    text = info.details.get(DETAIL)
-    if text is None:
-        return None
-    try:
-        return TriggerSettings.model_validate_json(text)
-    except ValidationError as err:
-        problem = err.errors(include_url=False)[0]["msg"]
-        raise ConfigError(f"triggers: {info.name} declares a trigger that makes no sense: {problem}") from err
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,6 +23,7 @@ from sensorium.sync.accounting import Account
 from sensorium.sync.align import Aligner, SyncRow
 from sensorium.sync.check_book import CheckBook, CheckMessage, JudgedWindow, Refusal, lift_refusal
 from sensorium.sync.clocks.model import Stamped
+from sensorium.sync.clocks.triggered import BY_PULSES
 from sensorium.sync.clocks.watch import WatchEvent
 from sensorium.sync.consent import ConsentLedger, Decision, Purpose, StreamConsent
 from sensorium.sync.consent_store import ConsentStore
@@ -647,7 +648,7 @@ class Synchronizer:
                     episode.tallies[name].skew_ppm = model.skew_ppm
                     episode.tallies[name].clock_method = "recorded" if stream.is_recorded else model.method
                 if self._triggers.is_by_pulse(name) and name in episode.tallies:
-                    episode.tallies[name].clock_method = "trigger"
+                    episode.tallies[name].clock_method = BY_PULSES
 
     def discard(self) -> str | None:
         """Close the open episode and delete it; return its id."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError
 
 from sensorium.drivers.frame import STREAM_NAME, ClockKind, Frame, Modality, StreamInfo
 from sensorium.errors import ConfigError
@@ -20,6 +20,10 @@ from sensorium.sync.clocks.model import ClockEvent, ClockEventKind, Stamped, Unc
 from sensorium.sync.clocks.trigger import PERSIST, Shutter, TriggerCounts, ambiguity
 from sensorium.timebase import SECOND_NS
 
+DETAIL = "trigger"
+"""``StreamInfo.details[DETAIL]`` of a triggered camera: its settings as JSON, so that they stay with the episode."""
+BY_PULSES = "trigger"
+"""``ClockSummary.method`` of a stream whose frames have the times of pulses."""
 EXPOSURE_FIELD = "exposure_ns"
 LATE_NS = SECOND_NS // 10
 """A pulse that arrives so long after the frame is not the frame's."""
@@ -108,6 +112,32 @@ class TriggerSettings(BaseModel):
         return capture_ns + self.shutter(info).after_edge_ns(exposure_ns) - round(self.delay_us * 1e3)
 
 
+def settings_of(info: StreamInfo) -> TriggerSettings | None:
+    """Return what drives a stream, by its declaration; None for streams without a trigger.
+
+    Raises:
+        ConfigError: If the declaration holds something else.
+    """
+    text = info.details.get(DETAIL)
+    if text is None:
+        return None
+    try:
+        return TriggerSettings.model_validate_json(text)
+    except ValidationError as err:
+        problem = err.errors(include_url=False)[0]["msg"]
+        raise ConfigError(f"triggers: {info.name} declares a trigger that makes no sense: {problem}") from err
+
+
+def pulse_uncertainty(pulses: StreamInfo, stated: Uncertainty) -> Uncertainty:
+    """Return the uncertainty of an edge as its frame has it.
+
+    Stamps of the host's own kernel are each late by at most what the driver declares, which is no constant.
+    """
+    if pulses.clock.kind is not ClockKind.HOST:
+        return stated
+    return Uncertainty(stated.statistical_ns, stated.floor_ns + stated.asymmetry_ns, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class PulseStamp:
     """One recorded pulse: its number, the host time of its edge, and when it arrived.
@@ -150,7 +180,7 @@ class TriggerMatcher:
         self._settings = settings
         self._shutter = settings.shutter(info)
         self._latency_bound_ns = settings.latency_bound_ns(info)
-        self._pulses_are_host = pulses.clock.kind is ClockKind.HOST
+        self._pulse_info = pulses
         self._nominal_ns = SECOND_NS / pulses.rate_hz if pulses.rate_hz > 0 else 0.0
         self._pulses: deque[PulseStamp] = deque(maxlen=_PULSES_KEPT)
         self._periods_ns: deque[float] = deque(maxlen=_PERIODS_KEPT)
@@ -199,9 +229,7 @@ class TriggerMatcher:
             if edge_ns > last.edge_ns:
                 self._periods_ns.append((edge_ns - last.edge_ns) / (number - last.number))
         period_ns = median(self._periods_ns) if self._periods_ns else self._nominal_ns
-        if self._pulses_are_host:
-            # The driver's bound on the edge's lateness is of each stamp, not of a constant.
-            stated = Uncertainty(stated.statistical_ns, stated.floor_ns + stated.asymmetry_ns, 0.0)
+        stated = pulse_uncertainty(self._pulse_info, stated)
         self._pulses.append(PulseStamp(number, edge_ns, arrival_ns, stated, period_ns))
         self._counts.pulses += 1
         self._counts.period_ns = period_ns

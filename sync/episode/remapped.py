@@ -4,23 +4,23 @@ While recording, an estimate may only use what came before. Afterwards each samp
 sides. The sidecar ``remap.npz`` holds new capture times and uncertainties; the episode itself never changes.
 """
 
+import contextlib
 import io
 import json
 import zipfile
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sensorium.errors import EpisodeError
+from sensorium.errors import ClockError, ConfigError, EpisodeError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.clocks.remap import remap
 from sensorium.sync.episode.aligned import StampsOf
 from sensorium.sync.episode.manifest import MANIFEST_FILE, manifest_digest
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import write_durably
-from sensorium.sync.episode.stamp_rows import StampRow
+from sensorium.sync.episode.triggers import restamped, rows_of
 
 REMAP_FILE = "remap.npz"
 _VERSION = 1
@@ -30,16 +30,18 @@ _METHOD = "two-sided"
 def remap_episode(episode: Episode) -> dict[tuple[str, int, int], Stamped]:
     """Return new stamps of every frame by (stream, instance, first sequence number).
 
-    Each instance of a driver is estimated by itself, in order of arrival.
+    Each instance of a driver is estimated by itself, in order of arrival. Frames whose trigger pulse was recorded
+    have the time of the pulse.
     """
-    rows: dict[tuple[str, int], list[StampRow]] = defaultdict(list)
-    for stream, row in episode.stamps():
-        rows[stream, row.instance].append(row)
+    rows = rows_of(episode)
     found: dict[tuple[str, int, int], Stamped] = {}
     for (stream, instance), own in rows.items():
-        own.sort(key=lambda row: int(row.arrival_ns[-1]))
         for row, stamped in zip(own, remap(episode.streams[stream], own), strict=True):
             found[stream, instance, row.seq] = stamped
+    for info in episode.streams.values():
+        # Where pulses are of no use the recording has the ordinary estimate, too; the sync report says why.
+        with contextlib.suppress(ClockError, ConfigError):
+            found.update(restamped(info, episode.streams, rows, found))
     return found
 
 
