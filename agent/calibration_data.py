@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sensorium.agent.sensor_data import SensorData
 from sensorium.agent.shots import (
     Gyro,
     Image,
@@ -26,6 +27,7 @@ from sensorium.agent.shots import (
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
 from sensorium.calibration.geometry import Array
 from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.rotation import excited_span
 from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError, UsageError
 from sensorium.sync.align import Match
@@ -35,7 +37,7 @@ from sensorium.timebase import SECOND_NS
 
 MAX_STEREO_PAIRS = 12
 MAX_KEYFRAMES = 12
-TURNING_IMAGES = 100
+TURNING_S = 20.0
 TURNING_STEP_S = 0.095
 
 
@@ -81,7 +83,7 @@ class Turning:
 
 @dataclass(frozen=True, slots=True)
 class TurningSet:
-    """A camera and an IMU; ``load`` reads up to 10 s of both."""
+    """A camera and an IMU; ``load`` reads the liveliest 20 s of both."""
 
     camera: str
     imu: str
@@ -95,6 +97,7 @@ class Recording:
     Attributes:
         kind: ``episode``, ``euroc``, ``kitti`` or ``document`` (a calibration alone).
         sizes: Image size of each camera, None for other sensors; by frame.
+        sensors: What else an episode offers; its tasks are the checks to make.
         problems: Why something could not be taken into account.
     """
 
@@ -104,18 +107,21 @@ class Recording:
     stereo: list[StereoSet] = field(default_factory=list)
     camera_lidar: list[CameraLidarSet] = field(default_factory=list)
     turning: list[TurningSet] = field(default_factory=list)
+    sensors: SensorData | None = None
     sizes: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def choose(self, pairs: Sequence[str]) -> None:
-        """Keep only these pairs (``a~b``); all if none is named.
+        """Keep only these pairs (``a~b``, or a sensor alone); all if none is named.
 
         Raises:
             UsageError: If there is no such pair.
         """
+        tasks = self.sensors.tasks if self.sensors is not None else []
         known = [f"{s.left}~{s.right}" for s in self.stereo]
         known += [f"{s.camera}~{s.lidar}" for s in self.camera_lidar]
         known += [f"{s.camera}~{s.imu}" for s in self.turning]
+        known += list(dict.fromkeys(task.subject for task in tasks))
         for pair in pairs:
             if pair not in known:
                 raise UsageError(f"{self.path} has no pair {pair}; it has: {', '.join(known) or 'none'}")
@@ -124,6 +130,8 @@ class Recording:
             self.camera_lidar = [s for s in self.camera_lidar if f"{s.camera}~{s.lidar}" in pairs]
             self.turning = [s for s in self.turning if f"{s.camera}~{s.imu}" in pairs]
             self.problems = []
+            if self.sensors is not None:
+                self.sensors.tasks = [task for task in tasks if task.subject in pairs]
 
 
 def open_recording(path: Path, calibration: Path | None = None) -> Recording:
@@ -321,6 +329,7 @@ def _open_episode(path: Path, given: ImportResult | None) -> Recording:
     for frame, info in by_frame.items():
         found.sizes[frame] = (info.shape[1], info.shape[0]) if len(info.shape) > 1 else None
     found.sizes |= {info.frame_id: None for info in lidars}
+    found.sensors = SensorData(path, list(streams.values()), calibration)
     for left, right in stereo_pairs_of(calibration, list(by_frame)):
         _add_episode_stereo(found, by_frame[left], by_frame[right], rows)
     for camera in by_frame.values():
@@ -464,12 +473,14 @@ def _add_episode_lidar(
 def _load_turning(path: Path, camera: StreamInfo, gyro: Gyro) -> Turning:
     images: list[Image] = []
     times: list[float] = []
+    span = excited_span(gyro.time_s, gyro.rate_rad_s, TURNING_S)
+    start_s, end_s = span or (float(gyro.time_s[0]), float(gyro.time_s[0]))
     with Episode(path) as episode:
         for recorded in episode.frames({camera.name}):
             at_s = float(recorded.stamped.capture_ns[0]) / SECOND_NS
-            if at_s < gyro.time_s[0] or (times and at_s < times[-1] + TURNING_STEP_S):
+            if at_s < start_s or (times and at_s < times[-1] + TURNING_STEP_S):
                 continue
-            if len(images) == TURNING_IMAGES or at_s > gyro.time_s[-1]:
+            if at_s > end_s:
                 break
             image = decoded_image(camera, bytes(recorded.frame.payload))
             images.append(

@@ -20,6 +20,7 @@ from sensorium.verdict import Quantity, Status, Verdict
 # Cells this far from level are ramps or furniture; the two sensors' tolerance is far below it.
 LEVEL_RAD = np.deg2rad(8.0)
 MIN_GROUND_CELLS = 20
+MIN_GROUND_SWEEPS = 3
 MIN_GROUND_SPREAD_M = 0.5
 
 STATIC_CHECK = "imu_static"
@@ -344,8 +345,8 @@ def check_ground_gravity(
     up = calibration.transform(lidar_frame, imu_frame)[:3, :3] @ acc.mean(axis=0)
     up = up / np.linalg.norm(up)
     planes = [plane for plane in (find_ground(points, up) for points in sweeps) if plane is not None]
-    if len(planes) < 3:
-        reason = f"ground found in {len(planes)} of {len(sweeps)} sweeps, 3 are needed"
+    if len(planes) < MIN_GROUND_SWEEPS:
+        reason = f"ground found in {len(planes)} of {len(sweeps)} sweeps, {MIN_GROUND_SWEEPS} are needed"
         return Verdict(GROUND_CHECK, subject, Status.INSUFFICIENT, (), (reason,))
     normals = np.array([plane.normal for plane in planes])
     mean = normals.mean(axis=0)

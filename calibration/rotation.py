@@ -157,6 +157,28 @@ def align(turns: Turns, gyro_s: Array, gyro_rad_s: Array) -> Alignment:
     )
 
 
+def excited_span(
+    gyro_s: Array, gyro_rad_s: Array, span_s: float, least_rad_s: float = MIN_EXCITATION_RAD_S
+) -> tuple[float, float] | None:
+    """Return the start and end (s) of the stretch that turns most about its second axis.
+
+    None where no stretch of ``MIN_SPAN_S`` reaches ``least_rad_s``, the RMS rate about that axis.
+    """
+    if len(gyro_s) < 2 or gyro_s[-1] - gyro_s[0] < MIN_SPAN_S:
+        return None
+    length_s = min(span_s, float(gyro_s[-1] - gyro_s[0]))
+    best, found = least_rad_s, None
+    for start_s in np.arange(gyro_s[0], gyro_s[-1] - length_s + 1e-6, 1.0):
+        first, last = np.searchsorted(gyro_s, [start_s, start_s + length_s])
+        rates = gyro_rad_s[first:last]
+        if len(rates) < MIN_STEPS:
+            continue
+        excitation = np.sqrt(max(float(np.linalg.eigvalsh(np.cov(rates.T))[1]), 0.0))
+        if excitation > best:
+            best, found = excitation, (float(start_s), float(start_s + length_s))
+    return found
+
+
 def check_imu_rotation(
     turns: Turns,
     gyro_s: Array,

@@ -1,15 +1,14 @@
 """Judges a camera with an IMU by the turning that both saw."""
 
-from dataclasses import replace
-
 from sensorium.agent.calibration_data import Recording, TurningSet
-from sensorium.agent.checking.report import degrees
+from sensorium.agent.checking.report import CheckReport, told_only_by_more_motion
 from sensorium.calibration import rotation
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Status, Verdict
 
 
-def check_turning(recording: Recording, pair: TurningSet) -> Verdict:
+def check_turning(report: CheckReport, recording: Recording, pair: TurningSet) -> Verdict:
+    """Judge rotation and time offset of a camera against an IMU over the most lively part of a recording."""
     calibration = recording.calibration.calibration
     found = pair.load()
     camera = calibration.camera(pair.camera)
@@ -22,13 +21,9 @@ def check_turning(recording: Recording, pair: TurningSet) -> Verdict:
     turns = rotation.camera_turns(found.images, found.image_s, camera)
     if len(turns.start_s) < rotation.MIN_STEPS:
         reason = f"the turning was seen in {len(turns.start_s)} steps, {rotation.MIN_STEPS} are needed"
-        return Verdict(rotation.CHECK, f"{pair.camera}~{pair.imu}", Status.INSUFFICIENT, (), (reason,))
+        subject = f"{pair.camera}~{pair.imu}"
+        return report.leave_out(Verdict(rotation.CHECK, subject, Status.INSUFFICIENT, (), (reason,)))
     verdict = rotation.check_imu_rotation(
         turns, found.gyro_s, found.gyro_rad_s, calibration, pair.camera, pair.imu
     )
-    judged = degrees(verdict)
-    if verdict.status is Status.SUSPECT and all(abs(q.value) < (q.threshold or 0.0) for q, _ in judged):
-        # Ten seconds of handheld motion leave 0.2 deg; inside the tolerance, only not by two sigma.
-        reason = "the motion does not pin every degree to its tolerance; turn more about all axes"
-        return replace(verdict, status=Status.INSUFFICIENT, reasons=(reason, *verdict.reasons))
-    return verdict
+    return report.leave_out(told_only_by_more_motion(verdict))

@@ -1,14 +1,13 @@
 """What calibration checks of a recording found: findings, verdicts and pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.agent.shots import Image
-from sensorium.calibration import rotation
 from sensorium.calibration.attribution import moved_sensors
 from sensorium.calibration.checks import Degree
 from sensorium.verdict import Quantity, Status, Verdict, worst
@@ -28,12 +27,31 @@ class CheckReport:
 
     Attributes:
         findings: Formal faults of the document, or of how it fits the data.
-        verdicts: One for each check and pair.
+        verdicts: One for each check and sensor or pair.
     """
 
     findings: list[Verdict] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     overlays: list[Overlay] = field(default_factory=list)
+    _left_out: set[tuple[str, str]] = field(default_factory=set)
+
+    def leave_out(self, verdict: Verdict) -> Verdict:
+        """Return the verdict, noted as one that does not count if it is insufficient.
+
+        For checks that ask for what few recordings offer: rest, turning about two axes, claps. That a drive had
+        no rest says nothing against the rig, nor anything for it.
+        """
+        if verdict.status is Status.INSUFFICIENT:
+            self._left_out.add((verdict.check, verdict.subject))
+        return verdict
+
+    def counts(self, verdict: Verdict) -> bool:
+        """Return whether a verdict bears on the whole."""
+        return (verdict.check, verdict.subject) not in self._left_out
+
+    @property
+    def judged(self) -> list[Verdict]:
+        return [verdict for verdict in self.verdicts if self.counts(verdict)]
 
     @property
     def status(self) -> Status:
@@ -44,18 +62,14 @@ class CheckReport:
         counted = [f for f in self.findings if f.status is Status.FAILED]
         if not any(verdict.status is Status.OK for verdict in self.verdicts):
             counted += [f for f in self.findings if f.status is Status.SUSPECT]
-        judged = [verdict for verdict in self.verdicts if not _is_left_out(verdict)]
-        return worst([*judged, *counted]) if judged else worst([*counted, _nothing()])
+        return worst([*self.judged, *counted]) if self.judged else worst([*counted, self._nothing()])
 
     @property
     def reasons(self) -> list[str]:
         """Sentences for the status, the most severe first."""
-        judged = [verdict for verdict in self.verdicts if not _is_left_out(verdict)]
-        if not judged and not any(f.status is Status.FAILED for f in self.findings):
-            return list(_nothing().reasons)
-        found = [
-            v for v in (*self.findings, *self.verdicts) if v.status is self.status and not _is_left_out(v)
-        ]
+        if not self.judged and not any(f.status is Status.FAILED for f in self.findings):
+            return list(self._nothing().reasons)
+        found = [v for v in (*self.findings, *self.judged) if v.status is self.status]
         return [f"{verdict.subject}: {reason}" for verdict in found for reason in verdict.reasons]
 
     @property
@@ -63,18 +77,24 @@ class CheckReport:
         """The sensors that explain all alarms best; two from one pair if it cannot be told which."""
         return moved_sensors(self.verdicts)
 
+    def _nothing(self) -> Verdict:
+        reasons = tuple(f"{v.subject} {v.check}: {v.reasons[0]}" for v in self.verdicts) or (
+            "nothing to compare with: no two cameras with a common view, no LiDAR beside another sensor, no IMU, "
+            "force sensor or microphones were recorded under this calibration",
+        )
+        return Verdict("calibration", "", Status.INSUFFICIENT, (), reasons)
 
-def _is_left_out(verdict: Verdict) -> bool:
-    """Return whether a verdict does not count: few recordings turn enough about two axes for the IMU's."""
-    return verdict.check == rotation.CHECK and verdict.status is Status.INSUFFICIENT
 
+def told_only_by_more_motion(verdict: Verdict) -> Verdict:
+    """Return a suspicion as insufficient if every degree is inside its tolerance, only not by two sigma.
 
-def _nothing() -> Verdict:
-    reason = (
-        "nothing to compare with: no two cameras with a common view and no camera with a LiDAR were recorded "
-        "under this calibration"
-    )
-    return Verdict("calibration", "", Status.INSUFFICIENT, (), (reason,))
+    Ten seconds of handheld motion leave 0.2 deg; more motion tells, not another rig.
+    """
+    judged = degrees(verdict)
+    if verdict.status is Status.SUSPECT and all(abs(q.value) < (q.threshold or 0.0) for q, _ in judged):
+        reason = "the motion does not pin every degree to its tolerance; turn more about all axes"
+        return replace(verdict, status=Status.INSUFFICIENT, reasons=(reason, *verdict.reasons))
+    return verdict
 
 
 def degrees(verdict: Verdict) -> list[tuple[Quantity, Status]]:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from sensorium.agent.calibration_data import Recording
+from sensorium.agent.checking import lidar_pairs, single_sensors
 from sensorium.agent.checking.camera_imu_pair import check_turning
 from sensorium.agent.checking.camera_lidar_pair import check_camera_lidar
 from sensorium.agent.checking.report import CheckReport
@@ -15,6 +16,8 @@ from sensorium.calibration import camera_lidar, rotation, stereo
 from sensorium.calibration.lint import lint_streams
 from sensorium.errors import SensoriumError
 from sensorium.verdict import Status, Verdict
+
+_SENSOR_CHECKS = {**lidar_pairs.CHECKS, **single_sensors.CHECKS}
 
 
 def run_checks(
@@ -40,8 +43,13 @@ def run_checks(
     for pair in recording.turning:
         subject = f"{pair.camera}~{pair.imu}"
         show(f"{subject}: turning")
-        judge = partial(check_turning, recording, pair)
+        judge = partial(check_turning, report, recording, pair)
         report.verdicts.append(_guarded(rotation.CHECK, subject, judge))
+    if (sensors := recording.sensors) is not None:
+        for task in sensors.tasks:
+            show(f"{task.subject}: {task.check.replace('_', ' ')}")
+            judge = partial(_SENSOR_CHECKS[task.check], report, sensors, task)
+            report.verdicts.append(_guarded(task.check, task.subject, judge))
     for problem in recording.problems:
         subject, _, reason = problem.partition(": ")
         report.verdicts.append(Verdict("calibration", subject, Status.INSUFFICIENT, (), (reason or problem,)))

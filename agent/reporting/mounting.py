@@ -28,7 +28,7 @@ def _figures(material: Material) -> str:
         return ""
     first = shown[0]
     shots = [first.shots[index] for index in spread(len(first.shots), KEYFRAMES)]
-    recording.stereo, recording.turning, recording.problems = [], [], []
+    recording.stereo, recording.turning, recording.problems, recording.sensors = [], [], [], None
     recording.camera_lidar = [CameraLidarSet(first.camera, first.lidar, shots, first.apart_ns)]
     report = run_checks(recording, with_pictures=True)
     verdict = report.verdicts[0]

@@ -1,0 +1,159 @@
+"""Judges a LiDAR against another LiDAR and against an IMU: surfaces, ground, turning."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.agent.checking.report import CheckReport, told_only_by_more_motion
+from sensorium.agent.checking.windows import changes, decided, located
+from sensorium.agent.sensor_data import SensorData, SensorTask, TimedSweep
+from sensorium.calibration import inertial, lidar_lidar, rotation
+from sensorium.calibration.inertial import check_ground_gravity
+from sensorium.calibration.lidar_lidar import Registration, check_lidar_lidar, register_sweeps, sweep_turns
+from sensorium.calibration.rotation import check_imu_rotation, excited_span
+from sensorium.drivers.frame import StreamInfo
+from sensorium.timebase import SECOND_NS
+from sensorium.verdict import Status, Verdict
+
+MAX_PAIRS = 12
+MAX_GROUND_SWEEPS = 6
+# A sweep of 0.1 s is smeared by 2 cm and 0.2 deg at these.
+MAX_SPEED_M_S = 0.2
+MAX_RATE_RAD_S = np.deg2rad(2.0)
+TURNING_S = 20.0
+
+
+def check_lidars(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
+    """Judge two LiDARs by sweeps taken while the rig hardly moved, all along the recording."""
+    first, second = task.infos
+    T_known = data.calibration.transform(first.frame_id, second.frame_id)
+    pairs, reason = _calm_pairs(data, first, second)
+    if not pairs:
+        verdict = Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,))
+        return report.leave_out(verdict)
+    found = [register_sweeps([a.points], [b.points], T_known) for a, b in pairs]
+
+    def judge(part: Sequence[Registration]) -> Verdict:
+        return check_lidar_lidar(part, data.calibration, first.frame_id, second.frame_id)
+
+    pooled, middle = judge(found), len(found) // 2
+    if pooled.status is Status.INSUFFICIENT:
+        return pooled
+    halves = [judge(found[:middle]), judge(found[middle:])] if middle else []
+    drift: list[tuple[str, float, float, str]] = []
+    if halves and all(half.status is not Status.INSUFFICIENT for half in halves):
+        readings = [
+            (
+                np.array([q.value for q in half.quantities[:6]]),
+                np.array([q.sigma for q in half.quantities[:6]]),
+            )
+            for half in halves
+        ]
+        units = [q.unit for q in pooled.quantities[:6]]
+        limits = [q.threshold or np.inf for q in pooled.quantities[:6]]
+        drift = changes(lidar_lidar.DEGREES, units, readings[0], readings[1], limits)
+    verdict = decided(pooled, halves, drift)
+    if verdict.status is Status.OK:
+        return verdict
+    start_s = float(data.sweep_times(first)[0]) / SECOND_NS
+    times = tuple(a.time_s - start_s for a, _ in pairs)
+    return located(verdict, [judge([each]) for each in found], times)
+
+
+def _calm_pairs(
+    data: SensorData, first: StreamInfo, second: StreamInfo
+) -> tuple[list[tuple[TimedSweep, TimedSweep]], str]:
+    """Return sweeps of both taken together while the rig hardly moved, or why there are none.
+
+    How far the rig moves is read from two sweeps of the first LiDAR that follow upon each other.
+    """
+    times, others = data.sweep_times(first), data.sweep_times(second)
+    if len(times) < 2 or not len(others):
+        return [], "no sweeps of both"
+    starts = _spread(np.arange(len(times) - 1), 2 * MAX_PAIRS)
+    chosen = {int(times[k + step]) for k in starts for step in (0, 1)}
+    nearest = {int(times[k]): int(others[np.abs(others - times[k]).argmin()]) for k in starts}
+    of_first = data.sweeps(first, chosen)
+    of_second = data.sweeps(second, nearest.values())
+    by_time = dict(zip(sorted(chosen), of_first, strict=True))
+    other_by_time = dict(zip(sorted(set(nearest.values())), of_second, strict=True))
+    calm: list[tuple[TimedSweep, TimedSweep]] = []
+    fastest = 0.0
+    for k in starts:
+        a, after = by_time[int(times[k])], by_time[int(times[k + 1])]
+        b = other_by_time[nearest[int(times[k])]]
+        turns, moved = sweep_turns([a.points, after.points], np.array([a.time_s, after.time_s]))
+        if not len(moved):
+            # Hardly anything in view: whether it moves cannot be told, and the registration will say so.
+            calm.append((a, b))
+            continue
+        speed = float(moved[0]) / (after.time_s - a.time_s)
+        rate = float(np.linalg.norm(turns.rate_rad_s[0]))
+        fastest = max(fastest, speed)
+        apart_m = speed * abs(a.time_s - b.time_s)
+        if speed < MAX_SPEED_M_S and rate < MAX_RATE_RAD_S and apart_m < 0.01:
+            calm.append((a, b))
+    reason = (
+        f"the rig was never still (up to {fastest:.1f} m/s): two LiDARs are compared below {MAX_SPEED_M_S:g} m/s "
+        f"and {np.rad2deg(MAX_RATE_RAD_S):.0f} deg/s; stop for some seconds"
+    )
+    return [calm[k] for k in _spread(np.arange(len(calm)), MAX_PAIRS)], reason
+
+
+def _spread(indices: NDArray[np.intp], wanted: int) -> list[int]:
+    if len(indices) <= wanted:
+        return [int(index) for index in indices]
+    return [int(index) for index in indices[np.linspace(0, len(indices) - 1, wanted).astype(int)]]
+
+
+def check_ground(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
+    """Judge the ground that a LiDAR sees against the gravity that an IMU feels, over the longest rest."""
+    lidar, imu = task.infos
+    samples, rest = data.inertial(imu), data.rest(imu)
+    if samples is None or not rest:
+        reason = f"{imu.frame_id} was never at rest for a second: stop the rig for some seconds"
+        return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,)))
+    start_s, end_s = max(rest, key=lambda span: span[1] - span[0])
+    times = data.sweep_times(lidar)
+    # A sweep is stamped by its first packet and lasts up to a tenth of a second.
+    inside = times[(times >= start_s * SECOND_NS) & (times < (end_s - 0.1) * SECOND_NS)]
+    sweeps = data.sweeps(lidar, inside[_spread(np.arange(len(inside)), MAX_GROUND_SWEEPS)].tolist())
+    acc = samples.between(start_s, end_s).acc_m_s2
+
+    def judge(part: Sequence[TimedSweep]) -> Verdict:
+        points = [sweep.points for sweep in part]
+        return check_ground_gravity(points, acc, data.calibration, lidar.frame_id, imu.frame_id)
+
+    pooled = judge(sweeps)
+    if pooled.status is Status.INSUFFICIENT:
+        return report.leave_out(pooled) if len(sweeps) < inertial.MIN_GROUND_SWEEPS else pooled
+    return decided(pooled, [judge(sweeps[::2]), judge(sweeps[1::2])], ())
+
+
+def check_lidar_turning(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
+    """Judge rotation and time offset of a LiDAR against an IMU over the most lively twenty seconds."""
+    lidar, imu = task.infos
+    samples = data.inertial(imu)
+    span = None if samples is None else excited_span(samples.time_s, samples.gyro_rad_s, TURNING_S)
+    if samples is None or span is None:
+        reason = "the rig hardly turns, or about one axis only: turn it about all axes for ten seconds"
+        return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,)))
+    times = data.sweep_times(lidar)
+    chosen = times[(times >= span[0] * SECOND_NS) & (times < span[1] * SECOND_NS)]
+    sweeps = data.sweeps(lidar, chosen.tolist())
+    turns, _ = sweep_turns([sweep.points for sweep in sweeps], np.array([sweep.time_s for sweep in sweeps]))
+    if len(turns.start_s) < rotation.MIN_STEPS:
+        reason = f"the turning was seen in {len(turns.start_s)} steps, {rotation.MIN_STEPS} are needed"
+        return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,)))
+    verdict = check_imu_rotation(
+        turns, samples.time_s, samples.gyro_rad_s, data.calibration, lidar.frame_id, imu.frame_id
+    )
+    return report.leave_out(told_only_by_more_motion(verdict))
+
+
+CHECKS = {
+    lidar_lidar.CHECK: check_lidars,
+    inertial.GROUND_CHECK: check_ground,
+    rotation.CHECK: check_lidar_turning,
+}
