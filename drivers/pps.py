@@ -74,6 +74,7 @@ def pulse_stream(
     latency: Latency,
     *,
     details: Mapping[str, str],
+    is_personal: bool | None = None,
     is_synthetic: bool = False,
 ) -> StreamInfo:
     """Return the declaration of a stream of pulses: ticks are edges on the host clock, numbers the box's count.
@@ -90,6 +91,7 @@ def pulse_stream(
         latency=latency,
         columns=(Column("realtime", "ns", "<i8"),),
         host_id=host_id,
+        is_personal=bool(is_personal),
         has_device_counter=True,
         is_synthetic=is_synthetic,
         max_payload_bytes=8,
@@ -138,7 +140,16 @@ class PpsDriver(Driver[PpsConfig]):
             details["marks"] = "utc_second"
         latency = Latency(min_uncertainty_ns=round(config.bound_us * 1e3))
         name = self.context.name
-        return (pulse_stream(name, config.rate_hz, self.context.host_id, latency, details=details),)
+        return (
+            pulse_stream(
+                name,
+                config.rate_hz,
+                self.context.host_id,
+                latency,
+                details=details,
+                is_personal=config.personal,
+            ),
+        )
 
     def read(self, timeout_s: float) -> Sequence[Frame | Loss]:
         clock = self.context.clock

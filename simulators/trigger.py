@@ -65,6 +65,7 @@ class SimulatedTrigger(SimulatedDriver[SimulatedTriggerConfig]):
                 self.context.host_id,
                 latency,
                 details={"simulator": "trigger", "seed": str(config.seed)},
+                is_personal=config.personal,
                 is_synthetic=True,
             ),
         )

@@ -1,5 +1,6 @@
 """One case per driver: how to bring its device up on this machine, and the options that lead to it."""
 
+import contextlib
 import http.server
 import importlib
 import itertools
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from sensorium.simulators.emulators import AtiNetFtEmulator, XsensEmulator
 from sensorium.simulators.ouster_encoder import default_metadata, encode_imu, encode_scan
-from sensorium.timebase import SECOND_NS
+from sensorium.timebase import SECOND_NS, HostClock
 
 Options = dict[str, Any]
 Emulator = Callable[[Path], AbstractContextManager[Options]]
@@ -218,6 +219,31 @@ def _recording(**options: Any) -> Emulator:
     return emulate
 
 
+@contextmanager
+def _kernel_pps(folder: Path) -> Iterator[Options]:
+    """A file like that of /sys/class/pps/pps0, written anew at each edge, 20 times a second."""
+    stop = threading.Event()
+    path = folder / "assert"
+    path.write_text("0.000000000#0\n")
+
+    def pulse() -> None:
+        for number in itertools.count(1):
+            if stop.wait(0.05):
+                return
+            now_ns = HostClock().utc_ns()
+            fresh = folder / "fresh"
+            fresh.write_text(f"{now_ns // SECOND_NS}.{now_ns % SECOND_NS:09d}#{number}\n")
+            fresh.replace(path)
+
+    thread = threading.Thread(target=pulse, name="pps")
+    thread.start()
+    try:
+        yield {"source": str(folder), "rate_hz": 20.0}
+    finally:
+        stop.set()
+        thread.join()
+
+
 def _simulated(mount: str, **options: Any) -> Emulator:
     @contextmanager
     def emulate(folder: Path) -> Iterator[Options]:
@@ -273,7 +299,9 @@ CASES = [
     ),
     DriverCase("xsens", "xsens", _xsens, _replaced({"port": "/dev/serial/by-id/absent"})),
     DriverCase("ati-netft", "ati_netft", _ati_netft, _replaced({"http_port": 9, "http_timeout_s": 1})),
+    DriverCase("pps", "pps", _kernel_pps, _replaced({"source": "/sys/class/pps/absent"})),
     DriverCase("sim-camera", "sim_camera", _simulated("camera_left", size=[160, 120])),
+    DriverCase("sim-trigger", "sim_trigger", lambda _: contextlib.nullcontext({"seed": 7})),
     DriverCase("sim-lidar", "sim_lidar", _simulated("lidar", rings=16, columns=512)),
     DriverCase("sim-imu", "sim_imu", _simulated("imu")),
     DriverCase("sim-imu-drops", "sim_imu", _simulated("imu", drop_probability=0.2), enough=30),

@@ -1,9 +1,15 @@
 """Seconds from a PPS, and the system clock held against them."""
 
 import numpy as np
+import pytest
 
-from sensorium.sync.clocks.pps import Edge, PpsTracker
+from sensorium.drivers.frame import Frame, stamps
+from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.clocks.pps import Edge, PpsTracker, PpsWatch
 from sensorium.timebase import SECOND_NS
+from sensorium.verdict import Status, Verdict
+
+FIRST_S = 1_800_000_000
 
 
 def _edges(count: int, seed: int = 1, skew_ppm: float = 40.0) -> list[int]:
@@ -52,3 +58,66 @@ def test_a_first_edge_that_was_a_glitch_is_given_up() -> None:
         tracker.label(1_800_000_000 + second, edge_ns + 300_000_000)
     assert tracker.state is not None
     assert tracker.state.utc_s == 1_800_000_009
+
+
+def _watched(
+    count: int = 60, *, phase_ns: int = 0, rate_ppm: float = 0.0, stepped_s: tuple[int, int] | None = None
+) -> Verdict:
+    """Return the verdict on a REALTIME that is ``phase_ns`` and ``rate_ppm`` off.
+
+    Args:
+        stepped_s: (number of an edge, seconds): from there on it is so many whole seconds further off.
+    """
+    watch = PpsWatch("gnss")
+    for number, edge_ns in enumerate(_edges(count)):
+        off_ns = phase_ns + round(rate_ppm * 1e-6 * number * SECOND_NS)
+        if stepped_s is not None and number >= stepped_s[0]:
+            off_ns += stepped_s[1] * SECOND_NS
+        late_ns = edge_ns - int(5e9 + number * SECOND_NS * (1 + 40e-6))
+        realtime_ns = (FIRST_S + number) * SECOND_NS + off_ns + late_ns
+        payload = realtime_ns.to_bytes(8, "little", signed=True)
+        frame = Frame("gnss", number, 1, stamps(edge_ns), stamps(edge_ns + 5_000_000), payload)
+        watch.take(frame, Stamped(stamps(edge_ns), Uncertainty(0.0, 0.0, 50_000.0), 0))
+    return watch.verdict()
+
+
+def test_a_steered_system_clock_keeps_the_seconds_of_the_pps() -> None:
+    verdict = _watched(phase_ns=20_000)
+    assert verdict.status is Status.OK, verdict
+    found = {quantity.name: quantity.value for quantity in verdict.quantities}
+    assert found["edges"] == 60
+    # The stamps' own lateness, 3 us on the mean, is part of the phase.
+    assert found["phase of REALTIME"] == pytest.approx(22, abs=3)
+    assert found["rate of the host's raw clock"] == pytest.approx(40, abs=1)
+
+
+def test_a_system_clock_that_nobody_steers_is_found_by_its_rate() -> None:
+    verdict = _watched(phase_ns=100_000, rate_ppm=9.0)
+    assert verdict.status is Status.SUSPECT
+    assert "nobody steers it" in verdict.reasons[0]
+    found = {quantity.name: quantity.value for quantity in verdict.quantities}
+    # Two stamps, each late by 3 us on the mean, over a minute.
+    assert found["rate of REALTIME"] == pytest.approx(9.0, abs=4 * 3 / 60 * np.sqrt(2))
+
+
+@pytest.mark.parametrize(("phase_ns", "status"), [(4_000_000, Status.SUSPECT), (-310_000_000, Status.FAILED)])
+def test_a_system_clock_that_is_off_is_named_with_its_error(phase_ns: int, status: Status) -> None:
+    verdict = _watched(phase_ns=phase_ns)
+    assert verdict.status is status
+    said_ms = float(verdict.reasons[0].split()[4])
+    assert said_ms == pytest.approx(abs(phase_ns) / 1e6, rel=0.03)
+
+
+@pytest.mark.parametrize("seconds", [1, -37])
+def test_a_step_by_whole_seconds_leaves_the_phase_but_not_the_names(seconds: int) -> None:
+    verdict = _watched(stepped_s=(30, seconds))
+    assert verdict.status is Status.FAILED
+    assert "stepped by whole seconds" in verdict.reasons[0]
+    found = {quantity.name: quantity.value for quantity in verdict.quantities}
+    assert found["phase of REALTIME"] < 10
+
+
+def test_without_edges_nothing_is_claimed() -> None:
+    verdict = _watched(3)
+    assert verdict.status is Status.INSUFFICIENT
+    assert "3 edges came" in verdict.reasons[0]
