@@ -18,7 +18,9 @@ from sensorium.agent.calibration_commands import (
     _say,
     _today,
 )
-from sensorium.agent.solving.cameras import board_solvers
+from sensorium.agent.solving.boards import BoardMaterial
+from sensorium.agent.solving.camera_lidar import CameraLidarSolver
+from sensorium.agent.solving.cameras import IntrinsicsSolver, StereoSolver
 from sensorium.agent.solving.solver import SolvedPart, Solver, SolveRequest, merged
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import difference
@@ -32,7 +34,9 @@ from sensorium.verdict import Status, Verdict, worst
 
 def solvers() -> tuple[Solver, ...]:
     """Return every solver, in the order in which they run: cameras first, then what stands on them."""
-    return board_solvers()
+    material = BoardMaterial()  # looked through once, for all that need a board
+    lenses = IntrinsicsSolver(material)
+    return lenses, StereoSolver(material, lenses), CameraLidarSolver(material)
 
 
 @dataclass(frozen=True, slots=True)

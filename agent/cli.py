@@ -367,6 +367,9 @@ def calibration_solve(
     dictionary: Annotated[
         str, typer.Option("--dictionary", help="Of the ChArUco markers.")
     ] = "DICT_5X5_1000",
+    board_size: Annotated[
+        str | None, typer.Option("--board-size", help="WIDTHxHEIGHT of the whole board, m; for LiDARs.")
+    ] = None,
     only: Annotated[
         str, typer.Option("--only", help="Comma-separated: intrinsics,stereo,camera-lidar,...")
     ] = "",
@@ -393,7 +396,7 @@ def calibration_solve(
     from sensorium.agent.calibration_solve import SolveOptions, solve_calibration
     from sensorium.calibration.targets import parse_board
 
-    target = parse_board(board, board_type, marker, dictionary) if board is not None else None
+    target = parse_board(board, board_type, marker, dictionary, board_size) if board is not None else None
     names = tuple(name for name in only.split(",") if name)
     options = SolveOptions(
         target, names, output, base, fresh, force, model, seconds, picture, as_json=as_json

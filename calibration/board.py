@@ -1,7 +1,7 @@
 """Checks and fits with a chessboard: intrinsics, stereo, camera against LiDAR."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -218,14 +218,16 @@ def check_stereo_board(
 class BoardView:
     """A board seen by camera and LiDAR at once: centre (m) and unit normal towards the sensor, in each frame.
 
-    The deviations are those of the difference between the two sensors.
+    Attributes:
+        centre_covariance: 3x3, m^2, of the difference of the centres, in the camera's axes.
+        normal_sigma_rad: Deviation of the angle between the normals, about each axis.
     """
 
     camera_centre: Array
     camera_normal: Array
     lidar_centre: Array
     lidar_normal: Array
-    centre_sigma_m: float = CENTRE_SIGMA_M
+    centre_covariance: Array = field(default_factory=lambda: np.eye(3) * CENTRE_SIGMA_M**2)
     normal_sigma_rad: float = NORMAL_SIGMA_RAD
 
 
@@ -233,11 +235,12 @@ def board_residuals(view: BoardView, T_camera_lidar: Array) -> tuple[Array, Arra
     """Return the whitened jacobian (6, 6) and residual (6,) of a centre and a normal."""
     centre = T_camera_lidar[:3, :3] @ view.lidar_centre + T_camera_lidar[:3, 3]
     normal = T_camera_lidar[:3, :3] @ view.lidar_normal
+    white = np.linalg.inv(np.linalg.cholesky(view.centre_covariance))
     jacobian = np.zeros((6, 6))
-    jacobian[:3, :3], jacobian[:3, 3:] = -skew(centre) / view.centre_sigma_m, np.eye(3) / view.centre_sigma_m
+    jacobian[:3, :3], jacobian[:3, 3:] = -white @ skew(centre), white
     jacobian[3:, :3] = -skew(normal) / view.normal_sigma_rad
     residual = (
-        (view.camera_centre - centre) / view.centre_sigma_m,
+        white @ (view.camera_centre - centre),
         (view.camera_normal - normal) / view.normal_sigma_rad,
     )
     return jacobian, np.concatenate(residual)

@@ -39,6 +39,7 @@ class Target(Protocol):
         points_m: (N, 3) all corners in the board's plane, z = 0, by number.
         square_m: Side of a square.
         outline_m: Width and height of the pattern with its outer squares.
+        size_m: Width and height of the whole board, pattern in the middle; None = unknown. For LiDARs.
     """
 
     @property
@@ -49,6 +50,9 @@ class Target(Protocol):
 
     @property
     def outline_m(self) -> tuple[float, float]: ...
+
+    @property
+    def size_m(self) -> tuple[float, float] | None: ...
 
     def find(self, image: Image) -> View | None:
         """Return the corners seen, with sub-pixel positions; None if too few for a pose."""
@@ -112,6 +116,7 @@ class Chessboard:
     columns: int
     rows: int
     square_m: float
+    size_m: tuple[float, float] | None = None
 
     @property
     def points_m(self) -> Array:
@@ -164,6 +169,7 @@ class CharucoBoard:
     marker_m: float
     dictionary: str = "DICT_5X5_1000"
     has_legacy_pattern: bool = False
+    size_m: tuple[float, float] | None = None
 
     @property
     def points_m(self) -> Array:
@@ -202,12 +208,14 @@ def parse_board(
     kind: str = "chessboard",
     marker_m: float | None = None,
     dictionary: str = "DICT_5X5_1000",
+    size: str | None = None,
 ) -> Chessboard | CharucoBoard:
     """Return the board of ``COLUMNSxROWSxSQUARE``, such as 9x6x0.025.
 
     Args:
         text: Inner corners of a chessboard, squares of a ChArUco board; the square's side in metres.
         marker_m: Side of a ChArUco marker; 0.75 squares by default.
+        size: ``WIDTHxHEIGHT`` of the whole board, m.
 
     Raises:
         CalibrationError: If it is no such board.
@@ -225,8 +233,9 @@ def parse_board(
         )
     if not 0.002 <= square_m <= 0.5:
         raise CalibrationError(f"board {text!r}: a square of {square_m:g} m; give its side in metres")
+    size_m = _parse_size(size)
     if kind == "chessboard":
-        return Chessboard(columns, rows, square_m)
+        return Chessboard(columns, rows, square_m, size_m)
     if kind != "charuco":
         raise CalibrationError(f"board type {kind!r} is unknown; known: chessboard, charuco")
     if dictionary not in DICTIONARIES:
@@ -234,4 +243,16 @@ def parse_board(
     marker_m = marker_m if marker_m is not None else 0.75 * square_m
     if not 0 < marker_m < square_m:
         raise CalibrationError(f"a marker of {marker_m:g} m does not fit into a square of {square_m:g} m")
-    return CharucoBoard(columns, rows, square_m, marker_m, dictionary)
+    return CharucoBoard(columns, rows, square_m, marker_m, dictionary, size_m=size_m)
+
+
+def _parse_size(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        width, height = (float(part) for part in text.lower().split("x"))
+    except ValueError:
+        width = height = 0.0
+    if not (0.05 < width < 5 and 0.05 < height < 5):
+        raise CalibrationError(f"board size {text!r} is not WIDTHxHEIGHT in metres such as 0.7x0.5")
+    return width, height

@@ -1,4 +1,4 @@
-"""Solvers that need a board: lenses, pairs of cameras, camera against LiDAR; and the checks at start with it."""
+"""Solvers of lenses and of pairs of cameras by a board, and their checks at start."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -254,10 +254,3 @@ def pair_quantities(fit: PairFit, unit: str, limit: float) -> tuple[Quantity, ..
         Quantity("views_used", float(len(fit.used)), "1"),
         Quantity("views_rejected", float(len(fit.rejected)), "1"),
     )
-
-
-def board_solvers() -> tuple[IntrinsicsSolver, StereoSolver]:
-    """Return the solvers of one run; they share what was found in the images."""
-    material = BoardMaterial()
-    lenses = IntrinsicsSolver(material)
-    return lenses, StereoSolver(material, lenses)

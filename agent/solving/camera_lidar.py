@@ -1,0 +1,233 @@
+"""The solver of camera against LiDAR by a board, and its check at start."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sensorium.agent.calibration_data import spread
+from sensorium.agent.solving.boards import BoardMaterial, BoardMoment, Boards
+from sensorium.agent.solving.cameras import left_out, pair_quantities
+from sensorium.agent.solving.material import Points
+from sensorium.agent.solving.solver import SolvedPart, SolveRequest
+from sensorium.calibration.board import MIN_LIDAR_VIEWS, BoardView, check_camera_lidar_board, pose_of
+from sensorium.calibration.board_fit import solve_camera_lidar
+from sensorium.calibration.board_sweep import (
+    SweptBoard,
+    board_candidates,
+    board_view,
+    expected_pose,
+    find_board,
+    first_guess,
+)
+from sensorium.calibration.bundle import by_motion, by_point, inverse_or_infinite
+from sensorium.calibration.coverage import CORNER_SIGMA_PX, Wanted, missing_for_lidar, wanted_for_lidar
+from sensorium.calibration.geometry import Array, Intrinsics, apply
+from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.targets import Target, View
+from sensorium.errors import CalibrationError
+from sensorium.verdict import Status, Verdict
+
+# Rms distance of board middles: three times what a 16-ring LiDAR shows (spec 1.14).
+MAX_CENTRE_MISS_M = 0.025
+# Sweeps that are searched all over when nothing tells where the LiDAR is.
+MAX_GUESSED = 10
+
+
+class CameraLidarSolver:
+    """Where each LiDAR is to each camera, from boards that both saw."""
+
+    name = "camera-lidar"
+    needs = "images of a board (--board) by a camera, and sweeps of a LiDAR beside them"
+
+    def __init__(self, material: BoardMaterial) -> None:
+        self._material = material
+
+    def solve(self, request: SolveRequest, base: RigCalibration) -> Sequence[SolvedPart]:
+        table = pose_table(request.path)
+        if table is not None:
+            return [
+                self._solved(request, "camera~lidar", table, [str(k) for k in range(len(table))], [], None)
+            ]
+        boards = self._material.of(request)
+        if boards is None:
+            return ()
+        return [
+            self._solve_pair(request, boards, camera, lidar, base)
+            for camera in sorted(boards.sizes)
+            for lidar in sorted(boards.lidars)
+        ]
+
+    def _solve_pair(
+        self, request: SolveRequest, boards: Boards, camera: str, lidar: str, base: RigCalibration
+    ) -> SolvedPart:
+        subject = f"{camera}~{lidar}"
+        request.show(f"{subject}: looking for the board in the sweeps")
+        if camera not in base.cameras:
+            reason = f"the lens of {camera} is not known: solve it first, or give it with --base"
+            return SolvedPart(
+                self.name, Verdict("solve_camera_lidar", subject, Status.INSUFFICIENT, (), (reason,))
+            )
+        moments = boards.common(camera, lidar)
+        known = base.transform(camera, lidar) if base.has_transform(camera, lidar) else None
+        try:
+            views, labels, lost, T = lidar_views(
+                boards.board, moments, camera, lidar, base.camera(camera), known
+            )
+        except CalibrationError as err:
+            verdict = Verdict("solve_camera_lidar", subject, Status.INSUFFICIENT, (), (str(err),))
+            return SolvedPart(self.name, verdict)
+        wanted = wanted_for_lidar(boards.board, base.camera(camera), views, T) if T is not None else None
+        return self._solved(request, subject, views, labels, lost, wanted)
+
+    def _solved(
+        self,
+        request: SolveRequest,
+        subject: str,
+        views: Sequence[BoardView],
+        labels: Sequence[str],
+        lost: list[str],
+        wanted: Wanted | None,
+    ) -> SolvedPart:
+        check, (camera, lidar) = "solve_camera_lidar", subject.split("~")
+        try:
+            fit = solve_camera_lidar(views)
+        except CalibrationError as err:
+            verdict = Verdict(check, subject, Status.INSUFFICIENT, (), (str(err), *lost))
+            return SolvedPart(self.name, verdict)
+        reasons = [*left_out(fit.rejected, labels, "m"), *lost]
+        missing = missing_for_lidar(fit.covariance)
+        status = Status.OK
+        if missing:
+            status = Status.INSUFFICIENT
+            reasons = [*missing, *([f"next: {wanted.words}"] if wanted else []), *reasons]
+        elif not max(fit.held_out, fit.rms) <= MAX_CENTRE_MISS_M:
+            status = Status.SUSPECT
+            reasons.insert(
+                0,
+                f"in poses that were not used the board's middle is missed by {100 * fit.held_out:.1f} cm rms "
+                f"(limit {100 * MAX_CENTRE_MISS_M:g}): the pattern is not in the middle of its board, or "
+                "something moved",
+            )
+        edge = Edge(camera, lidar, fit.T_first_second, fit.covariance, request.source, request.date)
+        quantities = pair_quantities(fit, "m", MAX_CENTRE_MISS_M)
+        return SolvedPart(
+            self.name, Verdict(check, subject, status, quantities, tuple(reasons)), edges=(edge,)
+        )
+
+    def check(self, request: SolveRequest, calibration: RigCalibration) -> Sequence[Verdict]:
+        boards = self._material.of(request)
+        if boards is None:
+            return ()
+        found = []
+        for camera in sorted(set(boards.sizes) & set(calibration.cameras)):
+            for lidar in sorted(boards.lidars):
+                if calibration.has_transform(camera, lidar):
+                    T = calibration.transform(camera, lidar)
+                    views, _, lost, _ = lidar_views(
+                        boards.board,
+                        boards.common(camera, lidar),
+                        camera,
+                        lidar,
+                        calibration.camera(camera),
+                        T,
+                        may_guess=False,
+                    )
+                    verdict = check_camera_lidar_board(views, calibration, camera, lidar)
+                    found.append(replace(verdict, reasons=(*verdict.reasons, *lost)))
+        return found
+
+
+def lidar_views(
+    board: Target,
+    moments: Sequence[BoardMoment],
+    camera: str,
+    lidar: str,
+    lens: Intrinsics,
+    T_camera_lidar: Array | None,
+    may_guess: bool = True,
+) -> tuple[list[BoardView], list[str], list[str], Array | None]:
+    """Return boards found in the sweeps, their labels, sentences on those that were not, and T_camera_lidar.
+
+    Args:
+        T_camera_lidar: Where the LiDAR is as far as it is known; None = no idea.
+        may_guess: Look for the board all over the sweeps if it is not where it should be.
+
+    Raises:
+        CalibrationError: If nothing tells where the LiDAR is.
+    """
+    is_size_known = board.size_m is not None
+    size_m = board.size_m or board.outline_m
+    middle = board.points_m.mean(axis=0)
+    poses = [pose_of(moment.views[camera], board, lens) for moment in moments]
+    sweeps = [_returns(moment.sweeps[lidar]) for moment in moments]
+    found: dict[int, SweptBoard] = {}
+    lost: dict[int, str] = {}
+    T = T_camera_lidar
+    for attempt in range(3):
+        if T is not None:
+            for k, (pose, sweep) in enumerate(zip(poses, sweeps, strict=True)):
+                if k in found:
+                    continue
+                try:
+                    found[k] = find_board(sweep, size_m, is_size_known, expected_pose(pose, middle, T))
+                    lost.pop(k, None)
+                except CalibrationError as err:
+                    lost[k] = str(err)
+        views = [
+            board_view(
+                poses[k], middle, found[k], _pose_covariance(board, moments[k].views[camera], poses[k], lens)
+            )
+            for k in sorted(found)
+        ]
+        if len(found) >= max(MIN_LIDAR_VIEWS, len(moments) // 3) or not may_guess:
+            if attempt or not lost or len(found) < MIN_LIDAR_VIEWS or not may_guess:
+                break
+            T = solve_camera_lidar(views).T_first_second  # those that were not found may be, from nearer
+        elif attempt:
+            break
+        else:
+            chosen = range(len(sweeps)) if len(sweeps) <= MAX_GUESSED else spread(len(sweeps), MAX_GUESSED)
+            candidates = [board_candidates(sweeps[k], size_m, is_size_known) for k in chosen]
+            T = first_guess([poses[k] for k in chosen], middle, candidates)
+            found.clear()
+            lost.clear()
+    labels = [moments[k].label for k in sorted(found)]
+    return views, labels, _lost_sentences(lost, len(moments)), T
+
+
+def _returns(points: Points) -> Array:
+    xyz = np.asarray(points[:, :3], np.float64)
+    return np.asarray(xyz[np.isfinite(xyz).all(axis=1) & np.any(xyz != 0.0, axis=1)], np.float64)
+
+
+def _pose_covariance(board: Target, view: View, pose: Array, lens: Intrinsics) -> Array:
+    points = apply(pose, board.points_m[view.ids])
+    slope = (by_point(points, lens) @ by_motion(points)).reshape(-1, 6) / CORNER_SIGMA_PX
+    return inverse_or_infinite(slope.T @ slope)
+
+
+def _lost_sentences(lost: Mapping[int, str], count: int) -> list[str]:
+    """Return one sentence for each reason why boards that the camera saw were not found in the sweep."""
+    return [
+        f"in {number} of {count} poses the LiDAR shows {reason}"
+        for reason, number in Counter(lost.values()).most_common(3)
+    ]
+
+
+def pose_table(path: Path) -> list[BoardView] | None:
+    """Return the boards in a ``poses.csv`` of ACFR's cam_lidar_calibration, or None if there is none.
+
+    19 lines a pose, mm: the camera's centre, normal, four corners, then the LiDAR's, then sizes.
+    """
+    file = path / "poses.csv"
+    if not file.is_file():
+        return None
+    try:
+        rows = [[float(value) for value in line.split(",")] for line in file.read_text().split()]
+        poses = [np.array(rows[k : k + 12]) for k in range(0, len(rows), 19)]
+        return [BoardView(pose[0] / 1000, pose[1], pose[6] / 1000, pose[7]) for pose in poses]
+    except (ValueError, IndexError) as err:
+        raise CalibrationError(f"{file} is no table of 19 lines a pose: {err}") from err
