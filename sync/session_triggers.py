@@ -123,8 +123,10 @@ class SessionTriggers:
         name = frame.stream
         return name in self._driven or name in self._by_pulses or name in self._seconds
 
-    def take(self, instance: Instance, stream: LiveStream, frame: Frame, stamped: Stamped) -> Iterator[Due]:
-        """Take a frame that concerns a trigger, with its ordinary stamps; yield all that can now be recorded."""
+    def take(
+        self, instance: Instance, stream: LiveStream, frame: Frame, stamped: Stamped, now_ns: int
+    ) -> Iterator[Due]:
+        """Take a frame that concerns a trigger, with its ordinary stamps; yield what needs no :meth:`due`."""
         name = frame.stream
         if name in self._seconds:
             self._seconds[name].take(frame, stamped)
@@ -132,7 +134,7 @@ class SessionTriggers:
         if driven is not None:
             self._frames.add(name)
         if driven is not None and driven.matcher is not None and driven.stream is stream:
-            driven.matcher.frame(frame, stamped)
+            driven.matcher.frame(frame, stamped, now_ns)
         else:
             if driven is not None:
                 self._counts.setdefault(name, TriggerCounts()).estimated[_UNDECLARED] += 1

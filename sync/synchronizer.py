@@ -341,7 +341,7 @@ class Synchronizer:
         if self._triggers.concerns(frame):
             # Its credit returns when it is recorded: it may have to wait for its pulse.
             instance.released_bytes -= len(frame.payload) + HEADER_OVERHEAD_BYTES
-            self._commit_all(self._triggers.take(instance, stream, frame, stamped))
+            self._commit_all(self._triggers.take(instance, stream, frame, stamped, self.now_ns()))
             self._commit_all(self._triggers.due(self.now_ns()))
         else:
             self._commit(instance, stream, frame, stamped)

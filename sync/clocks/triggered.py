@@ -28,7 +28,8 @@ EXPOSURE_FIELD = "exposure_ns"
 LATE_NS = SECOND_NS // 10
 """A pulse that arrives so long after the frame is not the frame's."""
 PATIENCE_NS = SECOND_NS // 2
-"""How long after its arrival a frame is held for a pulse that is still on its way through the bus."""
+"""How long a frame is held for a pulse that is still on its way through the bus."""
+LONGEST_EXPOSURE_NS = 60.0 * SECOND_NS
 _PULSES_KEPT = 1024
 _PERIODS_KEPT = 15
 _MARGIN = 4.0
@@ -46,6 +47,7 @@ NO_PULSE = "no pulse came"
 OTHER_PULSE = "its time and its count name different pulses"
 UNFIT = "its time fits no pulse"
 LOOSE = "the camera does not follow the trigger"
+BAD_EXPOSURE = "its exposure time makes no sense"
 
 
 class TriggerSettings(BaseModel):
@@ -77,12 +79,13 @@ class TriggerSettings(BaseModel):
         rows = info.shape[0] if info.shape else 1
         return Shutter(round(self.delay_us * 1e3), round(self.bound_us * 1e3), self.row_us * 1e3, rows)
 
-    def exposure_ns(self, info: StreamInfo, meta: tuple[float, ...]) -> float:
-        """Return the exposure time of a frame with these ``meta`` values."""
-        if EXPOSURE_FIELD in info.meta_fields:
-            return float(meta[info.meta_fields.index(EXPOSURE_FIELD)])
-        assert self.exposure_us is not None, "checked by check_driven"
-        return self.exposure_us * 1e3
+    def exposure_ns(self, info: StreamInfo, meta: tuple[float, ...]) -> float | None:
+        """Return the exposure time of a frame with these ``meta`` values; None if that is nonsense."""
+        if EXPOSURE_FIELD not in info.meta_fields:
+            assert self.exposure_us is not None, "checked by check_driven"
+            return self.exposure_us * 1e3
+        found = float(meta[info.meta_fields.index(EXPOSURE_FIELD)])
+        return found if 0 <= found <= LONGEST_EXPOSURE_NS else None
 
     def latency_bound_ns(self, info: StreamInfo) -> float:
         """Return the bound on the constant error of the ordinary times of ``info``."""
@@ -156,9 +159,10 @@ class PulseStamp:
 class _Held:
     frame: Frame
     estimate: Stamped
-    exposure_ns: float
+    exposure_ns: float | None
     middle_ns: int
     edge_ns: int
+    since_ns: int
 
     @property
     def arrival_ns(self) -> int:
@@ -246,12 +250,12 @@ class TriggerMatcher:
                 "held any longer; a replay may stamp otherwise",
             )
 
-    def frame(self, frame: Frame, estimate: Stamped) -> None:
-        """Take the next frame with its ordinary stamps."""
+    def frame(self, frame: Frame, estimate: Stamped, now_ns: int) -> None:
+        """Take the next frame with its ordinary stamps, at host time ``now_ns``."""
         exposure_ns = self._settings.exposure_ns(self.info, frame.meta)
-        middle_ns = self._settings.middle_of(self.info, int(estimate.capture_ns[0]), exposure_ns)
-        edge_ns = middle_ns - self._shutter.after_edge_ns(exposure_ns)
-        self._held.append(_Held(frame, estimate, exposure_ns, middle_ns, edge_ns))
+        middle_ns = self._settings.middle_of(self.info, int(estimate.capture_ns[0]), exposure_ns or 0.0)
+        edge_ns = middle_ns - self._shutter.after_edge_ns(exposure_ns or 0.0)
+        self._held.append(_Held(frame, estimate, exposure_ns, middle_ns, edge_ns, now_ns))
 
     # -- what goes out
 
@@ -276,7 +280,7 @@ class TriggerMatcher:
             stamped = self._decide(held)
             if stamped is None:
                 if now_ns is not None:
-                    if now_ns - held.arrival_ns <= PATIENCE_NS and not self._is_silent:
+                    if now_ns - held.since_ns <= PATIENCE_NS and not self._is_silent:
                         return
                     self._is_silent, self._given_up = True, held
                 stamped = self._keep(held, NO_PULSE)
@@ -300,6 +304,8 @@ class TriggerMatcher:
 
     def _decide(self, held: _Held) -> Stamped | None:
         """Return the final stamps of a frame; None while the pulse that decides it may still come."""
+        if held.exposure_ns is None:
+            return self._keep(held, BAD_EXPOSURE)
         deciding, before = self._pulses_at(held.edge_ns)
         if deciding is None:
             return None
@@ -319,9 +325,9 @@ class TriggerMatcher:
         if number - held.frame.seq != self._difference:
             return self._keep(held, OTHER_PULSE)
         if number == deciding.number:
-            return self._by_pulse(held, deciding)
+            return self._by_pulse(held, deciding, held.exposure_ns)
         if before is not None and number == before.number:
-            return self._by_pulse(held, before)
+            return self._by_pulse(held, before, held.exposure_ns)
         return self._keep(held, NOT_RECORDED)
 
     def _pulses_at(self, edge_ns: int) -> tuple[PulseStamp | None, PulseStamp | None]:
@@ -354,8 +360,8 @@ class TriggerMatcher:
             self._counts.spurious_frames += known - difference
             self._note(held.arrival_ns, f"{what}: {known - difference} frames were exposed without a pulse")
 
-    def _by_pulse(self, held: _Held, pulse: PulseStamp) -> Stamped:
-        capture_ns = pulse.edge_ns + self._shutter.after_edge_ns(held.exposure_ns)
+    def _by_pulse(self, held: _Held, pulse: PulseStamp, exposure_ns: float) -> Stamped:
+        capture_ns = pulse.edge_ns + self._shutter.after_edge_ns(exposure_ns)
         if capture_ns > held.arrival_ns or not self._fits(held, pulse, float(held.middle_ns - capture_ns)):
             return self._keep(held, UNFIT)
         if self._slips_in_row >= _SLIPS:

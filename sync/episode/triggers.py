@@ -105,7 +105,7 @@ def _match(
     pulses: Sequence[StampRow],
 ) -> Iterator[CameraMatch]:
     pulse_ns = np.array([int(row.stamped.capture_ns[0]) for row in pulses], np.int64)
-    exposure_ns = np.array([settings.exposure_ns(info, row.meta) for row in rows])
+    exposure_ns = np.array([settings.exposure_ns(info, row.meta) or 0.0 for row in rows])
     middle_ns = np.array(
         [
             settings.middle_of(info, int(stamped.capture_ns[0]), exposure)
@@ -152,14 +152,15 @@ def restamped(
     for (name, instance), own in rows.items():
         for row in own if name == info.name else ():
             estimate = estimates[name, instance, row.seq]
-            exposure_ns = settings.exposure_ns(info, row.meta)
+            exposure_ns = settings.exposure_ns(info, row.meta) or 0.0
             middle_ns = settings.middle_of(info, int(estimate.capture_ns[0]), exposure_ns)
             found[name, instance, row.seq] = replace(estimate, capture_ns=np.array([middle_ns], np.int64))
     bound_ns = settings.shutter(info).bound_ns
     for each in match_camera(info, settings, rows, estimates):
         by_number = {row.seq: row.stamped.uncertainty for row in each.pulses}
         for index, row in enumerate(each.rows):
-            if each.match.outcome[index] is Pulse.MATCHED:
+            has_exposure = settings.exposure_ns(info, row.meta) is not None
+            if has_exposure and each.match.outcome[index] is Pulse.MATCHED:
                 known = pulse_uncertainty(streams[settings.pulses], by_number[int(each.match.pulse[index])])
                 stated = Uncertainty(known.statistical_ns, known.floor_ns + bound_ns, known.asymmetry_ns)
                 capture_ns = each.match.capture_ns[index : index + 1]

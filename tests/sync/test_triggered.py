@@ -167,7 +167,7 @@ def run(
         if arrival.image is not None:
             estimate = trackers[0].update(arrival.image)
             estimates[arrival.image.seq] = int(estimate.capture_ns[0])
-            matcher.frame(arrival.image, estimate)
+            matcher.frame(arrival.image, estimate, arrival.at_ns)
         take(arrival.at_ns)
     take(None)
     captures = [int(s.capture_ns[0]) for s in found.values()]
@@ -310,6 +310,34 @@ def test_stamps_of_the_start_of_the_exposure_are_moved_to_its_middle() -> None:
     # Nothing was matched; ticks mean the middle here, so all are late by half the exposure and the rows.
     moved_ns = {int(s.capture_ns[0]) - found.estimates[seq] for seq, s in found.stamped.items()}
     assert moved_ns == {2 * MS + 240 * 10_000}
+
+
+@pytest.mark.parametrize("exposure_ns", [float("nan"), float("inf"), -1.0, 1e300])
+def test_an_exposure_time_that_makes_no_sense_costs_its_frame_only(exposure_ns: float) -> None:
+    bench = Bench(100)
+    odd = [
+        Arrival(a.at_ns, a.pulse, replace(a.image, meta=(exposure_ns,)))
+        if a.image is not None and a.image.seq in (40, 41)
+        else a
+        for a in bench.arrivals
+    ]
+    found = run(odd)
+    assert found.counts.estimated[triggered.BAD_EXPOSURE] == 2
+    assert not {40, 41} & found.by_pulse()
+    assert len(found.by_pulse()) == found.counts.matched >= 90
+
+
+def test_a_frame_that_comes_late_to_the_synchronizer_still_waits_for_its_pulse() -> None:
+    bench = Bench(200)
+    # The machine stalls for a second: then all images come through first, their pulses 100 ms later.
+    start_ns, end_ns = START_NS + 3_000 * MS, START_NS + 4_000 * MS
+    until_ns = {True: end_ns + 100 * MS, False: end_ns}
+    held = [
+        replace(a, at_ns=max(a.at_ns, until_ns[a.pulse is not None])) if a.at_ns >= start_ns else a
+        for a in bench.arrivals
+    ]
+    found = run(sorted(held, key=lambda arrival: arrival.at_ns))
+    assert found.counts == run(bench.arrivals).counts
 
 
 @pytest.mark.parametrize(
