@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,12 @@ from sensorium.simulators.device_clock import (
     stream_rng,
 )
 from sensorium.simulators.faults import DropPlan, Fault, Faults, damaged
-from sensorium.simulators.rig import MOUNTS
+from sensorium.simulators.rig import MOUNTS, SPARE_MOUNTS
 from sensorium.simulators.truth import FOLDER, SUFFIX, TruthWriter
-from sensorium.simulators.world import World
+from sensorium.simulators.world import MotionName, World
 from sensorium.timebase import SECOND_NS, Timeline, read_bases
+
+_PLACES = MOUNTS | SPARE_MOUNTS
 
 
 class Bump(BaseModel):
@@ -56,8 +58,9 @@ class SimulatedConfig(DriverConfig):
         speed: Simulated seconds per real second. Other than 1, stamps are on a virtual host clock that passes
             ``start_ns`` when the real one does; a device that cannot keep up runs late and skips nothing.
         seconds: World time at which the stream ends.
-        motion: ``walk``, or ``board``: the rig stops here and there before the chessboard. Devices share it.
-        mount: Name in ``rig.MOUNTS``; None = the device's own name.
+        motion: ``walk``; ``board``: the rig stops here and there before the chessboard; ``still``; ``tilts``: it
+            is held still in poses tilted to all sides. Devices share it.
+        mount: Name in ``rig.MOUNTS`` or ``SPARE_MOUNTS``; None = the device's own name.
         drop_probability: Chance of each sample to be lost in the device.
     """
 
@@ -66,7 +69,7 @@ class SimulatedConfig(DriverConfig):
     utc_minus_host_ns: int | None = None
     speed: PositiveFloat = 1.0
     seconds: PositiveFloat | None = None
-    motion: Literal["walk", "board"] = "walk"
+    motion: MotionName = "walk"
     mount: str | None = None
     bump: Bump | None = None
     clock: ClockConfig = ClockConfig()
@@ -230,8 +233,8 @@ class SimulatedDriver(Driver[SimConfigT]):
     @classmethod
     def check(cls, config: Any) -> None:
         """Refuse a mount that the rig does not have."""
-        if isinstance(config, SimulatedConfig) and config.mount is not None and config.mount not in MOUNTS:
-            raise ConfigError(f"mount {config.mount!r} is unknown; known: {', '.join(MOUNTS)}")
+        if isinstance(config, SimulatedConfig) and config.mount is not None and config.mount not in _PLACES:
+            raise ConfigError(f"mount {config.mount!r} is unknown; known: {', '.join(_PLACES)}")
 
     @abstractmethod
     def streams(self) -> Sequence[StreamInfo]:
@@ -341,11 +344,11 @@ class SimulatedDriver(Driver[SimConfigT]):
             ConfigError: If the rig has no such mount.
         """
         name = name or self.config.mount or self.context.name
-        if name not in MOUNTS:
+        if name not in _PLACES:
             raise ConfigError(
-                f"device {self.context.name}: no mount {name!r}; set mount to one of {', '.join(MOUNTS)}"
+                f"device {self.context.name}: no mount {name!r}; set mount to one of {', '.join(_PLACES)}"
             )
-        T_body_sensor = MOUNTS[name]
+        T_body_sensor = _PLACES[name]
         bump = self.config.bump
         if bump is not None and world_s >= bump.at_s:
             T_body_sensor = T_body_sensor @ bump.T_before_after

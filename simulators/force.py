@@ -28,12 +28,18 @@ FORCE_COLUMNS = ("fx", "fy", "fz", "tx", "ty", "tz")
 
 
 class SimulatedForceConfig(SimulatedConfig):
-    """Options of ``sim_force``; ``block`` samples per frame, each with its own stamps."""
+    """Options of ``sim_force``; ``block`` samples per frame, each with its own stamps.
+
+    Attributes:
+        force_bias_n, torque_bias_nm: What it reads without a load.
+    """
 
     rate_hz: PositiveFloat = 1000.0
     block: PositiveInt = 20
     force_noise_n: NonNegativeFloat = 0.05
     torque_noise_nm: NonNegativeFloat = 0.002
+    force_bias_n: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    torque_bias_nm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     latency: LatencyConfig = LatencyConfig(min_ms=0.5)
 
 
@@ -93,7 +99,9 @@ class SimulatedForce(SimulatedDriver[SimulatedForceConfig]):
         samples = self._train.take(blocks * self.config.block)
         if samples is None:
             return False
-        truth = self.wrench(samples.world_s)
+        truth = self.wrench(samples.world_s) + np.hstack(
+            [self.config.force_bias_n, self.config.torque_bias_nm]
+        )
         spread = np.repeat([self.config.force_noise_n, self.config.torque_noise_nm], 3)
         reading = truth + self._rng.standard_normal(truth.shape) * spread
         counts = to_counts(reading, np.full(6, 1 / COUNTS_PER_UNIT), "<i4")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sensorium.calibration.geometry import Array
 from sensorium.drivers.driver import DriverContext
@@ -23,6 +23,16 @@ from sensorium.simulators.world import GRAVITY_M_S2
 COUNTS = 32768
 BATCH_S = 0.5
 IMU_COLUMNS = ("acc_x", "acc_y", "acc_z", "gyro_x", "gyro_y", "gyro_z")
+
+
+class BiasJump(BaseModel):
+    """From ``at_s`` on the sensor reads so much more."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at_s: float = 0.0
+    gyro_deg_s: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    acc_m_s2: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 class SimulatedImuConfig(SimulatedConfig):
@@ -42,6 +52,7 @@ class SimulatedImuConfig(SimulatedConfig):
     gyro_bias_rad_s: NonNegativeFloat = 0.002
     acc_walk_m_s3: NonNegativeFloat = 1.0e-4
     gyro_walk_rad_s2: NonNegativeFloat = 4.0e-6
+    bias_jump: BiasJump = BiasJump()
     latency: LatencyConfig = LatencyConfig(min_ms=1.0)
 
 
@@ -128,6 +139,11 @@ class SimulatedImu(SimulatedDriver[SimulatedImuConfig]):
         if samples is None:
             return False
         motion = self.world.motion(samples.world_s).carried_to(self.mount(float(samples.world_s[0])))
-        counts = to_counts(self._noise.measured(inertial_truth(motion)), self._scales, "<i2")
+        jump = self.config.bias_jump
+        jumped = np.hstack([jump.acc_m_s2, np.radians(jump.gyro_deg_s)])
+        readings = self._noise.measured(inertial_truth(motion)) + np.outer(
+            samples.world_s >= jump.at_s, jumped
+        )
+        counts = to_counts(readings, self._scales, "<i2")
         self.push_columns(self.context.name, samples, counts, self.config.block)
         return True

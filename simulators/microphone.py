@@ -28,6 +28,10 @@ class SimulatedMicrophoneConfig(SimulatedConfig):
     """Options of ``sim_microphone``; levels are parts of full scale, ``block`` samples make one frame.
 
     ``latency.min_ms`` counts from the end of a block; declared is the latency of its first sample.
+
+    Attributes:
+        swapped: The two channels hang at each other's microphone.
+        inverted, dead: Channels with swapped wires, and without any.
     """
 
     rate_hz: PositiveInt = 48_000
@@ -36,6 +40,9 @@ class SimulatedMicrophoneConfig(SimulatedConfig):
     noise: NonNegativeFloat = 0.002
     tone: NonNegativeFloat = 0.01
     hum: NonNegativeFloat = 0.003
+    swapped: bool = False
+    inverted: tuple[int, ...] = ()
+    dead: tuple[int, ...] = ()
     latency: LatencyConfig = LatencyConfig(min_ms=2.0)
 
 
@@ -141,4 +148,8 @@ class SimulatedMicrophone(SimulatedDriver[SimulatedMicrophoneConfig]):
                 onset_s = heard_s(self.world, clap, T_body_microphone)
                 distance_m = max((onset_s - clap.at_s) * SOUND_M_S, 1.0)
                 wave[:, channel] += clap_wave(times_s - onset_s) / distance_m
+        if config.swapped:
+            wave = wave[:, ::-1]
+        wave[:, list(config.inverted)] *= -1.0
+        wave[:, list(config.dead)] = 0.0
         return bytes(np.clip(np.rint(wave * FULL_SCALE), -32768, 32767).astype("<i2").tobytes())

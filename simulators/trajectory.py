@@ -104,24 +104,23 @@ class Tour:
         poses: (n, 6) x, y, z (m), roll, pitch, yaw (rad) in the world.
     """
 
-    HOLD_S, MOVE_S = 1.0, 0.75
-
-    def __init__(self, poses: Array) -> None:
+    def __init__(self, poses: Array, hold_s: float = 1.0, move_s: float = 0.75) -> None:
         self._poses = np.asarray(poses, np.float64)
+        self.hold_s, self.move_s = hold_s, move_s
 
     @property
     def period_s(self) -> float:
-        return len(self._poses) * (self.HOLD_S + self.MOVE_S)
+        return len(self._poses) * (self.hold_s + self.move_s)
 
     def motion(self, world_s: Array) -> Motion:
         """Return the body's state at (n,) world times in seconds."""
-        leg, since_s = np.divmod(np.asarray(world_s, np.float64), self.HOLD_S + self.MOVE_S)
+        leg, since_s = np.divmod(np.asarray(world_s, np.float64), self.hold_s + self.move_s)
         start = self._poses[leg.astype(np.int64) % len(self._poses)]
         step = self._poses[(leg.astype(np.int64) + 1) % len(self._poses)] - start
-        u = np.clip((since_s - self.HOLD_S) / self.MOVE_S, 0.0, 1.0)[:, None]
+        u = np.clip((since_s - self.hold_s) / self.move_s, 0.0, 1.0)[:, None]
         share = u**3 * (10 - 15 * u + 6 * u**2)
-        rate = 30 * u**2 * (1 - u) ** 2 / self.MOVE_S
-        change = 60 * u * (1 - u) * (1 - 2 * u) / self.MOVE_S**2
+        rate = 30 * u**2 * (1 - u) ** 2 / self.move_s
+        change = 60 * u * (1 - u) * (1 - 2 * u) / self.move_s**2
         place, speed, acceleration = start + share * step, rate * step, change * step
         return _motion(
             (place[:, :3], speed[:, :3], acceleration[:, :3]),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.simulators.surfaces import Array, Box, BoxScene, Image, Surface, rich_texture
-from sensorium.simulators.trajectory import PERIOD_S, Motion, Tour, Trajectory
+from sensorium.simulators.trajectory import HOME_M, PERIOD_S, Motion, Tour, Trajectory
 
 GRAVITY_M_S2 = 9.81
 SOUND_M_S = 343.0
@@ -37,15 +37,15 @@ _BOARD_STOPS = (
     (0, 0, 1.45, -0.19, 0.22, 0),
     (0, 0, 1.45, -0.19, -0.22, 0),
     (0, 0, 1.45, 0.19, -0.22, 0),
-    (32, 0, 1.5, -0.14, 0.14, 0),
+    (33, 0, 1.28, -0.06, 0.08, 0),
     (-30, 0, 1.5, 0.14, 0.14, 0),
-    (0, 18, 1.45, 0.0, -0.14, 0),
+    (0, 12, 1.45, 0.0, -0.14, 0),
     (0, -28, 1.5, 0.0, 0.14, 0),
-    (28, 12, 1.45, 0.21, 0.165, 8),
+    (28, 12, 1.3, 0.15, 0.1, 8),
     (-28, 12, 1.45, -0.21, 0.165, -8),
     (30, -25, 1.45, 0.19, -0.19, -10),
-    (-28, -25, 1.45, -0.19, -0.19, 10),
-    (32, 0, 1.5, 0.2, -0.22, 0),
+    (-28, -21, 1.45, -0.19, -0.19, 10),
+    (33, 0, 1.28, 0.1, -0.12, 0),
     (-30, 0, 1.5, -0.2, -0.22, 0),
     (10, -5, 1.8, 0.3, 0.21, 0),
     (10, -5, 1.8, 0.22, 0.26, 5),
@@ -55,8 +55,14 @@ _BOARD_STOPS = (
     (12, -8, 1.6, 0.19, -0.23, -12),
     (33, -20, 1.3, 0.0, 0.0, 0),
     (-33, -15, 1.3, 0.0, 0.0, 0),
-    (30, 10, 1.7, -0.26, -0.23, 0),
+    (24, 8, 1.3, -0.1, -0.12, 0),
 )
+
+
+MotionName = Literal["walk", "board", "still", "tilts"]
+
+# Roll and pitch (deg) of the poses of ``tilts``.
+_TILTS_DEG = ((0, 0), (90, 0), (180, 0), (-90, 0), (0, 80), (0, -80), (45, 40), (-50, -35))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +80,13 @@ class World:
     repeats every ``trajectory.period_s``.
 
     Args:
-        motion: ``walk``, or ``board``: the rig goes from stop to stop before the board and holds still at each.
+        motion: ``walk``; ``board``: the rig goes from stop to stop before the board and holds still at each;
+            ``still``: it stands level; ``tilts``: an arm holds it still in eight poses, tilted to all sides.
     """
 
-    def __init__(self, seed: int, motion: Literal["walk", "board"] = "walk") -> None:
+    def __init__(self, seed: int, motion: MotionName = "walk") -> None:
         self.seed = seed
-        self.trajectory: Trajectory | Tour = Trajectory(seed) if motion == "walk" else Tour(_board_stops())
+        self.trajectory: Trajectory | Tour = _trajectory(seed, motion)
         self._claps_s = np.array(_CLAPS_S)
 
     @property
@@ -154,6 +161,17 @@ class RoomScene(BoxScene):
         since = (world_s - self._claps_s) % PERIOD_S
         lamp = self._lit if np.any(since < LAMP_SECONDS) else self.lamp
         return [face for box in self.boxes for face in (lamp.faces if box is self.lamp else box.faces)]
+
+
+def _trajectory(seed: int, motion: MotionName) -> "Trajectory | Tour":
+    if motion == "board":
+        return Tour(_board_stops())
+    if motion == "still":
+        return Tour(np.array([[*HOME_M, 0.0, 0.0, 0.0]]))
+    if motion == "tilts":
+        poses = [[*HOME_M, np.deg2rad(roll), np.deg2rad(pitch), 0.0] for roll, pitch in _TILTS_DEG]
+        return Tour(np.array(poses), hold_s=3.0, move_s=1.5)
+    return Trajectory(seed)
 
 
 def _board_stops() -> Array:

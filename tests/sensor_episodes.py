@@ -1,0 +1,109 @@
+"""Episodes of the simulated rig, sealed with the simulator's truth as capture times, for checks and solvers."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from simulated_rig import START_NS, drain
+
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.drivers.driver import DriverContext
+from sensorium.drivers.frame import Frame, StreamInfo
+from sensorium.drivers.registry import load_driver
+from sensorium.sync.align import Match, Matched, SyncRow
+from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.episode.entries import EpisodeEvent
+from sensorium.sync.episode.manifest import Balance, Manifest, StreamRecord, seal
+from sensorium.sync.episode.spool import Spool
+from sensorium.sync.episode.ulid import new_ulid
+from sensorium.sync.episode.writer import EpisodeWriter
+from sensorium.timebase import SECOND_NS, Timeline, VirtualClock
+
+TIMELINE = Timeline("bench", 1_700_000_000 * SECOND_NS)
+
+
+def sensor_episode(
+    folder: Path,
+    devices: Mapping[str, Mapping[str, Any]],
+    calibration: RigCalibration,
+    seconds: float,
+    marks: Mapping[float, str] | None = None,
+    **shared: Any,
+) -> Path:
+    """Return a sealed episode of simulated devices that carries a calibration.
+
+    Args:
+        devices: Options by name; ``driver`` is the simulated driver.
+        marks: Texts by world time (s).
+        shared: Options of all devices (``motion``, ``seed``).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    streams: dict[str, tuple[StreamInfo, list[Frame]]] = {}
+    for name, given in devices.items():
+        options = {"start_ns": START_NS, "seconds": seconds, **shared, **given}
+        kind = load_driver(options.pop("driver"))
+        context = DriverContext(name, "bench", VirtualClock(START_NS), folder)
+        driver = kind(kind.config_type(**options), context)
+        infos = {info.name: info for info in driver.open()}
+        frames = drain(driver, infos)
+        streams |= {info.name: (info, frames[info.name]) for info in infos.values() if not info.reference_of}
+    captures = {
+        name: dict(np.fromfile(folder / f"truth/{name}.i64", "<i8").reshape(-1, 2).tolist())
+        for name in streams
+    }
+    spool = Spool(folder / "spool")
+    spool.create()
+    episode_id = new_ulid(TIMELINE.utc_minus_host_ns)
+    writer = EpisodeWriter(spool.open_folder(episode_id), episode_id, TIMELINE)
+    for info, _ in streams.values():
+        writer.declare(info)
+    for name, (info, frames) in streams.items():
+        for frame in frames:
+            stamps_ns = _times(captures[name], info, frame)
+            writer.write(frame, Stamped(stamps_ns, Uncertainty(0.0, 0.0, 0.0), 0), 0)
+    for at_s, text in (marks or {}).items():
+        writer.write_event(EpisodeEvent(START_NS + int(at_s * SECOND_NS), "mark", detail=text))
+    for row in _rows(streams, captures):
+        writer.write_row(row)
+    writer.close()
+    records = tuple(
+        StreamRecord(streams[name][0], {0: Balance(found.samples, found.samples, {})})
+        for (name, _), found in writer.written().items()
+    )
+    start_ns = TIMELINE.utc_minus_host_ns + START_NS
+    end_ns = start_ns + int(seconds * SECOND_NS)
+    reference = next(iter(streams))
+    manifest = Manifest(
+        episode_id, "0.1", "simulated", start_ns, end_ns, TIMELINE, records, reference=reference
+    )
+    sealed = seal(writer.folder, manifest)
+    shutil.copytree(sealed, folder / "given")
+    calibration.save(folder / "given/calibration.yaml")
+    return folder / "given"
+
+
+def _times(captures: Mapping[int, int], info: StreamInfo, frame: Frame) -> NDArray[np.int64]:
+    if frame.seq + 1 not in captures and frame.count > 1:  # audio: the truth is of each block's first sample
+        steps = np.arange(frame.count) * SECOND_NS / info.rate_hz
+        return captures[frame.seq] + np.rint(steps).astype(np.int64)
+    return np.array([captures[seq] for seq in range(frame.seq, frame.next_seq)], np.int64)
+
+
+def _rows(
+    streams: Mapping[str, tuple[StreamInfo, Sequence[Frame]]], captures: Mapping[str, Mapping[int, int]]
+) -> list[SyncRow]:
+    """Return a row for each third frame of the first stream: of every camera the nearest frame."""
+    name = next(iter(streams))
+    cameras = [other for other, (info, _) in streams.items() if other != name and "camera" in other]
+    rows = []
+    for frame in streams[name][1][2:-2:3]:
+        tick_ns = captures[name][frame.seq]
+        matches = []
+        for other in cameras:
+            seq, at_ns = min(captures[other].items(), key=lambda item: abs(item[1] - tick_ns))
+            matches.append(Matched(other, Match.MATCHED, seq, at_ns - tick_ns))
+        rows.append(SyncRow(frame.seq, tick_ns, tuple(matches)))
+    return rows
