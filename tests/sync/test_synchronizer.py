@@ -7,24 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zmq
+from synchronizer_bench import START_NS, Bench
 
 from sensorium.calibration.geometry import transform
 from sensorium.calibration.rig_document import Edge, RigCalibration
-from sensorium.drivers.bus import BusPublisher, BusReceiver
+from sensorium.drivers.bus import BusPublisher
 from sensorium.drivers.counters import CounterFile
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
-from sensorium.drivers.live import LivePublisher
 from sensorium.drivers.wire import Declare
 from sensorium.errors import SensoriumError, VerdictError
 from sensorium.sync.check_book import CheckerReport, CheckMessage, JudgedWindow, PlannedCheck
-from sensorium.sync.consent_store import ConsentStore
-from sensorium.sync.episode.manifest import Manifest, read_manifest
-from sensorium.sync.session import SyncSpec
-from sensorium.sync.synchronizer import Synchronizer
-from sensorium.timebase import SECOND_NS, Timeline, VirtualClock
+from sensorium.sync.episode.manifest import Manifest
+from sensorium.timebase import SECOND_NS, Timeline
 from sensorium.verdict import Status, Verdict
 
-START_NS = 1000 * SECOND_NS
 MS = 1_000_000
 FORCE = StreamInfo(
     "force",
@@ -38,68 +34,6 @@ FORCE = StreamInfo(
 MICROPHONE = StreamInfo(
     "mic", Modality.AUDIO, Encoding.PCM_S16LE, 100.0, "mic", shape=(1,), is_personal=True, frame_rate_hz=10.0
 )
-
-
-class Bench:
-    """A synchronizer and driver ends of its bus, all on one virtual clock."""
-
-    def __init__(
-        self, tmp_path: Path, context: zmq.Context, devices: tuple[str, ...], **options: object
-    ) -> None:
-        self.clock = VirtualClock(START_NS, utc_minus_host_ns=1_700_000_000 * SECOND_NS)
-        self.context = context
-        self.run_dir = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
-        self.run_dir.mkdir()
-        self.endpoint = f"inproc://bus-{id(self)}"
-        self.store = ConsentStore(tmp_path / "consent", self.clock)
-        spec = SyncSpec(
-            spool=tmp_path / "spool",
-            run_dir=self.run_dir,
-            bus_endpoint=self.endpoint,
-            control_endpoint="",
-            sets_endpoint="",
-            live_endpoint="",
-            host_id="here",
-            devices=devices,
-            consent=tmp_path / "consent",
-            **options,
-        )
-        receiver = BusReceiver(self.endpoint, 1, context)
-        live = LivePublisher(f"inproc://live-{id(self)}", context)
-        self.synchronizer = Synchronizer(spec, receiver, live, self.store, self.clock)
-        self._receiver, self._live = receiver, live
-
-    def driver(self, info: StreamInfo, instance: int) -> BusPublisher:
-        counters = CounterFile(self.run_dir / f"{instance}.counters", instance, [info.name])
-        declare = Declare(
-            instance=instance,
-            device=info.name,
-            driver="bench",
-            streams=(info,),
-            timeline=Timeline("here", 1_700_000_000 * SECOND_NS),
-            is_live=True,
-            counters=str(counters.path),
-        )
-        return BusPublisher(self.endpoint, declare, counters, self.clock, self.context)
-
-    def settle(self, *drivers: BusPublisher) -> None:
-        """Let messages go back and forth until nothing moves."""
-        for _ in range(4):
-            while self.synchronizer.step():
-                pass
-            for driver in drivers:
-                driver.step(wait_s=0.001)
-
-    def advance(self, seconds: float, *drivers: BusPublisher) -> None:
-        self.clock.advance(int(seconds * SECOND_NS))
-        self.settle(*drivers)
-
-    def close(self) -> list[Manifest]:
-        self.synchronizer.close()
-        self._receiver.close()
-        self._live.close()
-        assert not any(sealed.error for sealed in self.synchronizer.sealed)
-        return [read_manifest(sealed.path) for sealed in self.synchronizer.sealed if sealed.path]
 
 
 @pytest.fixture
