@@ -18,6 +18,7 @@ from sensorium.agent.shots import (
     Image,
     Sample,
     Shot,
+    decoded_cloud,
     decoded_image,
     fastest_gyro,
     is_sweep,
@@ -460,7 +461,7 @@ def _add_episode_lidar(
     def load(index: int) -> Callable[[], Shot]:
         def shot() -> Shot:
             picture, sweep = payloads.pair(index)
-            return take_shot(camera, picture, lidar, sweep, calibration, gyro)
+            return take_shot(camera, picture, lidar.frame_id, decoded_cloud(lidar, sweep), calibration, gyro)
 
         return shot
 

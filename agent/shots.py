@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sensorium.agent.reporting.pictures import UNSHOWABLE, cloud_points, decode_picture
 from sensorium.agent.reporting.survey import sample_values
-from sensorium.calibration.geometry import Array, Intrinsics
+from sensorium.calibration.geometry import Array, Intrinsics, apply, in_image, project
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sweep import deskew
 from sensorium.drivers.frame import Encoding, Frame, StreamInfo
@@ -145,6 +145,17 @@ class Cloud:
     ring: NDArray[np.integer] | None = None
     time_s: Array | None = None
 
+    def facing_s(self, T_camera_lidar: Array, camera: Intrinsics) -> float | None:
+        """Return when the LiDAR looked where the camera looks (median over the returns in view); None if unknown.
+
+        An image of that instant fits best: while it turns and is straightened, the LiDAR also moves on.
+        """
+        if self.time_s is None:
+            return None
+        pixels = project(apply(T_camera_lidar, np.asarray(self.points[::8, :3], np.float64)), camera)
+        seen = self.time_s[::8][in_image(pixels, camera)]
+        return float(np.median(seen)) if len(seen) else None
+
     def straightened(self, at_s: float, gyro: Gyro | None, R_lidar_imu: Array) -> "Cloud | None":
         """Return the cloud as if measured at one instant; None if gyro or times do not cover it."""
         if gyro is None or self.time_s is None or not len(self.time_s):
@@ -180,21 +191,21 @@ def decoded_cloud(info: StreamInfo, sample: Sample) -> Cloud:
 def take_shot(
     camera: StreamInfo,
     picture: Sample,
-    lidar: StreamInfo,
-    sweep: Sample,
+    lidar_frame: str,
+    cloud: Cloud,
     calibration: RigCalibration,
     gyro: Gyro | None,
 ) -> Shot:
     """Return an image with the sweep of its time, straightened where the gyro covers both.
 
     Raises:
-        CalibrationError: If a frame does not decode or the calibration does not join the two.
+        CalibrationError: If the image does not decode or the calibration does not join the two.
     """
-    image, cloud = decoded_image(camera, picture.payload), decoded_cloud(lidar, sweep)
-    T = calibration.transform(camera.frame_id, lidar.frame_id)
+    image = decoded_image(camera, picture.payload)
+    T = calibration.transform(camera.frame_id, lidar_frame)
     at_s, turning = picture.capture_ns / SECOND_NS, None
-    if gyro is not None and calibration.has_transform(lidar.frame_id, gyro.frame):
-        R_lidar_imu = calibration.transform(lidar.frame_id, gyro.frame)[:3, :3]
+    if gyro is not None and calibration.has_transform(lidar_frame, gyro.frame):
+        R_lidar_imu = calibration.transform(lidar_frame, gyro.frame)[:3, :3]
         straight = cloud.straightened(at_s, gyro, R_lidar_imu)
         if straight is not None:
             cloud, turning = straight, T[:3, :3] @ R_lidar_imu @ gyro.at(at_s)

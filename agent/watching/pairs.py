@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.agent.checking.camera_lidar_pair import MIN_TIMING_FRAMES, with_timing
-from sensorium.agent.shots import Sample, decoded_cloud, decoded_image, imu_samples, take_shot
+from sensorium.agent.shots import Cloud, Sample, decoded_cloud, decoded_image, imu_samples, take_shot
 from sensorium.agent.watching.plan import Planned
 from sensorium.agent.watching.watch import ALARM, Moved, Taken, UnusableSetError, Watch
 from sensorium.calibration import camera_lidar, stereo
@@ -102,17 +102,32 @@ class CameraLidarWatch(Watch[_View]):
         self._history: deque[Taken[camera_lidar.Keyframe]] = deque(maxlen=LOCATED_FRAMES)
         self._single: deque[tuple[camera_lidar.Estimate, Array]] = deque(maxlen=LOCATED_FRAMES)
 
+    @property
+    def request(self) -> SetRequest:
+        """The images around the sweep are wanted too: the one taken when the LiDAR looked there fits best."""
+        found = super().request
+        return SetRequest(found.streams, (*found.beside, self.plan.streams[0]))
+
     def _reduced(self, aligned: AlignedSet) -> _View:
-        picture, sweep = aligned.members
-        gyro = self._gyro(aligned)
-        shot = take_shot(picture.info, _sample(picture), sweep.info, _sample(sweep), self.calibration, gyro)
-        if gyro is not None and shot.turning_rad_s is None:
+        sweep, gyro = aligned.members[1], self._gyro(aligned)
+        cloud = decoded_cloud(sweep.info, _sample(sweep))
+        picture = self._image_of(cloud, aligned)
+        shot = take_shot(picture.info, _sample(picture), sweep.info.frame_id, cloud, self.calibration, gyro)
+        if gyro is not None and cloud.time_s is not None and shot.turning_rad_s is None:
             raise UnusableSetError(f"{self.plan.gyro} does not cover image and sweep")
         frame = camera_lidar.keyframe(shot.image, shot.points, shot.camera, self._T, shot.ring)
         known = [taken.data.frame for taken in self._window]
         if camera_lidar.distinct_scenes([*known, frame]) < camera_lidar.distinct_scenes(known) + 1:
             raise UnusableSetError("the scene is the same as before: standing still")
         return _View(frame, shot.turning_rad_s)
+
+    def _image_of(self, cloud: Cloud, aligned: AlignedSet) -> KeptFrame:
+        facing_s = cloud.facing_s(self._T, self.calibration.camera(self.plan.frames[0]))
+        if facing_s is None:
+            return aligned.members[0]
+        images = [kept for kept in aligned.beside if kept.info.name == self.plan.streams[0]]
+        images.append(aligned.members[0])
+        return min(images, key=lambda kept: abs(kept.first_ns / SECOND_NS - facing_s))
 
     def _verdict(self, window: Sequence[_View]) -> Verdict:
         frames = [view.frame for view in window]

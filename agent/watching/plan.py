@@ -97,7 +97,7 @@ def _planned(
         option.streams,
         (first, second),
         option.every_s or EVERY_S[option.check],
-        gyro.name if gyro is not None and option.check != "stereo" else "",
+        gyro.name if gyro is not None else "",
         _problem(option, calibration, found),
     )
 

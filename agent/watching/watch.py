@@ -10,7 +10,7 @@ import numpy as np
 
 from sensorium.agent.shots import Gyro, is_gyro
 from sensorium.agent.watching.plan import Planned
-from sensorium.calibration.attribution import Window, moved_between
+from sensorium.calibration.attribution import Window, is_timing, moved_between
 from sensorium.calibration.checks import ConsecutiveJudge
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
@@ -54,7 +54,7 @@ class Watch(ABC, Generic[DataT]):
 
     Attributes:
         needed: Sets in a window. gap_ns: Least time between two of them.
-        moved: Set while the pair fails.
+        moved: When it went bad; set once two windows in a row that share no frame say that a mount did.
         note: Why it says nothing.
     """
 
@@ -74,6 +74,7 @@ class Watch(ABC, Generic[DataT]):
         self._episode = ("", 0)
         self._spans: list[Window] = []
         self._period_since_ns: int | None = None
+        self._in_alarm = 0
         self._tried_ns: list[int] = []
         self._problems: list[str] = []
 
@@ -158,10 +159,12 @@ class Watch(ABC, Generic[DataT]):
         self._spans = [*self._spans, Window(*span, raw)][-MAX_WINDOWS:]
         verdict = self._refined(self._judge.judge(raw), window)
         if verdict.status is Status.OK:
-            self.moved = None
-        elif verdict.status is Status.FAILED and self.moved is None:
-            self.moved = self._located()
-        if verdict.status is Status.FAILED and self.moved is not None:
+            self._in_alarm, self.moved = 0, None
+        elif verdict.status in ALARM:
+            self._in_alarm += 1
+            is_confirmed = self._in_alarm > 1 and not is_timing(verdict)
+            self.moved = (self.moved or self._located()) if is_confirmed else None
+        if verdict.status in ALARM and self.moved is not None:
             verdict = self._with_location(verdict, self.moved)
         self._restart()
         self.note = ""
