@@ -33,6 +33,7 @@ MAX_SIZE_RATIO = 2.2
 _EDGE_M = 0.01
 _CELL_M = 0.06
 _INNER_M = 0.02
+_FIT_RAYS = 3000
 _RANSAC_TRIES = 120
 _SEEDS = 150
 _MAX_CANDIDATES = 4
@@ -323,16 +324,19 @@ def _climbed(
 
     Steps shrink along each parameter in turn; the size is free within ``limits``, or fixed.
     """
-    sign = np.where(hit == 1, 1.0, -1.0)
+    pose, edge_m = start.copy(), 0.1
+    if limits is not None:
+        pose[3:] = np.clip(pose[3:], *limits)
+    rim = np.flatnonzero(np.abs(_inside(flat, pose)) < SEARCH_M)
+    if len(rim) > _FIT_RAYS:
+        rim = rim[np.random.default_rng(4).permutation(len(rim))[:_FIT_RAYS]]
+    flat, sign = flat[rim], np.where(hit[rim] == 1, 1.0, -1.0)
 
     def cost(trial: Array, edge_m: float) -> float:
         # Far from the outline a ray on the wrong side is another object, not a better place.
         margin = np.clip(sign * _inside(flat, trial) / edge_m, -8.0, 8.0)
         return float(np.log1p(np.exp(-margin)).sum())
 
-    pose, edge_m = start.copy(), 0.1
-    if limits is not None:
-        pose[3:] = np.clip(pose[3:], *limits)
     steps = np.array([0.2, 0.2, np.deg2rad(8.0), 0.1, 0.1])
     lowest = cost(pose, edge_m)
     while steps[0] > 2e-4:
@@ -416,8 +420,9 @@ def _grown(
     hits = flat[near & (hit == 1)]
     if len(hits) < MIN_RETURNS:
         return None
-    # A wall goes on beyond the board's size on all sides; that is found out without a fit.
-    if (near & (hit == 0)).sum() < 4 * _MIN_EDGE_RAYS:
+    # A wall is too large and a poster too small; that is found out without a fit.
+    patch = _patch(flat[near], hit[near])
+    if patch is None or not _is_board_sized(patch[3:], size_m, is_size_known):
         return None
     centre = seed + hits.mean(axis=0) @ np.array([plane.across, plane.down])
     for axis in (plane.across, plane.down):
@@ -430,6 +435,15 @@ def _grown(
         if best is None or board.misplaced_share < best.misplaced_share:
             best = board
     return best
+
+
+def _is_board_sized(patch_m: Array, size_m: tuple[float, float], is_size_known: bool) -> bool:
+    """Return whether a patch may be the board: part of it may lie outside the view, and edges are a beam wide."""
+    short, long = sorted(patch_m)
+    ratio = 1.15 if is_size_known else MAX_SIZE_RATIO
+    return bool(
+        0.5 * min(size_m) < short < ratio * min(size_m) and 0.5 * max(size_m) < long < ratio * max(size_m)
+    )
 
 
 def first_guess(poses: Sequence[Array], middle: Array, candidates: Sequence[Sequence[SweptBoard]]) -> Array:

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
+import cv2
 import numpy as np
 
 from sensorium.agent.solving.material import Moment, Points, Shown, moments
 from sensorium.agent.solving.solver import SolveRequest
-from sensorium.calibration.targets import Target, View, blur_px, grey, refined
+from sensorium.calibration.targets import Target, View, blur_px, grey
 from sensorium.errors import CalibrationError
 
 MAX_MOMENTS = 60
@@ -37,23 +39,24 @@ def judge_view(board: Target, shown: Shown) -> tuple[View | None, str]:
     if view is None:
         return None, NOT_FOUND
     scale = picture.shape[1] / _REFERENCE_WIDTH_PX
-    if shown.after is not None and shown.after_s > 0:
-        # The board is where it was, or near: that needs no second search.
-        spacing = spacing_px(view)
-        later = refined(grey(shown.after), view.pixels, spacing)
-        speed = float(np.median(np.linalg.norm(later - view.pixels, axis=1))) / shown.after_s
-        if speed > MAX_SPEED_PX_S * scale:
-            return view, MOVING
+    if any(
+        speed_px_s(picture, grey(other), view, dt_s) > MAX_SPEED_PX_S * scale for dt_s, other in shown.beside
+    ):
+        return view, MOVING
     if blur_px(picture, view, board) > MAX_BLUR_PX * scale:
         return view, BLURRED
     return view, USED
 
 
-def spacing_px(view: View) -> float:
-    """Return the typical distance of neighbouring corners."""
-    apart = np.linalg.norm(view.pixels[:, None] - view.pixels[None], axis=2)
-    np.fill_diagonal(apart, np.inf)
-    return float(np.median(apart.min(axis=1)))
+def speed_px_s(picture: Any, other: Any, view: View, dt_s: float) -> float:
+    """Return how fast the board's corners move from one grey image to another; infinite where they are lost."""
+    start = view.pixels.astype(np.float32).reshape(-1, 1, 2)
+    found, status, _ = cv2.calcOpticalFlowPyrLK(picture, other, start, None, winSize=(21, 21), maxLevel=2)
+    kept = np.asarray(status).ravel() == 1
+    if found is None or kept.mean() < 0.8:
+        return float("inf")
+    away = np.linalg.norm(np.asarray(found, np.float64).reshape(-1, 2)[kept] - view.pixels[kept], axis=1)
+    return float(np.median(away)) / max(abs(dt_s), 1e-6)
 
 
 def is_new(view: View, others: list[View], width: int, share: float = _NEW_SHARE) -> bool:

@@ -1,5 +1,6 @@
 """The solver of camera against LiDAR by a board, and its check at start."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from sensorium.agent.calibration_data import spread
 from sensorium.agent.solving.boards import BoardMaterial, BoardMoment, Boards
 from sensorium.agent.solving.cameras import left_out, pair_quantities
 from sensorium.agent.solving.material import Points
-from sensorium.agent.solving.solver import SolvedPart, SolveRequest
+from sensorium.agent.solving.solver import SolvedPart, SolveRequest, merged
 from sensorium.calibration.board import MIN_LIDAR_VIEWS, BoardView, check_camera_lidar_board, pose_of
 from sensorium.calibration.board_fit import solve_camera_lidar
 from sensorium.calibration.board_sweep import (
@@ -34,6 +35,7 @@ from sensorium.verdict import Status, Verdict
 MAX_CENTRE_MISS_M = 0.025
 # Sweeps that are searched all over when nothing tells where the LiDAR is.
 MAX_GUESSED = 10
+_NUMBERS = re.compile(r" \([^)]*\)")
 
 
 class CameraLidarSolver:
@@ -54,11 +56,13 @@ class CameraLidarSolver:
         boards = self._material.of(request)
         if boards is None:
             return ()
-        return [
-            self._solve_pair(request, boards, camera, lidar, base)
-            for camera in sorted(boards.sizes)
-            for lidar in sorted(boards.lidars)
-        ]
+        parts: list[SolvedPart] = []
+        for camera in sorted(boards.sizes):
+            for lidar in sorted(boards.lidars):
+                # What one camera found tells the next one where to look.
+                known = merged(base, parts)
+                parts.append(self._solve_pair(request, boards, camera, lidar, known))
+        return parts
 
     def _solve_pair(
         self, request: SolveRequest, boards: Boards, camera: str, lidar: str, base: RigCalibration
@@ -100,10 +104,7 @@ class CameraLidarSolver:
         reasons = [*left_out(fit.rejected, labels, "m"), *lost]
         missing = missing_for_lidar(fit.covariance)
         status = Status.OK
-        if missing:
-            status = Status.INSUFFICIENT
-            reasons = [*missing, *([f"next: {wanted.words}"] if wanted else []), *reasons]
-        elif not max(fit.held_out, fit.rms) <= MAX_CENTRE_MISS_M:
+        if not max(fit.held_out, fit.rms) <= MAX_CENTRE_MISS_M:
             status = Status.SUSPECT
             reasons.insert(
                 0,
@@ -111,6 +112,9 @@ class CameraLidarSolver:
                 f"(limit {100 * MAX_CENTRE_MISS_M:g}): the pattern is not in the middle of its board, or "
                 "something moved",
             )
+        elif missing:
+            status = Status.INSUFFICIENT
+            reasons = [*missing, *([f"next: {wanted.words}"] if wanted else []), *reasons]
         edge = Edge(camera, lidar, fit.T_first_second, fit.covariance, request.source, request.date)
         quantities = pair_quantities(fit, "m", MAX_CENTRE_MISS_M)
         return SolvedPart(
@@ -213,7 +217,7 @@ def _lost_sentences(lost: Mapping[int, str], count: int) -> list[str]:
     """Return one sentence for each reason why boards that the camera saw were not found in the sweep."""
     return [
         f"in {number} of {count} poses the LiDAR shows {reason}"
-        for reason, number in Counter(lost.values()).most_common(3)
+        for reason, number in Counter(_NUMBERS.sub("", reason) for reason in lost.values()).most_common(3)
     ]
 
 

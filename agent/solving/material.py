@@ -1,7 +1,7 @@
 """What a recording shows of a board: moments, each with images of every camera and the sweeps of that time.
 
-Reads episodes, EuRoC folders, ROS bags and MCAP files, and folders of images. In video every image is
-accompanied by the one after it, so that a moving board can be told.
+Reads episodes, EuRoC folders, ROS bags and MCAP files, and folders of images. In video every image comes with one
+before and one after it, so that a moving board can be told.
 """
 
 import re
@@ -27,6 +27,9 @@ Points = NDArray[np.floating]
 STEP_S = 0.25
 """One moment of video per so many seconds."""
 
+STILL_S = 0.1
+"""The board must be still for so long before and after: a sweep of a LiDAR takes that long."""
+
 _WAIT_NS = SECOND_NS // 2
 _KEEP_NS = 2 * SECOND_NS
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm")
@@ -35,11 +38,10 @@ _NUMBERED = re.compile(r"(.*?)[-_ ]?(\d+)")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
-    """An image; in video also the next one of that camera and how much later it was taken."""
+    """An image; in video also one just before and one just after it, with their time from it (s)."""
 
     image: Image
-    after: Image | None = None
-    after_s: float = 0.0
+    beside: tuple[tuple[float, Image], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,13 +143,26 @@ def _moment(
         if _is_cloud(info):
             sweeps[info.frame_id] = partial(_points, info, taken)
             continue
-        after = frames[nearest + 1] if nearest + 1 < len(frames) else None
+        beside = [_near(frames, nearest, step) for step in (-1, 1)]
         images[info.frame_id] = Shown(
             decoded_image(info, taken.payload),
-            decoded_image(info, after.payload) if after is not None else None,
-            (after.at_ns - taken.at_ns) / SECOND_NS if after is not None else 0.0,
+            tuple(
+                ((other.at_ns - taken.at_ns) / SECOND_NS, decoded_image(info, other.payload))
+                for other in beside
+                if other is not None
+            ),
         )
     return Moment(f"{(at_ns - start_ns) / SECOND_NS:.1f} s", images, sweeps)
+
+
+def _near(frames: list[_Taken], index: int, step: int) -> _Taken | None:
+    """Return the first frame at least ``STILL_S`` before (step -1) or after (step 1) another."""
+    other = index + step
+    while 0 <= other < len(frames):
+        if abs(frames[other].at_ns - frames[index].at_ns) >= STILL_S * SECOND_NS:
+            return frames[other]
+        other += step
+    return None
 
 
 def _points(info: StreamInfo, taken: _Taken) -> Points:
