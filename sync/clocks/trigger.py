@@ -311,8 +311,8 @@ def ambiguity(latency_bound_ns: float, period_ns: float) -> str:
     """Return why frames whose latency is known so badly cannot be matched, and what to do."""
     return (
         f"the frames' latency is known to {latency_bound_ns / 1e6:.1f} ms only, not to half the "
-        f"period of {period_ns / 1e6:.1f} ms; which pulse caused a frame cannot be told. Give a smaller "
-        f"latency_bound_ms, if that is true, or trigger more slowly"
+        f"period of {period_ns / 1e6:.1f} ms; which pulse caused a frame cannot be told. Measure "
+        f"the latency and narrow late_ms, or trigger more slowly"
     )
 
 

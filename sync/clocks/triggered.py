@@ -8,11 +8,19 @@ so a replay gives the same stamps. A trigger that has fallen silent is waited fo
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+)
 
 from sensorium.drivers.frame import STREAM_NAME, ClockKind, Frame, Modality, StreamInfo
 from sensorium.errors import ConfigError
@@ -60,8 +68,8 @@ class TriggerSettings(BaseModel):
         bound_us: Bound on the error of ``delay_us``, jitter included.
         row_us: From one row's exposure to the next; 0 for a global shutter.
         exposure_us: Where the frames do not carry ``exposure_ns`` themselves.
-        latency_bound_ms: Bound on the constant error of the cameras' ordinary times, where the driver declares
-            no latency. It must be below half a period, else frames cannot be told apart.
+        late_ms: By how much the cameras' ordinary times are late, least and most, where the driver declares no
+            latency. The two must be less than a period apart, else frames cannot be told apart.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,7 +80,14 @@ class TriggerSettings(BaseModel):
     bound_us: NonNegativeFloat
     row_us: NonNegativeFloat = 0.0
     exposure_us: PositiveFloat | None = None
-    latency_bound_ms: NonNegativeFloat | None = None
+    late_ms: tuple[float, float] | None = None
+
+    @field_validator("late_ms")
+    @classmethod
+    def _is_ordered(cls, late_ms: tuple[float, float] | None) -> tuple[float, float] | None:
+        if late_ms is not None and not -1e4 <= late_ms[0] <= late_ms[1] <= 1e4:
+            raise ValueError("should be the least and the most, in this order, within 10 s")
+        return late_ms
 
     def shutter(self, info: StreamInfo) -> Shutter:
         """Return what lies between an edge and the middle of an image of ``info``."""
@@ -87,10 +102,15 @@ class TriggerSettings(BaseModel):
         found = float(meta[info.meta_fields.index(EXPOSURE_FIELD)])
         return found if 0 <= found <= LONGEST_EXPOSURE_NS else None
 
+    @property
+    def late_ns(self) -> int:
+        """By how much the ordinary times are late, in the middle of what is known of it."""
+        return 0 if self.late_ms is None else round((self.late_ms[0] + self.late_ms[1]) * 5e5)
+
     def latency_bound_ns(self, info: StreamInfo) -> float:
-        """Return the bound on the constant error of the ordinary times of ``info``."""
-        if self.latency_bound_ms is not None:
-            return self.latency_bound_ms * 1e6
+        """Return the bound on the constant error that the ordinary times of ``info`` have beside ``late_ns``."""
+        if self.late_ms is not None:
+            return (self.late_ms[1] - self.late_ms[0]) * 5e5
         return float(info.latency.min_uncertainty_ns)
 
     def check_driven(self, info: StreamInfo) -> None:
@@ -102,17 +122,25 @@ class TriggerSettings(BaseModel):
             raise ConfigError(f"triggers: frames of {name} do not carry their exposure time; set exposure_us")
         latency = info.latency
         is_silent = latency.min_ns == 0 and latency.min_uncertainty_ns == 0
-        if is_silent and info.clock.kind is not ClockKind.HOST and self.latency_bound_ms is None:
+        is_exposure = info.clock.kind is ClockKind.HOST and info.stamp_of in (
+            "exposure_start",
+            "exposure_mid",
+        )
+        if is_silent and not is_exposure and self.late_ms is None:
             raise ConfigError(
                 f"triggers: the driver of {name} does not say how long its frames take, so which pulse caused "
-                f"a frame cannot be told; set latency_bound_ms"
+                f"a frame cannot be told; set late_ms: [least, most]"
             )
 
-    def middle_of(self, info: StreamInfo, capture_ns: int, exposure_ns: float) -> int:
-        """Return the ordinary time of a frame as mid-exposure of its middle row, which the pulses give."""
-        if info.stamp_of != "exposure_start":
-            return capture_ns
-        return capture_ns + self.shutter(info).after_edge_ns(exposure_ns) - round(self.delay_us * 1e3)
+    def estimate(self, info: StreamInfo, stamped: Stamped, exposure_ns: float) -> Stamped:
+        """Return the ordinary stamps of a frame as mid-exposure of its middle row, which the pulses give."""
+        middle_ns = int(stamped.capture_ns[0]) - self.late_ns
+        if info.stamp_of == "exposure_start":
+            middle_ns += self.shutter(info).after_edge_ns(exposure_ns) - round(self.delay_us * 1e3)
+        stated = stamped.uncertainty
+        if self.late_ms is not None:
+            stated = replace(stated, asymmetry_ns=self.latency_bound_ns(info))
+        return Stamped(np.array([middle_ns], np.int64), stated, stamped.epoch)
 
 
 def settings_of(info: StreamInfo) -> TriggerSettings | None:
@@ -160,13 +188,16 @@ class _Held:
     frame: Frame
     estimate: Stamped
     exposure_ns: float | None
-    middle_ns: int
     edge_ns: int
     since_ns: int
 
     @property
     def arrival_ns(self) -> int:
         return int(self.frame.arrival_ns[-1])
+
+    @property
+    def middle_ns(self) -> int:
+        return int(self.estimate.capture_ns[0])
 
 
 class TriggerMatcher:
@@ -253,9 +284,9 @@ class TriggerMatcher:
     def frame(self, frame: Frame, estimate: Stamped, now_ns: int) -> None:
         """Take the next frame with its ordinary stamps, at host time ``now_ns``."""
         exposure_ns = self._settings.exposure_ns(self.info, frame.meta)
-        middle_ns = self._settings.middle_of(self.info, int(estimate.capture_ns[0]), exposure_ns or 0.0)
-        edge_ns = middle_ns - self._shutter.after_edge_ns(exposure_ns or 0.0)
-        self._held.append(_Held(frame, estimate, exposure_ns, middle_ns, edge_ns, now_ns))
+        estimate = self._settings.estimate(self.info, estimate, exposure_ns or 0.0)
+        edge_ns = int(estimate.capture_ns[0]) - self._shutter.after_edge_ns(exposure_ns or 0.0)
+        self._held.append(_Held(frame, estimate, exposure_ns, edge_ns, now_ns))
 
     # -- what goes out
 
@@ -362,12 +393,13 @@ class TriggerMatcher:
 
     def _by_pulse(self, held: _Held, pulse: PulseStamp, exposure_ns: float) -> Stamped:
         capture_ns = pulse.edge_ns + self._shutter.after_edge_ns(exposure_ns)
-        if capture_ns > held.arrival_ns or not self._fits(held, pulse, float(held.middle_ns - capture_ns)):
+        is_possible = self._last_ns <= capture_ns <= held.arrival_ns
+        if not is_possible or not self._fits(held, pulse, float(held.middle_ns - capture_ns)):
             return self._keep(held, UNFIT)
         if self._slips_in_row >= _SLIPS:
             return self._keep(held, LOOSE)
         self._counts.matched += 1
-        self._counts.residual(float(held.middle_ns - capture_ns))
+        self._counts.residual(float(held.middle_ns + self._settings.late_ns - capture_ns))
         known = pulse.uncertainty
         uncertainty = Uncertainty(
             known.statistical_ns, known.floor_ns + self._shutter.bound_ns, known.asymmetry_ns

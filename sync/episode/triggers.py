@@ -56,6 +56,8 @@ def check_triggers(episode: Episode) -> tuple[Verdict, ...]:
             counts = TriggerCounts(counts_exposures=info.has_device_counter)
             for matched in match_camera(info, settings, rows):
                 counts.add(replace(matched.match.counts, counts_exposures=info.has_device_counter))
+            counts.least_ns += settings.late_ns
+            counts.most_ns += settings.late_ns
             found.append(replace(counts.verdict(name), check=CHECK))
         except (ClockError, ConfigError) as err:
             found.append(Verdict(CHECK, name, Status.INSUFFICIENT, (), (str(err),)))
@@ -108,7 +110,7 @@ def _match(
     exposure_ns = np.array([settings.exposure_ns(info, row.meta) or 0.0 for row in rows])
     middle_ns = np.array(
         [
-            settings.middle_of(info, int(stamped.capture_ns[0]), exposure)
+            int(settings.estimate(info, stamped, exposure).capture_ns[0])
             for stamped, exposure in zip(estimates, exposure_ns.tolist(), strict=True)
         ],
         np.int64,
@@ -153,8 +155,7 @@ def restamped(
         for row in own if name == info.name else ():
             estimate = estimates[name, instance, row.seq]
             exposure_ns = settings.exposure_ns(info, row.meta) or 0.0
-            middle_ns = settings.middle_of(info, int(estimate.capture_ns[0]), exposure_ns)
-            found[name, instance, row.seq] = replace(estimate, capture_ns=np.array([middle_ns], np.int64))
+            found[name, instance, row.seq] = settings.estimate(info, estimate, exposure_ns)
     bound_ns = settings.shutter(info).bound_ns
     for each in match_camera(info, settings, rows, estimates):
         by_number = {row.seq: row.stamped.uncertainty for row in each.pulses}

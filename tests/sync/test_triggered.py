@@ -270,13 +270,13 @@ def test_a_camera_that_runs_freely_is_found_out(ppm: float) -> None:
 
 def test_a_latency_known_worse_than_half_a_period_is_refused_with_what_to_do() -> None:
     bench = Bench(60)
-    found = run(bench.arrivals, SETTINGS.model_copy(update={"latency_bound_ms": 17.0}))
+    found = run(bench.arrivals, SETTINGS.model_copy(update={"late_ms": (-17.0, 17.0)}))
     assert found.counts.matched == 0
     assert found.counts.estimated == Counter({triggered.UNCERTAIN: 60})
     verdict = found.counts.verdict("cam")
     assert verdict.status is Status.INSUFFICIENT
     assert "known to 17.0 ms only" in verdict.reasons[0]
-    assert "latency_bound_ms" in verdict.reasons[0]
+    assert "narrow late_ms" in verdict.reasons[0]
 
 
 def test_a_constant_latency_nobody_knew_of_is_taken_out_and_reported() -> None:
@@ -296,11 +296,26 @@ def test_a_camera_without_device_stamps_is_matched_by_its_arrivals() -> None:
         Arrival(a.at_ns, a.pulse, None if a.image is None else replace(a.image, device_ticks=None))
         for a in bench.arrivals
     ]
-    settings = SETTINGS.model_copy(update={"latency_bound_ms": 2.0})
+    settings = SETTINGS.model_copy(update={"late_ms": (0.0, 4.0)})
     found = run(plain, settings, camera)
     assert found.counts.matched > 500
     error_ns = np.array([int(found.stamped[s].capture_ns[0]) - bench.true_ns[s] for s in found.by_pulse()])
     assert np.abs(error_ns).max() <= STATED_NS
+
+
+def test_a_camera_whose_driver_knows_no_latency_is_matched_by_what_the_rig_file_says() -> None:
+    camera = replace(CAMERA, latency=Latency())
+    bench = Bench()
+    # Its ordinary times are 12 ms late and more, of a period of 33 ms.
+    found = run(bench.arrivals, SETTINGS.model_copy(update={"late_ms": (5.0, 30.0)}), camera)
+    error_ns = found.errors_ns(bench)
+    assert len(found.by_pulse()) > 590
+    assert np.abs(error_ns[10:]).max() <= STATED_NS
+    quantities = {q.name: q.value for q in found.counts.verdict("cam").quantities}
+    assert quantities["approximate times are late by"] == pytest.approx(12_000, abs=300)
+    kept = [s for seq, s in found.stamped.items() if seq not in found.by_pulse()]
+    assert kept
+    assert all(s.uncertainty.asymmetry_ns == 12.5 * MS for s in kept)
 
 
 def test_stamps_of_the_start_of_the_exposure_are_moved_to_its_middle() -> None:
@@ -345,7 +360,7 @@ def test_a_frame_that_comes_late_to_the_synchronizer_still_waits_for_its_pulse()
     [
         (replace(CAMERA, meta_fields=()), SETTINGS, "set exposure_us"),
         (replace(CAMERA, modality=Modality.LIDAR), SETTINGS, "is no camera"),
-        (replace(CAMERA, latency=Latency()), SETTINGS, "set latency_bound_ms"),
+        (replace(CAMERA, latency=Latency()), SETTINGS, "set late_ms"),
     ],
 )
 def test_what_is_missing_for_a_match_is_named(
