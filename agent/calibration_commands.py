@@ -65,11 +65,11 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 def show_calibration(path: Path, size: str | None, as_json: bool) -> int:
     """Print what a calibration file says, and what is odd about it; 1 if a finding is a failure."""
-    found = import_calibration(path, parse_size(size), today=_today())
+    found = import_calibration(path, parse_size(size), today=today())
     calibration = found.calibration
     code = 1 if found.status is Status.FAILED else 0
     if as_json:
-        _print_json(
+        print_json(
             {
                 "format": found.format,
                 "id": calibration.calibration_id,
@@ -79,7 +79,7 @@ def show_calibration(path: Path, size: str | None, as_json: bool) -> int:
             }
         )
         return code
-    console = _console()
+    console = table_console()
     console.print(
         f"{path}: {found.format}, id {calibration.calibration_id}"
         + (f", rig {calibration.rig}" if calibration.rig else "")
@@ -168,9 +168,9 @@ def convert_calibration(
     notes += _differences(name, calibration, target)
     if as_json:
         document = {"from": found.format, "to": name, "path": str(target), "notes": notes}
-        _print_json(document | {"findings": [_plain_verdict(finding) for finding in found.findings]})
+        print_json(document | {"findings": [_plain_verdict(finding) for finding in found.findings]})
         return 0
-    console = _console()
+    console = table_console()
     console.print(f"{target}: written as {name}, read back and compared", highlight=False)
     for note in notes:
         console.print(f"  {note}", highlight=False)
@@ -264,14 +264,14 @@ def check_calibration(
         raise UsageError(f"folder {overlay.parent} does not exist")
     if overlay is not None and overlay.suffix.lower() not in _PICTURES:
         raise UsageError(f"{overlay} must end in .png or .jpg")
-    if _is_rig_file(path):
+    if is_rig_file(path):
         return _check_rig(path, calibration, seconds, pairs, overlay, as_json)
     if seconds is not None:
         raise UsageError("--seconds is for a rig file, which is recorded; this is a recording already")
     return _check(open_recording(path, calibration), pairs, overlay, as_json)
 
 
-def _is_rig_file(path: Path) -> bool:
+def is_rig_file(path: Path) -> bool:
     if not path.is_file() or path.suffix not in (".yaml", ".yml"):
         return False
     try:
@@ -305,7 +305,7 @@ def _check_rig(
             uploads_in_background=False,
             fields={**request.fields, "task": "calibration check", "start": "immediately"},
         )
-        _say(f"recording {path} for {request.seconds:g} s", as_json)
+        say_progress(f"recording {path} for {request.seconds:g} s", as_json)
         result = run_session(request, HostClock())
         if not result.episodes:
             raise CalibrationError(f"nothing was recorded: {'; '.join(result.problems) or 'no stream came'}")
@@ -314,16 +314,16 @@ def _check_rig(
 
 def _check(recording: Recording, pairs: Sequence[str], overlay: Path | None, as_json: bool) -> int:
     recording.choose(pairs)
-    report = run_checks(recording, overlay is not None, lambda what: _say(what, as_json))
+    report = run_checks(recording, overlay is not None, lambda what: say_progress(what, as_json))
     code = 0 if report.status is Status.OK else 1
     if overlay is not None:
         if report.overlays:
             _save_picture(montage(report.overlays), overlay)
         else:
-            _say(f"no picture was written to {overlay}: there was nothing to draw", as_json)
+            say_progress(f"no picture was written to {overlay}: there was nothing to draw", as_json)
     written = overlay if overlay is not None and report.overlays else None
     if as_json:
-        _print_json(check_document(recording, report, written) | {"exit_code": code})
+        print_json(check_document(recording, report, written) | {"exit_code": code})
     else:
         print_check(recording, report, written)
     return code
@@ -375,21 +375,21 @@ def _plain_verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _plain_quantity(quantity: Quantity) -> dict[str, Any]:
-    found: dict[str, Any] = {"value": _finite(quantity.value), "unit": quantity.unit}
+    found: dict[str, Any] = {"value": finite(quantity.value), "unit": quantity.unit}
     if quantity.threshold is not None:
-        found["tolerance"] = _finite(quantity.threshold)
+        found["tolerance"] = finite(quantity.threshold)
     if quantity.sigma is not None:
-        found["sigma"] = _finite(quantity.sigma)
+        found["sigma"] = finite(quantity.sigma)
     return found
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
 def print_check(recording: Recording, report: CheckReport, overlay: Path | None) -> None:
     """Print the table of pairs and degrees of freedom, the findings, and the verdict last."""
-    console = _console()
+    console = table_console()
     calibration = recording.calibration.calibration
     console.print(
         f"{recording.path}: {recording.kind}, calibration {calibration.calibration_id} "
@@ -408,10 +408,10 @@ def print_check(recording: Recording, report: CheckReport, overlay: Path | None)
                 f"{quantity.value:+.{digits}f} {quantity.unit}",
                 f"{quantity.sigma:.{digits}f}" if quantity.sigma is not None else "",
                 f"{quantity.threshold:g}" if quantity.threshold is not None else "",
-                _coloured(status),
+                coloured(status),
             )
         if not rows:
-            table.add_row(verdict.check, verdict.subject, "", "", "", "", _coloured(verdict.status))
+            table.add_row(verdict.check, verdict.subject, "", "", "", "", coloured(verdict.status))
         table.add_section()
     if report.verdicts:
         console.print(table)
@@ -422,14 +422,14 @@ def print_check(recording: Recording, report: CheckReport, overlay: Path | None)
             if q.sigma is None
         )
         console.print(
-            f"{verdict.subject} {verdict.check}: {_coloured(verdict.status)}  {counts}", highlight=False
+            f"{verdict.subject} {verdict.check}: {coloured(verdict.status)}  {counts}", highlight=False
         )
         for reason in verdict.reasons:
             console.print(f"  {reason}", highlight=False)
     _print_findings(console, report.findings)
     if overlay is not None:
         console.print(f"picture: {overlay}", highlight=False)
-    console.print(f"calibration: {_coloured(report.status)}", highlight=False)
+    console.print(f"calibration: {coloured(report.status)}", highlight=False)
     if report.moved:
         console.print(f"  moved: {' or '.join(report.moved)}", highlight=False)
     if report.status is not Status.OK:
@@ -439,28 +439,28 @@ def print_check(recording: Recording, report: CheckReport, overlay: Path | None)
 
 def _print_findings(console: Console, findings: Sequence[Verdict]) -> None:
     for finding in findings:
-        what = "note" if finding.status is Status.OK else _coloured(finding.status)
+        what = "note" if finding.status is Status.OK else coloured(finding.status)
         for reason in finding.reasons:
             console.print(f"{what}: {finding.subject}: {reason}", highlight=False)
 
 
-def _coloured(status: Status) -> str:
+def coloured(status: Status) -> str:
     return f"[{_COLOUR[status.value]}]{status.value}[/]"
 
 
-def _console() -> Console:
+def table_console() -> Console:
     console = Console()
     return console if console.is_terminal else Console(width=150, soft_wrap=True)
 
 
-def _say(text: str, as_json: bool) -> None:
+def say_progress(text: str, as_json: bool) -> None:
     if not as_json and sys.stderr.isatty():
         Console(stderr=True).print(text, highlight=False)
 
 
-def _today() -> Any:
+def today() -> Any:
     return datetime.fromtimestamp(HostClock().utc_ns() / SECOND_NS, timezone.utc).date()
 
 
-def _print_json(document: Any) -> None:
+def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")

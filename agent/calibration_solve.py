@@ -1,42 +1,30 @@
 """What `sensorium calibration solve` does: run the solvers that a recording allows, write the rig document."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from rich.table import Table
 
 from sensorium.agent.calibration_commands import (
-    _coloured,
-    _console,
-    _finite,
-    _is_rig_file,
-    _print_json,
-    _say,
-    _today,
+    coloured,
+    finite,
+    is_rig_file,
+    print_json,
+    say_progress,
+    table_console,
+    today,
 )
-from sensorium.agent.solving.boards import BoardMaterial
-from sensorium.agent.solving.camera_lidar import CameraLidarSolver
-from sensorium.agent.solving.cameras import IntrinsicsSolver, StereoSolver
-from sensorium.agent.solving.solver import SolvedPart, Solver, SolveRequest, merged
+from sensorium.agent.solving.run import Solution, kind_of, solve, solvers
+from sensorium.agent.solving.solver import SolvedPart, SolveRequest
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import difference
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.targets import Target
-from sensorium.errors import CalibrationError, SensoriumError, SourceError, UsageError
-from sensorium.sync.episode.writer import DATA_FILE
-from sensorium.sync.sources.opening import identify
-from sensorium.verdict import Status, Verdict, worst
-
-
-def solvers() -> tuple[Solver, ...]:
-    """Return every solver, in the order in which they run: cameras first, then what stands on them."""
-    material = BoardMaterial()  # looked through once, for all that need a board
-    lenses = IntrinsicsSolver(material)
-    return lenses, StereoSolver(material, lenses), CameraLidarSolver(material)
+from sensorium.errors import CalibrationError, SensoriumError, UsageError
+from sensorium.verdict import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +43,6 @@ class SolveOptions:
     as_json: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Solution:
-    """What all solvers found, and the document that follows from it."""
-
-    before: RigCalibration
-    parts: tuple[SolvedPart, ...]
-    after: RigCalibration
-
-    @property
-    def status(self) -> Status:
-        return worst(part.verdict for part in self.parts)
-
-
 def solve_calibration(path: Path, options: SolveOptions) -> int:
     """Solve a recording, or a rig live; 0 if everything asked for was solved, else 1.
 
@@ -80,7 +55,7 @@ def solve_calibration(path: Path, options: SolveOptions) -> int:
     written = _write(solution, options)
     code = 0 if solution.status is Status.OK else 1
     if options.as_json:
-        _print_json(solve_document(path, solution, written) | {"exit_code": code})
+        print_json(solve_document(path, solution, written) | {"exit_code": code})
     else:
         _print(path, solution, written)
     return code
@@ -114,58 +89,15 @@ def request_of(path: Path, options: SolveOptions) -> SolveRequest:
     """Return what the solvers are asked, once it is clear what kind of recording it is."""
     if not path.exists():
         raise CalibrationError(f"{path} does not exist")
-    today = _today().isoformat()
     return SolveRequest(
         path,
         kind_of(path),
         options.board,
         f"sensorium calibration solve {path.name}",
-        today,
+        today().isoformat(),
         options.model,
-        lambda what: _say(what, options.as_json),
+        lambda what: say_progress(what, options.as_json),
     )
-
-
-def kind_of(path: Path) -> str:
-    """Return ``episode``, ``video`` (EuRoC folder, bag, MCAP, capture) or ``images`` (a folder of them)."""
-    if path.is_dir() and (path / DATA_FILE).is_file():
-        return "episode"
-    try:
-        identify(path)
-    except SourceError:
-        return "images"
-    return "video"
-
-
-def solve(request: SolveRequest, before: RigCalibration, only: Sequence[str] = ()) -> Solution:
-    """Run the solvers that are asked for and for which the recording holds data.
-
-    Raises:
-        CalibrationError: If no solver found data, or one that was named did not.
-    """
-    parts: list[SolvedPart] = []
-    available = solvers()
-    for solver in available:
-        if only and solver.name not in only:
-            continue
-        found = _guarded(solver, request, merged(before, parts))
-        if not found and solver.name in only:
-            raise CalibrationError(f"{request.path} holds nothing for {solver.name}: it needs {solver.needs}")
-        parts += found
-    if not parts:
-        needs = "; ".join(f"{solver.name} needs {solver.needs}" for solver in available)
-        raise CalibrationError(f"nothing to solve in {request.path}: {needs}")
-    after = replace(merged(before, parts), date=request.date, source=request.source)
-    return Solution(before, tuple(parts), after)
-
-
-def _guarded(solver: Solver, request: SolveRequest, base: RigCalibration) -> Sequence[SolvedPart]:
-    try:
-        return solver.solve(request, base)
-    except (SensoriumError, np.linalg.LinAlgError, cv2.error) as err:
-        reason = f"could not be solved: {' '.join(str(err).split())}"
-        verdict = Verdict(f"solve_{solver.name}", str(request.path), Status.INSUFFICIENT, (), (reason,))
-        return [SolvedPart(solver.name, verdict)]
 
 
 def _write(solution: Solution, options: SolveOptions) -> Path | None:
@@ -210,7 +142,7 @@ def _plain_part(part: SolvedPart) -> dict[str, Any]:
         "reasons": list(part.verdict.reasons),
         "quantities": {
             q.name: {
-                key: _finite(value)
+                key: finite(value)
                 for key, value in (("value", q.value), ("sigma", q.sigma), ("limit", q.threshold))
                 if value is not None
             }
@@ -244,7 +176,7 @@ def _moved(solution: Solution) -> list[dict[str, Any]]:
 
 
 def _print(path: Path, solution: Solution, written: Path | None) -> None:
-    console = _console()
+    console = table_console()
     table = Table("solved", "of", "quantity", "value", "± sigma", "limit", "verdict")
     for part in solution.parts:
         rows = part.verdict.quantities
@@ -257,10 +189,10 @@ def _print(path: Path, solution: Solution, written: Path | None) -> None:
                 f"{quantity.value:.6g}{unit}",
                 f"{quantity.sigma:.2g}" if quantity.sigma is not None else "",
                 f"{quantity.threshold:g}" if quantity.threshold is not None else "",
-                _coloured(part.verdict.status) if quantity is rows[0] else "",
+                coloured(part.verdict.status) if quantity is rows[0] else "",
             )
         if not rows:
-            table.add_row(part.solver, part.verdict.subject, "", "", "", "", _coloured(part.verdict.status))
+            table.add_row(part.solver, part.verdict.subject, "", "", "", "", coloured(part.verdict.status))
         table.add_section()
     console.print(table)
     for part in solution.parts:
@@ -277,7 +209,7 @@ def _print(path: Path, solution: Solution, written: Path | None) -> None:
         )
     if written is not None:
         console.print(f"{written}: written, id {solution.after.calibration_id}", highlight=False)
-    console.print(f"{path}: {_coloured(solution.status)}", highlight=False)
+    console.print(f"{path}: {coloured(solution.status)}", highlight=False)
 
 
 def _moved_sentence(moved: dict[str, Any]) -> str:
@@ -291,4 +223,4 @@ def _moved_sentence(moved: dict[str, Any]) -> str:
 
 def is_rig(path: Path) -> bool:
     """Return whether a path is a rig file, which is run, rather than a recording."""
-    return _is_rig_file(path)
+    return is_rig_file(path)

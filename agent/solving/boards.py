@@ -51,7 +51,9 @@ def judge_view(board: Target, shown: Shown) -> tuple[View | None, str]:
 def speed_px_s(picture: Any, other: Any, view: View, dt_s: float) -> float:
     """Return how fast the board's corners move from one grey image to another; infinite where they are lost."""
     start = view.pixels.astype(np.float32).reshape(-1, 1, 2)
-    found, status, _ = cv2.calcOpticalFlowPyrLK(picture, other, start, None, winSize=(21, 21), maxLevel=2)
+    found, status, _ = cv2.calcOpticalFlowPyrLK(
+        picture, other, start, start.copy(), winSize=(21, 21), maxLevel=2
+    )
     kept = np.asarray(status).ravel() == 1
     if found is None or kept.mean() < 0.8:
         return float("inf")
