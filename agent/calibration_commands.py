@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ from rich.console import Console
 from rich.table import Table
 
 from sensorium.agent.calibration_data import Recording, open_recording
+from sensorium.agent.checking.references import references_of
 from sensorium.agent.checking.report import CheckReport, degrees, montage
 from sensorium.agent.checking.run import run_checks
 from sensorium.agent.rig import load_rig
 from sensorium.agent.session import request_for, run_session
+from sensorium.agent.solving.run import check_with_board, kind_of
+from sensorium.agent.solving.solver import SolveRequest
 from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, ros
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
 from sensorium.calibration.geometry import Intrinsics, difference, rpy_from_rotation
-from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.rig_document import Reference, RigCalibration
+from sensorium.calibration.targets import Target
 from sensorium.errors import CalibrationError, UsageError
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.verdict import Quantity, Status, Verdict
@@ -254,8 +259,14 @@ def check_calibration(
     pairs: Sequence[str],
     overlay: Path | None,
     as_json: bool,
+    board: Target | None = None,
+    stores_reference: bool = False,
 ) -> int:
     """Judge a recording (or a rig, live) against its calibration; 0 if ok, else 1.
+
+    Args:
+        board: Run the checks at start, with this board; else those without a target.
+        stores_reference: If all is ok, write what the checks without a target read into the calibration's file.
 
     Raises:
         SensoriumError: If there is nothing that could be judged at all.
@@ -265,10 +276,15 @@ def check_calibration(
     if overlay is not None and overlay.suffix.lower() not in _PICTURES:
         raise UsageError(f"{overlay} must end in .png or .jpg")
     if is_rig_file(path):
-        return _check_rig(path, calibration, seconds, pairs, overlay, as_json)
+        return _check_rig(path, calibration, seconds, pairs, overlay, as_json, board, stores_reference)
     if seconds is not None:
         raise UsageError("--seconds is for a rig file, which is recorded; this is a recording already")
-    return _check(open_recording(path, calibration), pairs, overlay, as_json)
+    if stores_reference and calibration is None:
+        raise UsageError(
+            "--store-reference needs --calibration FILE: a recording's own calibration is never changed"
+        )
+    recording = open_recording(path, calibration)
+    return _check(recording, pairs, overlay, as_json, board, calibration if stores_reference else None)
 
 
 def is_rig_file(path: Path) -> bool:
@@ -288,6 +304,8 @@ def _check_rig(
     pairs: Sequence[str],
     overlay: Path | None,
     as_json: bool,
+    board: Target | None,
+    stores_reference: bool,
 ) -> int:
     """Record the rig for a while into a temporary folder, under its consent, and judge that."""
     rig = load_rig(path)
@@ -309,12 +327,30 @@ def _check_rig(
         result = run_session(request, HostClock())
         if not result.episodes:
             raise CalibrationError(f"nothing was recorded: {'; '.join(result.problems) or 'no stream came'}")
-        return _check(open_recording(result.episodes[-1], calibration), pairs, overlay, as_json)
+        recording = open_recording(result.episodes[-1], calibration)
+        return _check(recording, pairs, overlay, as_json, board, chosen if stores_reference else None)
 
 
-def _check(recording: Recording, pairs: Sequence[str], overlay: Path | None, as_json: bool) -> int:
+def _check(
+    recording: Recording,
+    pairs: Sequence[str],
+    overlay: Path | None,
+    as_json: bool,
+    board: Target | None = None,
+    reference_file: Path | None = None,
+) -> int:
+    show = partial(say_progress, as_json=as_json)
     recording.choose(pairs)
-    report = run_checks(recording, overlay is not None, lambda what: say_progress(what, as_json))
+    references = list(references_of(recording)) if reference_file is not None else []
+    if board is not None:
+        # A board says more than the scene does; sensors that need none are judged as ever.
+        recording.stereo, recording.camera_lidar = [], []
+    report = run_checks(recording, overlay is not None, show)
+    if board is not None:
+        request = SolveRequest(recording.path, kind_of(recording.path), board, show=show)
+        report.verdicts += check_with_board(request, recording.calibration.calibration)
+    if reference_file is not None and report.status is Status.OK:
+        _store(references, reference_file, show)
     code = 0 if report.status is Status.OK else 1
     if overlay is not None:
         if report.overlays:
@@ -327,6 +363,26 @@ def _check(recording: Recording, pairs: Sequence[str], overlay: Path | None, as_
     else:
         print_check(recording, report, written)
     return code
+
+
+def _store(references: Sequence[Reference], path: Path, show: Callable[[str], None]) -> None:
+    """Write reference readings into a rig document; its id stays.
+
+    Raises:
+        CalibrationError: If there is no reading, or the file is no rig document or cannot be written.
+    """
+    if not references:
+        raise CalibrationError(
+            "no reference was stored: the recording shows the checks without a target too little"
+        )
+    calibration = RigCalibration.load(path)
+    for reference in references:
+        calibration = calibration.with_reference(reference)
+        show(f"{path}: reference of {reference.pair} ({reference.check}) from {reference.count} readings")
+    try:
+        calibration.save(path)
+    except OSError as err:
+        raise CalibrationError(f"{path} cannot be written: {err}") from err
 
 
 def _save_picture(image: Any, path: Path) -> None:

@@ -325,6 +325,21 @@ def calibration_convert(
     raise typer.Exit(convert_calibration(source, target, to, size, cameras, force=force, as_json=as_json))
 
 
+Board = Annotated[
+    str | None, typer.Option("--board", help="COLUMNSxROWSxSQUARE_M, inner corners: 9x6x0.025.")
+]
+BoardType = Annotated[
+    str, typer.Option("--board-type", help="chessboard, or charuco (--board counts its squares).")
+]
+Marker = Annotated[
+    float | None, typer.Option("--marker", help="Side of a ChArUco marker, m; default 0.75 squares.")
+]
+Dictionary = Annotated[str, typer.Option("--dictionary", help="Of the ChArUco markers.")]
+BoardSize = Annotated[
+    str | None, typer.Option("--board-size", help="WIDTHxHEIGHT of the whole board, m; for LiDARs.")
+]
+
+
 @calibration_app.command("check")
 def calibration_check(
     target: Annotated[
@@ -342,12 +357,25 @@ def calibration_check(
     overlay: Annotated[
         Path | None, typer.Option("--overlay", help="Write a picture: what the checks saw.")
     ] = None,
+    board: Board = None,
+    board_type: BoardType = "chessboard",
+    marker: Marker = None,
+    dictionary: Dictionary = "DICT_5X5_1000",
+    board_size: BoardSize = None,
+    store_reference: Annotated[
+        bool, typer.Option("--store-reference", help="If all is ok, keep what checks without a target read.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Judge each pair of sensors: 0 if ok; 1 if suspect, failed or insufficient, with the reason."""
     from sensorium.agent.calibration_commands import check_calibration
+    from sensorium.calibration.targets import parse_board
 
-    raise typer.Exit(check_calibration(target, calibration, seconds, pairs, overlay, as_json=as_json))
+    shown = parse_board(board, board_type, marker, dictionary, board_size) if board is not None else None
+    code = check_calibration(
+        target, calibration, seconds, pairs, overlay, as_json, shown, stores_reference=store_reference
+    )
+    raise typer.Exit(code)
 
 
 @calibration_app.command("solve")
@@ -355,21 +383,11 @@ def calibration_solve(
     source: Annotated[
         Path, typer.Argument(help="Episode, EuRoC or KITTI folder, folder of images, or rig file (live).")
     ],
-    board: Annotated[
-        str | None, typer.Option("--board", help="COLUMNSxROWSxSQUARE_M, inner corners: 9x6x0.025.")
-    ] = None,
-    board_type: Annotated[
-        str, typer.Option("--board-type", help="chessboard, or charuco (--board counts its squares).")
-    ] = "chessboard",
-    marker: Annotated[
-        float | None, typer.Option("--marker", help="Side of a ChArUco marker, m; default 0.75 squares.")
-    ] = None,
-    dictionary: Annotated[
-        str, typer.Option("--dictionary", help="Of the ChArUco markers.")
-    ] = "DICT_5X5_1000",
-    board_size: Annotated[
-        str | None, typer.Option("--board-size", help="WIDTHxHEIGHT of the whole board, m; for LiDARs.")
-    ] = None,
+    board: Board = None,
+    board_type: BoardType = "chessboard",
+    marker: Marker = None,
+    dictionary: Dictionary = "DICT_5X5_1000",
+    board_size: BoardSize = None,
     only: Annotated[
         str, typer.Option("--only", help="Comma-separated: intrinsics,stereo,camera-lidar,...")
     ] = "",

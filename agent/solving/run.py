@@ -10,6 +10,7 @@ import numpy as np
 from sensorium.agent.solving.boards import BoardMaterial
 from sensorium.agent.solving.camera_lidar import CameraLidarSolver
 from sensorium.agent.solving.cameras import IntrinsicsSolver, StereoSolver
+from sensorium.agent.solving.motion import motion_solvers
 from sensorium.agent.solving.solver import SolvedPart, Solver, SolveRequest, merged
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, SensoriumError, SourceError
@@ -22,7 +23,7 @@ def solvers() -> tuple[Solver, ...]:
     """Return every solver, in the order in which they run: cameras first, then what stands on them."""
     material = BoardMaterial()  # looked through once, for all that need a board
     lenses = IntrinsicsSolver(material)
-    return lenses, StereoSolver(material, lenses), CameraLidarSolver(material)
+    return lenses, StereoSolver(material, lenses), CameraLidarSolver(material), *motion_solvers()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +36,8 @@ class Solution:
 
     @property
     def status(self) -> Status:
-        return worst(part.verdict for part in self.parts)
+        counted = [part for part in self.parts if part.counts] or self.parts
+        return worst(part.verdict for part in counted)
 
 
 def kind_of(path: Path) -> str:
@@ -63,7 +65,7 @@ def solve(request: SolveRequest, before: RigCalibration, only: Sequence[str] = (
         found = _guarded(solver, request, merged(before, parts))
         if not found and solver.name in only:
             raise CalibrationError(f"{request.path} holds nothing for {solver.name}: it needs {solver.needs}")
-        parts += found
+        parts += [replace(part, is_opportune=part.is_opportune and not only) for part in found]
     if not parts:
         needs = "; ".join(f"{solver.name} needs {solver.needs}" for solver in available)
         raise CalibrationError(f"nothing to solve in {request.path}: {needs}")
