@@ -25,6 +25,14 @@ FEW = 32
 """With fewer samples than this only the hard floor is considered, and a prior of the scale counts."""
 
 
+YOUNG = 64
+"""With fewer samples than this at a hard floor the posterior is one-sided: likeliest at the least sample itself."""
+YOUNG_REACH = 0.048
+"""Errors up to this share of the latency's scale count as none then. Of a thousand samples at an exponential floor, ten
+are worse than 0.052 scales whatever is done: the sum of exp(-2 reach n / scale) over n is ten."""
+NEARLY = 0.002
+KNOWN_SCALE = 8.0
+"""Samples that the prior of the scale must be worth for that: after a reset, not at the very start."""
 MAX_REFERENCES = 6
 SAME_REFERENCE = 0.5
 _REACH = np.array([0.5, 1.0, 2.0 / 3.0])
@@ -246,6 +254,8 @@ def _fit_near(
     depth_ns = float((mass.sum(axis=0) * depths).sum())
     ends = values + slopes * answer_at + bends * (answer_at * answer_at - _BEND_MEAN)
     end_ns = float((mass * ends).sum())
+    if count < YOUNG and prior.scale_weight >= KNOWN_SCALE and earlier_evidence.argmax() == 0:
+        end_ns = _densest(ends.ravel(), mass.ravel(), end_ns, YOUNG_REACH * prior.scale_ns)
     distance = np.abs(ends - end_ns).ravel()
     order = np.argsort(distance)
     reached = np.cumsum(mass.ravel()[order])
@@ -269,6 +279,20 @@ def _fit_near(
         scale_ns=(used_ns + weight * prior.scale_ns) / (near_count + weight),
         proposal=Proposal(1.1 * spread, min(max(depth_ns / spacing_ns, 0.3), 30.0)),
     )
+
+
+def _densest(at: FloatArray, mass: FloatArray, mean: float, reach: float) -> float:
+    """Return the point with the most mass within ``reach``; the mean where it holds nearly all of it.
+
+    The mass is densest at its upper end, where the least sample is, so windows end at a point of it.
+    """
+    order = np.argsort(at)
+    at, total = at[order], np.concatenate(([0.0], np.cumsum(mass[order])))
+    within = total[1:] - total[np.searchsorted(at, at - 2 * reach)]
+    around = total[np.searchsorted(at, mean + reach, side="right")] - total[np.searchsorted(at, mean - reach)]
+    if around >= within.max() - NEARLY:
+        return mean
+    return float(at[int(within.argmax())] - reach)
 
 
 def _considered(evidence: FloatArray) -> int:

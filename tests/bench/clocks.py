@@ -123,6 +123,7 @@ def bench_one_way(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, 
             "coverage_worst_seed": min(per_seed_coverage),
             "width_ratio": float(stated.mean()) / p95,
             "after_reset_p99_us": float(np.percentile(np.concatenate(after_reset), 99)),
+            "after_reset_p99_interval_us": list(interval(after_reset, 99)),
             "after_reset_oracle_p99_us": float(np.percentile(np.concatenate(oracle), 99)),
             "start_p99_us": float(np.percentile(np.concatenate(starts), 99)),
             "after_arrival": late,
@@ -209,16 +210,18 @@ def table_one_way(result: dict[str, Any]) -> None:
     print("\none-way: |error| in us, settled (older than 15 s in its epoch); reset = first 5 s after it")
     print(
         f"{'shape':20}{'p50':>7}{'p99':>8}{'(95 % interval)':>18}{'goal':>6}{'max':>8}{'covers':>8}{'worst':>7}"
-        f"{'width':>7}{'reset':>8}{'oracle':>8}{'start':>8}{'best reference':>28}"
+        f"{'width':>7}{'reset':>8}{'(95 % interval)':>18}{'oracle':>8}{'start':>8}{'best reference':>28}"
     )
     for name, row in result.items():
         spread = "({:.1f}-{:.1f})".format(*row["p99_interval_us"])
+        reset = "({:.0f}-{:.0f})".format(*row["after_reset_p99_interval_us"])
         goal = f"{row['goal_p99_us']:g}" if row["goal_p99_us"] else "-"
         best = f"{row['best_reference_p99_us']:.1f} {row['best_reference']}"
         print(
             f"{name:20}{row['p50_us']:7.1f}{row['p99_us']:8.1f}{spread:>18}{goal:>6}{row['max_us']:8.1f}"
             f"{row['coverage']:8.3f}{row['coverage_worst_seed']:7.2f}{row['width_ratio']:7.2f}"
-            f"{row['after_reset_p99_us']:8.0f}{row['after_reset_oracle_p99_us']:8.0f}{row['start_p99_us']:8.0f}"
+            f"{row['after_reset_p99_us']:8.0f}{reset:>18}{row['after_reset_oracle_p99_us']:8.0f}"
+            f"{row['start_p99_us']:8.0f}"
             f"{best:>28}"
         )
     print("\nreference p99 (us)")
