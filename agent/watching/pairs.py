@@ -1,8 +1,9 @@
 """The pairs that are watched: two cameras, camera and LiDAR, two LiDARs, LiDAR ground and gravity."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,7 @@ class CameraLidarWatch(Watch[_View]):
     """Camera and LiDAR by edges, from keyframes of different scenes; timing told apart from mounting."""
 
     gap_ns = 2 * SECOND_NS
+    first_cost_s: ClassVar[Mapping[str, float]] = {"take": 0.2, "judge": 1.0}
 
     def __init__(self, plan: Planned, calibration: RigCalibration) -> None:
         super().__init__(plan, calibration)

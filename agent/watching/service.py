@@ -37,7 +37,6 @@ PLAN_NS = 10 * SECOND_NS
 REPORT_NS = 2 * SECOND_NS
 _IDLE_NS = SECOND_NS // 4
 _ANSWER_MS = 8_000
-_FIRST_COST_NS = {"take": SECOND_NS // 5, "judge": SECOND_NS}
 _INFO: TypeAdapter[StreamInfo] = TypeAdapter(StreamInfo)
 _REQUEST: TypeAdapter[SetRequest] = TypeAdapter(SetRequest)
 _MESSAGE: TypeAdapter[CheckMessage] = TypeAdapter(CheckMessage)
@@ -59,9 +58,12 @@ class Job:
     watch: Watch[Any]
     due_ns: int
     is_hurried: bool = False
-    cost_ns: dict[str, int] = field(default_factory=lambda: dict(_FIRST_COST_NS))
     spent_ns: int = 0
     result_ns: int | None = None
+    cost_ns: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cost_ns = {work: int(cost_s * SECOND_NS) for work, cost_s in self.watch.first_cost_s.items()}
 
     @property
     def work(self) -> str:

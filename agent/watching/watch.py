@@ -1,9 +1,9 @@
 """What every check of a pair has in common while recording: windows that share no frame, and when it moved."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -60,6 +60,8 @@ class Watch(ABC, Generic[DataT]):
 
     needed = 3
     gap_ns = SECOND_NS // 2
+    first_cost_s: ClassVar[Mapping[str, float]] = {"take": 0.3, "judge": 0.1}
+    """What its work costs, until it is measured (processor time)."""
     is_opportune = False
     """Judges only at rest, and says nothing while there is none."""
 

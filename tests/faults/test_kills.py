@@ -1,9 +1,7 @@
 """Processes that die or freeze in mid-flight: every sample is recorded or explained, counted from outside."""
 
-import json
 import os
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,28 +194,3 @@ def test_everything_is_sealed_after_all_processes_were_killed(how: str, tmp_path
     assert all(record.total.recorded for record in read_manifest(torn).streams)
     check_balance([torn], run_dir)
     check_verifies(*sealed(spool))
-
-
-CHECK: Sequence[dict[str, Any]] = [
-    {"check": "stereo", "streams": ["camera_left", "camera_right"], "every_s": 1.0}
-]
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_recording_goes_on_without_its_checker(number: signal.Signals, tmp_path: Path) -> None:
-    from sensorium.simulators.demo_rig import demo_calibration
-
-    tmp_path.mkdir(exist_ok=True)
-    demo_calibration().save(tmp_path / "calibration.yaml")
-    rig = {"camera_left": CAMERA, "camera_right": CAMERA, "imu": IMU}
-    with recording(tmp_path, rig, calibration="calibration.yaml", checks=CHECK) as session:
-        session.until_recorded(1.0, tuple(rig))
-        session.kill("checker", number)
-        session.until_recorded(3.0)
-        run_dir = session.run_dir
-        done = session.finish(signal.SIGINT)
-    assert done.code == 0, done.err
-    assert done.document["calibration"]["status"] in ("insufficient", "ok")
-    for row in done.document["streams"].values():
-        assert row["dropped"] == {}, json.dumps(row)
-    check_balance(done.episodes, run_dir)
