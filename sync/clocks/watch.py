@@ -1,10 +1,12 @@
 """Everything that watches clocks beside the streams: the host's own, PTP, remote nodes. One object to poll."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
+from sensorium.drivers.udp import resolve
 from sensorium.errors import ClockError, DeviceError
 from sensorium.sync.clocks.chrony import ChronyMonitor
 from sensorium.sync.clocks.claims import Reference, utc_reference
@@ -108,7 +110,10 @@ class ClockWatch:
         self._clock = clock
         self._settings = settings
         self._keys = {node.name: load_key(node.key) for node in settings.nodes}
-        self._absent: dict[str, str] = {node.name: "it was not asked yet" for node in settings.nodes}
+        self._absent: dict[str, str] = {node.name: "its name is being looked up" for node in settings.nodes}
+        self._lookups: dict[str, Future[str]] = {}
+        # To look a name up can take as long as the name server likes; recording does not wait for it.
+        self._resolver = ThreadPoolExecutor(1, thread_name_prefix="resolver")
         self._retry_ns = clock.now_ns()
         self._phc: PhcClock | None = None
         if settings.ptp is not None and settings.ptp.phc is not None:
@@ -125,19 +130,28 @@ class ClockWatch:
         self.base = HostBase()
 
     def _find_nodes(self) -> None:
-        now_ns = self._clock.now_ns()
-        if not self._absent or now_ns < self._retry_ns:
+        if not self._absent:
             return
-        self._retry_ns = now_ns + RETRY_NS
+        now_ns = self._clock.now_ns()
+        is_due = now_ns >= self._retry_ns
+        if is_due:
+            self._retry_ns = now_ns + RETRY_NS
         for node in self._settings.nodes:
-            if node.name in self._absent:
-                try:
-                    client = ProbeClient(node.host, node.port, self._keys[node.name], self._clock)
-                except DeviceError as err:
-                    self._absent[node.name] = str(err)
-                    continue
-                del self._absent[node.name]
-                self.nodes[node.name] = RemoteClock(node.name, client, self._clock, node.limit_us * 1e3)
+            lookup = self._lookups.get(node.name)
+            if node.name in self._absent and lookup is None and is_due:
+                self._lookups[node.name] = self._resolver.submit(resolve, node.host)
+            elif lookup is not None and lookup.done():
+                del self._lookups[node.name]
+                self._open(node, lookup)
+
+    def _open(self, node: NodeSettings, lookup: "Future[str]") -> None:
+        try:
+            client = ProbeClient(lookup.result(), node.port, self._keys[node.name], self._clock)
+        except DeviceError as err:
+            self._absent[node.name] = str(err)
+            return
+        del self._absent[node.name]
+        self.nodes[node.name] = RemoteClock(node.name, client, self._clock, node.limit_us * 1e3)
 
     def step(self, reading: BaseReading | None = None) -> tuple[WatchEvent, ...]:
         """Do what is due and return what happened.
@@ -223,6 +237,7 @@ class ClockWatch:
 
     def close(self) -> None:
         """Release all sockets."""
+        self._resolver.shutdown(wait=False, cancel_futures=True)
         if self._phc is not None:
             self._phc.close()
         if self._monitor is not None:
