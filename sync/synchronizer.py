@@ -341,8 +341,9 @@ class Synchronizer:
         if self._triggers.concerns(frame):
             # Its credit returns when it is recorded: it may have to wait for its pulse.
             instance.released_bytes -= len(frame.payload) + HEADER_OVERHEAD_BYTES
-            self._commit_all(self._triggers.take(instance, stream, frame, stamped, self.now_ns()))
-            self._commit_all(self._triggers.due(self.now_ns()))
+            now_ns = self._clock.now_ns()
+            self._commit_all(self._triggers.take(instance, stream, frame, stamped, now_ns))
+            self._commit_all(self._triggers.due(now_ns))
         else:
             self._commit(instance, stream, frame, stamped)
 
@@ -417,7 +418,7 @@ class Synchronizer:
         self._update_consent()
         self.live.step()
         self._collect_sealed()
-        self._commit_all(self._triggers.due(self.now_ns()))
+        self._commit_all(self._triggers.due(now_ns))
         self._note_triggers()
         is_second = not self.is_virtual and now_ns >= self._next_base_ns
         if is_second:
@@ -451,7 +452,8 @@ class Synchronizer:
         for event in self._triggers.take_events():
             if self.episode is not None and event.stream in self.episode.tallies:
                 self.episode.tallies[event.stream].note_clock((event,))
-            self._event("clock", event.stream, f"{event.kind.value}: {event.detail}")
+            kind = event.kind.value
+            self._event("clock", event.stream, f"{kind}: {event.detail}", {"kind": kind})
 
     def _note_clocks(self, events: Iterable[WatchEvent]) -> None:
         for event in events:

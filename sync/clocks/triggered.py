@@ -282,7 +282,11 @@ class TriggerMatcher:
             )
 
     def frame(self, frame: Frame, estimate: Stamped, now_ns: int) -> None:
-        """Take the next frame with its ordinary stamps, at host time ``now_ns``."""
+        """Take the next frame with its ordinary stamps.
+
+        Args:
+            now_ns: On the clock of :meth:`ready`, which counts real time, also in a replay.
+        """
         exposure_ns = self._settings.exposure_ns(self.info, frame.meta)
         estimate = self._settings.estimate(self.info, estimate, exposure_ns or 0.0)
         edge_ns = int(estimate.capture_ns[0]) - self._shutter.after_edge_ns(exposure_ns or 0.0)
@@ -304,7 +308,7 @@ class TriggerMatcher:
         """Yield the frames that are decided, in order, with their final stamps.
 
         Args:
-            now_ns: Host time; None = wait for nothing any more.
+            now_ns: As of :meth:`frame`; None = wait for nothing any more.
         """
         while self._held:
             held = self._held[0]

@@ -47,7 +47,7 @@ COUNTS = {"pulses not recorded": 3, "pulses ignored": 3, "frames lost": 3, "fram
 
 
 def devices(**faults: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    common = {"seed": 3, "start_ns": CLOCK.now_ns() + 4 * SECOND_NS, "seconds": SECONDS}
+    common = {"seed": 3, "start_ns": CLOCK.now_ns() + 6 * SECOND_NS, "seconds": SECONDS}
     camera = {
         "driver": "sim_camera",
         "size": [160, 120],

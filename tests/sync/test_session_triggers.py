@@ -62,6 +62,8 @@ class Line:
         self.bench = Bench(tmp_path, context, ("box", "cam"), triggers=(SETTINGS,), **options)
         self.box, self.camera = self.bench.driver(BOX, 1), self.bench.driver(CAMERA, 2)
         self.bench.settle(self.box, self.camera)
+        self.first = -1
+        """Image before the first one of the camera's present driver."""
 
     def pulse(self, number: int) -> None:
         edge_ns = START_NS + number * PERIOD_NS
@@ -74,7 +76,7 @@ class Line:
         arrival_ns = middle_ns + 10 * MS + number * 7919 % 11 * MS // 10
         ticks = stamps(middle_ns // 1000)
         assert self.camera.publish(
-            Frame("cam", number, 1, ticks, stamps(arrival_ns), bytes(16), (EXPOSURE_NS,))
+            Frame("cam", number - self.first - 1, 1, ticks, stamps(arrival_ns), bytes(16), (EXPOSURE_NS,))
         )
 
     def until(self, number: int) -> None:
@@ -155,6 +157,32 @@ def test_frames_that_wait_at_a_split_belong_to_the_episode_that_ends(tmp_path, c
     for each, balance in zip(found, balances, strict=True):
         assert each["frames matched"] + each["frames with the ordinary estimate"] == balance.recorded
         assert each["pulses not recorded"] == 0
+
+
+def test_a_camera_whose_driver_was_restarted_loses_no_frame_and_is_matched_again(tmp_path, context):
+    line = Line(tmp_path, context)
+    for number in range(20):
+        line.pulse(number)
+        line.image(number)
+        line.until(number)
+    line.image(20)  # its pulse is still on the way when the driver dies
+    line.until(20)
+    dead, line.camera = line.camera, line.bench.driver(CAMERA, 3)
+    line.bench.settle(line.box, line.camera)
+    assert line.recorded == 21
+    line.first = 20
+    for number in range(20, 40):
+        line.pulse(number)
+        if number > 20:
+            line.image(number)
+        line.until(number)
+    (manifest,) = line.close()
+    dead.end(linger_s=0.0)
+    assert manifest.stream("cam").total.recorded == 40
+    found = numbers(trigger_verdict(manifest))
+    assert found["frames matched"] + found["frames with the ordinary estimate"] == 40
+    assert found["frames matched"] == 18 + 17
+    assert found["frames lost"] == 0
 
 
 def test_a_refusal_is_a_limitation_an_event_and_a_verdict(tmp_path, context):
