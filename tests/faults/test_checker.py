@@ -103,8 +103,8 @@ def test_recording_goes_on_without_its_checker(number: signal.Signals, tmp_path:
 
 
 def test_a_failed_check_splits_the_recording_without_a_lost_sample(tmp_path: Path) -> None:
-    with recording(
-XX
+    keys = {"checker": GREEDY, "checks": [STEREO], "on_failed_check": "split"}
+    with recording(tmp_path, stereo_pair(bump=OFF), **keys) as session:
         first = session.until_recorded(0.5, STREAMS)["episode"]
 
         def has_split() -> bool:
