@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 
 from sensorium.calibration.geometry import Array, rotation_from_rpy, transform
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
-from sensorium.drivers.frame import Frame, Latency, Loss, StreamInfo
+from sensorium.drivers.frame import Column, Encoding, Frame, Latency, Loss, Modality, StreamInfo
 from sensorium.errors import ConfigError, DeviceError, EndOfStreamError
 from sensorium.simulators.device_clock import (
     ClockConfig,
@@ -296,6 +296,29 @@ class SimulatedDriver(Driver[SimConfigT]):
         """Queue a frame for the moment when its last byte has arrived."""
         heapq.heappush(self._queue, (int(frame.arrival_ns[-1]), self._pushed, frame))
         self._pushed += 1
+
+    def columnar(
+        self, modality: Modality, rate_hz: float, block: int, columns: Sequence[Column], latency_min_ns: int
+    ) -> StreamInfo:
+        """Return the one stream of a numeric sensor, named like the device; ``block`` samples are a frame."""
+        name = self.context.name
+        return StreamInfo(
+            name,
+            modality,
+            Encoding.COLUMNS,
+            rate_hz,
+            frame_id=name,
+            clock=self.device_clock.counter,
+            latency=self.latency(latency_min_ns),
+            frame_rate_hz=rate_hz / block,
+            host_id=self.context.host_id,
+            columns=tuple(columns),
+            is_personal=self.is_personal(False),
+            is_sampled=True,
+            has_device_counter=True,
+            is_synthetic=True,
+            details={"simulator": "room", "seed": str(self.config.seed)},
+        )
 
     def push_columns(self, stream: str, samples: Samples, values: NDArray[Any], block: int) -> None:
         """Queue (n, columns) readings of (n,) samples as blocks, each column of a block in one piece."""

@@ -11,7 +11,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sensorium.calibration.geometry import Array
 from sensorium.drivers.driver import DriverContext
-from sensorium.drivers.frame import Column, Encoding, Modality, StreamInfo
+from sensorium.drivers.frame import Column, Modality, StreamInfo
 from sensorium.simulators.device import SampleTrain, SimulatedConfig, SimulatedDriver
 from sensorium.simulators.device_clock import LatencyConfig
 from sensorium.simulators.imu import BATCH_S, inertial_truth, to_counts
@@ -58,28 +58,11 @@ class SimulatedForce(SimulatedDriver[SimulatedForceConfig]):
         self.mount()
         min_ns = round(config.latency.min_ms * 1e6)
         self._train = SampleTrain(self, name, config.rate_hz, min_ns)
-        return (
-            StreamInfo(
-                name,
-                Modality.FORCE,
-                Encoding.COLUMNS,
-                config.rate_hz,
-                frame_id=name,
-                clock=self.device_clock.counter,
-                latency=self.latency(min_ns),
-                frame_rate_hz=config.rate_hz / config.block,
-                host_id=self.context.host_id,
-                columns=tuple(
-                    Column(column, "N" if column[0] == "f" else "N*m", "<i4", 1 / COUNTS_PER_UNIT)
-                    for column in FORCE_COLUMNS
-                ),
-                is_personal=self.is_personal(False),
-                is_sampled=True,
-                has_device_counter=True,
-                is_synthetic=True,
-                details={"simulator": "room", "seed": str(config.seed)},
-            ),
-        )
+        columns = [
+            Column(column, "N" if column[0] == "f" else "N*m", "<i4", 1 / COUNTS_PER_UNIT)
+            for column in FORCE_COLUMNS
+        ]
+        return (self.columnar(Modality.FORCE, config.rate_hz, config.block, columns, min_ns),)
 
     def wrench(self, world_s: Array) -> Array:
         """Return the true (n, 6) wrench at (n,) world times, N and N m, sensor axes."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, Pos
 
 from sensorium.calibration.geometry import Array
 from sensorium.drivers.driver import DriverContext
-from sensorium.drivers.frame import Column, Encoding, Modality, StreamInfo
+from sensorium.drivers.frame import Column, Modality, StreamInfo
 from sensorium.simulators.device import SampleTrain, SimulatedConfig, SimulatedDriver
 from sensorium.simulators.device_clock import LatencyConfig
 from sensorium.simulators.trajectory import Motion
@@ -107,30 +107,12 @@ class SimulatedImu(SimulatedDriver[SimulatedImuConfig]):
         self.mount()
         min_ns = round(config.latency.min_ms * 1e6)
         self._train = SampleTrain(self, name, config.rate_hz, min_ns)
-        return (
-            StreamInfo(
-                name,
-                Modality.IMU,
-                Encoding.COLUMNS,
-                config.rate_hz,
-                frame_id=name,
-                clock=self.device_clock.counter,
-                latency=self.latency(min_ns),
-                frame_rate_hz=config.rate_hz / config.block,
-                host_id=self.context.host_id,
-                columns=tuple(
-                    Column(column, unit, "<i2", float(scale))
-                    for column, unit, scale in zip(
-                        IMU_COLUMNS, ("m/s^2",) * 3 + ("rad/s",) * 3, self._scales, strict=True
-                    )
-                ),
-                is_personal=self.is_personal(False),
-                is_sampled=True,
-                has_device_counter=True,
-                is_synthetic=True,
-                details={"simulator": "room", "seed": str(config.seed)},
-            ),
-        )
+        units = ("m/s^2",) * 3 + ("rad/s",) * 3
+        columns = [
+            Column(column, unit, "<i2", float(scale))
+            for column, unit, scale in zip(IMU_COLUMNS, units, self._scales, strict=True)
+        ]
+        return (self.columnar(Modality.IMU, config.rate_hz, config.block, columns, min_ns),)
 
     def produce(self) -> bool:
         assert self._train is not None
