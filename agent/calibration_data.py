@@ -336,7 +336,7 @@ def _open_episode(path: Path, given: ImportResult | None) -> Recording:
     for camera in by_frame.values():
         is_calibrated = camera.frame_id in calibration.cameras
         if is_calibrated and gyro is not None and calibration.has_transform(camera.frame_id, gyro.frame):
-            load = partial(_load_turning, path, camera, gyro)
+            load = partial(load_turning, path, camera, gyro)
             found.turning.append(TurningSet(camera.frame_id, gyro.frame, load))
         for lidar in lidars:
             known = calibration.has_transform(camera.frame_id, lidar.frame_id)
@@ -471,7 +471,8 @@ def _add_episode_lidar(
     )
 
 
-def _load_turning(path: Path, camera: StreamInfo, gyro: Gyro) -> Turning:
+def load_turning(path: Path, camera: StreamInfo, gyro: Gyro) -> Turning:
+    """Return images of an episode over the twenty seconds in which a gyro felt most turning; none if little."""
     images: list[Image] = []
     times: list[float] = []
     span = excited_span(gyro.time_s, gyro.rate_rad_s, TURNING_S)

@@ -32,7 +32,10 @@ def solve_payload(force_n: Array, torque_nm: Array, gravity_m_s2: Array) -> Payl
     """
     count = len(force_n)
     if count < MIN_POSES + 1:
-        raise CalibrationError(f"{count} static poses; at least {MIN_POSES + 1} are needed to fit a payload")
+        raise CalibrationError(
+            f"{count} static poses, at least {MIN_POSES + 1} are needed: hold the tool still for two seconds in each "
+            "of six poses, tilted to every side about two axes"
+        )
     if not is_tilted_about_two_axes(gravity_m_s2):
         raise CalibrationError(
             "the poses tilt too little or in one plane, weight and bias cannot be told apart; hold the tool still "

@@ -230,7 +230,8 @@ def solve_imu_static(samples: Inertial, known: ImuModel | None = None) -> ImuMod
     """Return the biases and noise densities that an IMU at rest shows; random walks stay as known.
 
     In one pose the accelerometer's bias is what gravity's size leaves, along the vertical; across it, bias and
-    tilt are one. Rest in four poses or more that tilt about two axes gives all of it, from | a - b | = g.
+    tilt are one, and what was known of it stays. Rest in four poses or more that tilt about two axes gives all of
+    it, from | a - b | = g.
 
     Raises:
         CalibrationError: With less than 10 s at rest.
@@ -261,7 +262,9 @@ def _acc_bias(still: Inertial, model: ImuModel) -> Array:
         design = np.column_stack([2 * means, -np.ones(len(means))])
         found = np.linalg.lstsq(design, np.square(means).sum(axis=1), rcond=None)[0]
         return np.asarray(found[:3], np.float64)
-    return np.asarray(mean * (1 - GRAVITY_M_S2 / float(np.linalg.norm(mean))), np.float64)
+    before = np.array(model.acc_bias_m_s2 or (0.0, 0.0, 0.0))
+    left = mean - before
+    return np.asarray(before + left * (1 - GRAVITY_M_S2 / float(np.linalg.norm(left))), np.float64)
 
 
 def is_tilted_about_two_axes(gravity_m_s2: Array) -> bool:

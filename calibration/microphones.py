@@ -148,11 +148,12 @@ def check_claps(
         reason = "no clap was heard: clap five times, from different places"
         return Verdict(CHECK, name, Status.INSUFFICIENT, (), (reason,))
     count = clips[0].shape[1]
-    if known is not None and len(known.positions_m) != count:
-        reason = f"{count} channels, but the calibration knows {len(known.positions_m)} microphones"
+    expected = 0 if known is None else len(known.positions_m or known.polarity)
+    if expected not in (0, count):
+        reason = f"{count} channels, but the calibration knows {expected} microphones"
         return Verdict(CHECK, name, Status.FAILED, (), (reason,))
     signs = np.array(known.polarity if known is not None and known.polarity else (1,) * count)
-    positions_m = None if known is None else np.array(known.positions_m)
+    positions_m = np.array(known.positions_m) if known is not None and known.positions_m else None
     heard = [check_microphones(clip * signs, rate_hz, name, positions_m) for clip in clips]
     judged = [verdict for verdict in heard if verdict.status is not Status.INSUFFICIENT]
     numbers = [Quantity("claps", float(len(judged)), "1", float(MIN_CLAPS))]

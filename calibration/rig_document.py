@@ -472,14 +472,14 @@ class _ForceTorque(_Strict):
 
 
 class _Microphones(_Strict):
-    positions_m: list[_Three]
+    positions_m: list[_Three] = []
     polarity: list[Literal[-1, 1]] = []
     source: str = ""
     date: str = ""
 
     @model_validator(mode="after")
     def _one_each(self) -> "_Microphones":
-        if self.polarity and len(self.polarity) != len(self.positions_m):
+        if self.polarity and self.positions_m and len(self.polarity) != len(self.positions_m):
             raise ValueError(f"{len(self.positions_m)} positions but {len(self.polarity)} polarities")
         return self
 

@@ -35,6 +35,14 @@ MIN_EXCITATION_RAD_S = np.deg2rad(5.0)
 MIN_SPAN_S = 5.0
 MIN_STEPS = 30
 MAX_OFFSET_S = 0.05
+GRID_S = 4e-3
+MAX_ROUNDS = 20
+LAGS = 5
+CHI2_MEDIAN = 2.366
+# What a step of tracked corners is never better than; keeps the formally best ones from deciding alone.
+STEP_FLOOR_RAD = np.deg2rad(0.005)
+# Two images this many apart are compared: parallax and noise of tracks are the same, the turn is twice as large.
+STRIDE = 2
 # Below this the tracks are as good as without parallax, and the direction of travel is noise.
 MIN_PARALLAX_PX = 0.1
 # Formal deviations are right within 1.0 to 1.5 (EuRoC); gyro scale and misalignment add a floor of 0.15 deg.
@@ -50,17 +58,18 @@ class Turns:
     Attributes:
         start_s, end_s: (N,) on the episode's clock.
         rate_rad_s: (N, 3) rotation vector of each step divided by its duration, in the sensor's axes.
-        sigma_rad_s: (N,) how well each is known against the others, or None if equally well.
+        covariance: (N, 3, 3) of each rate, up to a common factor; None if all are known equally well. Steps may
+            overlap.
     """
 
     start_s: Array
     end_s: Array
     rate_rad_s: Array
-    sigma_rad_s: Array | None = None
+    covariance: Array | None = None
 
     def shifted(self, by_s: float) -> "Turns":
         """Return the same turns with stamps moved by ``by_s``."""
-        return Turns(self.start_s + by_s, self.end_s + by_s, self.rate_rad_s, self.sigma_rad_s)
+        return Turns(self.start_s + by_s, self.end_s + by_s, self.rate_rad_s, self.covariance)
 
     @classmethod
     def from_rotations(cls, time_s: Array, rotations: Sequence[Array]) -> "Turns":
@@ -90,71 +99,106 @@ class Alignment:
 def align(turns: Turns, gyro_s: Array, gyro_rad_s: Array) -> Alignment:
     """Find rotation and time offset between a sensor's turns and a gyro.
 
-    Both rates lose their mean first, which removes the gyro's constant bias. For each offset on a 2 ms grid the
-    best rotation is closed-form (Kabsch); the least residual, refined by a parabola, is the offset.
+    A grid of 4 ms with the best rotation in closed form for each offset (Kabsch, on rates without their mean)
+    finds the valley. Rotation, offset and the gyro's bias are then refined together (Gauss-Newton), each step
+    weighted by its own covariance and by a Cauchy weight. Their covariance allows for residuals that neighbours
+    share (Newey and West 1987): steps overlap, and the scene misleads the tracks for many of them alike.
     """
-    steps = np.diff(gyro_s)
-    angle = np.concatenate(
-        [np.zeros((1, 3)), np.cumsum((gyro_rad_s[1:] + gyro_rad_s[:-1]) / 2 * steps[:, None], axis=0)]
-    )
+    gyro = _Swept(gyro_s, gyro_rad_s)
     inside = (turns.start_s > gyro_s[0] + MAX_OFFSET_S) & (turns.end_s < gyro_s[-1] - MAX_OFFSET_S)
     start_s, end_s, seen = turns.start_s[inside], turns.end_s[inside], turns.rate_rad_s[inside]
     if len(seen) < 3:
         unknown = np.full((3, 3), np.inf)
         return Alignment(np.eye(3), unknown, 0.0, float("inf"), float("nan"), np.zeros(3))
-    known = np.ones(len(seen))
-    if turns.sigma_rad_s is not None:
-        sigma = turns.sigma_rad_s[inside]
-        known = np.minimum(np.square(np.median(sigma) / sigma), 4.0)
-    centred = seen - np.average(seen, axis=0, weights=known)
-
-    def at(offset_s: float) -> Array:
-        ends = [
-            np.stack([np.interp(instant + offset_s, gyro_s, angle[:, axis]) for axis in range(3)], axis=1)
-            for instant in (start_s, end_s)
-        ]
-        rate = (ends[1] - ends[0]) / (end_s - start_s)[:, None]
-        return np.asarray(rate - np.average(rate, axis=0, weights=known), np.float64)
-
-    def fit(offset_s: float, weight: Array) -> tuple[Array, Array, Array]:
-        rate = at(offset_s)
-        rotation = nearest_rotation((centred * weight[:, None]).T @ rate)
-        return rotation, rate, centred - rate @ rotation.T
-
-    weight = known
-    grid = np.arange(-MAX_OFFSET_S, MAX_OFFSET_S + 1e-9, 2e-3)
-    offset_s = 0.0
-    for _ in range(3):  # a failed track is one wild step; weights keep it from deciding
-        costs = np.array(
-            [float((weight[:, None] * np.square(fit(value, weight)[2])).sum()) for value in grid]
+    weight = np.broadcast_to(np.eye(3), (len(seen), 3, 3))
+    if turns.covariance is not None:
+        weight = np.linalg.inv(
+            turns.covariance[inside] + (STEP_FLOOR_RAD / (end_s - start_s))[:, None, None] ** 2 * np.eye(3)
         )
-        best = int(np.clip(np.argmin(costs), 1, len(grid) - 2))
-        bend = costs[best - 1] - 2 * costs[best] + costs[best + 1]
-        shift = 0.5 * (costs[best - 1] - costs[best + 1]) / bend if bend > 0 else 0.0
-        offset_s = float(grid[best] + 2e-3 * np.clip(shift, -1, 1))
-        _, _, left = fit(offset_s, weight)
-        size = np.linalg.norm(left, axis=1)
-        weight = known / (1 + np.square(size / max(3 * float(np.median(size)), 1e-9)))
-    rotation, rate, left = fit(offset_s, weight)
-    variance = float((weight[:, None] * np.square(left)).sum() / max(3 * weight.sum() - 7, 1))
-    turned = rate @ rotation.T
-    information = sum(
-        w * (float(r @ r) * np.eye(3) - np.outer(r, r)) for w, r in zip(weight, turned, strict=True)
-    )
-    covariance = variance * np.linalg.pinv(np.asarray(information)) * SIGMA_INFLATION**2
-    slope = (at(offset_s + 2e-3) - at(offset_s - 2e-3)) / 4e-3
-    offset_sigma = SIGMA_INFLATION * np.sqrt(
-        variance / max(float((weight[:, None] * np.square(slope)).sum()), 1e-12)
-    )
+    scalar = np.trace(weight, axis1=1, axis2=2)
+    centred = seen - np.average(seen, axis=0, weights=scalar)
+
+    def kabsch(offset_s: float) -> tuple[Array, float]:
+        rate = gyro.mean_rate(start_s + offset_s, end_s + offset_s)
+        rate = rate - np.average(rate, axis=0, weights=scalar)
+        rotation = nearest_rotation((centred * scalar[:, None]).T @ rate)
+        left = np.linalg.norm(centred - rate @ rotation.T, axis=1)
+        # A failed track is one wild step; it must not choose the valley.
+        return rotation, float((scalar * np.minimum(left, 3 * np.median(left)) ** 2).sum())
+
+    grid = np.arange(-MAX_OFFSET_S, MAX_OFFSET_S + 1e-9, GRID_S)
+    offset_s = float(grid[int(np.argmin([kabsch(value)[1] for value in grid]))])
+    rotation, bias = kabsch(offset_s)[0], np.zeros(3)
+    for _ in range(MAX_ROUNDS):
+        turned = gyro.mean_rate(start_s + offset_s, end_s + offset_s) @ rotation.T
+        slope = (gyro.rate(end_s + offset_s) - gyro.rate(start_s + offset_s)) / (end_s - start_s)[:, None]
+        left = seen - turned - bias
+        squares = np.einsum("ni,nij,nj->n", left, weight, left)
+        trust = 1 / (1 + squares / (9 * max(float(np.median(squares)) / CHI2_MEDIAN, 1e-30)))
+        jacobian = np.concatenate(
+            [
+                -_skews(turned),
+                np.broadcast_to(np.eye(3), (len(left), 3, 3)),
+                (slope @ rotation.T)[:, :, None],
+            ],
+            axis=2,
+        )
+        pulls = np.einsum("n,nia,nij,nj->na", trust, jacobian, weight, left)
+        information = np.einsum("n,nia,nij,njb->ab", trust, jacobian, weight, jacobian)
+        information += 1e-9 * np.trace(information) * np.eye(7)
+        step = np.linalg.solve(information, pulls.sum(axis=0))
+        rotation = rotation_exp(step[:3]) @ rotation
+        bias = bias + step[3:6]
+        offset_s = float(np.clip(offset_s + step[6], -MAX_OFFSET_S, MAX_OFFSET_S))
+        if float(np.abs(step).max()) < 1e-8:
+            break
+    spread = np.linalg.inv(information)
+    covariance = SIGMA_INFLATION**2 * spread @ _newey_west(pulls) @ spread
     excitation = np.sqrt(np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(centred))[::-1], 0))
     return Alignment(
         rotation,
-        covariance + ROTATION_FLOOR_RAD**2 * np.eye(3),
+        np.asarray(covariance[:3, :3] + ROTATION_FLOOR_RAD**2 * np.eye(3), np.float64),
         offset_s,
-        float(np.hypot(offset_sigma, OFFSET_FLOOR_S)),
-        float(np.sqrt(variance)),
+        float(np.hypot(np.sqrt(covariance[6, 6]), OFFSET_FLOOR_S)),
+        float(np.sqrt(np.average(np.square(left).mean(axis=1), weights=trust))),
         excitation,
     )
+
+
+class _Swept:
+    """A gyro's rates, and the angles that they add up to (the rotations between two images are small)."""
+
+    def __init__(self, time_s: Array, rate_rad_s: Array) -> None:
+        self._time_s, self._rate = time_s, rate_rad_s
+        steps = np.diff(time_s)[:, None] * (rate_rad_s[1:] + rate_rad_s[:-1]) / 2
+        self._angle = np.concatenate([np.zeros((1, 3)), np.cumsum(steps, axis=0)])
+
+    def rate(self, at_s: Array) -> Array:
+        return np.stack([np.interp(at_s, self._time_s, self._rate[:, axis]) for axis in range(3)], axis=1)
+
+    def mean_rate(self, start_s: Array, end_s: Array) -> Array:
+        first, last = (
+            np.stack([np.interp(at_s, self._time_s, self._angle[:, axis]) for axis in range(3)], axis=1)
+            for at_s in (start_s, end_s)
+        )
+        return np.asarray((last - first) / (end_s - start_s)[:, None], np.float64)
+
+
+def _skews(vectors: Array) -> Array:
+    out = np.zeros((len(vectors), 3, 3))
+    x, y, z = vectors.T
+    out[:, 0, 1], out[:, 0, 2], out[:, 1, 2] = -z, y, -x
+    out[:, 1, 0], out[:, 2, 0], out[:, 2, 1] = z, -y, x
+    return out
+
+
+def _newey_west(pulls: Array) -> Array:
+    """Return the covariance of the sum of (N, k) pulls whose neighbours are alike."""
+    total = pulls.T @ pulls
+    for lag in range(1, min(LAGS, len(pulls) - 1) + 1):
+        shared = pulls[lag:].T @ pulls[:-lag]
+        total += (1 - lag / (LAGS + 1)) * (shared + shared.T)
+    return np.asarray(total, np.float64)
 
 
 def excited_span(
@@ -253,24 +297,33 @@ def camera_turns(images: Sequence[NDArray[np.uint8]], time_s: Array, camera: Int
     Steps that cannot be tracked are left out. Images about 0.1 s apart are best: much closer and noise rules,
     much farther and tracks are lost.
     """
-    starts, ends, rates, sigmas = [], [], [], []
+    starts, ends, rates, covariances = [], [], [], []
     for k in range(len(images) - 1):
-        found = relative_rotation(images[k], images[k + 1], camera)
-        if found is not None:
-            starts.append(float(time_s[k]))
-            ends.append(float(time_s[k + 1]))
-            # Rays of the later image are R^T of the earlier ones: the camera turned by R.
-            rates.append(rotation_log(found[0]) / (ends[-1] - starts[-1]))
-            sigmas.append(found[1] / (ends[-1] - starts[-1]))
-    return Turns(np.array(starts), np.array(ends), np.array(rates).reshape(-1, 3), np.array(sigmas))
+        for later in (k + STRIDE, k + 1):  # too fast for the longer step, the shorter one may do
+            found = relative_rotation(images[k], images[later], camera) if later < len(images) else None
+            if found is not None:
+                span_s = float(time_s[later] - time_s[k])
+                starts.append(float(time_s[k]))
+                ends.append(float(time_s[later]))
+                # Rays of the later image are R^T of the earlier ones: the camera turned by R.
+                rates.append(rotation_log(found[0]) / span_s)
+                covariances.append(found[1] / span_s**2)
+                break
+    return Turns(
+        np.array(starts),
+        np.array(ends),
+        np.array(rates).reshape(-1, 3),
+        np.array(covariances).reshape(-1, 3, 3),
+    )
 
 
 def relative_rotation(
     first: NDArray[np.uint8], second: NDArray[np.uint8], camera: Intrinsics
-) -> tuple[Array, float] | None:
-    """Return R_first_second between two images by their epipolar geometry, and its sigma (rad).
+) -> tuple[Array, Array] | None:
+    """Return R_first_second between two images by their epipolar geometry, and its covariance (3, 3), rad^2.
 
-    None without enough tracks. Sigma is large where the scene is nearly flat and parallax looks like rotation.
+    None without enough tracks. The covariance is large about the axis in which parallax looks like rotation,
+    which is where the scene is nearly flat.
     """
     grey = [
         image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (first, second)
@@ -302,7 +355,7 @@ def _track(
     return np.asarray(later, np.float32), np.asarray(found).ravel() == 1
 
 
-def _rotation_between(before: Array, after: Array, f_px: float) -> tuple[Array, float] | None:
+def _rotation_between(before: Array, after: Array, f_px: float) -> tuple[Array, Array] | None:
     """Return R that maps later rays into the earlier camera's axes.
 
     A pure rotation is fitted first (a direction of travel is undefined when nothing travels), then rotation
@@ -316,10 +369,10 @@ def _rotation_between(before: Array, after: Array, f_px: float) -> tuple[Array, 
         size = np.linalg.norm(unit[0] - unit[1] @ rotation.T, axis=1) * f_px
         weight = 1 / (1 + np.square(size / max(2 * float(np.median(size)), 0.3)))
     if float(np.median(size)) < MIN_PARALLAX_PX:
-        return rotation, MIN_PARALLAX_PX / f_px
+        return rotation, (MIN_PARALLAX_PX / f_px) ** 2 * np.eye(3)
     turn, travel = _search(unit[0], unit[1] @ rotation.T, f_px)
-    miss_px, rotation, sigma = _refine(before, after, turn @ rotation, travel, f_px)
-    return (rotation, sigma) if miss_px < 1.5 else None
+    miss_px, rotation, covariance = _refine(before, after, turn @ rotation, travel, f_px)
+    return (rotation, covariance) if miss_px < 1.5 else None
 
 
 def _hemisphere(count: int) -> Array:
@@ -359,8 +412,8 @@ def _search(before: Array, after: Array, f_px: float) -> tuple[Array, Array]:
 
 def _refine(
     before: Array, after: Array, rotation: Array, travel: Array, f_px: float
-) -> tuple[float, Array, float]:
-    """Return the median Sampson distance (px), the rotation and its sigma (rad), polished from a good guess."""
+) -> tuple[float, Array, Array]:
+    """Return the median Sampson distance (px), the rotation and its covariance, polished from a good guess."""
     for _ in range(20):
         residual, jacobian, frame = _sampson(before, after, rotation, travel, f_px)
         scale = max(1.4826 * float(np.median(np.abs(residual))), 0.05)
@@ -373,8 +426,8 @@ def _refine(
         travel /= np.linalg.norm(travel)
         if float(np.abs(step).max()) < 1e-6:
             break
-    sigma = scale * np.sqrt(float(np.trace(np.linalg.inv(information)[:3, :3])))
-    return float(np.median(np.abs(residual))), rotation, float(sigma)
+    covariance = scale**2 * np.linalg.inv(information)[:3, :3]
+    return float(np.median(np.abs(residual))), rotation, np.asarray(covariance, np.float64)
 
 
 def _sampson(

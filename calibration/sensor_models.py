@@ -72,11 +72,11 @@ class MicrophoneArray:
     """Where the microphones of an array sit and how each is wired.
 
     Attributes:
-        positions_m: One for each channel, in the array's frame.
+        positions_m: One for each channel, in the array's frame; empty = unknown.
         polarity: +1 or -1 for each channel, against channel 0; empty = all alike.
     """
 
-    positions_m: tuple[Vector, ...]
+    positions_m: tuple[Vector, ...] = ()
     polarity: tuple[int, ...] = ()
     source: str = ""
     date: str = ""

@@ -9,9 +9,10 @@ from sensorium.agent.checking.report import CheckReport, told_only_by_more_motio
 from sensorium.agent.checking.windows import changes, decided, located
 from sensorium.agent.sensor_data import SensorData, SensorTask, TimedSweep
 from sensorium.calibration import inertial, lidar_lidar, rotation
+from sensorium.calibration.geometry import Array
 from sensorium.calibration.inertial import check_ground_gravity
 from sensorium.calibration.lidar_lidar import Registration, check_lidar_lidar, register_sweeps, sweep_turns
-from sensorium.calibration.rotation import check_imu_rotation, excited_span
+from sensorium.calibration.rotation import Turns, check_imu_rotation, excited_span
 from sensorium.drivers.frame import StreamInfo
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict
@@ -28,7 +29,7 @@ def check_lidars(report: CheckReport, data: SensorData, task: SensorTask) -> Ver
     """Judge two LiDARs by sweeps taken while the rig hardly moved, all along the recording."""
     first, second = task.infos
     T_known = data.calibration.transform(first.frame_id, second.frame_id)
-    pairs, reason = _calm_pairs(data, first, second)
+    pairs, reason = calm_pairs(data, first, second)
     if not pairs:
         verdict = Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,))
         return report.leave_out(verdict)
@@ -61,7 +62,7 @@ def check_lidars(report: CheckReport, data: SensorData, task: SensorTask) -> Ver
     return located(verdict, [judge([each]) for each in found], times)
 
 
-def _calm_pairs(
+def calm_pairs(
     data: SensorData, first: StreamInfo, second: StreamInfo
 ) -> tuple[list[tuple[TimedSweep, TimedSweep]], str]:
     """Return sweeps of both taken together while the rig hardly moved, or why there are none.
@@ -110,16 +111,11 @@ def _spread(indices: NDArray[np.intp], wanted: int) -> list[int]:
 def check_ground(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
     """Judge the ground that a LiDAR sees against the gravity that an IMU feels, over the longest rest."""
     lidar, imu = task.infos
-    samples, rest = data.inertial(imu), data.rest(imu)
-    if samples is None or not rest:
+    found = resting_sweeps(data, lidar, imu)
+    if found is None:
         reason = f"{imu.frame_id} was never at rest for a second: stop the rig for some seconds"
         return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,)))
-    start_s, end_s = max(rest, key=lambda span: span[1] - span[0])
-    times = data.sweep_times(lidar)
-    # A sweep is stamped by its first packet and lasts up to a tenth of a second.
-    inside = times[(times >= start_s * SECOND_NS) & (times < (end_s - 0.1) * SECOND_NS)]
-    sweeps = data.sweeps(lidar, inside[_spread(np.arange(len(inside)), MAX_GROUND_SWEEPS)].tolist())
-    acc = samples.between(start_s, end_s).acc_m_s2
+    sweeps, acc = found
 
     def judge(part: Sequence[TimedSweep]) -> Verdict:
         points = [sweep.points for sweep in part]
@@ -131,18 +127,40 @@ def check_ground(report: CheckReport, data: SensorData, task: SensorTask) -> Ver
     return decided(pooled, [judge(sweeps[::2]), judge(sweeps[1::2])], ())
 
 
-def check_lidar_turning(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
-    """Judge rotation and time offset of a LiDAR against an IMU over the most lively twenty seconds."""
-    lidar, imu = task.infos
+def resting_sweeps(
+    data: SensorData, lidar: StreamInfo, imu: StreamInfo
+) -> tuple[list[TimedSweep], Array] | None:
+    """Return sweeps of the longest rest, and (N, 3) specific force over it; None where there was no rest."""
+    samples, rest = data.inertial(imu), data.rest(imu)
+    if samples is None or not rest:
+        return None
+    start_s, end_s = max(rest, key=lambda span: span[1] - span[0])
+    times = data.sweep_times(lidar)
+    # A sweep is stamped by its first packet and lasts up to a tenth of a second.
+    inside = times[(times >= start_s * SECOND_NS) & (times < (end_s - 0.1) * SECOND_NS)]
+    chosen = inside[_spread(np.arange(len(inside)), MAX_GROUND_SWEEPS)]
+    return data.sweeps(lidar, chosen.tolist()), samples.between(start_s, end_s).acc_m_s2
+
+
+def lively_turns(data: SensorData, lidar: StreamInfo, imu: StreamInfo) -> Turns | None:
+    """Return how a LiDAR turned over the twenty seconds in which an IMU felt most; None where it felt little."""
     samples = data.inertial(imu)
     span = None if samples is None else excited_span(samples.time_s, samples.gyro_rad_s, TURNING_S)
-    if samples is None or span is None:
-        reason = "the rig hardly turns, or about one axis only: turn it about all axes for ten seconds"
-        return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,)))
+    if span is None:
+        return None
     times = data.sweep_times(lidar)
     chosen = times[(times >= span[0] * SECOND_NS) & (times < span[1] * SECOND_NS)]
     sweeps = data.sweeps(lidar, chosen.tolist())
-    turns, _ = sweep_turns([sweep.points for sweep in sweeps], np.array([sweep.time_s for sweep in sweeps]))
+    return sweep_turns([sweep.points for sweep in sweeps], np.array([sweep.time_s for sweep in sweeps]))[0]
+
+
+def check_lidar_turning(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
+    """Judge rotation and time offset of a LiDAR against an IMU over the most lively twenty seconds."""
+    lidar, imu = task.infos
+    samples, turns = data.inertial(imu), lively_turns(data, lidar, imu)
+    if samples is None or turns is None:
+        reason = "the rig hardly turns, or about one axis only: turn it about all axes for ten seconds"
+        return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,)))
     if len(turns.start_s) < rotation.MIN_STEPS:
         reason = f"the turning was seen in {len(turns.start_s)} steps, {rotation.MIN_STEPS} are needed"
         return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,)))

@@ -47,6 +47,8 @@ class SolvedPart:
         cameras, edges: What the document gains; edges with covariance, source and date.
         apply: Puts into the document what is neither a camera nor a transform; None if there is no such thing.
         pictures: By caption, for ``--picture``.
+        is_opportune: Found in passing: insufficient says nothing against a recording made for something else,
+            such as a board.
     """
 
     solver: str
@@ -55,6 +57,11 @@ class SolvedPart:
     edges: tuple[Edge, ...] = ()
     apply: Callable[[RigCalibration], RigCalibration] | None = None
     pictures: Mapping[str, Image] = field(default_factory=dict)
+    is_opportune: bool = False
+
+    @property
+    def counts(self) -> bool:
+        return not self.is_opportune or self.verdict.status is not Status.INSUFFICIENT
 
     @property
     def is_solved(self) -> bool:
