@@ -10,12 +10,15 @@ import pytest
 
 from sensorium.calibration import geometry
 from sensorium.calibration.camera_lidar import (
+    FOCAL_BIAS_PERCENT,
+    SCREENING_THRESHOLD,
     CameraLidarTolerance,
     Keyframe,
     camera_lidar_reference,
     check_camera_lidar,
     distinct_scenes,
     keyframe,
+    screening,
 )
 from sensorium.calibration.kitti import read_kitti
 from sensorium.calibration.rig_document import Edge, RigCalibration
@@ -149,6 +152,31 @@ def test_large_motion_is_failed_and_named() -> None:
     )
     assert check.verdict.status is Status.FAILED
     assert any(reason.startswith("yaw") for reason in check.verdict.reasons)
+
+
+@pytest.mark.parametrize("percent", [2.0, -2.0, 0.0])
+def test_a_focal_length_that_changed_is_told_from_a_moved_lidar(percent: float) -> None:
+    factor = 1 + percent / 100
+    frames = [
+        replace(frame, camera=replace(frame.camera, fx=frame.camera.fx * factor, fy=frame.camera.fy * factor))
+        for frame in keyframes()
+    ]
+    check = check_camera_lidar(frames, truth(), "camera", "lidar")
+    assert check.focal is not None
+    error = check.focal.error - (1 / factor - 1)
+    assert abs(error) < 3 * np.hypot(check.focal.sigma, FOCAL_BIAS_PERCENT / 100)
+    assert (check.verdict.status is Status.OK) == (percent == 0.0), check.verdict
+
+
+def test_one_keyframe_hints_at_a_motion_but_never_judges() -> None:
+    wrong = wrong_by(np.array([0.0, np.deg2rad(2.0), 0, 0, 0, 0]))
+    T_right, T_wrong = (rig.transform("camera", "lidar") for rig in (truth(), wrong))
+    assert all(screening(frame, T_right) < SCREENING_THRESHOLD for frame in keyframes())
+    seen = [screening(frame, T_wrong) > SCREENING_THRESHOLD for frame in keyframes()]
+    assert sum(seen) >= len(seen) - 1  # a single view may hold a second top
+    verdict = check_camera_lidar([keyframes()[seen.index(True)]], wrong, "camera", "lidar").verdict
+    assert verdict.status is Status.INSUFFICIENT
+    assert "look again" in verdict.reasons[-1]
 
 
 def test_a_reference_takes_the_bias_out() -> None:
