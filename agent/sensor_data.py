@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.agent.reporting.survey import sample_values
 from sensorium.agent.shots import Cloud, Gyro, Sample, decoded_cloud, imu_samples, is_gyro, is_sweep
 from sensorium.calibration import force_torque, inertial, lidar_lidar, microphones, rotation
 from sensorium.calibration.geometry import Array
@@ -20,6 +19,7 @@ from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError
 from sensorium.sync.clocks.onsets import audio_onsets
+from sensorium.sync.episode.aligned import decode_samples
 from sensorium.sync.episode.reader import Episode
 from sensorium.timebase import SECOND_NS
 
@@ -237,7 +237,7 @@ class SensorData:
         start_s, next_seq, count = 0.0, None, 0
         with Episode(self.path) as episode:
             for recorded in episode.frames({info.name}):
-                values = sample_values(info, recorded.frame)
+                values = decode_samples(info, recorded.frame.payload, recorded.frame.count)
                 if values is None or not len(values):
                     continue
                 if next_seq is None:

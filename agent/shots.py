@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.agent.reporting.pictures import UNSHOWABLE, cloud_points, decode_picture
-from sensorium.agent.reporting.survey import sample_values
 from sensorium.calibration.geometry import Array, Intrinsics, apply, in_image, project
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sweep import deskew
 from sensorium.drivers.frame import Encoding, Frame, StreamInfo
 from sensorium.drivers.ouster_packets import OusterMetadata, decode_scan, scan_points
 from sensorium.errors import CalibrationError
+from sensorium.sync.episode.aligned import decode_samples
 from sensorium.timebase import SECOND_NS
 
 Image = NDArray[np.uint8]
@@ -83,7 +83,7 @@ def imu_samples(
     axes = [index for index, column in enumerate(info.columns) if column.unit == unit]
     times, rows = [], []
     for frame, capture_ns in frames:
-        values = sample_values(info, frame)
+        values = decode_samples(info, frame.payload, frame.count)
         if values is None or not len(values):
             continue
         if len(capture_ns) != len(values):  # one stamp for a block: of its first sample

@@ -27,7 +27,7 @@ from sensorium.sync.consent import (
     Scope,
     canonical_json,
 )
-from sensorium.sync.episode.spool import sync_folder, write_durably
+from sensorium.sync.episode.spool import sync_folder, write_all, write_durably
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.timebase import Clock, HostClock
 
@@ -236,7 +236,7 @@ class ConsentStore:
                 os.ftruncate(descriptor, whole_bytes)  # a row that a crash cut off was never acknowledged
             body = {"v": 1, **row, "prev": _row_hash(rows[-1]) if rows else ""}
             os.lseek(descriptor, 0, os.SEEK_END)
-            _write_all(descriptor, canonical_json(body) + b"\n")
+            write_all(descriptor, canonical_json(body) + b"\n")
             os.fsync(descriptor)
 
 
@@ -371,9 +371,3 @@ def _locked(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import ConfigError, StoreError
-from sensorium.sync.episode.spool import sync_folder
+from sensorium.sync.episode.spool import sync_folder, write_all
 from sensorium.uploader.store import (
     ObjectExistsError,
     ObjectInfo,
@@ -186,7 +186,7 @@ class _DirectoryUpload(Upload):
                 check_offset(self._key, os.fstat(descriptor).st_size, offset)
                 os.lseek(descriptor, offset, os.SEEK_SET)
                 try:
-                    _write_all(descriptor, data)
+                    write_all(descriptor, data)
                 except OSError:
                     os.ftruncate(descriptor, offset)
                     raise
@@ -256,16 +256,10 @@ def _make_folders(folder: Path, existing: Path) -> None:
 def _write_synced(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        _write_all(descriptor, data)
+        write_all(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _read_fully(descriptor: int, length: int | None) -> bytes:

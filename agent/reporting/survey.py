@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo
-from sensorium.errors import SensoriumError
+from sensorium.errors import EpisodeError, SensoriumError
 from sensorium.sync.align import Match, SyncRow
+from sensorium.sync.episode.aligned import decode_samples
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.reader import Episode, RecordedFrame
@@ -23,7 +24,6 @@ MAX_EVENTS = 400
 MAX_LOSSES = 400
 
 _GAP_PERIODS = 3.0
-_PCM_FULL_SCALE = 32768.0
 _Int64s = NDArray[np.int64]
 _Floats = NDArray[np.float64]
 
@@ -341,7 +341,10 @@ class _Taker:
             stream.wanted[frame.seq] = snapshot
 
     def _measure(self, frame: Frame, capture: _Int64s) -> None:
-        values = sample_values(self._stream.info, frame)
+        try:
+            values = decode_samples(self._stream.info, frame.payload, frame.count)
+        except EpisodeError:
+            return  # drawn without it; its own check says what is wrong with it
         if values is None or not len(values):
             return
         if len(capture) != len(values):
@@ -360,24 +363,6 @@ def _join_losses(losses: list[Lost], loss: Lost, nearer_ns: float) -> None:
     last.end_ns, last.count = max(last.end_ns, loss.end_ns), last.count + loss.count
     if loss.why not in last.why.split("; "):
         last.why = "; ".join(why for why in (last.why, loss.why) if why)
-
-
-def sample_values(info: StreamInfo, frame: Frame) -> _Floats | None:
-    """Return (count, columns) physical values, audio in full scales; None where a frame holds no such."""
-    if info.encoding == Encoding.PCM_S16LE and info.shape:
-        channels = info.shape[0]
-        whole = len(frame.payload) // (2 * channels) * channels
-        pcm = np.frombuffer(frame.payload, "<i2", whole).reshape(-1, channels)
-        return np.asarray(pcm / _PCM_FULL_SCALE, np.float64)
-    if info.encoding != Encoding.COLUMNS:
-        return None
-    values = np.empty((frame.count, len(info.columns)))
-    at = 0
-    for index, column in enumerate(info.columns):
-        raw = np.frombuffer(frame.payload, column.dtype, frame.count, at)
-        values[:, index] = raw * column.scale
-        at += raw.nbytes
-    return values
 
 
 def _number(event: EpisodeEvent, key: str) -> int:

@@ -103,6 +103,13 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write every byte to an open file; ``os.write`` may take fewer."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace ``path`` so that after a crash it holds either the old or the new bytes.
 
