@@ -42,6 +42,7 @@ class SimulatedLidarConfig(SimulatedConfig):
     preview_points: PositiveInt = 4096
     range_noise_m: NonNegativeFloat = 0.008
     has_crc: bool = False
+    covered: bool = False
     clock: ClockConfig = ClockConfig(tick_ns=1)
     latency: LatencyConfig = LatencyConfig(min_ms=0.2, jitter_ms=0.3)
 
@@ -161,6 +162,8 @@ class SimulatedLidar(SimulatedDriver[SimulatedLidarConfig]):
         hits = self.world.scene.cast(origins.reshape(-1, 3), rays)
         noise = self._rng.standard_normal((2, len(rays)), dtype=np.float32)
         range_mm = np.rint(1000 * (hits.range_m + noise[0] * np.float32(self.config.range_noise_m)))
+        if self.config.covered:
+            range_mm[:] = 0.0
         brightness = np.clip(hits.reflectivity + noise[1] * np.float32(_REFLECTIVITY_NOISE), 0, 255)
         shape = (self.config.columns, self.config.rings)
         reflectivity = brightness.reshape(shape).T.astype(np.uint16)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def sensor_episode(
     calibration: RigCalibration,
     seconds: float,
     marks: Mapping[float, str] | None = None,
+    payloads: Mapping[str, bytes] | None = None,
     **shared: Any,
 ) -> Path:
     """Return a sealed episode of simulated devices that carries a calibration.
@@ -38,6 +40,7 @@ def sensor_episode(
     Args:
         devices: Options by name; ``driver`` is the simulated driver.
         marks: Texts by world time (s).
+        payloads: What every frame of a stream shows instead.
         shared: Options of all devices (``motion``, ``seed``).
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +64,8 @@ def sensor_episode(
     for info, _ in streams.values():
         writer.declare(info)
     for name, (info, frames) in streams.items():
-        for frame in frames:
+        for made in frames:
+            frame = replace(made, payload=payloads[name]) if payloads and name in payloads else made
             stamps_ns = _times(captures[name], info, frame)
             writer.write(frame, Stamped(stamps_ns, Uncertainty(0.0, 0.0, 0.0), 0), 0)
     for at_s, text in (marks or {}).items():

@@ -17,7 +17,7 @@ from sensorium.drivers.frame import StreamInfo
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict
 
-MAX_PAIRS = 12
+MIN_PAIRS, MAX_PAIRS = 3, 12
 MAX_GROUND_SWEEPS = 6
 # A sweep of 0.1 s is smeared by 2 cm and 0.2 deg at these.
 MAX_SPEED_M_S = 0.2
@@ -30,9 +30,9 @@ def check_lidars(report: CheckReport, data: SensorData, task: SensorTask) -> Ver
     first, second = task.infos
     T_known = data.calibration.transform(first.frame_id, second.frame_id)
     pairs, reason = calm_pairs(data, first, second)
-    if not pairs:
-        verdict = Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,))
-        return report.leave_out(verdict)
+    if len(pairs) < MIN_PAIRS:
+        said = f"{len(pairs)} pairs of sweeps, {MIN_PAIRS} are needed" if pairs else reason
+        return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (said,)))
     found = [register_sweeps([a.points], [b.points], T_known) for a, b in pairs]
 
     def judge(part: Sequence[Registration]) -> Verdict:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from sensor_episodes import sensor_episode
@@ -192,9 +193,6 @@ def test_silence_is_insufficient(tmp_path: Path) -> None:
 # -- LiDARs
 
 
-REAR = LIDAR | {"bump": None}
-
-
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seconds of two LiDARs and an IMU that stand still."""
@@ -271,3 +269,65 @@ def test_a_walk_shows_how_a_lidar_is_turned_against_an_imu(tmp_path: Path) -> No
     # The document has the LiDAR turned by 2 deg: seen from there, the IMU is turned the same way.
     yaw = found["degrees"]["rotation_z"]
     assert yaw["value"] == pytest.approx(2.0, abs=3 * yaw["sigma"])
+
+
+# -- scenes that show nothing
+
+
+CAMERA = {"driver": "sim_camera", "rate_hz": 10.0}
+WHOLE = {
+    "lidar": LIDAR,
+    "lidar_rear": LIDAR,
+    "camera_left": CAMERA,
+    "camera_right": CAMERA,
+    "imu": IMU,
+    "force": FORCE,
+    "microphone": MICROPHONE,
+}
+OF_CAMERAS = {
+    ("stereo_epipolar", "camera_left~camera_right"),
+    ("camera_lidar", "camera_left~lidar"),
+    ("imu_rotation", "camera_left~imu"),
+}
+AT_REST = {("imu_static", "imu"), ("ground_gravity", "lidar~imu"), ("force_torque", "force")}
+
+
+def grey(level: int) -> dict[str, bytes]:
+    image = cv2.imencode(".jpg", np.full((480, 640, 3), level, np.uint8))[1].tobytes()
+    return {"camera_left": image, "camera_right": image}
+
+
+@pytest.mark.parametrize(
+    ("scene", "seconds", "unseen"),
+    [
+        ("darkness", 2.5, OF_CAMERAS | AT_REST),
+        ("blank wall", 2.5, OF_CAMERAS | AT_REST),
+        ("standing still", 2.0, {("camera_lidar", "camera_left~lidar"), ("imu_rotation", "camera_left~imu")}),
+        ("one frame", 0.25, {("lidar_lidar", "lidar~lidar_rear"), ("imu_rotation", "lidar~imu")} | AT_REST),
+        ("covered LiDAR", 2.0, {("lidar_lidar", "lidar~lidar_rear"), ("ground_gravity", "lidar_rear~imu")}),
+        ("both covered", 2.0, {("lidar_lidar", "lidar~lidar_rear"), ("camera_lidar", "camera_left~lidar")}),
+    ],
+)
+def test_a_scene_that_shows_nothing_is_insufficient_with_the_reason(
+    tmp_path: Path, scene: str, seconds: float, unseen: set[tuple[str, str]]
+) -> None:
+    devices: dict[str, Any] = dict(WHOLE)
+    if "covered" in scene:
+        devices["lidar_rear"] = LIDAR | {"covered": True}
+    if scene == "both covered":
+        devices["lidar"] = LIDAR | {"covered": True}
+    shared = {} if scene in ("darkness", "blank wall") else {"motion": "still"}
+    level = {"darkness": 3, "blank wall": 130}.get(scene)
+    payloads = None if level is None else grey(level)
+    if payloads is not None:
+        devices = {name: devices[name] for name in devices if name != "lidar_rear"}
+        devices["lidar"] = LIDAR | {"columns": 512, "rate_hz": 10}
+    episode = sensor_episode(tmp_path, devices, document(spare=True), seconds, None, payloads, **shared)
+    code, said = checked(episode)
+    assert (code, said["status"]) == (1, "insufficient"), said["reasons"]
+    assert said["reasons"]
+    for check, subject in unseen:
+        found = verdict(said, check, subject)
+        assert found["status"] == "insufficient", (check, subject, found)
+        assert found["reasons"][0]
+    assert {each["status"] for each in said["checks"]} <= {"ok", "insufficient"}
