@@ -22,7 +22,8 @@ from sensorium.agent.checking.references import references_of
 from sensorium.agent.checking.report import CheckReport, degrees, montage
 from sensorium.agent.checking.run import run_checks
 from sensorium.agent.rig import load_rig
-from sensorium.agent.session import request_for, run_session
+from sensorium.agent.solving.guide import Guide
+from sensorium.agent.solving.live import LiveGuide, record_live
 from sensorium.agent.solving.run import check_with_board, kind_of
 from sensorium.agent.solving.solver import SolveRequest
 from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, ros
@@ -48,7 +49,8 @@ _COLOUR = {"ok": "green", "suspect": "yellow", "insufficient": "yellow", "failed
 # What a file must give back of what was written into it.
 _SAME_RAD_M = 1e-6
 _LIVE_SECONDS = 15.0
-_PICTURES = (".png", ".jpg", ".jpeg")
+BOARD_SECONDS = 90.0
+PICTURES = (".png", ".jpg", ".jpeg")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -261,11 +263,13 @@ def check_calibration(
     as_json: bool,
     board: Target | None = None,
     stores_reference: bool = False,
+    picture: Path | None = None,
 ) -> int:
     """Judge a recording (or a rig, live) against its calibration; 0 if ok, else 1.
 
     Args:
         board: Run the checks at start, with this board; else those without a target.
+        picture: With a rig file and a board, where the boards seen are drawn every second.
         stores_reference: If all is ok, write what the checks without a target read into the calibration's file.
 
     Raises:
@@ -273,10 +277,12 @@ def check_calibration(
     """
     if overlay is not None and not overlay.parent.is_dir():
         raise UsageError(f"folder {overlay.parent} does not exist")
-    if overlay is not None and overlay.suffix.lower() not in _PICTURES:
+    if overlay is not None and overlay.suffix.lower() not in PICTURES:
         raise UsageError(f"{overlay} must end in .png or .jpg")
     if is_rig_file(path):
-        return _check_rig(path, calibration, seconds, pairs, overlay, as_json, board, stores_reference)
+        return _check_rig(
+            path, calibration, seconds, pairs, overlay, as_json, board, stores_reference, picture
+        )
     if seconds is not None:
         raise UsageError("--seconds is for a rig file, which is recorded; this is a recording already")
     if stores_reference and calibration is None:
@@ -306,28 +312,24 @@ def _check_rig(
     as_json: bool,
     board: Target | None,
     stores_reference: bool,
+    picture: Path | None,
 ) -> int:
     """Record the rig for a while into a temporary folder, under its consent, and judge that."""
     rig = load_rig(path)
     chosen = calibration or rig.document.calibration
     if chosen is None:
         raise CalibrationError(f"rig {path} names no calibration; add one to it or give --calibration FILE")
-    import_calibration(chosen)
-    request = request_for(rig, None, seconds or _LIVE_SECONDS)
-    with tempfile.TemporaryDirectory(prefix="sensorium-check-") as folder:
-        request = replace(
-            request,
-            spool=Path(folder),
-            checks=(),
-            store=None,
-            uploads_in_background=False,
-            fields={**request.fields, "task": "calibration check", "start": "immediately"},
-        )
-        say_progress(f"recording {path} for {request.seconds:g} s", as_json)
-        result = run_session(request, HostClock())
-        if not result.episodes:
-            raise CalibrationError(f"nothing was recorded: {'; '.join(result.problems) or 'no stream came'}")
-        recording = open_recording(result.episodes[-1], calibration)
+    known = import_calibration(chosen).calibration
+    show = partial(say_progress, as_json=as_json)
+    with tempfile.TemporaryDirectory(prefix="sensorium-check-") as name:
+        folder, task = Path(name), "calibration check"
+        if board is None:
+            episode = record_live(rig, seconds or _LIVE_SECONDS, folder, task, show, None)
+        else:
+            guide = Guide(board, known, for_check=True)
+            with LiveGuide(guide, HostClock(), picture, as_json) as companion:
+                episode = record_live(rig, seconds or BOARD_SECONDS, folder, task, show, companion)
+        recording = open_recording(episode, calibration)
         return _check(recording, pairs, overlay, as_json, board, chosen if stores_reference else None)
 
 

@@ -1,7 +1,9 @@
 """What `sensorium calibration solve` does: run the solvers that a recording allows, write the rig document."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from sensorium.agent.calibration_commands import (
+    PICTURES,
     coloured,
     finite,
     is_rig_file,
@@ -17,6 +20,9 @@ from sensorium.agent.calibration_commands import (
     table_console,
     today,
 )
+from sensorium.agent.rig import load_rig
+from sensorium.agent.solving.guide import Guide, stacked, write_picture
+from sensorium.agent.solving.live import LiveGuide, record_live
 from sensorium.agent.solving.run import Solution, kind_of, solve, solvers
 from sensorium.agent.solving.solver import SolvedPart, SolveRequest
 from sensorium.calibration.formats.detect import import_calibration
@@ -24,7 +30,10 @@ from sensorium.calibration.geometry import difference
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.targets import Target
 from sensorium.errors import CalibrationError, SensoriumError, UsageError
+from sensorium.timebase import HostClock
 from sensorium.verdict import Status
+
+LIVE_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,32 @@ def solve_calibration(path: Path, options: SolveOptions) -> int:
         CalibrationError: If there is nothing that could be solved at all.
     """
     _check_options(options)
-    solution = solve(request_of(path, options), before_of(path, options), options.only)
+    if is_rig_file(path):
+        return _solve_rig(path, options)
+    if options.seconds is not None:
+        raise UsageError("--seconds is for a rig file, which is recorded; this is a recording already")
+    return _solved(path, path, before_of(path, options), options)
+
+
+def _solve_rig(path: Path, options: SolveOptions) -> int:
+    """Run the rig while somebody shows it the board, under its consent, and solve what was recorded."""
+    rig = load_rig(path)
+    before = before_of(rig.document.calibration, options)
+    with tempfile.TemporaryDirectory(prefix="sensorium-solve-") as name:
+        folder, task = Path(name), "calibration solve"
+        show = partial(say_progress, as_json=options.as_json)
+        seconds = options.seconds or LIVE_SECONDS
+        if options.board is None:
+            episode = record_live(rig, seconds, folder, task, show, None)
+        else:
+            guide = Guide(options.board, before, model=options.model)
+            with LiveGuide(guide, HostClock(), options.picture, options.as_json) as companion:
+                episode = record_live(rig, seconds, folder, task, show, companion)
+        return _solved(path, episode, before, options)
+
+
+def _solved(path: Path, recording: Path, before: RigCalibration, options: SolveOptions) -> int:
+    solution = solve(request_of(recording, options), before, options.only)
     written = _write(solution, options)
     code = 0 if solution.status is Status.OK else 1
     if options.as_json:
@@ -66,6 +100,11 @@ def _check_options(options: SolveOptions) -> None:
     for name in options.only:
         if name not in known:
             raise UsageError(f"--only {name} is unknown; known: {', '.join(known)}")
+    if options.picture is not None:
+        if options.picture.suffix.lower() not in PICTURES:
+            raise UsageError(f"{options.picture} must end in .png or .jpg")
+        if not options.picture.parent.is_dir():
+            raise UsageError(f"folder {options.picture.parent} does not exist")
     if options.output is not None:
         if options.output.exists() and not options.is_forced:
             raise UsageError(f"{options.output} exists; choose another name or add --force")
@@ -73,11 +112,11 @@ def _check_options(options: SolveOptions) -> None:
             raise UsageError(f"folder {options.output.parent} does not exist")
 
 
-def before_of(path: Path, options: SolveOptions) -> RigCalibration:
+def before_of(path: Path | None, options: SolveOptions) -> RigCalibration:
     """Return the calibration before: the one named, else the one that the recording carries, else none."""
     if options.base is not None:
         return import_calibration(options.base).calibration
-    if options.is_fresh:
+    if options.is_fresh or path is None:
         return RigCalibration()
     try:
         return import_calibration(path).calibration
@@ -101,6 +140,9 @@ def request_of(path: Path, options: SolveOptions) -> SolveRequest:
 
 
 def _write(solution: Solution, options: SolveOptions) -> Path | None:
+    pictures = [picture for part in solution.parts for picture in part.pictures.values()]
+    if options.picture is not None and pictures:
+        write_picture(stacked(pictures), options.picture)
     if options.output is None or not any(part.is_solved for part in solution.parts):
         return None
     try:
@@ -219,8 +261,3 @@ def _moved_sentence(moved: dict[str, Any]) -> str:
         f"{moved['what']}: {moved['rotation_deg']:.3f} deg and {moved['translation_m'] * 1000:.1f} mm "
         "from the calibration before"
     )
-
-
-def is_rig(path: Path) -> bool:
-    """Return whether a path is a rig file, which is run, rather than a recording."""
-    return is_rig_file(path)

@@ -362,6 +362,9 @@ def calibration_check(
     marker: Marker = None,
     dictionary: Dictionary = "DICT_5X5_1000",
     board_size: BoardSize = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="With a rig file and a board: boards seen, every second.")
+    ] = None,
     store_reference: Annotated[
         bool, typer.Option("--store-reference", help="If all is ok, keep what checks without a target read.")
     ] = False,
@@ -373,7 +376,7 @@ def calibration_check(
 
     shown = parse_board(board, board_type, marker, dictionary, board_size) if board is not None else None
     code = check_calibration(
-        target, calibration, seconds, pairs, overlay, as_json, shown, stores_reference=store_reference
+        target, calibration, seconds, pairs, overlay, as_json, shown, store_reference, picture
     )
     raise typer.Exit(code)
 

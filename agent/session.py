@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from sensorium.agent.outcome import SessionResult
 from sensorium.agent.rig import CheckerOptions, CheckOptions, Device, Rig
@@ -83,8 +83,20 @@ def request_for(rig: Rig, spool: Path | None, seconds: float | None) -> SessionR
     )
 
 
+class Companion(Protocol):
+    """Looks on while a session records, and ends it when ``is_done``."""
+
+    is_done: bool
+
+    def start(self, sets_endpoint: str, control_endpoint: str) -> None:
+        """Called once, when the session's processes have been started."""
+
+
 def run_session(
-    request: SessionRequest, clock: Clock, show: Callable[[Status], None] = lambda _: None
+    request: SessionRequest,
+    clock: Clock,
+    show: Callable[[Status], None] = lambda _: None,
+    companion: Companion | None = None,
 ) -> SessionResult:
     """Record until the sources end, ``seconds`` are over, or Ctrl-C or SIGTERM; then drain and seal.
 
@@ -97,7 +109,9 @@ def run_session(
     supervisor = Supervisor(request.devices, options, clock)
     with supervisor, _Interrupts(supervisor) as interrupts:
         _start_helpers(supervisor, request)
-        fault = _record(supervisor, request, clock, show, interrupts)
+        if companion is not None:
+            companion.start(supervisor.sets_endpoint, supervisor.control_endpoint)
+        fault = _record(supervisor, request, clock, show, interrupts, companion)
         show({"phase": "sealing"})
         supervisor.stop()
         sealed = supervisor.sealed()
@@ -139,10 +153,11 @@ def _record(
     clock: Clock,
     show: Callable[[Status], None],
     interrupts: "_Interrupts",
+    companion: Companion | None,
 ) -> str:
     """Watch the session until it is over; return why capture stopped by itself, "" otherwise."""
     next_status_ns = 0
-    while supervisor.step() and not interrupts.count:
+    while supervisor.step() and not interrupts.count and not (companion is not None and companion.is_done):
         now_ns = clock.now_ns()
         if now_ns >= next_status_ns:
             next_status_ns = now_ns + _STATUS_NS

@@ -105,12 +105,14 @@ def solve_intrinsics(
     size: tuple[int, int],
     model: str = "radtan",
     start: Intrinsics | None = None,
+    is_judged: bool = True,
 ) -> LensFit:
     """Return the camera that fits the views of a board, and how well they pin it.
 
     Args:
         size: Width and height of the images, px.
         start: A camera of this model and size near by; None = unknown.
+        is_judged: Also fit without some views to judge those; else ``held_out_px`` is NaN.
 
     Raises:
         CalibrationError: With fewer than ``MIN_INTRINSIC_VIEWS`` views, an unknown model, or views that do not
@@ -133,7 +135,7 @@ def solve_intrinsics(
         fit = _fit_lens([views[k] for k in used], board, [fit.cameras[0]])
     chosen = [views[k] for k in used]
     camera = replace(fit.cameras[0], board_rms_px=fit.rms_px)
-    held_out = _held_out_lens(chosen, board, camera)
+    held_out = _held_out_lens(chosen, board, camera) if is_judged else float("nan")
     return LensFit(camera, fit.covariance, fit.poses, tuple(used), rejected, fit.rms_px, held_out)
 
 

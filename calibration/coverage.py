@@ -109,17 +109,39 @@ class LensCoverage:
         return self.camera.width * MAX_PROJECTION_SHARE
 
     @property
+    def unseen_corners(self) -> list[str]:
+        """Corners of the image in which no corner of the board was ever seen: the lens is only extrapolated there."""
+        seen = np.concatenate([view.pixels for view in self.views]) if self.views else np.zeros((0, 2))
+        x, y = seen[:, 0] / self.camera.width, seen[:, 1] / self.camera.height
+        return [
+            f"{down} {across}"
+            for down, is_down in (("upper", y < 0.3), ("lower", y > 0.7))
+            for across, is_across in (("left", x < 0.3), ("right", x > 0.7))
+            if not (is_down & is_across).any()
+        ]
+
+    @property
     def progress(self) -> float:
-        """0 to 1; 1 when every limit is kept."""
+        """0 to 1; 1 when every limit is kept and the board was in every corner of the image."""
         worst = max(
             self.focal_sigma / MAX_FOCAL_SIGMA,
             float(np.nanmax(self.cell_sigma_px)) / self.max_projection_px,
         )
-        return float(min(1.0, 1 / worst, len(self.views) / MIN_VIEWS))
+        corners = 1 - len(self.unseen_corners) / 8
+        return float(min(1.0, 1 / worst, len(self.views) / MIN_VIEWS, corners))
 
     @property
     def is_enough(self) -> bool:
         return self.progress >= 1.0
+
+    def notes(self) -> list[str]:
+        """Return what is pinned by extrapolation only; while somebody holds the board it is asked for."""
+        if not self.unseen_corners:
+            return []
+        return [
+            f"the board was never in the {', '.join(self.unseen_corners)} of the image: there the lens is "
+            "extrapolated"
+        ]
 
     def missing(self) -> list[str]:
         """Return sentences: what is not pinned well enough."""
@@ -145,13 +167,21 @@ class LensCoverage:
         """Return the pose that would help most; None if no pose fits into the image."""
         ids = np.arange(len(self.board.points_m))
         best, least = None, np.inf
+        unseen = len(self.unseen_corners)
         for candidate in candidates(self.board, self.camera):
+            if unseen and len(self._with(candidate).unseen_corners) == unseen:
+                continue
             more = lens_information(self.board, ids, candidate.T_camera_board, self.camera)
             covariance = inverse_or_infinite(self._information + more)
             loss = self._loss(covariance)
             if loss < least:
                 best, least = candidate, loss
         return best
+
+    def _with(self, candidate: Wanted) -> "LensCoverage":
+        found = LensCoverage(self.board, self.camera)
+        found.views = [*self.views, View(np.arange(len(candidate.pixels)), candidate.pixels)]
+        return found
 
     def _loss(self, covariance: Array) -> float:
         root = np.sqrt(np.diag(covariance)[:2])

@@ -69,7 +69,7 @@ class IntrinsicsSolver:
         coverage = LensCoverage.of(boards.board, fit, views)
         missing, wanted = coverage.missing(), None
         status = Status.OK
-        reasons = left_out(fit.rejected, boards.labels(name), "px")
+        reasons = [*left_out(fit.rejected, boards.labels(name), "px"), *coverage.notes()]
         limit_px = MAX_RMS_PX * size[0] / 640
         if missing:
             wanted = coverage.wanted()

@@ -1,0 +1,237 @@
+"""Runs a rig while somebody shows it a board, and says what to show next."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import zmq
+from pydantic import TypeAdapter
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sensorium.agent.control import ControlClient
+from sensorium.agent.rig import Rig
+from sensorium.agent.session import Companion, request_for, run_session
+from sensorium.agent.shots import Sample, decoded_cloud, decoded_image, is_sweep
+from sensorium.agent.solving.guide import Guide, write_picture
+from sensorium.agent.solving.material import Moment, Points, Shown
+from sensorium.agent.watching.service import SetClient
+from sensorium.drivers.frame import Modality, StreamInfo
+from sensorium.errors import CalibrationError, SensoriumError
+from sensorium.sync.sets import AlignedSet, KeptFrame, SetRequest
+from sensorium.timebase import SECOND_NS, Clock, HostClock
+
+PICTURE_NS = SECOND_NS
+_LINE_NS = 2 * SECOND_NS
+_WAIT_S = 0.25
+_INFO: TypeAdapter[StreamInfo] = TypeAdapter(StreamInfo)
+
+
+def moment_of(found: AlignedSet, label: str) -> Moment:
+    """Return the moment in an aligned set whose cameras and LiDARs were asked for beside its member.
+
+    Raises:
+        SensoriumError: If a frame does not decode.
+    """
+    by_stream: dict[str, list[KeptFrame]] = {}
+    for kept in (*found.members, *found.beside):
+        by_stream.setdefault(kept.info.name, []).append(kept)
+    images: dict[str, Shown] = {}
+    sweeps: dict[str, Any] = {}
+    for frames in by_stream.values():
+        info = frames[0].info
+        near = min(frames, key=lambda kept: abs((kept.first_ns + kept.last_ns) // 2 - found.tick_ns))
+        if info.modality is Modality.CAMERA:
+            beside = [kept for kept in frames if kept.first_ns != near.first_ns]
+            images[info.frame_id] = Shown(
+                decoded_image(info, bytes(near.frame.payload)),
+                tuple(
+                    (
+                        (kept.first_ns - near.first_ns) / SECOND_NS,
+                        decoded_image(info, bytes(kept.frame.payload)),
+                    )
+                    for kept in beside[:2]
+                ),
+            )
+        elif is_sweep(info):
+            sweeps[info.frame_id] = _Sweep(near)
+    return Moment(label, images, sweeps)
+
+
+class _Sweep:
+    def __init__(self, kept: KeptFrame) -> None:
+        self._kept = kept
+
+    def __call__(self) -> Points:
+        sample = Sample(bytes(self._kept.frame.payload), self._kept.first_ns)
+        return decoded_cloud(self._kept.info, sample).points
+
+
+class LiveGuide:
+    """A companion of a session: asks for aligned sets, feeds a guide, shows what it says.
+
+    The session asks :attr:`is_done` and ends when it is.
+
+    Args:
+        picture: Where the coverage goes, rewritten every second; None = nowhere.
+        is_silent: Show nothing (``--json``).
+    """
+
+    def __init__(self, guide: Guide, clock: Clock, picture: Path | None, is_silent: bool) -> None:
+        self.guide = guide
+        self.is_done = False
+        self.fault = ""
+        self._clock = clock
+        self._picture = picture
+        self._console = Console(stderr=True)
+        self._is_silent = is_silent
+        self._live: Live | None = None
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._endpoints = ("", "")
+        self._said = ""
+        self._next_line_ns = self._next_picture_ns = 0
+        self._turn = 0
+        self._last: tuple[int, Moment] | None = None
+
+    def start(self, sets_endpoint: str, control_endpoint: str) -> None:
+        """Begin to ask; called once the session's processes are started."""
+        self._endpoints = (sets_endpoint, control_endpoint)
+        if not self._is_silent and self._console.is_terminal:
+            self._live = Live(Text("waiting for images"), console=self._console, refresh_per_second=4)
+            self._live.start()
+        self._thread = threading.Thread(target=self._run, name="guide", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "LiveGuide":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join(10.0)
+        if self._live is not None:
+            self._live.stop()
+
+    def _run(self) -> None:
+        with zmq.Context() as context:
+            sets, control = SetClient(self._endpoints[0], context), ControlClient(self._endpoints[1], context)
+            start_ns = self._clock.now_ns()
+            try:
+                while not self._ending.is_set() and not self.is_done:
+                    self._step(sets, control, start_ns)
+            except SensoriumError as err:
+                self.fault, self.is_done = str(err), True
+            finally:
+                sets.close()
+                control.close()
+
+    def _step(self, sets: SetClient, control: ControlClient, start_ns: int) -> None:
+        cameras, lidars = self._streams(control)
+        if not cameras:
+            self._ending.wait(_WAIT_S)
+            return
+        # Each camera in turn is the middle of a set; what lies around it comes beside.
+        member = cameras[self._turn % len(cameras)]
+        self._turn += 1
+        found = sets.ask(SetRequest((member,), (*cameras, *lidars)))
+        now_ns = self._clock.now_ns()
+        if isinstance(found, str):
+            self._show(now_ns, f"no images: {found}")
+            return
+        self.guide.take(
+            self._with_last(moment_of(found, f"{(now_ns - start_ns) / SECOND_NS:.1f} s"), found.tick_ns)
+        )
+        self._show(now_ns, self.guide.advice())
+        if self._picture is not None and now_ns >= self._next_picture_ns:
+            self._next_picture_ns = now_ns + PICTURE_NS
+            self._draw()
+        if self.guide.is_enough:
+            self._draw()
+            self.is_done = True
+
+    def _with_last(self, moment: Moment, tick_ns: int) -> Moment:
+        """Return the moment with the images of the one before beside its own: a sweep takes longer than an image."""
+        last, self._last = self._last, (tick_ns, moment)
+        if last is None or tick_ns - last[0] > SECOND_NS:
+            return moment
+        before_s = (last[0] - tick_ns) / SECOND_NS
+        images = {
+            name: replace(shown, beside=(*shown.beside, (before_s, last[1].images[name].image)))
+            if name in last[1].images
+            else shown
+            for name, shown in moment.images.items()
+        }
+        return replace(moment, images=images)
+
+    def _streams(self, control: ControlClient) -> tuple[list[str], list[str]]:
+        reply = control.ask("streams", timeout_ms=2000)
+        if reply is None or reply["episode"] is None:
+            return [], []
+        infos = [_INFO.validate_python(found) for found in reply["streams"]]
+        cameras = [info.name for info in infos if info.modality is Modality.CAMERA]
+        return cameras, [info.name for info in infos if is_sweep(info)]
+
+    def _draw(self) -> None:
+        image = self.guide.picture() if self._picture is not None else None
+        if image is not None and self._picture is not None:
+            write_picture(image, self._picture)
+
+    def _show(self, now_ns: int, advice: str) -> None:
+        if self._is_silent:
+            return
+        rows = self.guide.rows()
+        if self._live is not None:
+            self._live.update(_view(rows, advice, self._picture))
+        elif advice != self._said or now_ns >= self._next_line_ns:
+            self._next_line_ns = now_ns + _LINE_NS
+            state = ", ".join(f"{name} {views} views {progress}" for name, _, views, progress in rows)
+            self._console.print(f"{state}: {advice}", highlight=False, soft_wrap=True)
+        self._said = advice
+
+
+def record_live(
+    rig: Rig,
+    seconds: float,
+    folder: Path,
+    task: str,
+    show: Callable[[str], None],
+    companion: Companion | None,
+) -> Path:
+    """Record a rig into a folder, under its consent, without checks or upload; return the episode.
+
+    Args:
+        seconds: At most so long; less if the companion is done, or at Ctrl-C.
+
+    Raises:
+        CalibrationError: If nothing was recorded.
+    """
+    request = request_for(rig, None, seconds)
+    fields = {**request.fields, "task": task, "start": "immediately", "max_s": None, "max_bytes": None}
+    request = replace(
+        request, spool=folder, checks=(), store=None, uploads_in_background=False, fields=fields
+    )
+    show(f"recording {rig.path} for {'up to ' if companion is not None else ''}{seconds:g} s")
+    result = run_session(request, HostClock(), companion=companion)
+    if not result.episodes:
+        raise CalibrationError(f"nothing was recorded: {'; '.join(result.problems) or 'no stream came'}")
+    return result.episodes[-1]
+
+
+def _view(rows: Sequence[tuple[str, str, str, str]], advice: str, picture: Path | None) -> Group:
+    table = Table("sensor", "board", "views", "known")
+    for name, last, views, progress in rows:
+        colour = {"found": "green", "": "white"}.get(last, "yellow")
+        table.add_row(name, f"[{colour}]{last}[/]", views, progress)
+    lines: list[Table | Text] = [table, Text(advice, style="bold")]
+    if picture is not None:
+        lines.append(Text(f"coverage: {picture}"))
+    lines.append(Text("ends by itself when it is enough; Ctrl-C ends it now"))
+    return Group(*lines)
