@@ -259,7 +259,7 @@ def estimate_motion(
     for agreement in levels:
         motions = [_climb(agreement, motion) for motion in motions]
         motions.sort(key=lambda motion: agreement.value(motion)[0], reverse=True)
-        motions = motions[: -(-len(motions) // 2)]
+        motions = motions[: -(-len(motions) // 3)]
     motion = motions[0]
     height, _ = levels[-1].value(motion)
     ground, _ = levels[-1].value(np.zeros(6))
@@ -306,12 +306,20 @@ def misalignment(
     the motion; where a poor scene has a second top far away, hardly higher than the first, it stays small
     while that distance would be large.
     """
+    in_place = _agreement_in_place(keyframes, T_camera_lidar, expected)
+    return _against(in_place, keyframes, T_camera_lidar, motion)
+
+
+def _agreement_in_place(keyframes: Sequence[Keyframe], T_camera_lidar: Array, expected: Expectation) -> float:
     levels = [_Agreement(keyframes, T_camera_lidar, level, expected) for level in range(len(BLUR_PX))]
     from_far = expected.mean
     for level in levels:
         from_far = _climb(level, from_far)
     tops = (from_far, _climb(levels[-1], expected.mean))
-    in_place = max(levels[-1].value(top)[0] for top in tops)
+    return max(levels[-1].value(top)[0] for top in tops)
+
+
+def _against(in_place: float, keyframes: Sequence[Keyframe], T_camera_lidar: Array, motion: Array) -> float:
     anywhere, _ = _Agreement(keyframes, T_camera_lidar, len(BLUR_PX) - 1).value(motion)
     return float(np.sqrt(2 * max(anywhere - in_place, 0.0)))
 
@@ -402,17 +410,36 @@ class _Agreement:
             z = np.maximum(z, 0.5)
             fx, fy = camera.fx * stretch, camera.fy * stretch
             pixels = np.stack([x / z * fx + camera.cx, y / z * fy + camera.cy], axis=1)
-            zero = np.zeros_like(z)
-            by_point = (
-                np.stack([fx / z, zero, -fx * x / z**2], axis=1),
-                np.stack([zero, fy / z, -fy * y / z**2], axis=1),
-            )
-            by_focal = (x / z * camera.fx, y / z * camera.fy)
             slopes = [
-                np.column_stack([np.cross(turned, along) @ turn, along, focal][: len(motion) - 4])
-                for along, focal in zip(by_point, by_focal, strict=True)
+                _slopes(turned, along, depth, axis, focal, len(motion))
+                for axis, along, depth, focal in (
+                    (0, fx / z, -fx * x / z**2, x / z * camera.fx),
+                    (1, fy / z, -fy * y / z**2, y / z * camera.fy),
+                )
             ]
+            for slope in slopes:
+                slope[:, :3] = slope[:, :3] @ turn
             yield cue, image, pixels, weight, slopes[0], slopes[1]
+
+
+def _slopes(turned: Array, along: Array, depth: Array, axis: int, by_focal: Array, size: int) -> Array:
+    """Return (N, size) derivatives of one pixel coordinate by turn, shift and (if asked for) focal length.
+
+    Args:
+        turned: (N, 3) points, turned but not yet shifted.
+        along, depth: (N,) derivatives of the coordinate by the point's own ``axis`` (0 or 1) and by its z.
+    """
+    found = np.zeros((len(turned), size))
+    x, y, z = turned.T
+    found[:, 3 + axis], found[:, 5] = along, depth
+    # The turn's part is the cross product of the point with the shift's part; numpy's own is three times slower.
+    if axis == 0:
+        found[:, 0], found[:, 1], found[:, 2] = y * depth, z * along - x * depth, -y * along
+    else:
+        found[:, 0], found[:, 1], found[:, 2] = y * depth - z * along, -x * depth, x * along
+    if size > 6:
+        found[:, 6] = by_focal
+    return found
 
 
 def _left_jacobian(rotation_vector: Array) -> Array:
@@ -530,13 +557,13 @@ def check_camera_lidar(
         return CameraLidarCheck(verdict, np.zeros(6), np.full(6, np.inf), 0.0, 0, T_camera_lidar)
     estimate = estimate_motion(keyframes, T_camera_lidar)
     drift, covariance = drift_from(estimate, reference)
-    expected = Expectation.of(reference)
-    distance = misalignment(keyframes, T_camera_lidar, estimate.motion, expected)
+    in_place = _agreement_in_place(keyframes, T_camera_lidar, Expectation.of(reference))
+    distance = _against(in_place, keyframes, T_camera_lidar, estimate.motion)
     if distance > THRESHOLD:
         # Something moved; a climb from one start may have stopped on a false top on the way there.
         estimate = estimate_motion(keyframes, T_camera_lidar, (np.zeros(6), *WIDE_STARTS))
         drift, covariance = drift_from(estimate, reference)
-        distance = misalignment(keyframes, T_camera_lidar, estimate.motion, expected)
+        distance = _against(in_place, keyframes, T_camera_lidar, estimate.motion)
     focal = estimate_focal(keyframes, T_camera_lidar, estimate.motion)
     verdict = _judge(subject, drift, covariance, distance, focal, len(keyframes), gates, tolerance, reference)
     return CameraLidarCheck(

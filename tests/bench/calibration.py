@@ -191,7 +191,7 @@ def camera_lidar(folder: Path, trials: int = 60, workers: int = 2) -> dict[str, 
     started = time.perf_counter()
     frames = kitti_keyframes(folder)
     prepare_s = (time.perf_counter() - started) / max(len(frames), 1)
-    trials = max(trials, 2 * len(frames))
+    trials = max(trials, len(frames))
     few = max(trials // 3, 1)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "": lambda: _sweep_levels(frames, 3, trials),
@@ -201,7 +201,7 @@ def camera_lidar(folder: Path, trials: int = 60, workers: int = 2) -> dict[str, 
         "three_keyframes_with_reference": lambda: _with_reference(frames, 3, trials),
         "five_keyframes_with_reference": lambda: _with_reference(frames, 5, few),
     }
-    names = ("yaw_0.5deg", "yaw_1deg", "x_10cm", "x_20cm", "0.5deg", "10cm")
+    names = ("yaw_0.5deg", "yaw_1deg", "x_10cm", "x_20cm")
     for rings, every in ((32, 2), (16, 4)):
         parts[f"{rings}_rings"] = lambda every=every: _sweep_levels(  # type: ignore[misc]
             kitti_keyframes(folder, every), min(10, max(len(frames) // 2, 3)), few, names
