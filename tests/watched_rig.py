@@ -36,12 +36,17 @@ class WatchedRig:
         return [kept[0].info for kept in self.frames.values()]
 
     def at(self, request: SetRequest, world_s: float) -> AlignedSet:
-        """Return the set nearest to a world time."""
-        tick_ns = START_NS + round(world_s * SECOND_NS)
-        members = tuple(
-            min(self.frames[name], key=lambda kept: abs((kept.first_ns + kept.last_ns) // 2 - tick_ns))
-            for name in request.streams
+        """Return the set at the tick of the first stream that is nearest to a world time."""
+        wanted_ns = START_NS + round(world_s * SECOND_NS)
+        tick = min(self.frames[request.streams[0]], key=lambda kept: abs(kept.first_ns - wanted_ns))
+        others = (
+            min(
+                self.frames[name],
+                key=lambda kept: abs((kept.first_ns + kept.last_ns) // 2 - tick.first_ns),
+            )
+            for name in request.streams[1:]
         )
+        members = (tick, *others)
         start_ns = min(kept.first_ns for kept in members) - MARGIN_NS
         end_ns = max(kept.last_ns for kept in members) + MARGIN_NS
         beside = tuple(
