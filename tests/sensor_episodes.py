@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 from simulated_rig import START_NS, drain
 
 from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.registry import load_driver
+from sensorium.simulators.force import TOOL_CENTRE_M, TOOL_KG
+from sensorium.simulators.microphone import SPACING_M
+from sensorium.simulators.rig import rig_calibration
 from sensorium.sync.align import Match, Matched, SyncRow
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode.entries import EpisodeEvent
@@ -24,6 +28,18 @@ from sensorium.sync.episode.writer import EpisodeWriter
 from sensorium.timebase import SECOND_NS, Timeline, VirtualClock
 
 TIMELINE = Timeline("bench", 1_700_000_000 * SECOND_NS)
+PAYLOAD = Payload(TOOL_KG, centre_m=np.array(TOOL_CENTRE_M), holds=True)
+EARS = MicrophoneArray(((0.0, SPACING_M / 2, 0.0), (0.0, -SPACING_M / 2, 0.0)))
+STILL_IMU = ImuModel((0.0,) * 3, (0.0,) * 3, 1.2e-4, 1.0e-3)
+"""Noise as in the defaults of ``sim_imu``."""
+
+
+def document(spare: bool = False) -> RigCalibration:
+    """Return the truth, with what the sensors are known to read."""
+    known = rig_calibration(1, ("lidar_rear",) if spare else ())
+    return replace(
+        known, imus={"imu": STILL_IMU}, force_torque={"force": PAYLOAD}, microphones={"microphone": EARS}
+    )
 
 
 def sensor_episode(

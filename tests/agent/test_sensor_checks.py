@@ -9,34 +9,19 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from sensor_episodes import sensor_episode
+from sensor_episodes import PAYLOAD, document, sensor_episode
 from typer.testing import CliRunner
 
 from sensorium.agent.cli import app
 from sensorium.calibration.geometry import small_motion
 from sensorium.calibration.inertial import GROUND_CHECK
-from sensorium.calibration.rig_document import Reference, RigCalibration
-from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
-from sensorium.simulators.force import TOOL_CENTRE_M, TOOL_KG
-from sensorium.simulators.microphone import SPACING_M
-from sensorium.simulators.rig import rig_calibration
+from sensorium.calibration.rig_document import Reference
+from sensorium.simulators.force import TOOL_KG
 
 IMU = {"driver": "sim_imu", "acc_bias_m_s2": 0.0, "gyro_bias_rad_s": 0.0}
 FORCE = {"driver": "sim_force"}
 LIDAR = {"driver": "sim_lidar", "columns": 512, "rings": 32}
 MICROPHONE = {"driver": "sim_microphone", "channels": 2}
-PAYLOAD = Payload(TOOL_KG, centre_m=np.array(TOOL_CENTRE_M), holds=True)
-EARS = MicrophoneArray(((0.0, SPACING_M / 2, 0.0), (0.0, -SPACING_M / 2, 0.0)))
-STILL_IMU = ImuModel((0.0,) * 3, (0.0,) * 3, 1.2e-4, 1.0e-3)
-"""Noise as in the defaults of ``sim_imu``."""
-
-
-def document(spare: bool = False) -> RigCalibration:
-    """The truth, with what the sensors are known to read."""
-    found = rig_calibration(1, ("lidar_rear",) if spare else ())
-    return replace(
-        found, imus={"imu": STILL_IMU}, force_torque={"force": PAYLOAD}, microphones={"microphone": EARS}
-    )
 
 
 def checked(*arguments: object) -> tuple[int, dict[str, Any]]:
