@@ -6,6 +6,9 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+ONE_WAY = "oneway-envelope"
+"""Method of a stream's own estimate; every other name is that of a clock that it follows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Uncertainty:

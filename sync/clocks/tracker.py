@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import ClockKind, DeviceClock, Frame, StreamInfo
-from sensorium.sync.clocks.model import ClockEvent, ClockEventKind, ClockModel, Stamped, Uncertainty
+from sensorium.sync.clocks.model import ONE_WAY, ClockEvent, ClockEventKind, ClockModel, Stamped, Uncertainty
 from sensorium.sync.clocks.oneway import FloatArray, Line, LowerEnvelope
 from sensorium.sync.clocks.unwrap import UNUSABLE, TickKind, Unwrapped, Unwrapper
 
@@ -152,7 +152,7 @@ class StreamTracker:
             offset_ns = line.offset_ns + line.slope * (at_ns - line.at_ns)
             self._model = ClockModel(
                 epoch=epoch.number + self._follow_epochs,
-                method="oneway-envelope",
+                method=ONE_WAY,
                 ref_ticks=ref_ticks,
                 ref_host_ns=epoch.origin_host_ns + round(at_ns + offset_ns) - self.info.latency.min_ns,
                 ns_per_tick=self._tick_ns * (1 + line.slope),

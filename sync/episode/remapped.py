@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sensorium.errors import ClockError, ConfigError, EpisodeError
-from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.clocks.model import ONE_WAY, Stamped, Uncertainty
 from sensorium.sync.clocks.remap import remap
 from sensorium.sync.episode.aligned import StampsOf
 from sensorium.sync.episode.manifest import MANIFEST_FILE, manifest_digest
@@ -31,13 +31,19 @@ def remap_episode(episode: Episode) -> dict[tuple[str, int, int], Stamped]:
     """Return new stamps of every frame by (stream, instance, first sequence number).
 
     Each instance of a driver is estimated by itself, in order of arrival. Frames whose trigger pulse was recorded
-    have the time of the pulse.
+    have the time of the pulse; frames stamped by PTP or a node's clock keep what it said.
     """
     rows = rows_of(episode)
+    followed = {
+        (entry.stream, entry.instance, entry.model.epoch)
+        for entry in episode.models()
+        if entry.model.method != ONE_WAY
+    }
     found: dict[tuple[str, int, int], Stamped] = {}
     for (stream, instance), own in rows.items():
         for row, stamped in zip(own, remap(episode.streams[stream], own), strict=True):
-            found[stream, instance, row.seq] = stamped
+            is_followed = (stream, instance, row.stamped.epoch) in followed
+            found[stream, instance, row.seq] = row.stamped if is_followed else stamped
     for info in episode.streams.values():
         # Where pulses are of no use the recording has the ordinary estimate, too; the sync report says why.
         with contextlib.suppress(ClockError, ConfigError):
