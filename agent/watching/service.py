@@ -53,11 +53,20 @@ class SetClient(Requester):
 
 @dataclass(slots=True)
 class Job:
-    """A watch with its place in the queue and what its work costs (processor time, ns)."""
+    """A watch with its place in the queue and what its work costs (processor time, ns).
+
+    Attributes:
+        since_ns: When the last result was out.
+        is_postponed: Some of the work for the next one waited for the share of the processor.
+        took_s: How long the last result took, if that was too long because of it; else 0.
+    """
 
     watch: Watch[Any]
     due_ns: int
     is_hurried: bool = False
+    since_ns: int = 0
+    is_postponed: bool = False
+    took_s: float = 0.0
     spent_ns: int = 0
     result_ns: int | None = None
     cost_ns: dict[str, int] = field(init=False)
@@ -73,10 +82,13 @@ class Job:
         self.spent_ns += used_ns
         self.cost_ns[work] = (self.cost_ns[work] + used_ns) // 2
 
-    def finish(self) -> None:
+    def finish(self, now_ns: int) -> None:
         """Note that a result is out: what was spent on it is its cost."""
         self.result_ns = self.spent_ns if self.result_ns is None else (self.result_ns + self.spent_ns) // 2
         self.spent_ns = 0
+        took_s = (now_ns - self.since_ns) / SECOND_NS
+        self.took_s = took_s if self.is_postponed and took_s > 1.5 * self.watch.plan.every_s else 0.0
+        self.since_ns, self.is_postponed = now_ns, False
 
 
 class Checker:
@@ -116,7 +128,9 @@ class Checker:
             self._clock.sleep_until(now_ns + _IDLE_NS)
             return
         # What fits may be less overdue than what does not; the order stays, so that nobody starves.
-        start_ns = max(job.due_ns, self._budget.free_at(job.cost_ns[job.work], now_ns))
+        free_ns = self._budget.free_at(job.cost_ns[job.work], now_ns)
+        job.is_postponed |= free_ns > max(job.due_ns, now_ns)
+        start_ns = max(job.due_ns, free_ns)
         if start_ns > now_ns:
             self._clock.sleep_until(min(start_ns, now_ns + _IDLE_NS))
             return
@@ -143,7 +157,8 @@ class Checker:
         known = {job.watch.plan: job for job in self._jobs}
         fresh = [plan for plan in planned if not plan.problem]
         self._jobs = [
-            known.get(plan) or Job(self._watch(plan), now_ns + index * SECOND_NS // max(len(fresh), 1))
+            known.get(plan)
+            or Job(self._watch(plan), now_ns + index * SECOND_NS // max(len(fresh), 1), since_ns=now_ns)
             for index, plan in enumerate(fresh)
         ]
         origin = (
@@ -167,7 +182,7 @@ class Checker:
         self._budget.note(now_ns)
         if window is None:
             return
-        job.finish()
+        job.finish(now_ns)
         job.is_hurried = False
         named = self._attribution.verdict(each.watch for each in self._jobs)
         if window.verdict.status in ALARM and not was_alarmed:
@@ -226,17 +241,20 @@ class Checker:
     def _state(self, now_ns: int) -> CheckerReport:
         late = [job for job in self._jobs if job.due_ns < now_ns]
         overdue_s = max((now_ns - job.due_ns for job in late), default=0) / SECOND_NS
-        planned = [self._row(job, now_ns) for job in self._jobs]
+        planned = [self._row(job) for job in self._jobs]
         planned += [
             PlannedCheck(plan.check, plan.subject, plan.every_s, note=plan.problem) for plan in self._refused
         ]
         return CheckerReport(self._budget.share, self._budget.used(now_ns), overdue_s, tuple(planned))
 
-    def _row(self, job: Job, now_ns: int) -> PlannedCheck:
+    def _row(self, job: Job) -> PlannedCheck:
         watch = job.watch
         note = watch.note
-        if now_ns - job.due_ns > watch.plan.every_s * SECOND_NS:
-            note = f"waits: the checks may use {self._budget.share:.0%} of a core (checker: cpu_share)"
+        if not note and job.took_s:
+            note = (
+                f"a result took {job.took_s:.0f} s instead of {watch.plan.every_s:g} s: the checks may use "
+                f"{self._budget.share:.0%} of a core (checker: cpu_share)"
+            )
         is_optional = watch.is_opportune and self._spec.checks is None
         cost_s = None if job.result_ns is None else job.result_ns / SECOND_NS
         return PlannedCheck(

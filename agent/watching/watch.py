@@ -129,11 +129,11 @@ class Watch(ABC, Generic[DataT]):
         """Return the verdict of a full window, or ``insufficient`` when a period passed without one."""
         if self.is_full:
             return self._judged()
-        if not self._tried_ns or self._period_since_ns is None:
-            return None
+        if len(self._tried_ns) < self.needed or self._period_since_ns is None:
+            return None  # also when the sets were asked for late, to keep to the share
         if self._tried_ns[-1] - self._period_since_ns < self.plan.every_s * SECOND_NS * 0.9:
             return None
-        reasons = tuple(dict.fromkeys(self._problems)) or ("too few sets of both came in time",)
+        reasons = tuple(dict.fromkeys(self._problems))
         if not self.is_opportune:
             return self.unjudged(reasons)
         self.note = reasons[0]
