@@ -345,12 +345,15 @@ def _check(
     recording.choose(pairs)
     references = list(references_of(recording)) if reference_file is not None else []
     if board is not None:
-        # A board says more than the scene does; sensors that need none are judged as ever.
-        recording.stereo, recording.camera_lidar = [], []
+        # A board says more than the scene does, and its squares look alike: what follows them from image to
+        # image may turn the wrong way. Sensors that need no images are judged as ever.
+        recording.stereo, recording.camera_lidar, recording.turning = [], [], []
     report = run_checks(recording, overlay is not None, show)
     if board is not None:
         request = SolveRequest(recording.path, kind_of(recording.path), board, show=show)
-        report.verdicts += check_with_board(request, recording.calibration.calibration)
+        verdicts, pictures = check_with_board(request, recording.calibration.calibration, overlay is not None)
+        report.verdicts += verdicts
+        report.overlays += pictures
     if reference_file is not None and report.status is Status.OK:
         _store(references, reference_file, show)
     code = 0 if report.status is Status.OK else 1
@@ -411,7 +414,9 @@ def check_document(recording: Recording, report: CheckReport, overlay: Path | No
             "date": calibration.calibration.date,
         },
         "findings": [_plain_verdict(finding) for finding in report.findings],
-        "checks": [_plain_verdict(verdict) for verdict in report.verdicts],
+        "checks": [
+            _plain_verdict(verdict) | {"counts": report.counts(verdict)} for verdict in report.verdicts
+        ],
         "overlay": str(overlay) if overlay is not None else None,
     }
 
