@@ -78,7 +78,7 @@ def _solve_rig(path: Path, options: SolveOptions) -> int:
         if options.board is None:
             episode = record_live(rig, seconds, folder, task, show, None)
         else:
-            guide = Guide(options.board, before, model=options.model)
+            guide = Guide(options.board, before, model=options.model, only=options.only)
             with LiveGuide(guide, HostClock(), options.picture, options.as_json) as companion:
                 episode = record_live(rig, seconds, folder, task, show, companion)
         return _solved(path, episode, before, options)

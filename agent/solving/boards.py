@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sensorium.agent.solving.material import Moment, Points, Shown, moments
+from sensorium.agent.solving.material import Image, Moment, Points, Shown, moments
 from sensorium.agent.solving.solver import SolveRequest
 from sensorium.calibration.targets import Target, View, blur_px, grey
 from sensorium.errors import CalibrationError
@@ -79,6 +79,7 @@ class Boards:
 
     Attributes:
         sizes: Width and height of each camera's images.
+        latest: By camera, the last moment with a view that was used, and its image.
         counts: By camera: how many images were used, repeated, moving, blurred, or showed no board.
     """
 
@@ -86,6 +87,7 @@ class Boards:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     lidars: set[str] = field(default_factory=set)
     moments: list[BoardMoment] = field(default_factory=list)
+    latest: dict[str, tuple[BoardMoment, Image]] = field(default_factory=dict)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     _share: float = _NEW_SHARE
 
@@ -108,6 +110,7 @@ class Boards:
         if fresh:
             sweeps = {name: load() for name, load in moment.sweeps.items()}
             self.moments.append(BoardMoment(moment.label, views, sweeps))
+            self.latest |= {camera: (self.moments[-1], moment.images[camera].image) for camera in views}
             if len(self.moments) > MAX_MOMENTS:
                 self._thin()
         for camera, what in found.items():

@@ -65,15 +65,24 @@ class Guide:
         base: The calibration before; lenses and places in it save work, none need be there.
         for_check: Enough for a check of that calibration is enough; else for solving.
         model: Lens to solve where the calibration before has none.
+        only: Names of solvers; empty = all.
     """
 
-    def __init__(self, board: Target, base: RigCalibration, for_check: bool = False, model: str = "") -> None:
+    def __init__(
+        self,
+        board: Target,
+        base: RigCalibration,
+        for_check: bool = False,
+        model: str = "",
+        only: Sequence[str] = (),
+    ) -> None:
         self.boards = Boards(board)
         self.cameras: dict[str, CameraState] = {}
         self.lidars: dict[tuple[str, str], LidarState] = {}
         self._base = base
         self._for_check = for_check
         self._model = model
+        self._only = only
 
     def take(self, moment: Moment) -> None:
         """Take in what the sensors saw at one time."""
@@ -83,7 +92,7 @@ class Guide:
         for name, what in found.items():
             state = self.cameras.setdefault(name, CameraState(name))
             state.last, state.image = what, moment.images[name].image
-        for lidar in self.boards.lidars:
+        for lidar in self.boards.lidars if self._wants("camera-lidar") else ():
             for camera in self.cameras:
                 known = self._base.has_transform(camera, lidar)
                 T = self._base.transform(camera, lidar) if known else None
@@ -94,6 +103,9 @@ class Guide:
             for pair in self.lidars.values():
                 if pair.camera in news.views and pair.lidar in news.sweeps:
                     self._update_lidar(pair, news)
+
+    def _wants(self, solver: str) -> bool:
+        return not self._only or solver in self._only
 
     # -- what is known
 
@@ -166,7 +178,7 @@ class Guide:
     def _loose_pairs(self) -> list[tuple[str, str, int]]:
         """Return pairs of cameras that share some views, but too few."""
         found = []
-        for first, second in combinations(sorted(self.cameras), 2):
+        for first, second in combinations(sorted(self.cameras), 2) if self._wants("stereo") else ():
             shared = sum(first in m.views and second in m.views for m in self.boards.moments)
             if 0 < shared < MIN_STEREO_VIEWS + 2:
                 found.append((first, second, shared))

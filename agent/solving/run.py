@@ -7,10 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sensorium.agent.checking.report import Overlay
 from sensorium.agent.solving.boards import BoardMaterial
 from sensorium.agent.solving.camera_lidar import CameraLidarSolver
 from sensorium.agent.solving.cameras import IntrinsicsSolver, StereoSolver
 from sensorium.agent.solving.motion import motion_solvers
+from sensorium.agent.solving.pictures import board_overlays
 from sensorium.agent.solving.solver import SolvedPart, Solver, SolveRequest, merged
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, SensoriumError, SourceError
@@ -19,9 +21,13 @@ from sensorium.sync.sources.opening import identify
 from sensorium.verdict import Status, Verdict, worst
 
 
-def solvers() -> tuple[Solver, ...]:
-    """Return every solver, in the order in which they run: cameras first, then what stands on them."""
-    material = BoardMaterial()  # looked through once, for all that need a board
+def solvers(material: BoardMaterial | None = None) -> tuple[Solver, ...]:
+    """Return every solver, in the order in which they run: cameras first, then what stands on them.
+
+    Args:
+        material: Boards that were found before.
+    """
+    material = material or BoardMaterial()  # looked through once, for all that need a board
     lenses = IntrinsicsSolver(material)
     return lenses, StereoSolver(material, lenses), CameraLidarSolver(material), *motion_solvers()
 
@@ -82,13 +88,16 @@ def _guarded(solver: Solver, request: SolveRequest, base: RigCalibration) -> Seq
         return [SolvedPart(solver.name, verdict)]
 
 
-def check_with_board(request: SolveRequest, calibration: RigCalibration) -> list[Verdict]:
-    """Return the verdicts of every check at start on the calibration in force.
+def check_with_board(
+    request: SolveRequest, calibration: RigCalibration, with_pictures: bool = False
+) -> tuple[list[Verdict], list[Overlay]]:
+    """Return the verdicts of every check at start on the calibration in force, and pictures of what they saw.
 
     What could not be judged is ``insufficient``: also that no camera saw the board at all.
     """
     found: list[Verdict] = []
-    for solver in solvers():
+    material = BoardMaterial()
+    for solver in solvers(material):
         try:
             found += solver.check(request, calibration)
         except (SensoriumError, np.linalg.LinAlgError, cv2.error) as err:
@@ -99,4 +108,5 @@ def check_with_board(request: SolveRequest, calibration: RigCalibration) -> list
     if not found:
         reason = "no camera of this calibration was recorded: nothing to look for the board in"
         found.append(Verdict("board", str(request.path), Status.INSUFFICIENT, (), (reason,)))
-    return found
+    boards = material.of(request) if with_pictures else None
+    return found, list(board_overlays(boards, calibration)) if boards is not None else []
