@@ -284,7 +284,9 @@ def match_trigger(
     frames = unwrap_counter(frame_count, frame_modulus, approximate_ns, period_ns)
     edges_seen_ns = approximate_ns - shutter.middle_ns(np.zeros(len(frames), np.int64), exposure_ns)
     nearest = _pulse_at(pulses, pulse_ns, edges_seen_ns, period_ns)
-    difference, spurious = _differences(frames, nearest)
+    misfit_ns = edges_seen_ns - np.interp(nearest, pulses, pulse_ns)
+    misfit_ns = np.abs(misfit_ns - np.median(misfit_ns)) if len(frames) else misfit_ns
+    difference, spurious = _differences(frames, nearest, misfit_ns)
     number = np.where(spurious, -1, frames + difference)
     edge_ns, outcome = _edges(pulses, pulse_ns, number)
     middle_ns = shutter.middle_ns(edge_ns, exposure_ns)
@@ -332,11 +334,13 @@ def _pulse_at(pulses: Stamps, pulse_ns: Stamps, edges_ns: Stamps, period_ns: flo
     return rounded
 
 
-def _differences(frames: Stamps, nearest: Stamps) -> tuple[Stamps, NDArray[np.bool_]]:
+def _differences(
+    frames: Stamps, nearest: Stamps, misfit_ns: NDArray[np.float64]
+) -> tuple[Stamps, NDArray[np.bool_]]:
     """Return each frame's (pulse - frame) count, and which frames had no pulse of their own.
 
     A new difference is believed once it held for ``PERSIST`` frames. When it falls, as many frames as it fell
-    by were exposed without a pulse: those before the fall share their pulse with a neighbour.
+    by were exposed without a pulse: of those around the fall, which share their pulses, the ones that fit worst.
     """
     raw = nearest - frames
     out = raw.copy()
@@ -344,16 +348,19 @@ def _differences(frames: Stamps, nearest: Stamps) -> tuple[Stamps, NDArray[np.bo
     if not len(raw):
         return out, spurious
     current = int(Counter(raw[: 4 * PERSIST].tolist()).most_common(1)[0][0])
-    index = 0
-    while index < len(raw):
+    for index in range(len(raw)):
         ahead = raw[index : index + PERSIST]
+        before = current
         if raw[index] != current and (ahead == raw[index]).all() and len(ahead) == PERSIST:
-            fall = current - int(raw[index])
-            if 0 < fall <= PERSIST:
-                spurious[max(index - fall, 0) : index] = True
             current = int(raw[index])
         out[index] = current
-        index += 1
+        fall = before - current
+        if 0 < fall <= PERSIST:
+            around = slice(max(index - fall, 0), index + 1)
+            is_worst = np.zeros(index + 1 - around.start, np.bool_)
+            is_worst[np.argsort(misfit_ns[around], kind="stable")[-fall:]] = True
+            spurious[around] |= is_worst
+            out[around] = before - np.cumsum(is_worst)
     return out, spurious
 
 

@@ -10,7 +10,7 @@ from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import ClockError, ConfigError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.clocks.tracker import StreamTracker
-from sensorium.sync.clocks.trigger import Pulse, TriggerCounts, TriggerMatch, match_trigger
+from sensorium.sync.clocks.trigger import PERSIST, Pulse, TriggerCounts, TriggerMatch, match_trigger
 from sensorium.sync.clocks.triggered import TriggerSettings, pulse_uncertainty, settings_of
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.stamp_rows import StampRow
@@ -18,6 +18,10 @@ from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict
 
 CHECK = "trigger_afterwards"
+_SETTLE_NS = 5 * SECOND_NS
+"""The ordinary estimate's first seconds say little about a drift."""
+_MARGIN = 4.0
+_WANDER = 2e-6
 Rows = Mapping[tuple[str, int], Sequence[StampRow]]
 """Rows in order of arrival by stream and driver instance."""
 
@@ -27,8 +31,29 @@ class CameraMatch:
     """Frames of one camera, the pulses of one instance of their trigger, and what belongs together."""
 
     rows: Sequence[StampRow]
+    estimates: Sequence[Stamped]
     pulses: Sequence[StampRow]
     match: TriggerMatch
+
+    @property
+    def has_slipped(self) -> bool:
+        """Whether the camera's own clock runs against the pulses by more than its stated bounds and wander allow.
+
+        A camera that runs freely at nearly the trigger's rate keeps the difference of the counts for minutes.
+        """
+        at_ns = self.match.edge_ns[self.match.edge_ns >= 0]
+        residual_ns = self.match.residual_ns
+        if len(at_ns) and at_ns[-1] - at_ns[0] > 3 * _SETTLE_NS:
+            residual_ns, at_ns = (
+                residual_ns[at_ns > at_ns[0] + _SETTLE_NS],
+                at_ns[at_ns > at_ns[0] + _SETTLE_NS],
+            )
+        if len(at_ns) < 3 * PERSIST:
+            return False
+        third = len(at_ns) // 3
+        moved_ns = float(np.median(residual_ns[-third:]) - np.median(residual_ns[:third]))
+        bound_ns = float(np.median([stamped.uncertainty.bound95_ns for stamped in self.estimates]))
+        return abs(moved_ns) > _MARGIN * bound_ns + _WANDER * float(at_ns[-1] - at_ns[0])
 
 
 def rows_of(episode: Episode, names: Iterable[str] | None = None) -> Rows:
@@ -55,7 +80,10 @@ def check_triggers(episode: Episode) -> tuple[Verdict, ...]:
             rows = rows_of(episode, (name, settings.pulses))
             counts = TriggerCounts(counts_exposures=info.has_device_counter)
             for matched in match_camera(info, settings, rows):
-                counts.add(replace(matched.match.counts, counts_exposures=info.has_device_counter))
+                found_here = matched.match.counts
+                found_here.counts_exposures = info.has_device_counter
+                found_here.slips = int(matched.has_slipped)
+                counts.add(found_here)
             counts.least_ns += settings.late_ns
             counts.most_ns += settings.late_ns
             found.append(replace(counts.verdict(name), check=CHECK))
@@ -129,7 +157,7 @@ def _match(
         settings.shutter(info),
         latency_bound_ns=settings.latency_bound_ns(info),
     )
-    yield CameraMatch([rows[i] for i in chosen], pulses, match)
+    yield CameraMatch([rows[i] for i in chosen], [estimates[i] for i in chosen], pulses, match)
 
 
 def restamped(
