@@ -26,6 +26,7 @@ from sensorium.calibration.geometry import (
     skew,
     undistort,
 )
+from sensorium.calibration.gyro import GyroIntegral
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.verdict import Quantity, Verdict
 
@@ -36,6 +37,7 @@ MIN_SPAN_S = 5.0
 MIN_STEPS = 30
 MAX_OFFSET_S = 0.05
 GRID_S = 4e-3
+SLOPE_S = 1e-3
 MAX_ROUNDS = 20
 LAGS = 5
 CHI2_MEDIAN = 2.366
@@ -104,7 +106,7 @@ def align(turns: Turns, gyro_s: Array, gyro_rad_s: Array) -> Alignment:
     weighted by its own covariance and by a Cauchy weight. Their covariance allows for residuals that neighbours
     share (Newey and West 1987): steps overlap, and the scene misleads the tracks for many of them alike.
     """
-    gyro = _Swept(gyro_s, gyro_rad_s)
+    gyro = GyroIntegral(gyro_s, gyro_rad_s)
     inside = (turns.start_s > gyro_s[0] + MAX_OFFSET_S) & (turns.end_s < gyro_s[-1] - MAX_OFFSET_S)
     start_s, end_s, seen = turns.start_s[inside], turns.end_s[inside], turns.rate_rad_s[inside]
     if len(seen) < 3:
@@ -118,8 +120,12 @@ def align(turns: Turns, gyro_s: Array, gyro_rad_s: Array) -> Alignment:
     scalar = np.trace(weight, axis1=1, axis2=2)
     centred = seen - np.average(seen, axis=0, weights=scalar)
 
+    def mean_rate(offset_s: float) -> Array:
+        turned = gyro.turned(start_s + offset_s, end_s + offset_s)
+        return np.asarray(turned / (end_s - start_s)[:, None], np.float64)
+
     def kabsch(offset_s: float) -> tuple[Array, float]:
-        rate = gyro.mean_rate(start_s + offset_s, end_s + offset_s)
+        rate = mean_rate(offset_s)
         rate = rate - np.average(rate, axis=0, weights=scalar)
         rotation = nearest_rotation((centred * scalar[:, None]).T @ rate)
         left = np.linalg.norm(centred - rate @ rotation.T, axis=1)
@@ -130,8 +136,8 @@ def align(turns: Turns, gyro_s: Array, gyro_rad_s: Array) -> Alignment:
     offset_s = float(grid[int(np.argmin([kabsch(value)[1] for value in grid]))])
     rotation, bias = kabsch(offset_s)[0], np.zeros(3)
     for _ in range(MAX_ROUNDS):
-        turned = gyro.mean_rate(start_s + offset_s, end_s + offset_s) @ rotation.T
-        slope = (gyro.rate(end_s + offset_s) - gyro.rate(start_s + offset_s)) / (end_s - start_s)[:, None]
+        turned = mean_rate(offset_s) @ rotation.T
+        slope = (mean_rate(offset_s + SLOPE_S) - mean_rate(offset_s - SLOPE_S)) / (2 * SLOPE_S)
         left = seen - turned - bias
         squares = np.einsum("ni,nij,nj->n", left, weight, left)
         trust = 1 / (1 + squares / (9 * max(float(np.median(squares)) / CHI2_MEDIAN, 1e-30)))
@@ -163,25 +169,6 @@ def align(turns: Turns, gyro_s: Array, gyro_rad_s: Array) -> Alignment:
         float(np.sqrt(np.average(np.square(left).mean(axis=1), weights=trust))),
         excitation,
     )
-
-
-class _Swept:
-    """A gyro's rates, and the angles that they add up to (the rotations between two images are small)."""
-
-    def __init__(self, time_s: Array, rate_rad_s: Array) -> None:
-        self._time_s, self._rate = time_s, rate_rad_s
-        steps = np.diff(time_s)[:, None] * (rate_rad_s[1:] + rate_rad_s[:-1]) / 2
-        self._angle = np.concatenate([np.zeros((1, 3)), np.cumsum(steps, axis=0)])
-
-    def rate(self, at_s: Array) -> Array:
-        return np.stack([np.interp(at_s, self._time_s, self._rate[:, axis]) for axis in range(3)], axis=1)
-
-    def mean_rate(self, start_s: Array, end_s: Array) -> Array:
-        first, last = (
-            np.stack([np.interp(at_s, self._time_s, self._angle[:, axis]) for axis in range(3)], axis=1)
-            for at_s in (start_s, end_s)
-        )
-        return np.asarray((last - first) / (end_s - start_s)[:, None], np.float64)
 
 
 def _skews(vectors: Array) -> Array:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from simulated_rig import columns, run
 
 from sensorium.calibration.geometry import rotation_exp, rotation_from_quaternion, rotation_log
+from sensorium.calibration.gyro import GyroIntegral
 from sensorium.errors import ClockError
 from sensorium.simulators.microphone import clap_wave
 from sensorium.simulators.rig import CAMERA, MOUNTS
@@ -20,7 +21,6 @@ from sensorium.sync.clocks.content import (
     NO_DELAY,
     ContentOffset,
     Delay,
-    _Integral,
     event_offset,
     judge,
     rotation_offset,
@@ -111,7 +111,7 @@ def test_turning_between_two_instants_is_right_to_second_order() -> None:
     # A cone: the axis of rotation itself turns, which a sum of rates does not see.
     time_s = np.arange(0, 1, 1 / 400)
     rates = np.stack([np.cos(6 * time_s), np.sin(6 * time_s), np.full(len(time_s), 0.5)], axis=1)
-    turned = _Integral(time_s, rates).turned(np.array([0.2013]), np.array([0.3013]))[0]
+    turned = GyroIntegral(time_s, rates).turned(np.array([0.2013]), np.array([0.3013]))[0]
     fine_s = np.linspace(0.2013, 0.3013, 4001)
     middle_s = 0.5 * (fine_s[1:] + fine_s[:-1])
     exact = np.eye(3)
