@@ -33,6 +33,7 @@ from sensorium.calibration.geometry import (
     inverse,
     nearest_rotation,
     rays,
+    skew,
     small_motion,
     transform,
 )
@@ -307,13 +308,9 @@ def inverted_covariance(covariance: Array, T: Array) -> Array:
     """Return the covariance of the inverse's left perturbation, given that of T (4x4)."""
     turned = T[:3, :3].T
     jacobian = np.zeros((6, 6))
-    # T' = exp(d) T, so T'^-1 = T^-1 exp(-d): rotation -R^T w; translation -R^T t_d, seen after the turn.
+    # T' = small_motion(w, u) T; T'^-1 T = a turn by -R^T w and a shift by R^T (t x w) - R^T u.
     jacobian[:3, :3] = jacobian[3:, 3:] = -turned
-    shift = -turned @ T[:3, 3]
-    x, y, z = shift
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    # small_motion puts the translation after the rotation: t_inverse' = t_inv + w_inv x t_inv + u.
-    jacobian[3:, :3] = cross @ turned
+    jacobian[3:, :3] = turned @ skew(T[:3, 3])
     return np.asarray(jacobian @ covariance @ jacobian.T, np.float64)
 
 

@@ -258,7 +258,7 @@ def place_words(x: float, y: float, preposition: str = "in") -> str:
     if across and down:
         return f"{preposition} the {down} {across} corner"
     if across or down:
-        return f"{preposition} the {across or down} edge"
+        return f"{'at' if preposition == 'in' else preposition} the {across or down} edge"
     return f"{preposition} the middle"
 
 

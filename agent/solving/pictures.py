@@ -9,7 +9,7 @@ from sensorium.agent.checking.report import Overlay
 from sensorium.agent.solving.boards import BoardMoment, Boards
 from sensorium.agent.solving.material import Image
 from sensorium.calibration.board import pose_of
-from sensorium.calibration.geometry import Array, apply, in_image, project
+from sensorium.calibration.geometry import Array, apply, in_image, inverse, project
 from sensorium.calibration.overlay import ESTIMATED_BGR, NOW_BGR
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
@@ -36,7 +36,7 @@ def _overlay(
     pose = pose_of(view, boards.board, lens)
     for lidar, points in moment.sweeps.items():
         if calibration.has_transform(camera, lidar):
-            T_board_lidar = np.linalg.inv(pose) @ calibration.transform(camera, lidar)
+            T_board_lidar = inverse(pose) @ calibration.transform(camera, lidar)
             on_board = _near_board(apply(T_board_lidar, np.asarray(points[:, :3], np.float64)), boards)
             seen = apply(
                 calibration.transform(camera, lidar), np.asarray(points[:, :3], np.float64)[on_board]
