@@ -126,12 +126,11 @@ def document(result: SessionResult) -> dict[str, Any]:
     """Return the document that ``--json`` prints."""
     manifests = [read_manifest(folder) for folder in result.episodes]
     truths = [measure_clocks(folder, result.run_dir) for folder in result.episodes]
-    verdicts = [verdict for manifest in manifests for verdict in manifest.calibration.verdicts]
     return {
         "episodes": [str(folder) for folder in result.episodes],
         "streams": _streams(manifests, truths),
         "alignment": _alignment(manifests),
-        "calibration": _calibration(manifests, verdicts),
+        "calibration": _calibration(manifests),
         "clocks": _clocks(manifests),
         "consent": _consent(manifests),
         "quality": _quality(manifests),
@@ -215,7 +214,8 @@ def _alignment(manifests: Sequence[Manifest]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _calibration(manifests: Sequence[Manifest], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _calibration(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    verdicts = [verdict for manifest in manifests for verdict in manifest.calibration.verdicts]
     reasons = [reason for verdict in verdicts for reason in verdict.reasons]
     if not verdicts:
         reasons = ["no calibration check ran"]
@@ -223,8 +223,27 @@ def _calibration(manifests: Sequence[Manifest], verdicts: Sequence[Verdict]) -> 
         "status": worst(verdicts).value,
         "id": next((manifest.calibration.id for manifest in manifests if manifest.calibration.id), ""),
         "reasons": reasons,
-        "checks": [_verdict(verdict) for verdict in verdicts],
+        "checks": [
+            {**_verdict(verdict), **_windows(manifest, verdict)}
+            for manifest in manifests
+            for verdict in manifest.calibration.verdicts
+        ],
     }
+
+
+def _windows(manifest: Manifest, verdict: Verdict) -> dict[str, Any]:
+    """Return when a live verdict's window was captured and how all windows came out; {} without one."""
+    started_ns = manifest.start_utc_ns - manifest.timeline.utc_minus_host_ns
+    for found in manifest.calibration.checks:
+        if (found.check, found.subject) == (verdict.check, verdict.subject):
+            alarm_ns = found.first_alarm_ns
+            return {
+                "from_s": (found.start_ns - started_ns) / SECOND_NS,
+                "to_s": (found.end_ns - started_ns) / SECOND_NS,
+                "windows": dict(found.windows),
+                "first_alarm_s": None if alarm_ns is None else (alarm_ns - started_ns) / SECOND_NS,
+            }
+    return {}
 
 
 def _clocks(manifests: Sequence[Manifest]) -> dict[str, Any]:

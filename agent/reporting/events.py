@@ -25,7 +25,10 @@ def verdict_table(checks: Sequence[Mapping[str, Any]]) -> str:
         status = (
             f'{page.badge(check["status"])}<span class="sub">{page.text("; ".join(check["reasons"]))}</span>'
         )
-        subject = f'<strong>{page.text(check["check"])}</strong><span class="sub">{page.text(check["subject"])}</span>'
+        subject = (
+            f"<strong>{page.text(check['check'])}</strong>"
+            f'<span class="sub">{page.text(check["subject"])}{page.text(_windows(check))}</span>'
+        )
         for index, (name, quantity) in enumerate(check["quantities"].items() or [("", {})]):
             first = [subject, status] if index == 0 else ["", ""]
             digits = 0 if quantity.get("unit") == "1" else 3
@@ -33,6 +36,15 @@ def verdict_table(checks: Sequence[Mapping[str, Any]]) -> str:
             rows.append([*first, page.text(name), *values, page.text(quantity.get("unit"))])
     head = ["check", "verdict", "quantity", "value", "sigma", "threshold", "unit"]
     return page.table(head, rows, (3, 4, 5)) if rows else ""
+
+
+def _windows(check: Mapping[str, Any]) -> str:
+    """Return when the verdict's window was captured, how all of them came out, and the first alarm."""
+    if "windows" not in check:
+        return ""
+    counts = ", ".join(f"{count} {status}" for status, count in check["windows"].items())
+    alarm = f"; first alarm {check['first_alarm_s']:.1f} s" if check["first_alarm_s"] is not None else ""
+    return f"; captured {check['from_s']:.1f} to {check['to_s']:.1f} s; windows: {counts}{alarm}"
 
 
 def consent(material: Material) -> str:

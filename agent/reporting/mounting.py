@@ -8,6 +8,8 @@ from sensorium.agent.checking.run import run_checks
 from sensorium.agent.reporting import page
 from sensorium.agent.reporting.material import Material, attempt
 from sensorium.agent.reporting.pictures import encoded
+from sensorium.sync.check_book import MOUNTING
+from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict
 
 KEYFRAMES = 4
@@ -26,14 +28,34 @@ def _figures(material: Material) -> str:
     shown = [each for each in recording.camera_lidar if _may_be_shown(material, each)]
     if not shown or not shown[0].shots:
         return ""
-    first = shown[0]
-    shots = [first.shots[index] for index in spread(len(first.shots), KEYFRAMES)]
+    first = max(shown, key=lambda each: f"{each.camera}~{each.lidar}" in alarmed_pairs(material))
+    since_s = moved_before_s(material)
+    after = [shot for shot, at_s in zip(first.shots, first.times_s, strict=False) if at_s >= since_s]
+    shots = [(after or first.shots)[index] for index in spread(len(after or first.shots), KEYFRAMES)]
     recording.stereo, recording.turning, recording.problems, recording.sensors = [], [], [], None
     recording.camera_lidar = [CameraLidarSet(first.camera, first.lidar, shots, first.apart_ns)]
     report = run_checks(recording, with_pictures=True)
     verdict = report.verdicts[0]
     figures = "".join(_figure(overlay) for overlay in report.overlays[:2])
     return page.grid([figures], "two") + page.note(_sentence(verdict, len(shots))) if figures else ""
+
+
+def alarmed_pairs(material: Material) -> set[str]:
+    """Return the pairs that were suspect or failed while recording."""
+    verdicts = material.manifest.calibration.verdicts if material.manifest is not None else ()
+    return {found.subject for found in verdicts if found.status in (Status.SUSPECT, Status.FAILED)}
+
+
+def moved_before_s(material: Material) -> float:
+    """Return the second of the episode from which on a sensor is known to have moved; 0 if none has.
+
+    Pictures of later frames show how things stand now, not a mean of before and after.
+    """
+    if material.manifest is None:
+        return 0.0
+    started_ns = material.manifest.start_utc_ns - material.manifest.timeline.utc_minus_host_ns
+    moved = [found.end_ns for found in material.manifest.calibration.checks if found.check == MOUNTING]
+    return (max(moved) - started_ns) / SECOND_NS if moved else 0.0
 
 
 def _may_be_shown(material: Material, chosen: CameraLidarSet) -> bool:
