@@ -26,8 +26,13 @@ class Attribution:
         afters = [watch.moved.after_ns for watch in failing if watch.moved and watch.moved.after_ns]
         before_ns = min(watch.moved.before_ns for watch in failing if watch.moved)
         after_ns = max((ns for ns in afters if ns <= before_ns), default=None)
-        # A pair that was ok before the motion says nothing about who moved.
-        heard = [watch for watch in judged if watch.latest and watch.latest.end_ns >= before_ns]
+        # A pair that was ok before the motion says nothing about who moved, nor does one window in alarm alone.
+        heard = [
+            watch
+            for watch in judged
+            if watch.moved is not None
+            or (watch.latest and watch.latest.end_ns >= before_ns and _status(watch) is Status.OK)
+        ]
         names = moved_sensors(watch.latest.verdict for watch in heard if watch.latest)
         episode = failing[0].episode
         status = worst(watch.latest.verdict for watch in failing if watch.latest)
