@@ -3,6 +3,7 @@
 from sensorium.agent.calibration_data import Recording, TurningSet
 from sensorium.agent.checking.report import CheckReport, told_only_by_more_motion
 from sensorium.calibration import rotation
+from sensorium.calibration.camera_rotation import camera_turns
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Status, Verdict
 
@@ -18,7 +19,7 @@ def check_turning(report: CheckReport, recording: Recording, pair: TurningSet) -
                 f"images of {pair.camera} are {image.shape[1]}x{image.shape[0]}, its calibration is for "
                 f"{camera.width}x{camera.height}"
             )
-    turns = rotation.camera_turns(found.images, found.image_s, camera)
+    turns = camera_turns(found.images, found.image_s, camera)
     if len(turns.start_s) < rotation.MIN_STEPS:
         reason = f"the turning was seen in {len(turns.start_s)} steps, {rotation.MIN_STEPS} are needed"
         subject = f"{pair.camera}~{pair.imu}"

@@ -11,6 +11,7 @@ from sensorium.agent.sensor_data import SensorData
 from sensorium.agent.shots import Gyro
 from sensorium.agent.solving.solver import SolvedPart, Solver, SolveRequest
 from sensorium.calibration import rotation
+from sensorium.calibration.camera_rotation import camera_turns
 from sensorium.calibration.force_torque import solve_payload
 from sensorium.calibration.geometry import Array, small_motion, transform
 from sensorium.calibration.inertial import (
@@ -25,7 +26,7 @@ from sensorium.calibration.lidar_lidar import CHECK as LIDAR_CHECK
 from sensorium.calibration.lidar_lidar import DEGREES, check_lidar_lidar, pooled_motion, register_sweeps
 from sensorium.calibration.microphones import MIN_CLAPS, find_order, solve_polarity
 from sensorium.calibration.rig_document import Edge, Reference, RigCalibration
-from sensorium.calibration.rotation import MIN_EXCITATION_RAD_S, MIN_STEPS, Turns, align, camera_turns
+from sensorium.calibration.rotation import MIN_EXCITATION_RAD_S, MIN_STEPS, Turns, align
 from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sensorium.calibration import geometry
+from sensorium.calibration.camera_rotation import camera_turns
 from sensorium.calibration.inertial import (
     GROUND_CHECK,
     Inertial,
@@ -18,7 +19,7 @@ from sensorium.calibration.inertial import (
 )
 from sensorium.calibration.lidar_lidar import check_lidar_lidar, register_sweeps, sweep_turns
 from sensorium.calibration.rig_document import Edge, Reference, RigCalibration
-from sensorium.calibration.rotation import Turns, align, camera_turns, check_imu_rotation
+from sensorium.calibration.rotation import Turns, align, check_imu_rotation
 from sensorium.calibration.sensor_models import ImuModel
 from sensorium.drivers.ouster_packets import beam_rays
 from sensorium.errors import CalibrationError
