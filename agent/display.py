@@ -97,10 +97,16 @@ def _line(title: str, status: Mapping[str, Any]) -> str:
 def _checked(status: Mapping[str, Any]) -> str:
     """Return the pairs that are not ok, worst first, or that all are; "" while nothing was judged."""
     rows = status.get("checks", {}).get("pairs", ())
-    off = [f"{row['subject']} {row['status']}" for row in rows if row["status"] in ("failed", "suspect")]
+    off = [row for row in rows if row["status"] in ("failed", "suspect")]
+    moved = [f"{row['subject']} moved" for row in off if row["check"] == "mounting"]
     if off:
-        return f", calibration: {', '.join(sorted(off, key=lambda text: text.endswith('suspect')))}"
+        said = moved or sorted((f"{row['subject']} {row['status']}" for row in off), key=_suspects_last)
+        return f", calibration: {', '.join(said)}"
     return ", calibration ok" if any(row["status"] == "ok" for row in rows) else ""
+
+
+def _suspects_last(text: str) -> bool:
+    return text.endswith("suspect")
 
 
 def _live_view(title: str, status: Mapping[str, Any]) -> Any:

@@ -30,6 +30,7 @@ class WatchedRig:
 
     frames: dict[str, list[KeptFrame]]
     episode: str = "episode"
+    started_ns: int = START_NS
 
     @property
     def infos(self) -> list[StreamInfo]:
@@ -55,7 +56,7 @@ class WatchedRig:
             for kept in self.frames[name]
             if kept.last_ns >= start_ns and kept.first_ns <= end_ns
         )
-        return AlignedSet(self.episode, START_NS, members[0].first_ns, members, beside)
+        return AlignedSet(self.episode, self.started_ns, members[0].first_ns, members, beside)
 
     def with_frames_of(self, other: "WatchedRig", name: str) -> "WatchedRig":
         return replace(self, frames={**self.frames, name: other.frames[name]})

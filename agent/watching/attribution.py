@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sensorium.agent.watching.watch import ALARM, Watch
+from sensorium.agent.watching.watch import ALARM, Moved, Watch
 from sensorium.calibration.attribution import moved_sensors
 from sensorium.sync.check_book import MOUNTING, JudgedWindow
 from sensorium.timebase import SECOND_NS
@@ -16,63 +16,66 @@ class Attribution:
     def __init__(self) -> None:
         self._said: tuple[str, tuple[str, ...], Status] | None = None
 
-    def verdict(self, watches: Iterable[Watch[Any]]) -> JudgedWindow | None:
-        """Return who moved and when, if some pair is off for sure and the answer is new; None otherwise."""
-        judged = [watch for watch in watches if watch.latest is not None]
-        failing = [watch for watch in judged if watch.moved is not None]
-        if not failing:
-            self._said = None
-            return None
-        afters = [watch.moved.after_ns for watch in failing if watch.moved and watch.moved.after_ns]
-        before_ns = min(watch.moved.before_ns for watch in failing if watch.moved)
+    def verdict(self, watches: Iterable[Watch[Any]], current: Watch[Any]) -> JudgedWindow | None:
+        """Return who moved and when, if some pair is off for sure and the answer is new; ok once all are back.
+
+        Args:
+            current: The pair that was judged just now; the answer belongs to its episode.
+        """
+        judged = [watch for watch in watches if watch.settled is not None]
+        spans = [watch.moved for watch in judged if watch.moved is not None]
+        if not spans:
+            return self._taken_back(current)
+        before_ns = min(moved.before_ns for moved in spans)
+        afters = [moved.after_ns for moved in spans if moved.after_ns is not None]
         after_ns = max((ns for ns in afters if ns <= before_ns), default=None)
         # A pair that was ok before the motion says nothing about who moved, nor does one window in alarm alone.
-        heard = [
-            watch
-            for watch in judged
-            if watch.moved is not None
-            or (watch.latest and watch.latest.end_ns >= before_ns and _status(watch) is Status.OK)
-        ]
-        names = moved_sensors(watch.latest.verdict for watch in heard if watch.latest)
-        episode = failing[0].episode
-        status = worst(watch.latest.verdict for watch in failing if watch.latest)
-        if not names or self._said == (episode, names, status):
+        heard = [watch for watch in judged if watch.moved is not None or _is_ok_after(watch, before_ns)]
+        names = moved_sensors(watch.settled for watch in heard if watch.settled)
+        status = worst(watch.settled for watch in heard if watch.settled)
+        if not names or self._said == (current.episode, names, status):
             return None
-        self._said = (episode, names, status)
-        return JudgedWindow(
-            _verdict(status, names, heard, (after_ns, before_ns), failing[0].started_ns),
-            after_ns or before_ns,
-            before_ns,
-        )
+        self._said = (current.episode, names, status)
+        verdict = _verdict(status, names, heard, Moved(after_ns, before_ns), current.started_ns)
+        return JudgedWindow(verdict, after_ns or before_ns, before_ns)
+
+    def _taken_back(self, current: Watch[Any]) -> JudgedWindow | None:
+        if self._said is None or current.latest is None:
+            return None
+        _, names, _ = self._said
+        self._said = None
+        reason = "every pair that was off is in place again, or was off by a time offset only"
+        verdict = Verdict(MOUNTING, ", ".join(names), Status.OK, (), (reason,))
+        return JudgedWindow(verdict, current.latest.start_ns, current.latest.end_ns)
+
+
+def _is_ok_after(watch: Watch[Any], since_ns: int) -> bool:
+    latest = watch.latest
+    return latest is not None and latest.end_ns >= since_ns and latest.verdict.status is Status.OK
 
 
 def _status(watch: Watch[Any]) -> Status:
-    assert watch.latest is not None
-    return watch.latest.verdict.status
+    assert watch.settled is not None
+    return watch.settled.status
 
 
 def _verdict(
-    status: Status,
-    names: tuple[str, ...],
-    heard: Sequence[Watch[Any]],
-    moved: tuple[int | None, int],
-    started_ns: int,
+    status: Status, names: tuple[str, ...], heard: Sequence[Watch[Any]], moved: Moved, started_ns: int
 ) -> Verdict:
     alarmed = ", ".join(watch.plan.subject for watch in heard if _status(watch) in ALARM)
     calm = ", ".join(watch.plan.subject for watch in heard if _status(watch) is Status.OK)
-    after_ns, before_ns = moved
-    is_sure = all(_explains(name, heard) for name in names)
-    if len(names) == 1 or is_sure:
-        sentence = f"{' and '.join(names)} moved: {alarmed} off" + (f", {calm} in place" if calm else "")
-    else:
-        sentence = f"{' or '.join(names)} moved: {alarmed} off; no other pair tells which"
-    reasons = [sentence]
-    numbers: list[Quantity] = []
-    if after_ns is not None:
-        after_s, before_s = ((ns - started_ns) / SECOND_NS for ns in (after_ns, before_ns))
-        numbers = [Quantity("moved_after", after_s, "s"), Quantity("moved_before", before_s, "s")]
+    is_sure = len(names) == 1 or all(_explains(name, heard) for name in names)
+    subject = (", " if is_sure else " or ").join(names)
+    in_place = f", {calm} in place" if calm else ""
+    reasons = [f"{subject} moved: {alarmed} off{in_place if is_sure else '; no other pair tells which'}"]
+    numbers: tuple[Quantity, ...] = ()
+    if moved.before_ns < started_ns:
+        reasons.append("before this episode began")
+    elif moved.after_ns is not None:
+        after_s, before_s = ((ns - started_ns) / SECOND_NS for ns in (moved.after_ns, moved.before_ns))
+        numbers = (Quantity("moved_after", after_s, "s"), Quantity("moved_before", before_s, "s"))
         reasons.append(f"between {after_s:.1f} s and {before_s:.1f} s of the episode")
-    return Verdict(MOUNTING, ", ".join(names), status, tuple(numbers), tuple(reasons))
+    return Verdict(MOUNTING, subject, status, numbers, tuple(reasons))
 
 
 def _explains(name: str, heard: Sequence[Watch[Any]]) -> bool:

@@ -184,7 +184,7 @@ class Checker:
             return
         job.finish(now_ns)
         job.is_hurried = False
-        named = self._attribution.verdict(each.watch for each in self._jobs)
+        named = self._attribution.verdict((each.watch for each in self._jobs), job.watch)
         if window.verdict.status in ALARM and not was_alarmed:
             self._hurry(job, now_ns)
         self._report(job.watch.episode, (window,) if named is None else (window, named))

@@ -55,6 +55,7 @@ class Watch(ABC, Generic[DataT]):
     Attributes:
         needed: Sets in a window. gap_ns: Least time between two of them.
         moved: When it went bad; set once two windows in a row that share no frame say that a mount did.
+        settled: The last verdict that judged.
         note: Why it says nothing.
     """
 
@@ -70,6 +71,7 @@ class Watch(ABC, Generic[DataT]):
         self.calibration = calibration
         self.moved: Moved | None = None
         self.latest: JudgedWindow | None = None
+        self.settled: Verdict | None = None
         self.note = ""
         self._window: list[Taken[DataT]] = []
         self._judge = ConsecutiveJudge()
@@ -168,6 +170,8 @@ class Watch(ABC, Generic[DataT]):
             self.moved = (self.moved or self._located()) if is_confirmed else None
         if verdict.status in ALARM and self.moved is not None:
             verdict = self._with_location(verdict, self.moved)
+        if verdict.status is not Status.INSUFFICIENT:
+            self.settled = verdict
         self._restart()
         self.note = ""
         self.latest = JudgedWindow(verdict, *span)
@@ -175,9 +179,12 @@ class Watch(ABC, Generic[DataT]):
 
     def _with_location(self, verdict: Verdict, moved: Moved) -> Verdict:
         before_s = (moved.before_ns - self._episode[1]) / SECOND_NS
-        if moved.after_ns is None:
-            sentence = "it was never seen in place in this episode"
+        if moved.before_ns < self.started_ns:
+            sentence = "it was off before this episode began"
             numbers: tuple[Quantity, ...] = ()
+        elif moved.after_ns is None:
+            sentence = "it was never seen in place in this episode"
+            numbers = ()
         else:
             after_s = (moved.after_ns - self._episode[1]) / SECOND_NS
             sentence = (

@@ -85,7 +85,7 @@ def everything(rig: WatchedRig) -> tuple[dict[str, list[JudgedWindow]], list[Jud
     for world_s in EVERY_TWO_S:
         for each in watches:
             windows[each.plan.subject] += feed(each, rig, [world_s])
-            named = attribution.verdict(watches)
+            named = attribution.verdict(watches, each)
             said += [named] if named is not None else []
     return windows, said
 
@@ -122,6 +122,31 @@ def test_a_bumped_sensor_is_found_located_and_named(
     assert said[-1].end_ns - said[-1].start_ns <= 5 * SECOND_NS
 
 
+def test_who_moved_is_said_again_in_the_next_episode_and_taken_back_when_all_is_in_place(
+    calm: WatchedRig, left_bumped: WatchedRig
+) -> None:
+    watched = watch(left_bumped, *STEREO)
+    attribution = Attribution()
+
+    def told(rig: WatchedRig, times_s: Sequence[float]) -> JudgedWindow | None:
+        assert feed(watched, rig, times_s)
+        return attribution.verdict([watched], watched)
+
+    assert told(left_bumped, EVERY_TWO_S[3:6]) is None  # one window alone
+    first = told(left_bumped, EVERY_TWO_S[6:9])
+    assert first is not None
+    assert first.verdict.subject == "camera_left or camera_right"  # one pair cannot tell
+    assert "never seen in place" in watched.settled.reasons[-1]  # type: ignore[union-attr]
+    later = replace(left_bumped, episode="next", started_ns=first.end_ns + SECOND_NS)
+    again = told(later, EVERY_TWO_S[3:6])
+    assert again is not None
+    assert "before this episode began" in again.verdict.reasons
+    back = told(replace(calm, episode="next"), EVERY_TWO_S[6:9])
+    assert back is not None
+    assert back.verdict.status is Status.OK
+    assert told(replace(calm, episode="next"), EVERY_TWO_S[0:3]) is None
+
+
 def test_a_late_stamp_is_called_timing_and_moves_nobody(calm: WatchedRig) -> None:
     late = calm.stamped_late("lidar", 0.05)
     watched = watch(late, *LEFT)
@@ -132,7 +157,7 @@ def test_a_late_stamp_is_called_timing_and_moves_nobody(calm: WatchedRig) -> Non
     offset = next(quantity for quantity in told[-1].quantities if quantity.name == "time_offset")
     assert offset.sigma is not None
     assert abs(offset.value + 50.0) < 3 * offset.sigma + 3.0  # a good rig reads up to 3 ms
-    assert Attribution().verdict([watched]) is None
+    assert Attribution().verdict([watched], watched) is None
 
 
 def test_windows_share_no_frame_and_hold_one_episode_only(calm: WatchedRig) -> None:

@@ -177,7 +177,7 @@ def _told(rig: WatchedRig, seed: int) -> dict[str, Any]:
             window = watch.due_verdict()
             if window is not None:
                 windows.append(window.verdict.status)
-                named = attribution.verdict(watches) or named
+                named = attribution.verdict(watches, watch) or named
     moved_s = [(ns - START_NS) / SECOND_NS for ns in (named.start_ns, named.end_ns)] if named else None
     return {
         "named": named.verdict.subject if named else "",
