@@ -47,7 +47,10 @@ def demo_rig(seed: int = 1, start_ns: int | None = None, **common: Any) -> dict[
         "rig": "simulated",
         "devices": {name: {**options, **deepcopy(shared)} for name, options in devices.items()},
         "episode": {"reference": "camera_left", "tolerance_ms": 20.0},
-        "checks": [{"check": "stereo", "streams": ["camera_left", "camera_right"], "every_s": 3.0}],
+        "checks": [
+            {"check": "stereo", "streams": ["camera_left", "camera_right"], "every_s": 3.0},
+            {"check": "camera_lidar", "streams": ["camera_left", "lidar"], "every_s": 6.0},
+        ],
         "calibration": CALIBRATION_FILE,
     }
 
