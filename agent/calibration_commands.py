@@ -279,6 +279,8 @@ def check_calibration(
         raise UsageError(f"folder {overlay.parent} does not exist")
     if overlay is not None and overlay.suffix.lower() not in PICTURES:
         raise UsageError(f"{overlay} must end in .png or .jpg")
+    if stores_reference and board is None:
+        raise UsageError("--store-reference needs --board: only then is the rig known to be good")
     if is_rig_file(path):
         return _check_rig(
             path, calibration, seconds, pairs, overlay, as_json, board, stores_reference, picture
@@ -343,7 +345,7 @@ def _check(
 ) -> int:
     show = partial(say_progress, as_json=as_json)
     recording.choose(pairs)
-    references = list(references_of(recording)) if reference_file is not None else []
+    references, remarks = references_of(recording) if reference_file is not None else ([], [])
     if board is not None:
         # A board says more than the scene does, and its squares look alike: what follows them from image to
         # image may turn the wrong way. Sensors that need no images are judged as ever.
@@ -355,7 +357,7 @@ def _check(
         report.verdicts += verdicts
         report.overlays += pictures
     if reference_file is not None and report.status is Status.OK:
-        _store(references, reference_file, show)
+        remarks = [*_store(references, reference_file), *remarks]
     code = 0 if report.status is Status.OK else 1
     if overlay is not None:
         if report.overlays:
@@ -364,30 +366,31 @@ def _check(
             say_progress(f"no picture was written to {overlay}: there was nothing to draw", as_json)
     written = overlay if overlay is not None and report.overlays else None
     if as_json:
-        print_json(check_document(recording, report, written) | {"exit_code": code})
+        document = check_document(recording, report, written)
+        print_json(document | ({"references": remarks} if reference_file else {}) | {"exit_code": code})
     else:
         print_check(recording, report, written)
+        for remark in remarks:
+            table_console().print(remark, highlight=False)
     return code
 
 
-def _store(references: Sequence[Reference], path: Path, show: Callable[[str], None]) -> None:
-    """Write reference readings into a rig document; its id stays.
+def _store(references: Sequence[Reference], path: Path) -> list[str]:
+    """Write reference readings into a rig document, whose id stays; return a sentence for each.
 
     Raises:
-        CalibrationError: If there is no reading, or the file is no rig document or cannot be written.
+        CalibrationError: If the file is no rig document or cannot be written.
     """
-    if not references:
-        raise CalibrationError(
-            "no reference was stored: the recording shows the checks without a target too little"
-        )
     calibration = RigCalibration.load(path)
     for reference in references:
         calibration = calibration.with_reference(reference)
-        show(f"{path}: reference of {reference.pair} ({reference.check}) from {reference.count} readings")
     try:
         calibration.save(path)
     except OSError as err:
         raise CalibrationError(f"{path} cannot be written: {err}") from err
+    return [
+        f"{path}: keeps what {each.check} read of {each.pair} ({each.count} frames)" for each in references
+    ]
 
 
 def _save_picture(image: Any, path: Path) -> None:

@@ -160,20 +160,22 @@ def _plane(normal: Array, d: float, centre: Array, across: Array) -> _Plane:
 
 
 def _ransac(points: Array, normal: Array, rng: np.random.Generator) -> tuple[Array, float] | None:
-    best, most = None, MIN_RETURNS - 1
-    chosen = rng.integers(0, len(points), (_RANSAC_TRIES, 3))
-    for a, b, c in points[chosen]:
-        n = np.cross(b - a, c - a)
-        length = float(np.linalg.norm(n))
-        if length < 1e-4:
-            continue
-        n = n / length * (1.0 if n @ normal > 0 else -1.0)
-        if n @ normal < np.cos(SEARCH_RAD):
-            continue
-        count = int((np.abs((points - a) @ n) < PLANE_TOLERANCE_M / 2).sum())
-        if count > most:
-            best, most = (n, float(a @ n)), count
-    return best
+    a, b, c = (points[chosen] for chosen in rng.integers(0, len(points), (3, _RANSAC_TRIES)))
+    normals = np.cross(b - a, c - a)
+    lengths = np.linalg.norm(normals, axis=1)
+    normals = normals / np.maximum(lengths, 1e-9)[:, None]
+    normals *= np.where(normals @ normal > 0, 1.0, -1.0)[:, None]
+    usable = (lengths > 1e-4) & (normals @ normal > np.cos(SEARCH_RAD))
+    if not usable.any():
+        return None
+    normals, distances = normals[usable], np.einsum("ij,ij->i", normals[usable], a[usable])
+    # Enough of the returns to tell planes apart.
+    some = points[rng.permutation(len(points))[:_FIT_RAYS]]
+    counts = (np.abs(some @ normals.T - distances) < PLANE_TOLERANCE_M / 2).sum(axis=0)
+    best = int(np.argmax(counts))
+    if counts[best] * len(points) < MIN_RETURNS * len(some):
+        return None
+    return normals[best], float(distances[best])
 
 
 def _fitted(points: Array) -> tuple[Array, float]:

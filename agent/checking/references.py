@@ -1,8 +1,5 @@
 """Reference readings: what the checks without a target find while the rig is known to be good."""
 
-from collections.abc import Iterator
-from itertools import islice
-
 from sensorium.agent.calibration_data import Recording
 from sensorium.calibration.camera_lidar import camera_lidar_reference, keyframe
 from sensorium.calibration.rig_document import Reference
@@ -12,26 +9,27 @@ from sensorium.errors import CalibrationError
 _WINDOW = 3
 
 
-def references_of(recording: Recording) -> Iterator[Reference]:
-    """Yield the readings of every pair whose scenes allow one; the others yield nothing."""
+def references_of(recording: Recording) -> tuple[list[Reference], list[str]]:
+    """Return the readings of the pairs whose scenes allow one, and a sentence for each that does not."""
     calibration = recording.calibration.calibration
+    found: list[Reference] = []
+    lacking: list[str] = []
     for both in recording.stereo:
         matches = [match_pair(*load()) for load in both.pairs]
         starts = range(0, len(matches) - _WINDOW + 1, _WINDOW)
-        windows = [
-            check_matches(matches[start : start + _WINDOW], calibration, both.left, both.right)
-            for start in starts
+        parts = [matches[start : start + _WINDOW] for start in starts]
+        windows = [check_matches(part, calibration, both.left, both.right) for part in parts]
+        try:
+            found.append(stereo_reference(windows, calibration, both.left, both.right))
+        except CalibrationError as err:
+            lacking.append(str(err))
+    for each in recording.camera_lidar:
+        shots = [load() for load in each.shots]
+        frames = [
+            keyframe(shot.image, shot.points, shot.camera, shot.T_camera_lidar, shot.ring) for shot in shots
         ]
         try:
-            yield stereo_reference(windows, calibration, both.left, both.right)
-        except CalibrationError:
-            continue
-    for each in recording.camera_lidar:
-        frames = []
-        for load in islice(each.shots, None):
-            shot = load()
-            frames.append(keyframe(shot.image, shot.points, shot.camera, shot.T_camera_lidar, shot.ring))
-        try:
-            yield camera_lidar_reference(frames, calibration, each.camera, each.lidar)
-        except CalibrationError:
-            continue
+            found.append(camera_lidar_reference(frames, calibration, each.camera, each.lidar))
+        except CalibrationError as err:
+            lacking.append(str(err))
+    return found, lacking

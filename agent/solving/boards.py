@@ -40,7 +40,8 @@ def judge_view(board: Target, shown: Shown) -> tuple[View | None, str]:
         return None, NOT_FOUND
     scale = picture.shape[1] / _REFERENCE_WIDTH_PX
     if any(
-        speed_px_s(picture, grey(other), view, dt_s) > MAX_SPEED_PX_S * scale for dt_s, other in shown.beside
+        speed_px_s(picture, grey(other()), view, dt_s) > MAX_SPEED_PX_S * scale
+        for dt_s, other in shown.beside
     ):
         return view, MOVING
     if blur_px(picture, view, board) > MAX_BLUR_PX * scale:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,7 @@ from sensorium.agent.rig import Rig
 from sensorium.agent.session import Companion, request_for, run_session
 from sensorium.agent.shots import Sample, decoded_cloud, decoded_image, is_sweep
 from sensorium.agent.solving.guide import Guide, write_picture
-from sensorium.agent.solving.material import Moment, Points, Shown
+from sensorium.agent.solving.material import Image, Moment, Points, Shown
 from sensorium.agent.watching.service import SetClient
 from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError, SensoriumError
@@ -53,7 +54,7 @@ def moment_of(found: AlignedSet, label: str) -> Moment:
                 tuple(
                     (
                         (kept.first_ns - near.first_ns) / SECOND_NS,
-                        decoded_image(info, bytes(kept.frame.payload)),
+                        partial(decoded_image, info, bytes(kept.frame.payload)),
                     )
                     for kept in beside[:2]
                 ),
@@ -61,6 +62,10 @@ def moment_of(found: AlignedSet, label: str) -> Moment:
         elif is_sweep(info):
             sweeps[info.frame_id] = _Sweep(near)
     return Moment(label, images, sweeps)
+
+
+def _image(shown: Shown) -> Image:
+    return shown.image
 
 
 class _Sweep:
@@ -164,7 +169,7 @@ class LiveGuide:
             return moment
         before_s = (last[0] - tick_ns) / SECOND_NS
         images = {
-            name: replace(shown, beside=(*shown.beside, (before_s, last[1].images[name].image)))
+            name: replace(shown, beside=(*shown.beside, (before_s, partial(_image, last[1].images[name]))))
             if name in last[1].images
             else shown
             for name, shown in moment.images.items()

@@ -38,10 +38,10 @@ _NUMBERED = re.compile(r"(.*?)[-_ ]?(\d+)")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
-    """An image; in video also one just before and one just after it, with their time from it (s)."""
+    """An image; in video also one just before and one just after it: time from it (s), and what loads it."""
 
     image: Image
-    beside: tuple[tuple[float, Image], ...] = ()
+    beside: tuple[tuple[float, Callable[[], Image]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +147,7 @@ def _moment(
         images[info.frame_id] = Shown(
             decoded_image(info, taken.payload),
             tuple(
-                ((other.at_ns - taken.at_ns) / SECOND_NS, decoded_image(info, other.payload))
+                ((other.at_ns - taken.at_ns) / SECOND_NS, partial(decoded_image, info, other.payload))
                 for other in beside
                 if other is not None
             ),
