@@ -72,6 +72,7 @@ class Reference:
         mean: One value per degree of freedom, in the check's own order and units.
         sigma: Standard deviation of each mean.
         count: Pairs or keyframes behind it.
+        correlation: By row, how the means' errors go together; empty where each is known by itself.
     """
 
     check: str
@@ -80,6 +81,7 @@ class Reference:
     mean: tuple[float, ...]
     sigma: tuple[float, ...]
     count: int
+    correlation: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +338,11 @@ class RigCalibration:
                     "mean": [float(value) for value in reference.mean],
                     "sigma": [float(value) for value in reference.sigma],
                     "count": reference.count,
+                    **(
+                        {"correlation": [[float(value) for value in row] for row in reference.correlation]}
+                        if reference.correlation
+                        else {}
+                    ),
                 }
                 for reference in self.references
             ],
@@ -430,6 +437,7 @@ class _Reference(_Strict):
     mean: list[float]
     sigma: list[float]
     count: int
+    correlation: list[list[float]] = []
 
 
 _Three = Annotated[list[float], Field(min_length=3, max_length=3)]
@@ -517,9 +525,10 @@ class _Document(_Strict):
             tuple(_edge(index, edge) for index, edge in enumerate(self.transforms)),
             tuple(
                 Reference(
-                    **known.model_dump(exclude={"mean", "sigma"}),
+                    **known.model_dump(exclude={"mean", "sigma", "correlation"}),
                     mean=tuple(known.mean),
                     sigma=tuple(known.sigma),
+                    correlation=tuple(tuple(row) for row in known.correlation),
                 )
                 for known in self.references
             ),

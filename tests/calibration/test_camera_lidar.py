@@ -10,11 +10,13 @@ import pytest
 
 from sensorium.calibration import geometry
 from sensorium.calibration.camera_lidar import (
+    CHANGE_THRESHOLD,
     FOCAL_BIAS_PERCENT,
     SCREENING_THRESHOLD,
     CameraLidarTolerance,
     Keyframe,
     camera_lidar_reference,
+    change_between,
     check_camera_lidar,
     distinct_scenes,
     keyframe,
@@ -184,6 +186,37 @@ def test_a_reference_takes_the_bias_out() -> None:
     known = biased.with_reference(camera_lidar_reference(keyframes()[:3], biased, "camera", "lidar"))
     assert check_camera_lidar(keyframes()[3:], known, "camera", "lidar").verdict.status is Status.OK
     assert check_camera_lidar(keyframes()[3:], biased, "camera", "lidar").verdict.status is not Status.OK
+
+
+def test_a_reference_keeps_what_goes_together_through_a_file(tmp_path: Path) -> None:
+    reference = camera_lidar_reference(keyframes()[:3], truth(), "camera", "lidar")
+    known = truth().with_reference(reference)
+    known.save(tmp_path / "rig.yaml")
+    again = RigCalibration.load(tmp_path / "rig.yaml").references[0]
+    np.testing.assert_allclose(again.correlation, reference.correlation, atol=1e-6)
+    assert np.linalg.eigvalsh(np.array(again.correlation)).min() > 0
+
+
+def test_a_change_between_two_parts_of_a_recording_is_measured_and_a_common_bias_is_not() -> None:
+    T = wrong_by(np.array([0.0, np.deg2rad(0.8), 0, 0, 0, 0])).transform("camera", "lidar")
+    calm = change_between(keyframes()[:3], keyframes()[3:], T)
+    moved = geometry.small_motion(np.array([np.deg2rad(0.6), 0, 0, 0, 0, 0]))
+    later = [
+        replace(
+            frame,
+            edges=tuple(
+                replace(
+                    edges,
+                    xyz=geometry.apply(geometry.inverse(T) @ moved @ T, edges.xyz),
+                )
+                for edges in frame.edges
+            ),
+        )
+        for frame in keyframes()[3:]
+    ]
+    change = change_between(keyframes()[:3], later, T)
+    assert calm.gain < CHANGE_THRESHOLD < change.gain
+    assert abs(change.motion[0] + np.deg2rad(0.6)) < 3 * change.sigma[0]
 
 
 def test_one_frame_and_standing_still_are_insufficient() -> None:
