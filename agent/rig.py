@@ -190,6 +190,9 @@ def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, s
             problems.append(
                 ((key,), f"{key}: {anchored[key]} does not exist; correct the path or remove the key")
             )
+    if document.checks and "calibration" not in anchored:
+        what = "checks: there is no calibration to hold the sensors against; add calibration: FILE"
+        problems.append((("checks",), what))
     if "calibration" in anchored and not problems:
         try:
             RigCalibration.load(anchored["calibration"])

@@ -76,3 +76,17 @@ def test_a_missing_device_is_named_before_anything_starts(tmp_path):
     (line,) = problems("rig: r\ndevices:\n  wrist: {driver: opencv, device: /dev/v4l/by-id/nothing}\n")
     assert line.startswith("/rigs/rig.yaml:3:3: device wrist: ")
     assert "/dev/v4l/by-id/nothing" in line
+
+
+def test_checks_without_a_calibration_are_refused():
+    (line,) = problems(
+        "rig: r\ndevices:\n  f: {driver: ati_netft, host: 192.0.2.1}\n"
+        "checks: [{check: stereo, streams: [a, b]}]\n"
+    )
+    assert line.startswith("/rigs/rig.yaml:4:1: checks: there is no calibration")
+
+
+def test_checks_left_out_are_derived_and_an_empty_list_means_none():
+    head = "rig: r\ndevices:\n  f: {driver: ati_netft, host: 192.0.2.1}\n"
+    assert parse_rig(head, HERE).document.checks is None
+    assert parse_rig(head + "checks: []\n", HERE).document.checks == ()
