@@ -14,7 +14,7 @@ from sensorium.sync.clocks.triggered import DETAIL, TriggerMatcher, TriggerSetti
 from sensorium.sync.streams import Instance, LiveStream
 from sensorium.verdict import Status, Verdict
 
-_UNDECLARED = "its pulses were not declared yet"
+_UNDECLARED = "the pulses were not declared yet"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,9 +30,9 @@ class Pulse(str, Enum):
     """How a frame relates to the pulses (values are for reports)."""
 
     MATCHED = "matched"
-    BRIDGED = "its pulse was not recorded; time from the neighbours"
-    PULSE_LOST = "its pulse was not recorded"
-    NO_PULSE = "exposed without a pulse"
+    BRIDGED = "the pulse was not recorded; time from its neighbours"
+    PULSE_LOST = "the pulse was not recorded"
+    NO_PULSE = "they were exposed without a pulse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class TriggerCounts:
         is_loose: They keep leaving them in one direction: the camera runs freely.
         refusal: Why nothing can be matched at all, and what to do; "" otherwise.
         counts_exposures: The camera has a counter of its own; else a lost frame looks like an ignored pulse.
-        least_ns, most_ns: Of the approximate times minus those of the pulses.
+        least_ns, most_ns, sum_ns: Of the ordinary estimates minus the times by the pulses.
     """
 
     matched: int = 0
@@ -99,10 +99,12 @@ class TriggerCounts:
     period_ns: float = 0.0
     least_ns: float = float("inf")
     most_ns: float = float("-inf")
+    sum_ns: float = 0.0
 
     def residual(self, residual_ns: float) -> None:
-        """Note by how much an approximate time is later than its pulse says."""
+        """Note by how much the estimate of a matched frame is later than its pulse says."""
         self.least_ns, self.most_ns = min(self.least_ns, residual_ns), max(self.most_ns, residual_ns)
+        self.sum_ns += residual_ns
 
     def add(self, other: "TriggerCounts") -> None:
         """Add what another instance of the same camera's driver counted."""
@@ -116,6 +118,7 @@ class TriggerCounts:
         self.refusal = other.refusal or self.refusal
         self.period_ns = other.period_ns or self.period_ns
         self.least_ns, self.most_ns = min(self.least_ns, other.least_ns), max(self.most_ns, other.most_ns)
+        self.sum_ns += other.sum_ns
 
     def verdict(self, subject: str) -> Verdict:
         """Return whether the camera follows its trigger."""
@@ -128,11 +131,11 @@ class TriggerCounts:
             Quantity("pulses not recorded", self.unrecorded_pulses, "1"),
             Quantity("frames without a pulse", self.spurious_frames, "1"),
         ]
-        if self.most_ns >= self.least_ns:
+        if matched:
             spread_us, limit_us = (self.most_ns - self.least_ns) / 1e3, self.period_ns / 2e3
             quantities += [
-                Quantity("spread of the approximate times", spread_us, "us", threshold=limit_us),
-                Quantity("approximate times are late by", (self.least_ns + self.most_ns) / 2e3, "us"),
+                Quantity("spread of the ordinary estimates", spread_us, "us", threshold=limit_us),
+                Quantity("ordinary estimates are late by", self.sum_ns / matched / 1e3, "us"),
             ]
         status, reasons = self._judge(matched, estimated)
         return Verdict("trigger", subject, status, tuple(quantities), reasons)
@@ -153,22 +156,26 @@ class TriggerCounts:
         return (Status.OK if is_followed else Status.SUSPECT), reasons
 
     def _reasons(self) -> tuple[str, ...]:
-        ignored = "pulses were ignored by the camera: the exposure may exceed the period"
+        ignored = "pulses ignored by the camera: {}; the exposure may exceed the period"
         if not self.counts_exposures:
-            ignored = "pulses have no frame: ignored or lost, which a camera without a counter cannot tell"
-        loose = "times left their pulses and were found again: is the camera in trigger mode?"
+            ignored = (
+                "pulses without a frame: {}; ignored or lost, which a camera without a counter cannot tell"
+            )
         found = (
-            (
-                self.spurious_frames,
-                "frames were exposed without a pulse: is the camera in trigger mode?",
-            ),
+            (self.spurious_frames, "frames exposed without a pulse: {}; is the camera in trigger mode?"),
             (self.ignored_pulses, ignored),
-            (self.slips, loose),
-            (self.lost_frames, "frames were exposed but never came"),
-            (self.unrecorded_pulses, "pulses are missing from the trigger's record"),
+            (
+                self.slips,
+                "frames left their pulses and found others: {} times; is the camera in trigger mode?",
+            ),
+            (self.lost_frames, "frames that were exposed but never came: {}"),
+            (self.unrecorded_pulses, "pulses missing from the trigger's record: {}"),
         )
-        kept = (f"{count} frames keep the ordinary estimate: {why}" for why, count in self.estimated.items())
-        return (*(f"{count} {what}" for count, what in found if count), *kept)
+        kept = (
+            f"frames with the ordinary estimate: {count}, because {why}"
+            for why, count in self.estimated.items()
+        )
+        return (*(sentence.format(count) for count, sentence in found if count), *kept)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

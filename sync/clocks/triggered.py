@@ -52,10 +52,10 @@ NOT_KNOWN = "the counter difference was not known yet"
 UNCERTAIN = "the estimate was not yet certain to half a period"
 NOT_RECORDED = "the pulse was not recorded"
 NO_PULSE = "no pulse came"
-OTHER_PULSE = "its time and its count name different pulses"
-UNFIT = "its time fits no pulse"
+OTHER_PULSE = "time and count named different pulses"
+UNFIT = "their time fits no pulse"
 LOOSE = "the camera does not follow the trigger"
-BAD_EXPOSURE = "its exposure time makes no sense"
+BAD_EXPOSURE = "their exposure time makes no sense"
 
 
 class TriggerSettings(BaseModel):
@@ -390,10 +390,10 @@ class TriggerMatcher:
             self._note(held.arrival_ns, f"{what}; frames have the times of their pulses from here on")
         elif difference > known:
             self._counts.ignored_pulses += difference - known
-            self._note(held.arrival_ns, f"{what}: {difference - known} pulses were ignored by the camera")
+            self._note(held.arrival_ns, f"{what}; pulses ignored by the camera: {difference - known}")
         else:
             self._counts.spurious_frames += known - difference
-            self._note(held.arrival_ns, f"{what}: {known - difference} frames were exposed without a pulse")
+            self._note(held.arrival_ns, f"{what}; frames exposed without a pulse: {known - difference}")
 
     def _by_pulse(self, held: _Held, pulse: PulseStamp, exposure_ns: float) -> Stamped:
         capture_ns = pulse.edge_ns + self._shutter.after_edge_ns(exposure_ns)

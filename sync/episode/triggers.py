@@ -84,8 +84,7 @@ def check_triggers(episode: Episode) -> tuple[Verdict, ...]:
                 found_here.counts_exposures = info.has_device_counter
                 found_here.slips = int(matched.has_slipped)
                 counts.add(found_here)
-            counts.least_ns += settings.late_ns
-            counts.most_ns += settings.late_ns
+            counts.sum_ns += settings.late_ns * (counts.matched + counts.bridged)
             found.append(replace(counts.verdict(name), check=CHECK))
         except (ClockError, ConfigError) as err:
             found.append(Verdict(CHECK, name, Status.INSUFFICIENT, (), (str(err),)))

@@ -85,7 +85,7 @@ def test_lost_frames_ignored_pulses_and_unrecorded_pulses_are_told_apart() -> No
     assert np.abs(found.capture_ns - rig.true_ns).max() <= 4000
     verdict = found.verdict("cam")
     assert verdict.status is Status.SUSPECT
-    assert "3 pulses were ignored" in " ".join(verdict.reasons)
+    assert "pulses ignored by the camera: 3" in " ".join(verdict.reasons)
 
 
 def test_counters_that_wrap_lose_nothing() -> None:

@@ -316,7 +316,7 @@ def test_a_constant_latency_nobody_knew_of_is_taken_out_and_reported() -> None:
     bench = Bench()
     found = run(bench.arrivals, camera=camera)
     quantities = {q.name: q.value for q in found.counts.verdict("cam").quantities}
-    assert quantities["approximate times are late by"] == pytest.approx(5000, abs=300)
+    assert quantities["ordinary estimates are late by"] == pytest.approx(5000, abs=300)
     error_ns = found.errors_ns(bench)[50:]
     assert np.abs(error_ns).max() <= STATED_NS
 
@@ -344,7 +344,7 @@ def test_a_camera_whose_driver_knows_no_latency_is_matched_by_what_the_rig_file_
     assert len(found.by_pulse()) > 590
     assert np.abs(error_ns[10:]).max() <= STATED_NS
     quantities = {q.name: q.value for q in found.counts.verdict("cam").quantities}
-    assert quantities["approximate times are late by"] == pytest.approx(12_000, abs=300)
+    assert quantities["ordinary estimates are late by"] == pytest.approx(12_000, abs=300)
     kept = [s for seq, s in found.stamped.items() if seq not in found.by_pulse()]
     assert kept
     assert all(s.uncertainty.asymmetry_ns == 12.5 * MS for s in kept)
