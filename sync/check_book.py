@@ -3,7 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +27,16 @@ class JudgedWindow:
     verdict: Verdict
     start_ns: int
     end_ns: int
+
+    @classmethod
+    def of(cls, verdict: Verdict, start_ns: int, end_ns: int) -> "JudgedWindow":
+        """Return a window without the numbers that are none (degrees that nothing pins have infinite sigmas)."""
+        finite = tuple(
+            replace(each, sigma=each.sigma if each.sigma is not None and isfinite(each.sigma) else None)
+            for each in verdict.quantities
+            if isfinite(each.value)
+        )
+        return cls(replace(verdict, quantities=finite), start_ns, end_ns)
 
     @property
     def key(self) -> Key:

@@ -15,6 +15,8 @@ from sensorium.sync.align import Match, SyncRow
 from sensorium.timebase import SECOND_NS
 
 _KEEP_NS = 2 * SECOND_NS
+MAX_KEPT_BYTES = 96 << 20
+"""Of one stream; large raw images are kept for less than two seconds."""
 _WANTED_NS = 60 * SECOND_NS
 MARGIN_NS = SECOND_NS // 20
 """Frames beside a set reach this far over its first and last capture."""
@@ -76,6 +78,7 @@ class SetKeeper:
         self._reference = ""
         self._episode = ("", 0)
         self._kept: dict[str, deque[KeptFrame]] = {}
+        self._bytes: dict[str, int] = {}
         self._wanted_until_ns: dict[str, int] = {}
         self._request: SetRequest | None = None
         self._pending: AlignedSet | None = None
@@ -99,11 +102,14 @@ class SetKeeper:
         if now_ns > until_ns:
             del self._wanted_until_ns[info.name]
             self._kept.pop(info.name, None)
+            self._bytes.pop(info.name, None)
             return
         kept = self._kept.setdefault(info.name, deque())
         kept.append(KeptFrame(info, frame, capture_ns))
-        while kept[0].first_ns < int(capture_ns[0]) - _KEEP_NS:
-            kept.popleft()
+        size = self._bytes.get(info.name, 0) + len(frame.payload)
+        while kept[0].first_ns < int(capture_ns[0]) - _KEEP_NS or (size > MAX_KEPT_BYTES and len(kept) > 1):
+            size -= len(kept.popleft().frame.payload)
+        self._bytes[info.name] = size
 
     def row(self, row: SyncRow, now_ns: int) -> None:
         """Take in a row of the open episode."""

@@ -174,7 +174,7 @@ class Watch(ABC, Generic[DataT]):
             self.settled = verdict
         self._restart()
         self.note = ""
-        self.latest = JudgedWindow(verdict, *span)
+        self.latest = JudgedWindow.of(verdict, *span)
         return self.latest
 
     def _with_location(self, verdict: Verdict, moved: Moved) -> Verdict:

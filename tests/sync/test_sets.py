@@ -6,7 +6,7 @@ import pytest
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.sync.align import Match, Matched, SyncRow
 from sensorium.sync.service import pack_set, unpack_set
-from sensorium.sync.sets import MARGIN_NS, PATIENCE_NS, AlignedSet, SetKeeper, SetRequest
+from sensorium.sync.sets import MARGIN_NS, MAX_KEPT_BYTES, PATIENCE_NS, AlignedSet, SetKeeper, SetRequest
 from sensorium.timebase import SECOND_NS
 
 MS = 1_000_000
@@ -128,3 +128,17 @@ def test_the_last_capture_of_a_block_with_one_stamp_follows_from_the_rate(count)
     found = bench.keeper.take(0)
     assert found is not None
     assert found.members[0].last_ns == (count - 1) * 10 * MS
+
+
+def test_large_frames_are_kept_for_less_time_rather_than_without_bound():
+    bench = Bench()
+    bench.keeper.request(SetRequest(("camera",)), 0)
+    large = bytes(MAX_KEPT_BYTES // 4)
+    for seq in range(12):
+        bench.offer(CAMERA, seq, seq * 100 * MS, large)
+    bench.keeper.row(SyncRow(7, 700 * MS, ()), 0)
+    assert bench.keeper.take(0) is None  # it was let go
+    bench.keeper.row(SyncRow(8, 800 * MS, ()), 0)
+    found = bench.keeper.take(0)
+    assert found is not None
+    assert found.members[0].frame.seq == 8

@@ -19,7 +19,7 @@ from sensorium.errors import SensoriumError, VerdictError
 from sensorium.sync.check_book import CheckerReport, CheckMessage, JudgedWindow, PlannedCheck
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.timebase import SECOND_NS, Timeline
-from sensorium.verdict import Status, Verdict
+from sensorium.verdict import Quantity, Status, Verdict
 
 MS = 1_000_000
 FORCE = StreamInfo(
@@ -198,6 +198,21 @@ def test_verdicts_belong_to_the_episode_whose_frames_they_judged(tmp_path, conte
     assert [verdict.status for verdict in before.calibration.verdicts] == [Status.SUSPECT]
     assert after.calibration.verdicts == ()
     assert after.limitations == ()
+
+
+def test_numbers_that_are_none_do_not_keep_an_episode_from_being_sealed(tmp_path, context):
+    recording = Recording(tmp_path, context)
+    recording.sample()
+    quantities = (
+        Quantity("yaw", 0.0, "deg", 0.25, float("inf")),
+        Quantity("plane_rms", float("nan"), "m"),
+        Quantity("pitch", 0.1, "deg", 0.25, 0.01),
+    )
+    verdict = Verdict("lidar_lidar", "a~b", Status.INSUFFICIENT, quantities, ("no planes",))
+    recording.check(JudgedWindow.of(verdict, START_NS, START_NS))
+    (manifest,) = recording.close()
+    (kept,) = manifest.calibration.verdicts
+    assert kept.quantities == (Quantity("yaw", 0.0, "deg", 0.25), quantities[2])
 
 
 def test_a_check_that_came_to_no_verdict_is_insufficient_unless_nobody_asked_for_it(tmp_path, context):
