@@ -23,7 +23,7 @@ from sensorium.sync.episode.writer import EpisodeWriter
 from sensorium.timebase import VirtualClock
 from sensorium.verdict import Status, Verdict
 
-SECONDS = 40.0
+SECONDS = 24.0
 SHUTTER = {"delay_us": 180.0, "jitter_us": 2.0, "row_us": 12.0}
 SETTINGS = TriggerSettings(pulses="box", drives=("camera_left",), delay_us=180, bound_us=2, row_us=12)
 STATED_NS = 12_000
@@ -77,7 +77,7 @@ def judged(folder: Path) -> Verdict:
 def test_a_remap_gives_old_frames_the_times_of_their_pulses(tmp_path: Path) -> None:
     faults = {
         "box": [{"kind": "drop", "at_s": 10.0, "count": 2}],
-        "camera_left": [{"kind": "ignore", "at_s": 20.0}, {"kind": "expose", "at_s": 30.0}],
+        "camera_left": [{"kind": "ignore", "at_s": 14.0}, {"kind": "expose", "at_s": 18.0}],
     }
     folder = recorded(tmp_path, faults)
     truth = dict(load_truth(tmp_path)["camera_left"].tolist())

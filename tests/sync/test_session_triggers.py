@@ -203,6 +203,23 @@ def test_a_refusal_is_a_limitation_an_event_and_a_verdict(tmp_path, context):
     assert manifest.stream("cam").total.recorded == 1
 
 
+def test_pulses_that_no_device_declares_are_named_with_the_nearest_stream(tmp_path, context):
+    wrong = SETTINGS.model_copy(update={"pulses": "boxes"})
+    bench = Bench(tmp_path, context, ("box", "cam"), triggers=(wrong,))
+    box, camera = bench.driver(BOX, 1), bench.driver(CAMERA, 2)
+    bench.settle(box, camera)
+    camera.publish(Frame("cam", 0, 1, stamps(0), stamps(START_NS), bytes(16), (EXPOSURE_NS,)))
+    bench.advance(0.1, box, camera)
+    for driver in (box, camera):
+        driver.end(linger_s=0.05)
+    bench.settle()
+    (manifest,) = bench.close()
+    verdict = trigger_verdict(manifest)
+    assert verdict.status is Status.INSUFFICIENT
+    assert verdict.reasons[0].endswith("no stream 'boxes' was declared; did you mean 'box'?")
+    assert verdict.reasons[0] in manifest.limitations
+
+
 def test_seconds_of_a_pps_are_judged_at_the_seal(tmp_path, context):
     bench = Bench(tmp_path, context, ("gnss",))
     gnss = bench.driver(PPS, 1)
