@@ -24,7 +24,7 @@ MAX_POINTS = 20_000
 CELL_PX = 8
 HIDDEN_SHARE, HIDDEN_M = 0.05, 0.5
 # Angles that are tried on either side, and what two opinions may differ by beyond two sigma.
-STEPS_RAD = np.deg2rad(np.arange(-1.0, 1.001, 0.05))
+STEPS_RAD = np.deg2rad(np.arange(-1.0, 1.001, 0.1))
 AGREEING_DEG = 0.3
 MIN_VIEWS = 5
 

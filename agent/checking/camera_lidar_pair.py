@@ -9,7 +9,7 @@ from sensorium.agent.calibration_data import CameraLidarSet, Recording, spread
 from sensorium.agent.checking.report import CheckReport, Overlay
 from sensorium.agent.checking.windows import changes, decided, located
 from sensorium.agent.shots import Shot
-from sensorium.calibration import camera_lidar
+from sensorium.calibration import camera_lidar, nid
 from sensorium.calibration.attribution import TIMING, split_timing
 from sensorium.calibration.geometry import Array, Intrinsics, apply, small_motion
 from sensorium.calibration.lint import View, lint_camera_lidar
@@ -20,6 +20,9 @@ from sensorium.verdict import Quantity, Status, Verdict
 
 MAX_PICTURES = 3
 MAX_LINT_VIEWS = 6
+MAX_OPINION_VIEWS = 8
+# What a mount may slip within one recording unnoticed, by degree (spec calibration 3c).
+SLIP_LIMITS = np.array([np.deg2rad(0.15)] * 3 + [0.05] * 3)
 # 20 ms at 10 deg/s of turning look like 0.2 deg of yaw.
 MAX_APART_MS = 20.0
 MIN_TIMING_FRAMES = 6
@@ -43,11 +46,13 @@ def check_camera_lidar(
     calibration = RigCalibration(edges=(Edge(camera, lidar, np.eye(4)),))
     reference = recording.calibration.calibration.reference(camera_lidar.CHECK, f"{camera}~{lidar}")
 
-    def judge(part: Sequence[_Prepared]) -> camera_lidar.CameraLidarCheck:
+    def judge(part: Sequence[_Prepared], is_thorough: bool = False) -> camera_lidar.CameraLidarCheck:
         frames = [each.keyframe for each in part]
-        return camera_lidar.check_camera_lidar(frames, calibration, camera, lidar, reference)
+        return camera_lidar.check_camera_lidar(
+            frames, calibration, camera, lidar, reference, is_thorough=is_thorough
+        )
 
-    pooled = judge(prepared)
+    pooled = judge(prepared, True)
     verdict = pooled.verdict
     faults: list[Verdict] = []
     if verdict.status is not Status.OK and prepared:
@@ -58,7 +63,8 @@ def check_camera_lidar(
     if faults:
         verdict = replace(verdict, status=Status.FAILED, reasons=faults[0].reasons)
     elif verdict.status is not Status.INSUFFICIENT:
-        verdict = _heard_twice(pooled, prepared, judge)
+        verdict = _with_slip(_heard_twice(pooled, prepared, judge), prepared)
+        verdict = _with_second_opinion(verdict, prepared, pooled.motion)
         turning = [(each, each.shot.turning_rad_s) for each in prepared]
         single = [
             (camera_lidar.estimate_motion([each.keyframe], np.eye(4)), rate)
@@ -97,6 +103,59 @@ def _heard_twice(
         readings = [(half.motion * to_unit, half.sigma * to_unit) for half in halves]
         drift = changes(camera_lidar.DEGREES, camera_lidar.UNITS, readings[0], readings[1], limits)
     return decided(pooled.verdict, [half.verdict for half in halves], drift)
+
+
+def _with_slip(verdict: Verdict, prepared: Sequence[_Prepared]) -> Verdict:
+    """Compare the first with the last third: a mount that slipped, by less than the tolerance even."""
+    third = len(prepared) // 3
+    if third < camera_lidar.MIN_KEYFRAMES:
+        return verdict
+    frames = [each.keyframe for each in prepared]
+    change = camera_lidar.change_between(frames[:third], frames[-third:], np.eye(4))
+    slip = Quantity("change_first_to_last_third", change.gain, "sigma", camera_lidar.CHANGE_THRESHOLD)
+    verdict = replace(verdict, quantities=(*verdict.quantities, slip))
+    beyond = np.flatnonzero(np.abs(change.motion) > SLIP_LIMITS)
+    if change.gain < camera_lidar.CHANGE_THRESHOLD or not len(beyond):
+        return verdict
+    to_unit = [180 / np.pi] * 3 + [1.0] * 3
+    named = ", ".join(
+        f"{camera_lidar.DEGREES[k]} {change.motion[k] * to_unit[k]:+.2g} {camera_lidar.UNITS[k]}"
+        for k in beyond
+    )
+    reason = (
+        f"two places fit {change.gain:.1f} sigma better than one: {named} from the first third to the last; "
+        "a mount may have slipped during the recording"
+    )
+    status = Status.SUSPECT if verdict.status is Status.OK else verdict.status
+    return replace(verdict, status=status, reasons=(*verdict.reasons, reason))
+
+
+def _with_second_opinion(verdict: Verdict, prepared: Sequence[_Prepared], motion: Array) -> Verdict:
+    """Ask reflectance and grey values, which know nothing of edges, whether they place the LiDAR there too."""
+    chosen = [prepared[index].shot for index in spread(len(prepared), MAX_OPINION_VIEWS)]
+    if len(chosen) < nid.MIN_VIEWS:
+        return verdict
+    views = [
+        nid.reflectance_view(shot.image, shot.points, shot.camera, shot.T_camera_lidar) for shot in chosen
+    ]
+    opinion = nid.second_opinion(views, motion)
+    numbers = tuple(
+        Quantity(f"second_opinion_{name}", float(gap), "deg", None, float(sigma))
+        for name, gap, sigma in zip(camera_lidar.DEGREES[:3], opinion.gap_deg, opinion.sigma_deg, strict=True)
+    )
+    verdict = replace(verdict, quantities=(*verdict.quantities, *numbers))
+    if not opinion.disagrees.any():
+        return verdict
+    named = ", ".join(
+        f"{name} {gap:+.2f} ± {sigma:.2f} deg"
+        for name, gap, sigma, is_other in zip(
+            camera_lidar.DEGREES[:3], opinion.gap_deg, opinion.sigma_deg, opinion.disagrees, strict=True
+        )
+        if is_other
+    )
+    reason = f"reflectance and grey values fit best elsewhere than the edges: {named}"
+    status = Status.SUSPECT if verdict.status is Status.OK else verdict.status
+    return replace(verdict, status=status, reasons=(*verdict.reasons, reason))
 
 
 def with_timing(verdict: Verdict, single: Sequence[tuple[camera_lidar.Estimate, Array]]) -> Verdict:
