@@ -16,8 +16,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    PositiveFloat,
     ValidationError,
     field_validator,
 )
@@ -37,7 +35,7 @@ LATE_NS = SECOND_NS // 10
 """A pulse that arrives so long after the frame is not the frame's."""
 PATIENCE_NS = SECOND_NS // 2
 """How long a frame is held for a pulse that is still on its way through the bus."""
-LONGEST_EXPOSURE_NS = 60.0 * SECOND_NS
+LONGEST_US = 60e6
 _PULSES_KEPT = 1024
 _PERIODS_KEPT = 15
 _MARGIN = 4.0
@@ -76,10 +74,10 @@ class TriggerSettings(BaseModel):
 
     pulses: str = Field(pattern=STREAM_NAME.pattern)
     drives: tuple[str, ...] = Field(min_length=1)
-    delay_us: NonNegativeFloat = 0.0
-    bound_us: NonNegativeFloat
-    row_us: NonNegativeFloat = 0.0
-    exposure_us: PositiveFloat | None = None
+    delay_us: float = Field(default=0.0, ge=0, le=LONGEST_US)
+    bound_us: float = Field(ge=0, le=LONGEST_US)
+    row_us: float = Field(default=0.0, ge=0, le=LONGEST_US)
+    exposure_us: float | None = Field(default=None, gt=0, le=LONGEST_US)
     late_ms: tuple[float, float] | None = None
 
     @field_validator("late_ms")
@@ -100,7 +98,7 @@ class TriggerSettings(BaseModel):
             assert self.exposure_us is not None, "checked by check_driven"
             return self.exposure_us * 1e3
         found = float(meta[info.meta_fields.index(EXPOSURE_FIELD)])
-        return found if 0 <= found <= LONGEST_EXPOSURE_NS else None
+        return found if 0 <= found <= LONGEST_US * 1e3 else None
 
     @property
     def late_ns(self) -> int:

@@ -258,3 +258,18 @@ def test_only_driven_streams_are_described_anew_and_only_once() -> None:
     once = triggers.describe(declared(CAMERA, BOX))
     assert [DETAIL in info.details for info in once.streams] == [True, False]
     assert triggers.describe(once) == once
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"pulses": "box", "drives": ["cam"], "bound_us": 1e999}', "[1]"])
+def test_a_declaration_whose_trigger_makes_no_sense_is_a_problem_and_no_crash(text, tmp_path, context):
+    bench = Bench(tmp_path, context, ("box", "cam"))
+    box, camera = bench.driver(BOX, 1), bench.driver(replace(CAMERA, details={DETAIL: text}), 2)
+    bench.settle(box, camera)
+    camera.publish(Frame("cam", 0, 1, stamps(0), stamps(START_NS), bytes(16), (EXPOSURE_NS,)))
+    bench.advance(0.1, box, camera)
+    for driver in (box, camera):
+        driver.end(linger_s=0.05)
+    bench.settle()
+    (manifest,) = bench.close()
+    assert manifest.stream("cam").total.recorded == 1
+    assert "cam declares a trigger that makes no sense" in trigger_verdict(manifest).reasons[0]
