@@ -27,6 +27,7 @@ MIN_CLAPS = 3
 MAX_ORDERED = 6
 # The best order must fit this much better than the next (samples, RMS); delays are good to 0.2.
 MIN_ORDER_MARGIN = 1.0
+MIN_ORDER_RATIO = 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +138,8 @@ def check_claps(
 ) -> Verdict:
     """Judge an array from several claps: dead channels, polarity and order, each by what most claps say.
 
-    Order needs to know where the microphones are. A clap from a stated side shows it for two channels; four
-    and more, spread in all directions, show it by themselves.
+    Order needs to know where the microphones are. Claps from stated sides show it for any number of channels;
+    five and more off one line show it by themselves.
 
     Args:
         clips: (samples, channels) around each clap.
@@ -193,45 +194,77 @@ def find_order(
 ) -> tuple[tuple[int, ...] | None, float]:
     """Return at which microphone each channel hangs, and by how many samples RMS the next best order is worse.
 
-    None where no order fits clearly best: too few claps from a known side, microphones in one line.
+    None where no order fits clearly best. A clap from a stated side is taken as far away; it need only be
+    nearer to that side than to others. One from nowhere in particular may be as near as it likes: its place has
+    three unknowns, so it takes five microphones off one line for anything to be left over.
     """
     count = len(positions_m)
     pairs = list(combinations(range(count), 2))
     if count > MAX_ORDERED or not pairs:
         return None, 0.0
     reach = int(2 * float(np.ptp(positions_m, axis=0).max() + 0.05) / SOUND_M_S * rate_hz) + 4
-    measured = [
-        np.array([delay_between(clip[:, a], clip[:, b], reach).samples for a, b in pairs]) for clip in clips
+    heard = [
+        (np.array([delay_between(clip[:, a], clip[:, b], reach).samples for a, b in pairs]), side)
+        for clip, side in zip(clips, [*sides, *[None] * (len(clips) - len(sides))], strict=True)
+        if side is not None or _is_spread(positions_m)
     ]
-    sides = [*sides, *[None] * (len(clips) - len(sides))]
+    if len(heard) < MIN_CLAPS:
+        return None, 0.0
     misses: list[tuple[float, tuple[int, ...]]] = []
     for order in permutations(range(count)):
-        place = positions_m[list(order)]
-        arms = np.array([place[a] - place[b] for a, b in pairs]) / SOUND_M_S * rate_hz
+        metres = positions_m[list(order)] * rate_hz / SOUND_M_S
         squares = [
-            np.square(delays - arms @ (_direction(arms, delays) if side is None else side))
-            for delays, side in zip(measured, sides, strict=True)
-            if side is not None or _is_spread(positions_m)
+            float(
+                np.square(
+                    delays - (_far(metres, pairs, side) if side is not None else _near(metres, pairs, delays))
+                ).mean()
+            )
+            for delays, side in heard
         ]
-        if len(squares) < MIN_CLAPS:
-            return None, 0.0
         # One clap from the wrong side, or an echo, must not decide.
-        misses.append((float(np.sqrt(np.median([part.mean() for part in squares]))), order))
+        misses.append((float(np.sqrt(np.median(squares))), order))
     misses.sort()
-    gain = misses[1][0] - misses[0][0] if len(misses) > 1 else 0.0
-    return (misses[0][1], gain) if gain > MIN_ORDER_MARGIN else (None, gain)
+    gain = misses[1][0] - misses[0][0]
+    is_clear = gain > MIN_ORDER_MARGIN and misses[1][0] > MIN_ORDER_RATIO * misses[0][0]
+    return (misses[0][1] if is_clear else None), gain
 
 
 def _is_spread(positions_m: Array) -> bool:
-    """Return whether a direction can be found from delays: three microphones and more off one line."""
+    """Return whether delays tell more than where the sound was."""
     spread = np.linalg.svd(positions_m - positions_m.mean(axis=0), compute_uv=False)
-    return bool(len(positions_m) >= 4 and spread[1] > 0.02)
+    return bool(len(positions_m) >= 5 and spread[1] > 0.02)
 
 
-def _direction(arms: Array, delays: Array) -> Array:
-    """Return the direction (3,) that explains delays best, of length 1 at most."""
-    found = np.linalg.lstsq(arms, delays, rcond=1e-3)[0]
-    return np.asarray(found / max(float(np.linalg.norm(found)), 1.0), np.float64)
+def _far(places: Array, pairs: Sequence[tuple[int, int]], side: Array) -> Array:
+    """Return the delays (samples) of a sound from far away; ``places`` in samples of travel."""
+    return np.array([(places[a] - places[b]) @ side for a, b in pairs])
+
+
+def _near(places: Array, pairs: Sequence[tuple[int, int]], delays: Array) -> Array:
+    """Return the delays of the place that explains measured ones best (Levenberg-Marquardt)."""
+    first, second = np.array(pairs).T
+    middle = places.mean(axis=0)
+    arms = places[first] - places[second]
+    towards = np.linalg.lstsq(arms, delays, rcond=1e-3)[0]
+    size = float(np.ptp(places, axis=0).max())
+    source = middle + 8 * size * towards / max(float(np.linalg.norm(towards)), 1e-9)
+    damping, told, cost = 1e-2, delays, np.inf
+    for _ in range(15):
+        away = source - places
+        distance = np.maximum(np.linalg.norm(away, axis=1), 1e-9)
+        now = distance[second] - distance[first]
+        left = delays - now
+        if float(left @ left) > cost:
+            damping *= 10
+        else:
+            cost, told, kept = float(left @ left), now, source
+            damping /= 5
+            units = away / distance[:, None]
+            jacobian = units[second] - units[first]
+            normal, pull = jacobian.T @ jacobian, jacobian.T @ left
+        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-9), pull)
+        source = kept + step * min(1.0, 4 * size / max(float(np.linalg.norm(step)), 1e-9))
+    return np.asarray(told, np.float64)
 
 
 def solve_polarity(clips: Sequence[Array]) -> tuple[int, ...] | None:

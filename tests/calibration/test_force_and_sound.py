@@ -87,19 +87,22 @@ def test_a_sensor_that_reports_the_holding_force_is_recognised() -> None:
 RATE_HZ = 48000.0
 # No symmetry: a turned or mirrored square would hear the same under another order.
 POSITIONS_M = np.array([[0.0, 0, 0], [0.2, 0, 0], [0.03, 0.12, 0], [0.25, 0.3, 0.05]])
+FIFTH_M = np.array([-0.1, 0.22, 0.1])
 SOURCE_M = np.array([2.0, 1.0, 0.5])
 
 
-def clap(seed: int = 1, source_m: geometry.Array = SOURCE_M) -> geometry.Array:
+def clap(
+    seed: int = 1, source_m: geometry.Array = SOURCE_M, places_m: geometry.Array = POSITIONS_M
+) -> geometry.Array:
     """A burst of noise that reaches four microphones from one place, with noise of their own."""
     rng = np.random.default_rng(seed)
     samples = np.arange(9600)
     frequency = np.fft.rfftfreq(len(samples))
     burst = rng.normal(size=len(samples)) * np.exp(-(((samples - 3000) / 500.0) ** 2))
     spectrum = np.fft.rfft(burst)
-    late = np.linalg.norm(POSITIONS_M - source_m, axis=1) / 343.0 * RATE_HZ
+    late = np.linalg.norm(places_m - source_m, axis=1) / 343.0 * RATE_HZ
     heard = [np.fft.irfft(spectrum * np.exp(-2j * np.pi * frequency * delay)) for delay in late - late.min()]
-    return np.stack(heard, axis=1) + rng.normal(0, 0.005, (len(samples), 4))
+    return np.stack(heard, axis=1) + rng.normal(0, 0.005, (len(samples), len(places_m)))
 
 
 def test_delay_is_found_to_a_fifth_of_a_sample() -> None:
@@ -130,20 +133,33 @@ def test_silence_and_unshared_noise_are_insufficient() -> None:
     assert check_microphones(noise, RATE_HZ, "array").status is Status.INSUFFICIENT
 
 
-ARRAY = MicrophoneArray(tuple((float(x), float(y), float(z)) for x, y, z in POSITIONS_M))
-CLAPS = [
-    clap(seed, source)
-    for seed, source in enumerate(
-        np.array([[2.0, 1.0, 0.5], [-1.0, 2.0, 0.2], [0.5, -2.0, 0.8], [-2.0, -1.0, 0.0]])
-    )
-]
+SOURCES_M = np.array([[2.0, 1.0, 0.5], [-1.0, 2.0, 0.2], [0.5, -2.0, 0.8], [-2.0, -1.0, 0.0]])
+FIVE_M = np.vstack([POSITIONS_M, FIFTH_M])
 
 
-def test_claps_from_anywhere_show_order_and_polarity_of_four_microphones() -> None:
-    assert check_claps(CLAPS, RATE_HZ, "array", ARRAY).status is Status.OK
-    swapped = check_claps([sound[:, [0, 2, 1, 3]] for sound in CLAPS], RATE_HZ, "array", ARRAY)
+def array_at(places_m: geometry.Array) -> MicrophoneArray:
+    return MicrophoneArray(tuple((float(x), float(y), float(z)) for x, y, z in places_m))
+
+
+ARRAY = array_at(POSITIONS_M)
+CLAPS = [clap(seed, source) for seed, source in enumerate(SOURCES_M)]
+
+
+def test_claps_from_anywhere_show_order_and_polarity_of_five_microphones() -> None:
+    claps = [clap(seed, source, FIVE_M) for seed, source in enumerate(SOURCES_M)]
+    good = check_claps(claps, RATE_HZ, "array", array_at(FIVE_M))
+    assert (good.status, good.reasons) == (Status.OK, ())
+    swapped = check_claps([sound[:, [0, 2, 1, 3, 4]] for sound in claps], RATE_HZ, "array", array_at(FIVE_M))
     assert swapped.status is Status.FAILED
     assert "channels 1, 2 are swapped" in swapped.reasons[0]
+
+
+def test_four_microphones_need_sides_for_the_order_but_not_for_the_polarity() -> None:
+    sides = [source / np.linalg.norm(source) for source in SOURCES_M]
+    mixed = [sound[:, [0, 2, 1, 3]] for sound in CLAPS]
+    assert "was not judged" in check_claps(mixed, RATE_HZ, "array", ARRAY).reasons[-1]
+    assert check_claps(CLAPS, RATE_HZ, "array", ARRAY, sides).reasons == ()
+    assert "channels 1, 2 are swapped" in check_claps(mixed, RATE_HZ, "array", ARRAY, sides).reasons[0]
     inverted = check_claps([sound * (1, 1, -1, 1) for sound in CLAPS], RATE_HZ, "array", ARRAY)
     assert inverted.status is Status.FAILED
     assert "channel 2 has opposite polarity" in " ".join(inverted.reasons)
