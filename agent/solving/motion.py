@@ -461,7 +461,7 @@ class MicrophoneSolver(_Solver):
             order, margin = find_order(signed, claps.rate_hz, np.array(positions), claps.sides)
             if order is None:
                 reasons.append(
-                    "the order was not solved: mark claps from a known side (sensorium mark 'clap left')"
+                    "the order was not solved: mark claps from known sides (sensorium mark 'clap left')"
                 )
             elif order != tuple(range(len(positions))):
                 positions = tuple(positions[k] for k in order)
