@@ -34,6 +34,8 @@ _EDGE_M = 0.01
 _CELL_M = 0.06
 _INNER_M = 0.02
 _FIT_RAYS = 3000
+# What being a metre away from where it should be counts, in misplaced share.
+_ASTRAY_PER_M = 0.3
 _RANSAC_TRIES = 120
 _SEEDS = 150
 _MAX_CANDIDATES = 4
@@ -116,7 +118,7 @@ def find_board(
             f"{len(near)} returns where the board should be, {MIN_RETURNS} are needed: bring it closer"
         )
     best: SweptBoard | None = None
-    reason = ""
+    reason, least = "", np.inf
     planes = list(_planes(near, centre, normal, T_lidar_board[:3, 0], radius))
     for plane in sorted(planes, key=lambda each: abs(float((each.origin - centre) @ normal))):
         try:
@@ -124,8 +126,10 @@ def find_board(
         except CalibrationError as err:
             reason = reason or str(err)
             continue
-        if best is None or found.misplaced_share < best.misplaced_share:
-            best = found
+        # Whoever holds the board is flat as well, if one does not look closely, but not where it should be.
+        loss = found.misplaced_share + _ASTRAY_PER_M * float(np.linalg.norm(found.centre - centre))
+        if loss < least:
+            best, least = found, loss
     if best is None:
         raise CalibrationError(f"no board where it should be: {reason or 'no plane turned as the board is'}")
     return best

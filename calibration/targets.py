@@ -17,6 +17,7 @@ from sensorium.errors import CalibrationError
 Image = NDArray[np.uint8]
 MIN_CORNERS = 12
 _BLUR_EDGES = 20
+_SEARCH_PX = 1280
 DICTIONARIES = tuple(name for name in dir(cv2.aruco) if name.startswith("DICT_"))
 
 
@@ -136,10 +137,16 @@ class Chessboard:
         """
         picture = grey(image)
         flags = cv2.CALIB_CB_ADAPTIVE_THRESH | cv2.CALIB_CB_NORMALIZE_IMAGE
-        found, corners = cv2.findChessboardCorners(picture, (self.columns, self.rows), None, flags)
+        # Looking for it takes seconds in a large image; the corners are then placed in the whole one.
+        scale = max(1.0, picture.shape[1] / _SEARCH_PX)
+        small = picture
+        if scale > 1:
+            size = (_SEARCH_PX, round(picture.shape[0] / scale))
+            small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        found, corners = cv2.findChessboardCorners(small, (self.columns, self.rows), None, flags)
         if not found:
             return None
-        corners = np.asarray(corners, np.float64).reshape(-1, 2)
+        corners = (np.asarray(corners, np.float64).reshape(-1, 2) + 0.5) * scale - 0.5
         corners = refined(picture, corners, float(np.linalg.norm(corners[1] - corners[0])))
         if (self.columns + self.rows) % 2 and self._begins_light(picture, corners):
             corners = corners[::-1].copy()

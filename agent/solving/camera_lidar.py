@@ -13,7 +13,13 @@ from sensorium.agent.solving.boards import BoardMaterial, BoardMoment, Boards
 from sensorium.agent.solving.cameras import left_out, pair_quantities
 from sensorium.agent.solving.material import Points
 from sensorium.agent.solving.solver import SolvedPart, SolveRequest, merged
-from sensorium.calibration.board import MIN_LIDAR_VIEWS, BoardView, check_camera_lidar_board, pose_of
+from sensorium.calibration.board import (
+    CAMERA_LIDAR_CHECK,
+    MIN_LIDAR_VIEWS,
+    BoardView,
+    check_camera_lidar_board,
+    pose_of,
+)
 from sensorium.calibration.board_fit import solve_camera_lidar
 from sensorium.calibration.board_sweep import (
     SweptBoard,
@@ -125,23 +131,27 @@ class CameraLidarSolver:
         boards = self._material.of(request)
         if boards is None:
             return ()
-        found = []
-        for camera in sorted(set(boards.sizes) & set(calibration.cameras)):
-            for lidar in sorted(boards.lidars):
-                if calibration.has_transform(camera, lidar):
-                    T = calibration.transform(camera, lidar)
-                    views, _, lost, _ = lidar_views(
-                        boards.board,
-                        boards.common(camera, lidar),
-                        camera,
-                        lidar,
-                        calibration.camera(camera),
-                        T,
-                        may_guess=False,
-                    )
-                    verdict = check_camera_lidar_board(views, calibration, camera, lidar)
-                    found.append(replace(verdict, reasons=(*verdict.reasons, *lost)))
-        return found
+        return [
+            self._check_pair(boards, camera, lidar, calibration)
+            for camera in sorted(set(boards.sizes) & set(calibration.cameras))
+            for lidar in sorted(boards.lidars)
+            if calibration.has_transform(camera, lidar)
+        ]
+
+    def _check_pair(self, boards: Boards, camera: str, lidar: str, calibration: RigCalibration) -> Verdict:
+        moments, lens = boards.common(camera, lidar), calibration.camera(camera)
+        T = calibration.transform(camera, lidar)
+        try:
+            views, labels, lost, _ = lidar_views(boards.board, moments, camera, lidar, lens, T)
+        except CalibrationError as err:
+            return Verdict(CAMERA_LIDAR_CHECK, f"{camera}~{lidar}", Status.INSUFFICIENT, (), (str(err),))
+        astray: dict[int, float] = {}
+        if len(views) > MIN_LIDAR_VIEWS:
+            # A pose that fits none of the others is something else that was taken for the board.
+            astray = solve_camera_lidar(views).rejected
+        kept = [view for k, view in enumerate(views) if k not in astray]
+        verdict = check_camera_lidar_board(kept, calibration, camera, lidar)
+        return replace(verdict, reasons=(*verdict.reasons, *left_out(astray, labels, "m"), *lost))
 
 
 def lidar_views(
@@ -162,44 +172,53 @@ def lidar_views(
     Raises:
         CalibrationError: If nothing tells where the LiDAR is.
     """
-    is_size_known = board.size_m is not None
-    size_m = board.size_m or board.outline_m
     middle = board.points_m.mean(axis=0)
     poses = [pose_of(moment.views[camera], board, lens) for moment in moments]
     sweeps = [_returns(moment.sweeps[lidar]) for moment in moments]
     found: dict[int, SweptBoard] = {}
     lost: dict[int, str] = {}
-    T = T_camera_lidar
-    for attempt in range(3):
-        if T is not None:
-            for k, (pose, sweep) in enumerate(zip(poses, sweeps, strict=True)):
-                if k in found:
-                    continue
-                try:
-                    found[k] = find_board(sweep, size_m, is_size_known, expected_pose(pose, middle, T))
-                    lost.pop(k, None)
-                except CalibrationError as err:
-                    lost[k] = str(err)
-        views = [
+
+    def search(T_camera_lidar: Array) -> None:
+        for k in sorted(set(range(len(moments))) - found.keys()):
+            try:
+                where = expected_pose(poses[k], middle, T_camera_lidar)
+                found[k] = find_board(sweeps[k], *_size(board), where)
+                lost.pop(k, None)
+            except CalibrationError as err:
+                lost[k] = str(err)
+
+    def views() -> list[BoardView]:
+        return [
             board_view(
                 poses[k], middle, found[k], _pose_covariance(board, moments[k].views[camera], poses[k], lens)
             )
             for k in sorted(found)
         ]
-        if len(found) >= max(MIN_LIDAR_VIEWS, len(moments) // 3) or not may_guess:
-            if attempt or not lost or len(found) < MIN_LIDAR_VIEWS or not may_guess:
-                break
-            T = solve_camera_lidar(views).T_first_second  # those that were not found may be, from nearer
-        elif attempt:
-            break
-        else:
-            chosen = range(len(sweeps)) if len(sweeps) <= MAX_GUESSED else spread(len(sweeps), MAX_GUESSED)
-            candidates = [board_candidates(sweeps[k], size_m, is_size_known) for k in chosen]
+
+    T = T_camera_lidar
+    if T is not None:
+        search(T)
+    if may_guess and len(found) < max(MIN_LIDAR_VIEWS, len(moments) // 3):
+        chosen = spread(len(sweeps), MAX_GUESSED)
+        try:
+            candidates = [board_candidates(sweeps[k], *_size(board)) for k in chosen]
             T = first_guess([poses[k] for k in chosen], middle, candidates)
             found.clear()
-            lost.clear()
+            search(T)
+        except CalibrationError:
+            if T is None:
+                raise
+    if lost and len(found) >= MIN_LIDAR_VIEWS:
+        # What was not found may be, from a better guess.
+        T = solve_camera_lidar(views()).T_first_second
+        search(T)
     labels = [moments[k].label for k in sorted(found)]
-    return views, labels, _lost_sentences(lost, len(moments)), T
+    return views(), labels, _lost_sentences(lost, len(moments)), T
+
+
+def _size(board: Target) -> tuple[tuple[float, float], bool]:
+    """Return the board's size, or that of its pattern, and whether it is the whole board's."""
+    return board.size_m or board.outline_m, board.size_m is not None
 
 
 def _returns(points: Points) -> Array:

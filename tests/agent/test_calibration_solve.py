@@ -342,8 +342,6 @@ def test_the_lidar_is_solved_without_any_calibration_before(episode: Path, tmp_p
 @pytest.mark.slow
 def test_a_running_rig_is_solved_while_it_is_guided(tmp_path: Path) -> None:
     rig = write_demo_rig(tmp_path, motion="board", personal=False)
-    text = rig.read_text()
-    rig.write_text(text)
     out, picture = tmp_path / "solved.yaml", tmp_path / "coverage.png"
     only = ("--only", "intrinsics,stereo,camera-lidar")
     code, found = as_json("solve", rig, *BOARD, *only, "--seconds", "60", "-o", out, "--picture", picture)

@@ -64,6 +64,19 @@ def test_corners_are_numbered_alike_whichever_way_up_the_camera_hangs(shared_dat
     np.testing.assert_allclose(size - turned.pixels, upright.pixels, atol=0.1)
 
 
+def test_corners_of_a_large_image_are_as_sharp_as_it_is(shared_data: Path) -> None:
+    board = Chessboard(9, 6, 0.025)
+    path = shared_data / "calibration/opencv_stereo_chess/left02.jpg"
+    image = np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.uint8)
+    large = np.asarray(cv2.resize(image, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC), np.uint8)
+    small, found = board.find(image), board.find(large)
+    assert small is not None
+    assert found is not None
+    # The refining window is 11 px at most, of four times as many: half a pixel of the large image at most.
+    apart = np.linalg.norm((found.pixels + 0.5) / 4 - 0.5 - small.pixels, axis=1)
+    assert np.median(apart) < 0.125
+
+
 def test_blur_is_measured_in_pixels_of_rise(shared_data: Path) -> None:
     board = Chessboard(9, 6, 0.025)
     path = shared_data / "calibration/opencv_stereo_chess/left04.jpg"
