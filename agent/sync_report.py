@@ -287,7 +287,6 @@ def host_clock(bases: Sequence[BaseReading]) -> dict[str, Any]:
     raw_s = np.array([base.raw_ns - bases[0].raw_ns for base in bases]) / SECOND_NS
     offset_us = np.array([base.utc_minus_host_ns - bases[0].utc_minus_host_ns for base in bases]) / 1e3
     slope, height = np.polyfit(raw_s, offset_us, 1) if raw_s[-1] > 0 else (0.0, 0.0)
-    slope, height = np.polyfit(raw_s, offset_us, 1) if raw_s[-1] > 0 else (0.0, 0.0)
     return {
         "readings": len(bases),
         "bracket_max_us": max(base.bracket_ns for base in bases) / 1e3,
