@@ -30,6 +30,8 @@ MAX_SWEEP_RATE_RAD_S = np.deg2rad(2.0)
 # Above this an image's stamp matters as much as the mount (spec 3b).
 CALM_RATE_RAD_S = np.deg2rad(5.0)
 LOCATED_FRAMES = 9
+# LiDARs whose rings lie too far apart to outline anything level (16 to 32 of them) need more scenes (spec 3b).
+SPARSE_KEYFRAMES = 10
 
 
 def _sample(kept: KeptFrame) -> Sample:
@@ -101,7 +103,7 @@ class CameraLidarWatch(Watch[_View]):
         super().__init__(plan, calibration)
         self._T = calibration.transform(*plan.frames)
         self._motion: Array = np.zeros(6)
-        self._history: deque[Taken[camera_lidar.Keyframe]] = deque(maxlen=LOCATED_FRAMES)
+        self._history: list[Taken[camera_lidar.Keyframe]] = []
         self._single: deque[tuple[camera_lidar.Estimate, Array]] = deque(maxlen=LOCATED_FRAMES)
 
     @property
@@ -121,6 +123,8 @@ class CameraLidarWatch(Watch[_View]):
         known = [taken.data.frame for taken in self._window]
         if camera_lidar.distinct_scenes([*known, frame]) < camera_lidar.distinct_scenes(known) + 1:
             raise UnusableSetError("the scene is the same as before: standing still")
+        if len(frame.edges[0]) and not len(frame.edges[1]):
+            self.needed = SPARSE_KEYFRAMES
         return _View(frame, shot.turning_rad_s)
 
     def _image_of(self, cloud: Cloud, aligned: AlignedSet) -> KeptFrame:
@@ -143,7 +147,8 @@ class CameraLidarWatch(Watch[_View]):
     def _refined(self, verdict: Verdict, window: Sequence[Taken[_View]]) -> Verdict:
         if verdict.status is Status.INSUFFICIENT:
             return verdict
-        self._history.extend(Taken(taken.tick_ns, _lighter(taken.data.frame)) for taken in window)
+        self._history += [Taken(taken.tick_ns, _lighter(taken.data.frame)) for taken in window]
+        self._history = self._history[-3 * self.needed :]
         if verdict.status not in ALARM:
             self._single.clear()
             return verdict

@@ -135,7 +135,7 @@ class Watch(ABC, Generic[DataT]):
             return None  # also when the sets were asked for late, to keep to the share
         if self._tried_ns[-1] - self._period_since_ns < self.plan.every_s * SECOND_NS * 0.9:
             return None
-        reasons = tuple(dict.fromkeys(self._problems))
+        reasons = tuple(dict.fromkeys(self._problems)) or ("the sets came too far apart in time",)
         if not self.is_opportune:
             return self.unjudged(reasons)
         self.note = reasons[0]

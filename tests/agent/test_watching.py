@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -235,6 +236,15 @@ def test_the_scene_that_came_in_time_still_counts_when_the_rig_moves_on(calm: Wa
     watched = watch(calm, *LEFT)
     found = feed(watched, calm, [EVERY_TWO_S[0]] * 3 + list(EVERY_TWO_S[1:3]))
     assert [window.verdict.status for window in found] == [Status.OK]
+
+
+def test_a_lidar_of_few_rings_needs_ten_scenes(calm: WatchedRig, tmp_path: Path) -> None:
+    few = calm.with_frames_of(watched_rig(tmp_path, {"lidar": {"rings": 16, "columns": 512}}), "lidar")
+    watched = watch(few, *LEFT)
+    for world_s in EVERY_TWO_S[:4]:
+        watched.take(few.at(watched.request, world_s))
+    assert watched.needed == 10
+    assert not watched.is_full
 
 
 def test_images_apart_in_time_on_a_turning_rig_are_not_compared(calm: WatchedRig) -> None:
