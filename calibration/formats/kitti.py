@@ -2,16 +2,19 @@
 
 Frames: ``camera_0`` to ``camera_3`` (rectified), ``rect`` (the rectified axes of camera 0), ``velodyne``,
 ``imu``. The shift of each camera in its projection matrix (6 cm for camera 2) is applied.
+
+Source: Geiger et al., "Vision meets Robotics: The KITTI Dataset", IJRR 2013, and the development kits' readmes.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from sensorium.calibration.formats.draft import Draft, in_frames, read_text
-from sensorium.calibration.kitti import read_kitti, write_kitti_object
-from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.geometry import Array, Intrinsics, inverse, nearest_rotation, transform
+from sensorium.calibration.rig_document import Edge, RigCalibration
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Status, Verdict
 
@@ -128,9 +131,7 @@ def write(calibration: RigCalibration, path: Path | str) -> tuple[str, ...]:
             f"KITTI needs a LiDAR frame; the calibration has: {', '.join(calibration.frames)}"
         )
     imu = next((name for name in calibration.frames if "imu" in name.lower()), None)
-    write_kitti_object(
-        _renamed(calibration, {lidar: "velodyne", **({imu: "imu"} if imu else {})}), path, cameras
-    )
+    write_object(_renamed(calibration, {lidar: "velodyne", **({imu: "imu"} if imu else {})}), path, cameras)
     carried = (*names, "rect", lidar, *((imu,) if imu else ()))
     return in_frames(calibration, carried)
 
@@ -141,3 +142,140 @@ def _renamed(calibration: RigCalibration, names: dict[str, str]) -> RigCalibrati
         for edge in calibration.edges
     )
     return replace(calibration, edges=edges)
+
+
+# -- the three layouts
+
+
+def read_kitti(path: Path | str, size: tuple[int, int] = (1242, 375)) -> RigCalibration:
+    """Read any layout: a folder with ``calib_cam_to_cam.txt`` (raw), or one text file (object, odometry).
+
+    Args:
+        size: Width and height of the images, px; only the raw layout knows its own.
+
+    Raises:
+        CalibrationError: With the file and what it lacks.
+    """
+    path = Path(path)
+    return _read_raw(path) if path.is_dir() else _read_one_file(path, size)
+
+
+def write_object(calibration: RigCalibration, path: Path | str, cameras: Mapping[int, str]) -> None:
+    """Write the object layout for rectified (pinhole) cameras.
+
+    Args:
+        cameras: Name of the camera frame for KITTI's numbers 0 to 3; 0 gives the axes.
+
+    Raises:
+        CalibrationError: If a camera has distortion or is turned against camera 0.
+    """
+    base = cameras[0]
+    lines = []
+    for number, name in sorted(cameras.items()):
+        camera = calibration.camera(name)
+        T_camera_base = calibration.transform(name, base)
+        if camera.model != "pinhole" or not np.allclose(T_camera_base[:3, :3], np.eye(3), atol=1e-6):
+            raise CalibrationError(
+                f"camera {name!r} is not rectified to {base!r}; KITTI stores rectified only"
+            )
+        projection = camera.K @ T_camera_base[:3]
+        lines.append(f"P{number}: {_numbers(projection)}")
+    lines.append(f"R0_rect: {_numbers(np.eye(3))}")
+    lines.append(f"Tr_velo_to_cam: {_numbers(calibration.transform(base, 'velodyne')[:3])}")
+    if calibration.has_transform("velodyne", "imu"):
+        lines.append(f"Tr_imu_to_velo: {_numbers(calibration.transform('velodyne', 'imu')[:3])}")
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _numbers(matrix: Array) -> str:
+    return " ".join(f"{value:.12e}" for value in matrix.reshape(-1))
+
+
+def _read_one_file(path: Path, size: tuple[int, int]) -> RigCalibration:
+    fields = _fields(path)
+    if not any(key.startswith("P") for key in fields):
+        raise CalibrationError(f"{path}: no projection matrix (P0, P1, ...) in this KITTI calibration")
+    cameras, edges = {}, []
+    for key in sorted(key for key in fields if len(key) == 2 and key[0] == "P" and key[1].isdigit()):
+        camera, edge = _camera(fields, key, f"camera_{key[1]}", size, path)
+        cameras[edge.child] = camera
+        edges.append(edge)
+    if "Tr_velo_to_cam" in fields:
+        R_rect = transform(_rotation(fields, "R0_rect", path), np.zeros(3))
+        edges.append(Edge("rect", "velodyne", R_rect @ _rigid(fields, "Tr_velo_to_cam", path)))
+    elif "Tr" in fields:
+        edges.append(Edge("rect", "velodyne", _rigid(fields, "Tr", path)))
+    if "Tr_imu_to_velo" in fields:
+        edges.append(Edge("velodyne", "imu", _rigid(fields, "Tr_imu_to_velo", path)))
+    return RigCalibration(rig="kitti", source=path.name, cameras=cameras, edges=tuple(edges))
+
+
+def _read_raw(folder: Path) -> RigCalibration:
+    path = folder / "calib_cam_to_cam.txt"
+    fields = _fields(path)
+    cameras, edges = {}, []
+    for number in range(4):
+        key = f"P_rect_0{number}"
+        if key in fields:
+            width, height = _array(fields, f"S_rect_0{number}", 2, path)
+            camera, edge = _camera(fields, key, f"camera_{number}", (round(width), round(height)), path)
+            cameras[edge.child] = camera
+            edges.append(edge)
+    R_rect = transform(_rotation(fields, "R_rect_00", path), np.zeros(3))
+    for name, parent, child, before in (
+        ("calib_velo_to_cam.txt", "rect", "velodyne", R_rect),
+        ("calib_imu_to_velo.txt", "velodyne", "imu", np.eye(4)),
+    ):
+        source = folder / name
+        if source.exists():
+            part = _fields(source)
+            T = transform(_rotation(part, "R", source), _array(part, "T", 3, source))
+            edges.append(Edge(parent, child, before @ T))
+    return RigCalibration(rig="kitti", source=folder.name, cameras=cameras, edges=tuple(edges))
+
+
+def _fields(path: Path) -> dict[str, Array]:
+    """Return the numbers of each labelled line; lines without labels (some odometry copies) count P0, P1, ..."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise CalibrationError(f"KITTI calibration {path} cannot be read: {err}") from err
+    fields: dict[str, Array] = {}
+    for line in filter(str.strip, lines):
+        key, found, values = line.partition(":")
+        if not found:
+            key, values = f"P{len(fields)}", line
+        try:
+            fields[key.strip()] = np.array([float(value) for value in values.split()])
+        except ValueError:
+            continue  # dates and names
+    return fields
+
+
+def _array(fields: Mapping[str, Array], key: str, count: int, path: Path) -> Array:
+    if key not in fields:
+        raise CalibrationError(f"{path}: {key} is missing; found: {', '.join(sorted(fields)) or 'nothing'}")
+    if fields[key].size != count:
+        raise CalibrationError(f"{path}: {key} needs {count} numbers, found {fields[key].size}")
+    return fields[key]
+
+
+def _rotation(fields: Mapping[str, Array], key: str, path: Path) -> Array:
+    return nearest_rotation(_array(fields, key, 9, path).reshape(3, 3))
+
+
+def _rigid(fields: Mapping[str, Array], key: str, path: Path) -> Array:
+    matrix = _array(fields, key, 12, path).reshape(3, 4)
+    return transform(nearest_rotation(matrix[:, :3]), matrix[:, 3])
+
+
+def _camera(
+    fields: Mapping[str, Array], key: str, name: str, size: tuple[int, int], path: Path
+) -> tuple[Intrinsics, Edge]:
+    projection = _array(fields, key, 12, path).reshape(3, 4)
+    K = projection[:, :3]
+    camera = Intrinsics("pinhole", *size, float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
+    # P = K [I | s]: s is where the rectified origin lies in this camera (6 cm for camera 2: 0.3 deg at 12 m).
+    shift = np.linalg.solve(K, projection[:, 3])
+    T_camera_rect = transform(np.eye(3), shift)
+    return camera, Edge("rect", name, inverse(T_camera_rect))

@@ -51,8 +51,8 @@ from sensorium.calibration.camera_rotation import camera_turns
 from sensorium.calibration.euroc import read_euroc
 from sensorium.calibration.force_torque import check_force_torque
 from sensorium.calibration.formats.detect import ImportResult
+from sensorium.calibration.formats.kitti import read_kitti
 from sensorium.calibration.inertial import Inertial, check_ground_gravity, check_imu_static
-from sensorium.calibration.kitti import read_kitti
 from sensorium.calibration.lidar_lidar import check_lidar_lidar, register_sweeps
 from sensorium.calibration.microphones import SOUND_M_S, check_claps
 from sensorium.calibration.rig_document import Edge, RigCalibration

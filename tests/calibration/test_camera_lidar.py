@@ -22,7 +22,7 @@ from sensorium.calibration.camera_lidar import (
     keyframe,
     screening,
 )
-from sensorium.calibration.kitti import read_kitti
+from sensorium.calibration.formats.kitti import read_kitti
 from sensorium.calibration.rig_document import Edge, RigCalibration
 from sensorium.calibration.sweep import Sweep, along_ring_edges, between_ring_edges, reflectance_edges
 from sensorium.drivers.ouster_packets import beam_rays

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from sensorium.calibration.formats.kitti import read_kitti
 from sensorium.calibration.geometry import Intrinsics, small_motion
-from sensorium.calibration.kitti import read_kitti
 from sensorium.calibration.nid import (
     AGREEING_DEG,
     BINS,

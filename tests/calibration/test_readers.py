@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sensorium.calibration.euroc import read_euroc
-from sensorium.calibration.kitti import read_kitti, write_kitti_object
+from sensorium.calibration.formats.kitti import read_kitti, write_object
 from sensorium.errors import CalibrationError
 
 
@@ -42,7 +42,7 @@ def test_kitti_raw_and_odometry_layouts_agree_on_the_baseline(shared_data: Path)
 def test_kitti_object_round_trip(shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "calibration" / "kitti_object" / "calib" / "000000.txt"
     rig = read_kitti(path)
-    write_kitti_object(rig, tmp_path / "out.txt", {k: f"camera_{k}" for k in range(4)})
+    write_object(rig, tmp_path / "out.txt", {k: f"camera_{k}" for k in range(4)})
     again = read_kitti(tmp_path / "out.txt")
     for name in ("camera_2", "velodyne", "imu"):
         np.testing.assert_allclose(
