@@ -93,9 +93,11 @@ SCREENING_THRESHOLD = 2.8
 CHANGE_THRESHOLD = 4.0
 # Wrong focal lengths are rare and small; larger ones are another lens or image size, which the lint finds.
 FOCAL_PRIOR = 0.03
-# Edges seen beside where they are spread the image too: +0.05 to 0.36 % on KITTI. One sigma, and what is accepted.
+# Edges seen beside where they are spread the image too: +0.05 to 0.36 % on KITTI. One sigma, and what is accepted
+# beyond two of them; fewer keyframes are spread by what moves in them.
 FOCAL_BIAS_PERCENT = 0.25
-FOCAL_TOLERANCE_PERCENT = 1.5
+FOCAL_TOLERANCE_PERCENT = 0.5
+FOCAL_KEYFRAMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -728,6 +730,7 @@ def _judge(
         Degree(name, unit, float(drift[k] * to_unit[k]), float(sigma[k]), tolerance.of(name))
         for k, (name, unit) in enumerate(zip(DEGREES, UNITS, strict=True))
     ]
+    focal_sigma = float(np.hypot(100 * focal.sigma, FOCAL_BIAS_PERCENT))
     quantities = (
         *(degree.quantity() for degree in degrees),
         Quantity("misalignment", distance, "sigma", THRESHOLD),
@@ -736,8 +739,8 @@ def _judge(
             "focal",
             100 * focal.error,
             "%",
-            FOCAL_TOLERANCE_PERCENT,
-            float(np.hypot(100 * focal.sigma, FOCAL_BIAS_PERCENT)),
+            None,
+            focal_sigma,
         ),
     )
     against = "the reference" if reference is not None else "the calibration"
@@ -751,7 +754,8 @@ def _judge(
         hint = f"what is seen lies {distance:.1f} sigma from {against}: look again with more scenes"
         hints = (hint,) if distance > SCREENING_THRESHOLD else ()
         return Verdict(CHECK, subject, Status.INSUFFICIENT, quantities, (*gates, *hints))
-    if focal.gain > THRESHOLD and focal.gain > distance:
+    is_focal_off = abs(100 * focal.error) - 2 * focal_sigma > FOCAL_TOLERANCE_PERCENT
+    if count >= FOCAL_KEYFRAMES and is_focal_off and focal.gain > max(THRESHOLD, distance):
         reason = (
             f"a focal length {100 * focal.error:+.1f} % longer than calibrated fits {focal.gain:.1f} sigma better "
             "than any place of the LiDAR: lens or image size changed?"
