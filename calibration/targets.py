@@ -68,7 +68,7 @@ def grey(image: Image) -> Any:
 def refined(image: Any, corners: Array, spacing_px: float) -> Array:
     """Return (N, 2) corners moved to the saddle points of a grey image near them."""
     # The window must stay inside a square, or it pulls towards the next corner.
-    half = int(np.clip(spacing_px / 3, 3, 11))
+    half = int(np.clip(spacing_px / 3, 3, max(11, round(11 * image.shape[1] / _SEARCH_PX))))
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 40, 1e-3)
     start = np.ascontiguousarray(corners, np.float32).reshape(-1, 1, 2)
     found = cv2.cornerSubPix(image, start.copy(), (half, half), (-1, -1), criteria)

@@ -23,7 +23,9 @@ from sensorium.agent.solving.guide import Guide, write_picture
 from sensorium.agent.solving.material import Image, Moment, Points, Shown
 from sensorium.agent.watching.service import SetClient
 from sensorium.drivers.frame import Modality, StreamInfo
-from sensorium.errors import CalibrationError, SensoriumError
+from sensorium.errors import CalibrationError, ConsentError, SensoriumError
+from sensorium.sync.episode.reader import Episode
+from sensorium.sync.sealing import CONSENT_REASON
 from sensorium.sync.sets import AlignedSet, KeptFrame, SetRequest
 from sensorium.timebase import SECOND_NS, Clock, HostClock
 
@@ -197,8 +199,10 @@ class LiveGuide:
             self._live.update(_view(rows, advice, self._picture))
         elif advice != self._said or now_ns >= self._next_line_ns:
             self._next_line_ns = now_ns + _LINE_NS
-            state = ", ".join(f"{name} {views} views {progress}" for name, _, views, progress in rows)
-            self._console.print(f"{state}: {advice}", highlight=False, soft_wrap=True)
+            known = [f"{name} {views} views {progress}: " for name, _, views, progress in rows]
+            self._console.print(
+                f"{', '.join(known)}{advice}".replace(": ,", ","), highlight=False, soft_wrap=True
+            )
         self._said = advice
 
 
@@ -227,7 +231,35 @@ def record_live(
     result = run_session(request, HostClock(), companion=companion)
     if not result.episodes:
         raise CalibrationError(f"nothing was recorded: {'; '.join(result.problems) or 'no stream came'}")
+    _require_consent(result.episodes[-1], rig)
     return result.episodes[-1]
+
+
+def _require_consent(path: Path, rig: Rig) -> None:
+    """Say so where cameras were not recorded because nobody allowed it.
+
+    Raises:
+        ConsentError: Naming the cameras and what to do.
+    """
+    with Episode(path) as episode:
+        records = episode.manifest.streams if episode.manifest is not None else ()
+    refused = [
+        record.info.name
+        for record in records
+        if record.info.modality is Modality.CAMERA
+        and not sum(balance.recorded for balance in record.balances.values())
+        and any(
+            reason.startswith(CONSENT_REASON)
+            for balance in record.balances.values()
+            for reasons in balance.dropped.values()
+            for reason in reasons
+        )
+    ]
+    if refused:
+        raise ConsentError(
+            f"nothing of {', '.join(refused)} was recorded: no grant covers it. Give one with `sensorium consent "
+            f"grant SUBJECT --consent FOLDER` (consent: of {rig.path}), or mark it personal: false"
+        )
 
 
 def _view(rows: Sequence[tuple[str, str, str, str]], advice: str, picture: Path | None) -> Group:
