@@ -20,7 +20,6 @@ from sensorium.drivers.registry import driver_targets, load_driver
 from sensorium.errors import BusyError, ConfigError, SensoriumError, UsageError, VerdictError
 from sensorium.simulators.demo_rig import write_demo_rig
 from sensorium.simulators.player import ReplayConfig, ReplayDriver
-from sensorium.sync.check_book import Refusal
 from sensorium.sync.consent import (
     ConsentGrant,
     ConsentLedger,
@@ -36,6 +35,7 @@ from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.verify import verify
 from sensorium.sync.orphans import recover_orphans
+from sensorium.sync.permit import Refusal
 from sensorium.sync.session import SyncSpec
 from sensorium.sync.sources import open_source
 from sensorium.timebase import SECOND_NS, HostClock

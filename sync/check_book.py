@@ -1,20 +1,15 @@
 """What the checker said about the open episode, window by window, and what the rig's policy makes of it."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from sensorium.sync.episode.manifest import CheckRecord
 from sensorium.verdict import Status, Verdict
 
 MOUNTING = "mounting"
 """The check whose subject is the sensor that moved (or those that may have)."""
-REFUSAL_FILE = "calibration-refused.json"
 _WEIGHT = {Status.INSUFFICIENT: 0, Status.OK: 1, Status.SUSPECT: 2, Status.FAILED: 3}
 _ALARM = (Status.SUSPECT, Status.FAILED)
 Key = tuple[str, str]
@@ -164,44 +159,3 @@ class CheckBook:
             )
             for history in self._histories.values()
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why nothing is recorded under a calibration until the operator says so or another one is given."""
-
-    calibration: str
-    reason: str
-    utc_ns: int
-
-    @classmethod
-    def load(cls, spool: Path, calibration: str) -> "Refusal | None":
-        """Return the refusal that holds for this calibration; None without, or if it is of another one."""
-        try:
-            found = _REFUSAL.validate_python(json.loads((spool / REFUSAL_FILE).read_bytes()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, ValidationError) as err:
-            return cls(calibration, f"the note {REFUSAL_FILE} in the spool cannot be read ({err})", 0)
-        return found if found.calibration == calibration else None
-
-    def save(self, spool: Path) -> None:
-        """Write it down, so that it survives a restart."""
-        partial = spool / f".{REFUSAL_FILE}"
-        partial.write_bytes(_REFUSAL.dump_json(self))
-        partial.replace(spool / REFUSAL_FILE)
-
-    @property
-    def sentence(self) -> str:
-        return (
-            f"refused: {self.reason}. Record with a new calibration, or say --despite-calibration with start "
-            "or record"
-        )
-
-
-def lift_refusal(spool: Path) -> None:
-    """Forget why recording was refused."""
-    (spool / REFUSAL_FILE).unlink(missing_ok=True)
-
-
-_REFUSAL: TypeAdapter[Refusal] = TypeAdapter(Refusal)

@@ -210,7 +210,7 @@ class SyncService:
             },
             "paused": found.is_paused,
             "fault": found.fault,
-            "refused": found.refusal.sentence if found.refusal is not None else "",
+            "refused": found.permit.refusal.sentence if found.permit.refusal is not None else "",
             "checks": self._checks(),
             "sealed": len(found.sealed),
             "rejected": dict(self._receiver.rejected),

@@ -4,7 +4,6 @@ A frame's way: bus -> account (is anything missing before it?) -> clock tracker 
 consent (may it be stored?) -> writer -> aligner. Credit for its bytes returns to the driver at the end.
 """
 
-import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -18,10 +17,10 @@ from sensorium.drivers.counters import Counts, read_counters
 from sensorium.drivers.frame import Frame, Modality, Place, StreamInfo
 from sensorium.drivers.live import LivePublisher
 from sensorium.drivers.wire import HEADER_OVERHEAD_BYTES, Control, Declare, End, Heartbeat, Inbound, Lost
-from sensorium.errors import CalibrationError, ConfigError, EpisodeError, VerdictError, WireError
+from sensorium.errors import CalibrationError, ConfigError, EpisodeError, WireError
 from sensorium.sync.accounting import Account
 from sensorium.sync.align import Aligner, SyncRow
-from sensorium.sync.check_book import CheckBook, CheckMessage, JudgedWindow, Refusal, lift_refusal
+from sensorium.sync.check_book import CheckBook, CheckMessage, JudgedWindow
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.clocks.triggered import BY_PULSES
 from sensorium.sync.clocks.watch import WatchEvent
@@ -31,6 +30,7 @@ from sensorium.sync.episode.container import WriteError
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy, storable
+from sensorium.sync.permit import Permit
 from sensorium.sync.sealing import Closing, seal_closing
 from sensorium.sync.session import Journal, JournalInstance, JournalStream, SyncSpec, pack_reported
 from sensorium.sync.session_clocks import SessionClocks
@@ -110,10 +110,8 @@ class Synchronizer:
         self._waiting: dict[int, bytes] = {}
         self._started_ns = clock.now_ns()
         self._has_started = False
-        self._despite_reason = ""
-        self.refusal = self._known_refusal()
-        self._is_despite = spec.despite_calibration
-        self._is_armed = spec.start == "immediately" and self.refusal is None
+        self.permit = Permit(spec, self._calibration.calibration_id if self._calibration else "")
+        self._is_armed = spec.start == "immediately" and self.permit.refusal is None
         self._is_held = False
         self._arrival_ns = 0
         self._next_housekeeping_ns = 0
@@ -512,10 +510,8 @@ class Synchronizer:
         self.sets.begin(episode_id, now_ns, aligner.reference)
         self.episode = OpenEpisode(episode_id, folder, writer, timeline, now_ns, aligner)
         self.episode.limitations += self.spec.limitations
-        if self._despite_reason:
-            self.episode.limitations.append(
-                f"recorded by the operator's word although {self._despite_reason}"
-            )
+        if self.permit.despite:
+            self.episode.limitations.append(f"recorded by the operator's word although {self.permit.despite}")
         if now_ns != NOT_STARTED:
             self._store_calibration(self.episode)
         self.checks.begin()
@@ -711,7 +707,7 @@ class Synchronizer:
             self._note_window(window, "" if is_open else message.episode)
         is_new = self.checks.note(message.windows)
         failed = [window.verdict for window in message.windows if window.verdict.status is Status.FAILED]
-        if not failed or self._is_despite or self.spec.on_failed_check == "warn":
+        if not failed or self.permit.is_despite or self.spec.on_failed_check == "warn":
             return
         reason = "; ".join(f"{each.check} on {each.subject} failed: {each.reasons[0]}" for each in failed)
         if self.spec.on_failed_check == "stop":
@@ -745,45 +741,16 @@ class Synchronizer:
 
     def _refuse(self, reason: str, judged: str) -> None:
         """End the open episode and begin none under this calibration until the operator says so."""
-        if self.refusal is None:
-            calibration_id = self._calibration.calibration_id if self._calibration else ""
-            self.refusal = Refusal(
-                calibration_id, f"in episode {judged} calibration {reason}", self._clock.utc_ns()
-            )
-            with contextlib.suppress(OSError):  # the disk is full: it holds for this session all the same
-                self.refusal.save(self.spec.spool)
+        self.permit.refuse(f"in episode {judged} calibration {reason}", self._clock.utc_ns())
         self._is_armed = False
         if self.episode is not None:
             self.episode.limitations.append(f"ended because calibration {reason}")
             self.stop()
 
     def start_when_allowed(self, despite_calibration: bool = False) -> str:
-        """Open an episode for the operator; return its id.
-
-        Args:
-            despite_calibration: Lift a refusal; failed checks of this session only warn from now on.
-
-        Raises:
-            VerdictError: If a calibration check refused further episodes.
-        """
-        if self.refusal is not None:
-            if not despite_calibration:
-                raise VerdictError(self.refusal.sentence)
-            lift_refusal(self.spec.spool)
-            self._despite_reason, self.refusal = self.refusal.reason, None
-        self._is_despite = self._is_despite or despite_calibration
+        """Open an episode for the operator, see :meth:`Permit.ask`; return its id."""
+        self.permit.ask(despite_calibration)
         return self.start()
-
-    def _known_refusal(self) -> Refusal | None:
-        """Return what an earlier session refused under this calibration, unless it no longer matters."""
-        calibration_id = self._calibration.calibration_id if self._calibration else ""
-        found = Refusal.load(self.spec.spool, calibration_id)
-        if found is not None and self.spec.on_failed_check == "stop" and not self.spec.despite_calibration:
-            return found
-        if found is not None and self.spec.despite_calibration:
-            self._despite_reason = found.reason
-        lift_refusal(self.spec.spool)
-        return None
 
     def _event(self, kind: str, stream: str, detail: str, fields: dict[str, str] | None = None) -> None:
         if self.episode is not None:
