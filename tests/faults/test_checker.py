@@ -152,6 +152,7 @@ def test_a_failed_check_refuses_to_record_until_the_operator_says_so(tmp_path: P
     assert any("by the operator's word" in text for text in manifest.limitations)
 
 
+@pytest.mark.slow  # the same is tested step by step in tests/sync/test_synchronizer.py
 def test_start_despite_the_calibration_goes_on_in_the_same_agent(tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     keys = {"checker": GREEDY, "checks": [STEREO], "on_failed_check": "stop"}
