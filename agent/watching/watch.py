@@ -113,6 +113,8 @@ class Watch(ABC, Generic[DataT]):
             self._window.clear()
             self._spans.clear()
             self._tried_ns.clear()
+            self._problems.clear()
+            self._period_since_ns = None
             self._forget()
         if self._period_since_ns is None:
             self._period_since_ns = aligned.tick_ns
