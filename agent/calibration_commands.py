@@ -291,7 +291,11 @@ def check_calibration(
         raise UsageError(
             "--store-reference needs --calibration FILE: a recording's own calibration is never changed"
         )
-    recording = open_recording(path, calibration)
+    if board is not None and calibration is not None and kind_of(path) != "episode":
+        # Whatever shows a board will do: bags, folders of images.
+        recording = Recording(path, kind_of(path), import_calibration(calibration))
+    else:
+        recording = open_recording(path, calibration)
     return _check(recording, pairs, overlay, as_json, board, calibration if stores_reference else None)
 
 

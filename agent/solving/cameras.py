@@ -141,7 +141,8 @@ class StereoSolver:
         found = []
         for first, second in combinations(sorted(boards.sizes), 2):
             common = boards.common(first, second)
-            if common:
+            # Of many cameras most pairs look elsewhere; of two it is worth saying.
+            if common or len(boards.sizes) == 2:
                 found.append(self._solve_pair(request, boards.board, (first, second), common, base))
         return found
 

@@ -16,9 +16,18 @@ from sensorium.agent.cli import app
 from sensorium.agent.solving.guide import Guide
 from sensorium.agent.solving.material import moments
 from sensorium.agent.solving.solver import SolvedPart, merged
-from sensorium.calibration.geometry import difference, inverse, small_motion
+from sensorium.calibration.geometry import (
+    Intrinsics,
+    apply,
+    difference,
+    inverse,
+    project,
+    rotation_exp,
+    small_motion,
+    transform,
+)
 from sensorium.calibration.rig_document import Edge, RigCalibration
-from sensorium.calibration.targets import parse_board
+from sensorium.calibration.targets import CharucoBoard, parse_board
 from sensorium.errors import CalibrationError, UsageError
 from sensorium.simulators.demo_rig import demo_calibration, write_demo_rig
 from sensorium.verdict import Status, Verdict
@@ -77,9 +86,57 @@ def test_a_folder_of_real_images_gives_a_rig_document(chess: Path, tmp_path: Pat
     image = cv2.imread(str(picture))
     assert image is not None
     assert image.shape == (960, 640, 3)
-    # What it wrote holds for the very images, by the checks with the board.
     with pytest.raises(UsageError, match="exists"):
         command("solve", chess, *CHESS, "-o", out)
+    # What it wrote holds for the images by the checks with a board, and no longer once it is made wrong.
+    code, checked = as_json("check", chess, *CHESS, "--calibration", out)
+    assert (code, checked["status"]) == (0, "ok"), checked["reasons"]
+    turned = edge.T_parent_child @ small_motion((0.0, np.deg2rad(0.15), 0.0, 0.0, 0.0, 0.0))
+    replace(document, edges=(replace(edge, T_parent_child=turned),)).save(tmp_path / "wrong.yaml")
+    code, checked = as_json("check", chess, *CHESS, "--calibration", tmp_path / "wrong.yaml")
+    states = {(check["check"], check["subject"]): check["status"] for check in checked["checks"]}
+    assert (code, states["stereo_board", "left~right"]) == (1, "failed")
+    assert states["intrinsics_board", "left"] == "ok"
+
+
+def test_a_charuco_board_in_png_files_solves_a_camera(tmp_path: Path) -> None:
+    board = CharucoBoard(8, 6, 0.04, 0.03)
+    truth, rng, number = (
+        Intrinsics("pinhole", 640, 480, 520.0, 522.0, 325.0, 236.0),
+        np.random.default_rng(2),
+        0,
+    )
+    width, height = board.outline_m
+    outline = np.array([[0, 0, 0], [width, 0, 0], [width, height, 0], [0, height, 0]])
+    texture = board.draw(2500)
+    corners = (outline[:, :2] * 2500 - 0.5).astype(np.float32)
+    while number < 14:
+        turn = rotation_exp(rng.uniform(-0.6, 0.6, 3))
+        T = transform(turn, (*rng.uniform(-0.3, 0.1, 2), rng.uniform(0.35, 0.6)))
+        seen = project(apply(T, outline), truth)
+        if not np.isfinite(seen).all() or (seen < -60).any() or (seen > (700, 540)).any():
+            continue
+        H = cv2.getPerspectiveTransform(corners, seen.astype(np.float32))
+        image = cv2.warpPerspective(texture, H, (640, 480), flags=cv2.INTER_LINEAR, borderValue=(120,))
+        cv2.imwrite(str(tmp_path / f"front_{number:02d}.png"), cv2.GaussianBlur(image, (0, 0), 0.8))
+        number += 1
+    options = ("--board", "8x6x0.04", "--board-type", "charuco", "--marker", "0.03", "--model", "pinhole")
+    code, found = as_json("solve", tmp_path, *options)
+    assert code == 0, found
+    numbers = found["parts"][0]["quantities"]
+    for key, value in (("focal_x", 520.0), ("focal_y", 522.0), ("centre_x", 325.0), ("centre_y", 236.0)):
+        assert abs(numbers[key]["value"] - value) < 4 * numbers[key]["sigma"], key
+        assert numbers[key]["sigma"] < 1.0
+
+
+def test_a_recording_without_a_board_is_insufficient(shared_data: Path) -> None:
+    code, found = as_json("solve", shared_data / "euroc_micro", *CHESS, "--only", "intrinsics,stereo")
+    assert (code, found["status"]) == (1, "insufficient")
+    solved = parts(found)
+    assert "not found" in solved["intrinsics", "cam0"]["reasons"][1]
+    assert "0 views of the board by both" in solved["stereo", "cam0~cam1"]["reasons"][0]
+    code, checked = as_json("check", shared_data / "euroc_micro", *CHESS)
+    assert (code, checked["status"]) == (1, "insufficient")
 
 
 def test_few_views_are_not_enough_and_the_missing_poses_are_named(chess: Path, tmp_path: Path) -> None:
