@@ -348,7 +348,8 @@ def _check(
     reference_file: Path | None = None,
 ) -> int:
     show = partial(say_progress, as_json=as_json)
-    recording.choose(pairs)
+    if board is None:
+        recording.choose(pairs)
     references, remarks = references_of(recording) if reference_file is not None else ([], [])
     if board is not None:
         # A board says more than the scene does, and its squares look alike: what follows them from image to
@@ -360,6 +361,8 @@ def _check(
         verdicts, pictures = check_with_board(request, recording.calibration.calibration, overlay is not None)
         report.verdicts += verdicts
         report.overlays += pictures
+        if pairs:
+            _keep_only(report, pairs)
     if reference_file is not None and report.status is Status.OK:
         remarks = [*_store(references, reference_file), *remarks]
     code = 0 if report.status is Status.OK else 1
@@ -377,6 +380,19 @@ def _check(
         for remark in remarks:
             table_console().print(remark, highlight=False)
     return code
+
+
+def _keep_only(report: CheckReport, subjects: Sequence[str]) -> None:
+    """Drop the verdicts on all other pairs and sensors.
+
+    Raises:
+        UsageError: If one that was named has none.
+    """
+    known = sorted({verdict.subject for verdict in report.verdicts})
+    for subject in subjects:
+        if subject not in known:
+            raise UsageError(f"nothing was judged of {subject}; there is: {', '.join(known) or 'none'}")
+    report.verdicts = [verdict for verdict in report.verdicts if verdict.subject in subjects]
 
 
 def _store(references: Sequence[Reference], path: Path) -> list[str]:

@@ -97,6 +97,11 @@ def test_a_folder_of_real_images_gives_a_rig_document(chess: Path, tmp_path: Pat
     states = {(check["check"], check["subject"]): check["status"] for check in checked["checks"]}
     assert (code, states["stereo_board", "left~right"]) == (1, "failed")
     assert states["intrinsics_board", "left"] == "ok"
+    wrong = ("--calibration", tmp_path / "wrong.yaml")
+    code, checked = as_json("check", chess, *CHESS, *wrong, "--pair", "left")
+    assert (code, [check["subject"] for check in checked["checks"]]) == (0, ["left"])
+    with pytest.raises(UsageError, match="left~up"):
+        command("check", chess, *CHESS, *wrong, "--pair", "left~up")
 
 
 def test_a_charuco_board_in_png_files_solves_a_camera(tmp_path: Path) -> None:
