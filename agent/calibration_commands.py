@@ -30,6 +30,7 @@ from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, ros
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
 from sensorium.calibration.geometry import Intrinsics, difference, rpy_from_rotation
 from sensorium.calibration.rig_document import Reference, RigCalibration
+from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.calibration.targets import Target
 from sensorium.errors import CalibrationError, UsageError
 from sensorium.timebase import SECOND_NS, HostClock
@@ -97,6 +98,8 @@ def show_calibration(path: Path, size: str | None, as_json: bool) -> int:
         console.print(_camera_table(calibration))
     if calibration.edges:
         console.print(_edge_table(calibration))
+    for sentence in _known_readings(calibration):
+        console.print(sentence, highlight=False)
     _print_findings(console, found.findings)
     return code
 
@@ -136,6 +139,41 @@ def _edge_table(calibration: RigCalibration) -> Table:
             edge.date,
         )
     return table
+
+
+def _known_readings(calibration: RigCalibration) -> list[str]:
+    """Return a sentence for each IMU, force sensor and array of which the document knows what it reads."""
+    found = []
+    for name, imu in sorted(calibration.imus.items()):
+        parts = [
+            f"{label} {_joined(values)} {unit}"
+            for label, values, unit in (
+                ("gyro bias", imu.gyro_bias_rad_s, "rad/s"),
+                ("accelerometer bias", imu.acc_bias_m_s2, "m/s^2"),
+                ("gyro noise", imu.gyro_noise_rad_s, "rad/s/sqrt(Hz)"),
+                ("accelerometer noise", imu.acc_noise_m_s2, "m/s^2/sqrt(Hz)"),
+            )
+            if values is not None
+        ]
+        found.append(f"IMU {name}: {', '.join(parts) or 'nothing known'}{_origin(imu)}")
+    for name, load in sorted(calibration.force_torque.items()):
+        found.append(
+            f"force/torque {name}: {load.mass_kg:.4g} kg at {_joined(load.centre_m)} m, bias "
+            f"{_joined(load.force_bias_n)} N, {_joined(load.torque_bias_nm)} N m{_origin(load)}"
+        )
+    for name, array in sorted(calibration.microphones.items()):
+        polarity = f", polarity {list(array.polarity)}" if array.polarity else ""
+        found.append(f"microphones {name}: {len(array.positions_m)} positions{polarity}{_origin(array)}")
+    return found
+
+
+def _joined(values: Any) -> str:
+    return " ".join(f"{value:.4g}" for value in np.atleast_1d(values))
+
+
+def _origin(model: ImuModel | Payload | MicrophoneArray) -> str:
+    said = ", ".join(word for word in (model.source, model.date) if word)
+    return f" ({said})" if said else ""
 
 
 # -- convert

@@ -413,6 +413,8 @@ def test_show_prints_cameras_transforms_and_findings(shared_data: Path) -> None:
     assert code == 0
     assert "640x480" in text
     assert "has no inverse" in text
+    code, text = command("show", shared_data / "euroc_micro")
+    assert "IMU imu0: gyro noise 0.0001697 rad/s/sqrt(Hz), accelerometer noise 0.002 m/s^2/sqrt(Hz)" in text
     code, found = as_json("show", shared_data / "euroc_micro")
     assert (code, found["format"], found["findings"]) == (0, "euroc", [])
     assert RigCalibration.parse(json.dumps(found["calibration"])).calibration_id == found["id"]
