@@ -32,8 +32,9 @@ MIN_BIAS_POSES = 4
 # Least spread of gravity over the poses, RMS along the worst axis: 6 degrees of tilt to either side.
 MIN_TILT_M_S2 = 1.0
 TAU_S = 0.1
-# A second counts as rest when its readings scatter no more than this times the noise that the sensor should have.
-STILL_FACTOR = 10.0
+# A second counts as rest when its readings scatter no more than this times the noise that the sensor should have:
+# twice what must still be heard as three times too loud; EuRoC's idling rotors reach 6 to 15.
+STILL_FACTOR = 6.0
 # Parts of one stretch of rest may differ this much in mean specific force: 1 degree of tilt.
 SAME_REST_M_S2 = 0.17
 # Noise against the known density. Below 3, so that a sensor three times as loud is always heard.
@@ -94,7 +95,7 @@ def rest_spans(
 ) -> list[tuple[float, float]]:
     """Return (start, end) in seconds of every stretch of ``min_s`` and more in which the IMU was at rest.
 
-    A second is rest when neither gyro nor accelerometer scatters by more than ten times the sensor's noise; a
+    A second is rest when neither gyro nor accelerometer scatters by more than six times the sensor's noise; a
     stretch ends where it tilts. A steady slow turn about the vertical looks like rest to any IMU.
     """
     model = model or ImuModel()
@@ -177,7 +178,11 @@ def check_imu_static(
         return Verdict(STATIC_CHECK, name, Status.FAILED, tuple(extra), tuple(dead))
     degrees = _bias_degrees(gyro, acc, densities, rest_s, model, tolerance)
     verdict = judge(STATIC_CHECK, name, degrees, (), extra, _unjudged(model))
-    loud = [f"{q.name} {q.value:.1f}, more than {NOISE_LIMIT:g}" for q in ratios if q.value > NOISE_LIMIT]
+    loud = [
+        f"{q.name} {q.value:.1f}, more than {NOISE_LIMIT:g}: the sensor is loud, or an engine or fan shakes it"
+        for q in ratios
+        if q.value > NOISE_LIMIT
+    ]
     if loud and verdict.status is not Status.FAILED:
         return Verdict(STATIC_CHECK, name, Status.SUSPECT, verdict.quantities, (*loud, *verdict.reasons))
     return verdict

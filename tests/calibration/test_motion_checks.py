@@ -168,6 +168,17 @@ def test_moving_or_short_data_is_insufficient() -> None:
         solve_imu_static(swaying, MODEL)
 
 
+def test_a_drone_on_idling_rotors_and_in_flight_is_never_at_rest(shared_data: Path) -> None:
+    rows = np.loadtxt(
+        shared_data / "calibration" / "euroc_imu_vs_pose" / "imu0.csv", delimiter=",", comments="#"
+    )
+    flown = Inertial((rows[:, 0] - rows[0, 0]) * 1e-9, rows[:, 4:7], rows[:, 1:4])
+    # Its sensor.yaml: 1.7e-4 rad/s and 2e-3 m/s^2 per square root of hertz.
+    verdict = check_imu_static(flown, "imu0", ImuModel(None, None, 1.6968e-4, 2e-3))
+    assert verdict.status is Status.INSUFFICIENT
+    assert "the rig moves" in verdict.reasons[0]
+
+
 def joined(parts: list[Inertial]) -> Inertial:
     return Inertial(*(np.concatenate([getattr(part, name) for part in parts]) for name in Inertial.__slots__))
 
