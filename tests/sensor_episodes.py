@@ -49,6 +49,7 @@ def sensor_episode(
     seconds: float,
     marks: Mapping[float, str] | None = None,
     payloads: Mapping[str, bytes] | None = None,
+    late_ns: Mapping[str, int] | None = None,
     **shared: Any,
 ) -> Path:
     """Return a sealed episode of simulated devices that carries a calibration.
@@ -57,6 +58,7 @@ def sensor_episode(
         devices: Options by name; ``driver`` is the simulated driver.
         marks: Texts by world time (s).
         payloads: What every frame of a stream shows instead.
+        late_ns: How late the stamps of a stream are.
         shared: Options of all devices (``motion``, ``seed``).
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +75,8 @@ def sensor_episode(
         name: dict(np.fromfile(folder / f"truth/{name}.i64", "<i8").reshape(-1, 2).tolist())
         for name in streams
     }
+    for name, late in (late_ns or {}).items():
+        captures[name] = {seq: at_ns + late for seq, at_ns in captures[name].items()}
     spool = Spool(folder / "spool")
     spool.create()
     episode_id = new_ulid(TIMELINE.utc_minus_host_ns)
@@ -95,7 +99,7 @@ def sensor_episode(
     )
     start_ns = TIMELINE.utc_minus_host_ns + START_NS
     end_ns = start_ns + int(seconds * SECOND_NS)
-    reference = next(iter(streams))
+    reference = "lidar" if "lidar" in streams else next(iter(streams))
     manifest = Manifest(
         episode_id, "0.1", "simulated", start_ns, end_ns, TIMELINE, records, reference=reference
     )
@@ -115,12 +119,12 @@ def _times(captures: Mapping[int, int], info: StreamInfo, frame: Frame) -> NDArr
 def _rows(
     streams: Mapping[str, tuple[StreamInfo, Sequence[Frame]]], captures: Mapping[str, Mapping[int, int]]
 ) -> list[SyncRow]:
-    """Return a row for each third frame of the first stream: of every camera the nearest frame."""
-    name = next(iter(streams))
+    """Return a row for each third sweep (or frame of the first stream): of every camera the nearest frame."""
+    name = next((name for name in streams if name == "lidar"), next(iter(streams)))
     cameras = [other for other, (info, _) in streams.items() if other != name and "camera" in other]
     rows = []
     for frame in streams[name][1][2:-2:3]:
-        tick_ns = captures[name][frame.seq]
+        tick_ns = int(_times(captures[name], streams[name][0], frame).mean())
         matches = []
         for other in cameras:
             seq, at_ns = min(captures[other].items(), key=lambda item: abs(item[1] - tick_ns))

@@ -9,8 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from simulated_rig import START_NS, run
+from sensor_episodes import sensor_episode
 from typer.testing import CliRunner
 
 from sensorium.agent.calibration_data import open_recording
@@ -19,21 +18,12 @@ from sensorium.agent.cli import app
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import small_motion, transform
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import CalibrationError, UsageError
-from sensorium.simulators.demo_rig import demo_calibration
-from sensorium.sync.align import Match, Matched, SyncRow
-from sensorium.sync.clocks.model import Stamped, Uncertainty
-from sensorium.sync.episode.manifest import Balance, Manifest, StreamRecord, seal
-from sensorium.sync.episode.spool import Spool
-from sensorium.sync.episode.ulid import new_ulid
-from sensorium.sync.episode.writer import EpisodeWriter
-from sensorium.timebase import SECOND_NS, Timeline
+from sensorium.simulators.demo_rig import demo_calibration, demo_rig
 from sensorium.verdict import Status
 
 TIMING_BIAS_MS = 5.0
 """What the edges of a beam's width look like at the rates of the simulated walk."""
-TIMELINE = Timeline("bench", 1_700_000_000 * SECOND_NS)
 
 
 def command(*arguments: object) -> tuple[int, str]:
@@ -73,70 +63,16 @@ def simulated_episode(folder: Path, left_late_ns: int = 0, **right: Any) -> Path
         left_late_ns: How late the left camera's stamps are.
         right: Options of the right camera.
     """
-    streams: dict[str, tuple[StreamInfo, list[Frame]]] = {}
-    for name, options in (
-        ("camera_left", {"rate_hz": 15}),
-        ("camera_right", {"rate_hz": 15, **right}),
-        ("lidar", {"columns": 512}),
-        ("imu", {}),
-    ):
-        infos, frames = run(name, folder, seconds=3.0, **options)
-        streams[name] = (infos[name], frames[name])
-    captures = {
-        name: dict(np.fromfile(folder / f"truth/{name}.i64", "<i8").reshape(-1, 2).tolist())
-        for name in streams
+    changes = {
+        "camera_left": {"rate_hz": 15},
+        "camera_right": {"rate_hz": 15, **right},
+        "lidar": {"columns": 512},
+        "imu": {},
     }
-    captures["camera_left"] = {seq: ns + left_late_ns for seq, ns in captures["camera_left"].items()}
-    spool = Spool(folder / "spool")
-    spool.create()
-    episode_id = new_ulid(TIMELINE.utc_minus_host_ns)
-    writer = EpisodeWriter(spool.open_folder(episode_id), episode_id, TIMELINE)
-    for info, _ in streams.values():
-        writer.declare(info)
-    for name, (_, frames) in streams.items():
-        for frame in frames:
-            writer.write(frame, Stamped(times(captures[name], frame), Uncertainty(0.0, 0.0, 0.0), 0), 0)
-    for row in aligned(streams, captures):
-        writer.write_row(row)
-    writer.close()
-    records = tuple(
-        StreamRecord(info, {0: Balance(found.samples, found.samples, {})})
-        for (name, _), found in writer.written().items()
-        for info in [streams[name][0]]
-    )
-    start_utc_ns = TIMELINE.utc_minus_host_ns + START_NS
-    manifest = Manifest(
-        episode_id,
-        "0.1",
-        "simulated",
-        start_utc_ns,
-        start_utc_ns + 3 * SECOND_NS,
-        TIMELINE,
-        records,
-        reference="lidar",
-    )
-    sealed = seal(writer.folder, manifest)
-    shutil.copytree(sealed, folder / "given")
-    demo_calibration().save(folder / "given/calibration.yaml")
-    return folder / "given"
-
-
-def times(captures: dict[int, int], frame: Frame) -> NDArray[np.int64]:
-    return np.array([captures[seq] for seq in range(frame.seq, frame.next_seq)], np.int64)
-
-
-def aligned(
-    streams: dict[str, tuple[StreamInfo, list[Frame]]], captures: dict[str, dict[int, int]]
-) -> list[SyncRow]:
-    rows = []
-    for sweep in streams["lidar"][1][2:-2:3]:  # nine ticks are enough, and quick
-        tick_ns = int(times(captures["lidar"], sweep).mean())
-        matches = []
-        for name in ("camera_left", "camera_right"):
-            seq, capture_ns = min(captures[name].items(), key=lambda item: abs(item[1] - tick_ns))
-            matches.append(Matched(name, Match.MATCHED, seq, capture_ns - tick_ns))
-        rows.append(SyncRow(sweep.seq, tick_ns, tuple(matches)))
-    return rows
+    settings = demo_rig()["devices"]
+    devices = {name: {**settings[name], **options} for name, options in changes.items()}
+    late_ns = {"camera_left": left_late_ns}
+    return sensor_episode(folder, devices, demo_calibration(), 3.0, late_ns=late_ns)
 
 
 def test_an_episode_under_its_true_calibration_is_ok_for_every_pair(episode: Path, tmp_path: Path) -> None:
@@ -150,6 +86,7 @@ def test_an_episode_under_its_true_calibration_is_ok_for_every_pair(episode: Pat
         "camera_left~imu",  # three seconds are too short to judge, which is said and held against nobody
         "camera_right~imu",
         "imu",
+        "lidar_imu",
         "lidar~imu",
     }
     for check in found["checks"]:
