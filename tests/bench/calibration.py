@@ -881,12 +881,48 @@ def _episode(seed: int, bumped: str, at_s: float, change: geometry.Array) -> Rec
     )
 
 
+def cost(folder: Path) -> dict[str, Any]:
+    """CPU time of one result of each continuous pair, and its share of a core at one result every 10 s."""
+    frames = [(image, points, camera, T) for image, points, camera, T in kitti_frames(folder)][:3]
+    odometry = DATA / "calibration" / "kitti_odom_stereo" / "sequence_1"
+    left, right = (_images(odometry / side)[:3] for side in ("image_l", "image_r"))
+    known = read_kitti(odometry / "calib.txt", (left[0].shape[1], left[0].shape[0]))
+
+    def one_camera_lidar(motion: geometry.Array) -> None:
+        reduced = [
+            _in_camera_axes(keyframe(image, points, camera, T), T) for image, points, camera, T in frames
+        ]
+        check_camera_lidar(reduced, rig(motion), "camera", "lidar")
+
+    def one_stereo(count: int) -> None:
+        matches = [match_pair(*pair) for pair in zip(left[:count], right[:count], strict=True)]
+        check_matches(matches, known, "camera_0", "camera_1")
+
+    turned = np.deg2rad(0.5) * np.eye(6)[1]
+    jobs: dict[str, Callable[[], None]] = {
+        "camera_lidar_3_keyframes": partial(one_camera_lidar, np.zeros(6)),
+        "camera_lidar_3_keyframes_in_alarm": partial(one_camera_lidar, turned),
+        "stereo_1_pair": partial(one_stereo, 1),
+        "stereo_3_pairs": partial(one_stereo, 3),
+    }
+    result = {}
+    for name, job in jobs.items():
+        job()  # what the first call loads is not the check's
+        started = time.process_time()
+        for _ in range(3):
+            job()
+        seconds = (time.process_time() - started) / 3
+        result[name] = {"cpu_s": round(seconds, 3), "share_of_a_core_at_10s": round(seconds / 10, 4)}
+    return result
+
+
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "camera_lidar": camera_lidar,
     "board": board,
     "stereo": stereo_epipolar,
     "simulated": simulated,
     "bump": bump,
+    "cost": cost,
 }
 
 
@@ -950,6 +986,9 @@ def main() -> None:
     print(f"{'check':44s} {'injected':16s}   rate  trials{'':37s} goal  baseline")
     for row in rows(result):
         print(row.text())
+    for name, spent in result.get("cost", {}).items():
+        share = spent["share_of_a_core_at_10s"]
+        print(f"cost.{name:39s} {spent['cpu_s']:6.3f} s CPU, {share:.1%} of a core at one result every 10 s")
 
 
 if __name__ == "__main__":
