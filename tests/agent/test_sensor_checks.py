@@ -216,6 +216,23 @@ def test_a_lidar_moved_against_the_other_fails(
     assert value["value"] == pytest.approx(expected, abs=3 * value["sigma"])
 
 
+def test_a_lidar_bumped_on_the_way_is_found_with_its_time_and_name(tmp_path: Path) -> None:
+    at_s = 1.5
+    bump = {"at_s": at_s, "rotation_deg": (0.0, 0.6, 0.0)}
+    devices = {"lidar": LIDAR, "lidar_rear": LIDAR | {"bump": bump}, "imu": IMU}
+    _, said = checked(sensor_episode(tmp_path, devices, document(spare=True), 3.0, motion="still"))
+    found = verdict(said, "lidar_lidar", "lidar~lidar_rear")
+    assert found["status"] == "failed"
+    after, before = (found["quantities"][name]["value"] for name in ("moved_after", "moved_before"))
+    # Sweeps of 0.1 s, every second one looked at.
+    assert after - 0.3 < at_s < before + 0.3
+    assert before - after < 1.0
+    # The first LiDAR still stands on the ground as it did.
+    assert said["moved"] == ["lidar_rear"]
+    pitch = found["degrees"]["pitch"]
+    assert pitch["value"] == pytest.approx(0.6, abs=3 * pitch["sigma"])
+
+
 def test_a_lidar_tilted_against_gravity_is_an_alarm_and_with_a_reference_a_failure(
     standing: Path, tmp_path: Path
 ) -> None:
