@@ -68,7 +68,12 @@ class CameraLidarSolver:
                 # What one camera found tells the next one where to look.
                 known = merged(base, parts)
                 parts.append(self._solve_pair(request, boards, camera, lidar, known))
-        return parts
+        # A LiDAR that one camera placed need not share its view with all the others.
+        placed = {edge.child for part in parts if part.is_solved for edge in part.edges}
+        return [
+            replace(part, is_opportune=part.verdict.subject.split("~")[1] in placed and not part.is_solved)
+            for part in parts
+        ]
 
     def _solve_pair(
         self, request: SolveRequest, boards: Boards, camera: str, lidar: str, base: RigCalibration
@@ -110,7 +115,7 @@ class CameraLidarSolver:
         reasons = [*left_out(fit.rejected, labels, "m"), *lost]
         missing = missing_for_lidar(fit.covariance)
         status = Status.OK
-        if not max(fit.held_out, fit.rms) <= MAX_CENTRE_MISS_M:
+        if np.nanmax((fit.held_out, fit.rms)) > MAX_CENTRE_MISS_M:
             status = Status.SUSPECT
             reasons.insert(
                 0,

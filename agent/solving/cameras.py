@@ -75,7 +75,7 @@ class IntrinsicsSolver:
             wanted = coverage.wanted()
             status = Status.INSUFFICIENT
             reasons = [*missing, *([f"next: {wanted.words}"] if wanted else []), *reasons, counts]
-        elif not max(fit.held_out_px, fit.rms_px) <= limit_px:
+        elif np.nanmax((fit.held_out_px, fit.rms_px)) > limit_px:
             status = Status.SUSPECT
             reasons.insert(
                 0,
@@ -176,7 +176,7 @@ class StereoSolver:
         root = np.sqrt(np.diag(fit.covariance))
         baseline_m = float(np.linalg.norm(fit.T_first_second[:3, 3]))
         status, reasons = Status.OK, left_out(fit.rejected, [moment.label for moment in common], "px")
-        if not max(fit.held_out, fit.rms) <= limit_px:
+        if np.nanmax((fit.held_out, fit.rms)) > limit_px:
             status = Status.SUSPECT
             reasons.insert(
                 0,
