@@ -96,7 +96,7 @@ FOCAL_PRIOR = 0.03
 # Edges seen beside where they are spread the image too: +0.05 to 0.36 % on KITTI. One sigma, and what is accepted
 # beyond two of them; fewer keyframes are spread by what moves in them.
 FOCAL_BIAS_PERCENT = 0.25
-FOCAL_TOLERANCE_PERCENT = 0.5
+FOCAL_TOLERANCE_PERCENT = 0.3
 FOCAL_KEYFRAMES = 5
 
 

@@ -16,7 +16,7 @@ import multiprocessing
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -204,8 +204,7 @@ def camera_lidar(folder: Path, trials: int = 60, workers: int = 2) -> dict[str, 
         "five_keyframes": lambda: _sweep_levels(frames, 5, few),
         "one_keyframe_screening": lambda: _screening(frames),
         "with_reference": lambda: _with_reference(frames, 10, few),
-        "three_keyframes_with_reference": lambda: _with_reference(frames, 3, trials),
-        "five_keyframes_with_reference": lambda: _with_reference(frames, 5, few),
+        "three_keyframes_with_reference": lambda: _with_reference(frames, 3, few),
     }
     names = ("yaw_0.5deg", "yaw_1deg", "x_10cm", "x_20cm")
     for rings, every in ((32, 2), (16, 4)):
@@ -223,29 +222,31 @@ def camera_lidar(folder: Path, trials: int = 60, workers: int = 2) -> dict[str, 
 
 def in_parallel(parts: dict[str, Callable[[], dict[str, Any]]], workers: int) -> dict[str, dict[str, Any]]:
     """Run parts in forked processes, which share what is already loaded, and say on stderr what is done."""
-    started = time.perf_counter()
-    names = list(parts)
-
-    def told(index: int, result: dict[str, Any]) -> dict[str, Any]:
-        done = f"  {index + 1} of {len(names)} parts, {time.perf_counter() - started:.0f} s"
-        print(f"{done}: {names[index] or 'three_keyframes'}", file=sys.stderr, flush=True)
-        return result
-
-    if workers < 2:
-        return {name: told(index, parts[name]()) for index, name in enumerate(names)}
     global _parts
     _parts = parts
+    started = time.perf_counter()
+    if workers < 2:
+        return dict(_told(map(_run_part, parts), len(parts), started))
     with multiprocessing.get_context("fork").Pool(workers) as pool:
-        results = pool.imap(_run_part, names)
-        return {name: told(index, next(results)) for index, name in enumerate(names)}
+        found = dict(_told(pool.imap_unordered(_run_part, parts), len(parts), started))
+    return {name: found[name] for name in parts}
+
+
+def _told(
+    done: Iterable[tuple[str, dict[str, Any]]], count: int, started: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for index, (name, result) in enumerate(done):
+        spent = f"{index + 1} of {count} parts, {time.perf_counter() - started:.0f} s"
+        print(f"  {spent}: {name or 'three_keyframes'}", file=sys.stderr, flush=True)
+        yield name, result
 
 
 _parts: dict[str, Callable[[], dict[str, Any]]] = {}
 
 
-def _run_part(name: str) -> dict[str, Any]:
+def _run_part(name: str) -> tuple[str, dict[str, Any]]:
     cv2.setNumThreads(1)
-    return _parts[name]()
+    return name, _parts[name]()
 
 
 def _sweep_levels(
