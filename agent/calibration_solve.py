@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from rich.table import Table
 
 from sensorium.agent.calibration_commands import (
@@ -172,6 +173,7 @@ def solve_document(path: Path, solution: Solution, written: Path | None) -> dict
             for loop in solution.after.loops()
         ],
         "calibration": {"id": solution.after.calibration_id, "before": solution.before.calibration_id},
+        "document": yaml.safe_load(solution.after.dump()),
         "written": str(written) if written is not None else None,
     }
 
