@@ -4,7 +4,8 @@
 
 A calibration is made wrong by the stated amount about a random axis or along a random direction; the recordings
 are untouched. Thresholds are the package's constants; they were fixed on ../shared/data/calibration/kitti_raw_seq
-and from the numbers of the specification, never on the frames evaluated here.
+and from the numbers of the specification. The kind of statistic was chosen with kitti_object in view, so its nine
+frames are partly in-sample; frames given with --kitti are not.
 
 ``n`` counts trials; trials that share frames are not independent, so ``ci95`` (Wilson) is computed for
 ``n_independent``, the number of disjoint windows (or views) that the frames give.
