@@ -20,7 +20,7 @@ from sensorium.agent.rig import Rig
 from sensorium.agent.session import Companion, request_for, run_session
 from sensorium.agent.shots import Sample, decoded_cloud, decoded_image, is_sweep
 from sensorium.agent.solving.guide import Guide, write_picture
-from sensorium.agent.solving.material import Image, Moment, Points, Shown
+from sensorium.agent.solving.material import STILL_S, Image, Moment, Points, Shown
 from sensorium.agent.watching.service import SetClient
 from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError, ConsentError, SensoriumError
@@ -104,7 +104,7 @@ class LiveGuide:
         self._said = ""
         self._next_line_ns = self._next_picture_ns = 0
         self._turn = 0
-        self._last: tuple[int, Moment] | None = None
+        self._recent: list[tuple[int, Moment]] = []
 
     def start(self, sets_endpoint: str, control_endpoint: str) -> None:
         """Begin to ask; called once the session's processes are started."""
@@ -154,7 +154,7 @@ class LiveGuide:
             self._show(now_ns, f"no images: {found}")
             return
         self.guide.take(
-            self._with_last(moment_of(found, f"{(now_ns - start_ns) / SECOND_NS:.1f} s"), found.tick_ns)
+            self._with_earlier(moment_of(found, f"{(now_ns - start_ns) / SECOND_NS:.1f} s"), found.tick_ns)
         )
         self._show(now_ns, self.guide.advice())
         if self._picture is not None and now_ns >= self._next_picture_ns:
@@ -164,15 +164,17 @@ class LiveGuide:
             self._draw()
             self.is_done = True
 
-    def _with_last(self, moment: Moment, tick_ns: int) -> Moment:
-        """Return the moment with the images of the one before beside its own: a sweep takes longer than an image."""
-        last, self._last = self._last, (tick_ns, moment)
-        if last is None or tick_ns - last[0] > SECOND_NS:
+    def _with_earlier(self, moment: Moment, tick_ns: int) -> Moment:
+        """Return the moment with earlier images beside its own: a sweep takes longer than an image."""
+        enough_ns = tick_ns - int(STILL_S * SECOND_NS)
+        before = next((each for each in reversed(self._recent) if each[0] <= enough_ns), None)
+        self._recent = [each for each in self._recent if each[0] > tick_ns - SECOND_NS] + [(tick_ns, moment)]
+        if before is None:
             return moment
-        before_s = (last[0] - tick_ns) / SECOND_NS
+        before_s, earlier = (before[0] - tick_ns) / SECOND_NS, before[1].images
         images = {
-            name: replace(shown, beside=(*shown.beside, (before_s, partial(_image, last[1].images[name]))))
-            if name in last[1].images
+            name: replace(shown, beside=(*shown.beside, (before_s, partial(_image, earlier[name]))))
+            if name in earlier
             else shown
             for name, shown in moment.images.items()
         }

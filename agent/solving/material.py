@@ -27,8 +27,8 @@ Points = NDArray[np.floating]
 STEP_S = 0.25
 """One moment of video per so many seconds."""
 
-STILL_S = 0.1
-"""The board must be still for so long before and after: a sweep of a LiDAR takes that long."""
+STILL_S = 0.15
+"""The board must be still for so long before and after: half a sweep of a LiDAR, and half the time between two."""
 
 _WAIT_NS = SECOND_NS // 2
 _KEEP_NS = 2 * SECOND_NS
