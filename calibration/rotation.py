@@ -27,6 +27,8 @@ from sensorium.verdict import Quantity, Verdict
 CHECK = "imu_rotation"
 
 MIN_EXCITATION_RAD_S = np.deg2rad(5.0)
+MAX_UNEXPLAINED = 0.3
+"""Share of the turning (RMS) that may be left over; more, and the sensor saw something else than its own turning."""
 MIN_SPAN_S = 5.0
 MIN_STEPS = 30
 MAX_OFFSET_S = 0.05
@@ -264,5 +266,11 @@ def _gates(turns: Turns, found: Alignment) -> list[str]:
         return [
             f"the rig turns at {np.rad2deg(found.excitation_rad_s[1]):.1f} deg/s rms about its second axis, "
             f"{np.rad2deg(MIN_EXCITATION_RAD_S):.0f} are needed: standing still or turning about one axis"
+        ]
+    turning_rad_s = float(np.sqrt(np.mean(found.excitation_rad_s**2)))
+    if found.residual_rad_s > MAX_UNEXPLAINED * turning_rad_s:
+        return [
+            f"{np.rad2deg(found.residual_rad_s):.1f} of {np.rad2deg(turning_rad_s):.1f} deg/s rms are not the gyro's "
+            "turning: blurred images, a moving scene, stamps more than 50 ms apart, or another body's gyro"
         ]
     return []

@@ -79,6 +79,14 @@ def test_standing_still_cannot_align_anything() -> None:
     assert verdict.status is Status.INSUFFICIENT
 
 
+def test_turning_that_is_not_the_gyros_is_no_proof_against_the_mount() -> None:
+    turns = true_turns()
+    other = Turns(turns.start_s, turns.end_s, np.roll(turns.rate_rad_s, 37, axis=0))
+    verdict = check_imu_rotation(other, GYRO_S, gyro(), RIG, "camera_left", "imu")
+    assert verdict.status is Status.INSUFFICIENT
+    assert "not the gyro's turning" in verdict.reasons[0]
+
+
 def test_camera_rotations_come_from_pictures() -> None:
     camera = RIG.camera("camera_left")
     renderer = Renderer(WORLD.scene, camera, np.random.default_rng(0))
