@@ -267,10 +267,16 @@ def _gates(turns: Turns, found: Alignment) -> list[str]:
             f"the rig turns at {np.rad2deg(found.excitation_rad_s[1]):.1f} deg/s rms about its second axis, "
             f"{np.rad2deg(MIN_EXCITATION_RAD_S):.0f} are needed: standing still or turning about one axis"
         ]
+    reason = unexplained(found)
+    return [reason] if reason else []
+
+
+def unexplained(found: Alignment) -> str:
+    """Return why an alignment means nothing although there was motion; "" if the gyro explains what was seen."""
     turning_rad_s = float(np.sqrt(np.mean(found.excitation_rad_s**2)))
-    if found.residual_rad_s > MAX_UNEXPLAINED * turning_rad_s:
-        return [
-            f"{np.rad2deg(found.residual_rad_s):.1f} of {np.rad2deg(turning_rad_s):.1f} deg/s rms are not the gyro's "
-            "turning: blurred images, a moving scene, stamps more than 50 ms apart, or another body's gyro"
-        ]
-    return []
+    if found.residual_rad_s <= MAX_UNEXPLAINED * turning_rad_s:
+        return ""
+    return (
+        f"{np.rad2deg(found.residual_rad_s):.1f} of {np.rad2deg(turning_rad_s):.1f} deg/s rms are not the gyro's "
+        "turning: blurred images, a moving scene, stamps more than 50 ms apart, or another body's gyro"
+    )

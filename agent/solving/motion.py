@@ -26,7 +26,7 @@ from sensorium.calibration.lidar_lidar import CHECK as LIDAR_CHECK
 from sensorium.calibration.lidar_lidar import DEGREES, check_lidar_lidar, pooled_motion, register_sweeps
 from sensorium.calibration.microphones import MIN_CLAPS, find_order, solve_polarity
 from sensorium.calibration.rig_document import Edge, Reference, RigCalibration
-from sensorium.calibration.rotation import MIN_EXCITATION_RAD_S, MIN_STEPS, Turns, align
+from sensorium.calibration.rotation import MIN_EXCITATION_RAD_S, MIN_STEPS, Turns, align, unexplained
 from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError
@@ -223,6 +223,8 @@ class TurningSolver(_Solver):
         found = align(turns, samples.time_s, samples.gyro_rad_s)
         if found.excitation_rad_s[1] < MIN_EXCITATION_RAD_S:
             return self._refused(subject, _missing_motion(turns, found.excitation_rad_s))
+        if reason := unexplained(found):
+            return self._refused(subject, reason)
         return self._joined(request, base, (seer.frame_id, imu.frame_id), found)
 
     def _turns(self, base: RigCalibration, data: SensorData, seer: StreamInfo, gyro: Gyro) -> Turns | None:
