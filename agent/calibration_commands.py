@@ -21,6 +21,7 @@ from sensorium.agent.calibration_data import Recording, open_recording
 from sensorium.agent.checking.references import references_of
 from sensorium.agent.checking.report import CheckReport, degrees, montage
 from sensorium.agent.checking.run import run_checks
+from sensorium.agent.display import coloured
 from sensorium.agent.rig import load_rig
 from sensorium.agent.solving.guide import Guide
 from sensorium.agent.solving.live import LiveGuide, record_live
@@ -46,7 +47,6 @@ _BY_SUFFIX = {
     ".txt": "kitti",
     "": "ros",
 }
-_COLOUR = {"ok": "green", "suspect": "yellow", "insufficient": "yellow", "failed": "red"}
 # What a file must give back of what was written into it.
 _SAME_RAD_M = 1e-6
 _LIVE_SECONDS = 15.0
@@ -532,10 +532,10 @@ def print_check(recording: Recording, report: CheckReport, overlay: Path | None)
                 f"{quantity.value:+.{digits}f} {quantity.unit}",
                 f"{quantity.sigma:.{digits}f}" if quantity.sigma is not None else "",
                 f"{quantity.threshold:g}" if quantity.threshold is not None else "",
-                coloured(status),
+                coloured(status.value),
             )
         if not rows:
-            table.add_row(verdict.check, verdict.subject, "", "", "", "", coloured(verdict.status))
+            table.add_row(verdict.check, verdict.subject, "", "", "", "", coloured(verdict.status.value))
         table.add_section()
     if report.verdicts:
         console.print(table)
@@ -546,14 +546,14 @@ def print_check(recording: Recording, report: CheckReport, overlay: Path | None)
             if q.sigma is None
         )
         console.print(
-            f"{verdict.subject} {verdict.check}: {coloured(verdict.status)}  {counts}", highlight=False
+            f"{verdict.subject} {verdict.check}: {coloured(verdict.status.value)}  {counts}", highlight=False
         )
         for reason in verdict.reasons:
             console.print(f"  {reason}", highlight=False)
     _print_findings(console, report.findings)
     if overlay is not None:
         console.print(f"picture: {overlay}", highlight=False)
-    console.print(f"calibration: {coloured(report.status)}", highlight=False)
+    console.print(f"calibration: {coloured(report.status.value)}", highlight=False)
     if report.moved:
         console.print(f"  moved: {' or '.join(report.moved)}", highlight=False)
     if report.status is not Status.OK:
@@ -563,13 +563,9 @@ def print_check(recording: Recording, report: CheckReport, overlay: Path | None)
 
 def _print_findings(console: Console, findings: Sequence[Verdict]) -> None:
     for finding in findings:
-        what = "note" if finding.status is Status.OK else coloured(finding.status)
+        what = "note" if finding.status is Status.OK else coloured(finding.status.value)
         for reason in finding.reasons:
             console.print(f"{what}: {finding.subject}: {reason}", highlight=False)
-
-
-def coloured(status: Status) -> str:
-    return f"[{_COLOUR[status.value]}]{status.value}[/]"
 
 
 def table_console() -> Console:

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from sensorium.agent.calibration_commands import (
     PICTURES,
-    coloured,
     finite,
     is_rig_file,
     print_json,
@@ -21,6 +20,7 @@ from sensorium.agent.calibration_commands import (
     table_console,
     today,
 )
+from sensorium.agent.display import coloured
 from sensorium.agent.rig import load_rig
 from sensorium.agent.solving.guide import Guide, stacked, write_picture
 from sensorium.agent.solving.live import LiveGuide, record_live
@@ -233,10 +233,12 @@ def _print(path: Path, solution: Solution, written: Path | None) -> None:
                 f"{quantity.value:.6g}{unit}",
                 f"{quantity.sigma:.2g}" if quantity.sigma is not None else "",
                 f"{quantity.threshold:g}" if quantity.threshold is not None else "",
-                coloured(part.verdict.status) if quantity is rows[0] else "",
+                coloured(part.verdict.status.value) if quantity is rows[0] else "",
             )
         if not rows:
-            table.add_row(part.solver, part.verdict.subject, "", "", "", "", coloured(part.verdict.status))
+            table.add_row(
+                part.solver, part.verdict.subject, "", "", "", "", coloured(part.verdict.status.value)
+            )
         table.add_section()
     console.print(table)
     for part in solution.parts:
@@ -253,7 +255,7 @@ def _print(path: Path, solution: Solution, written: Path | None) -> None:
         )
     if written is not None:
         console.print(f"{written}: written, id {solution.after.calibration_id}", highlight=False)
-    console.print(f"{path}: {coloured(solution.status)}", highlight=False)
+    console.print(f"{path}: {coloured(solution.status.value)}", highlight=False)
 
 
 def _moved_sentence(moved: dict[str, Any]) -> str:

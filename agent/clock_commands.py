@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from sensorium.agent.display import coloured
 from sensorium.agent.rig import load_rig
 from sensorium.errors import ConfigError
 from sensorium.sync.clocks.probe import ProbeServer, load_key
@@ -21,7 +22,6 @@ from sensorium.sync.clocks.watch import ClockWatch, WatchEvent
 from sensorium.timebase import SECOND_NS, HostClock, read_bases
 from sensorium.verdict import Status, Verdict, worst
 
-_COLOUR = {"ok": "green", "suspect": "yellow", "insufficient": "yellow", "failed": "red"}
 _WAIT_S = 0.2
 _STEP_NS = SECOND_NS // 50
 _SHOWN_EVENTS = 8
@@ -138,12 +138,11 @@ def _table(verdicts: Sequence[Verdict], events: Sequence[WatchEvent]) -> Table:
     for name in ("clock", "of", "verdict", "numbers", "why"):
         table.add_column(name)
     for verdict in verdicts:
-        colour = _COLOUR[verdict.status.value]
         numbers = ", ".join(f"{q.name} {q.value:.4g} {q.unit}".strip() for q in verdict.quantities)
         table.add_row(
             verdict.check,
             verdict.subject,
-            f"[{colour}]{verdict.status.value}[/]",
+            coloured(verdict.status.value),
             numbers,
             "; ".join(verdict.reasons),
         )

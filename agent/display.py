@@ -32,6 +32,11 @@ _COLOUR = {
 }
 
 
+def coloured(status: str) -> str:
+    """Return a status as rich's markup, in the colour of how good it is."""
+    return f"[{_COLOUR.get(status, 'white')}]{status}[/]"
+
+
 class Progress:
     """Live progress: a table in a terminal, a line every two seconds elsewhere, nothing with ``--json``."""
 
@@ -174,9 +179,8 @@ def print_verification(found: Mapping[str, Any], console: Console | None = None)
 
 
 def _print_verdict(console: Console, name: str, status: str, reasons: Sequence[str]) -> None:
-    colour = _COLOUR.get(status, "white")
     text = "; ".join(reason for reason in reasons if reason)
-    console.print(f"[bold]{name:<12}[/] [{colour}]{status}[/]  {text}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{name:<12}[/] {coloured(status)}  {text}", highlight=False, soft_wrap=True)
 
 
 def _stream_table(streams: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -248,10 +252,9 @@ def _print_checks(console: Console, checks: Mapping[str, Any]) -> None:
     for row in checks["pairs"]:
         cost_s, every_s = row["cost_s"], row["every_s"]
         cost = f"{_number(cost_s, 2)} s each {every_s:g} s" if cost_s is not None and every_s else ""
-        colour = _COLOUR.get(row["status"], "white")
         why = row["note"] or next(iter(row["reasons"]), "")
         table.add_row(
-            row["check"], row["subject"], f"[{colour}]{row['status']}[/]", _number(row["age_s"], 0), cost, why
+            row["check"], row["subject"], coloured(row["status"]), _number(row["age_s"], 0), cost, why
         )
     console.print(table)
     silent = checks["silent_s"]

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sensorium.agent.display import coloured
 from sensorium.agent.sync_report import REPORT_FILE, SyncReport, sync_report, write_sync_report
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.calibration.rig_document import RigCalibration
@@ -22,7 +23,6 @@ from sensorium.verdict import Status, Verdict
 CLAP_BOUND_M = 0.1
 """How well a user paces off the distance of a clap: 0.3 ms of sound."""
 _CALIBRATION_FILE = "calibration.yaml"
-_COLOUR = {"ok": "green", "suspect": "yellow", "insufficient": "yellow", "failed": "red"}
 
 
 def content_inputs(clap_m: float | None, filter_delays: Sequence[str]) -> ContentInputs:
@@ -156,9 +156,8 @@ def _print(report: SyncReport, path: Path) -> None:
         )
     console.print(pairs)
     for verdict in report.verdicts:
-        colour = _COLOUR[verdict.status.value]
         if verdict.reasons:
-            console.print(f"[{colour}]{verdict.status.value}[/] {verdict.check} {verdict.subject}")
+            console.print(f"{coloured(verdict.status.value)} {verdict.check} {verdict.subject}")
             for reason in verdict.reasons:
                 console.print(f"   {reason}", markup=False)
     for event in report.events[:10]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from sensorium.sync.episode.manifest import CheckRecord
-from sensorium.verdict import Status, Verdict
+from sensorium.verdict import Status, Verdict, outweighs
 
 MOUNTING = "mounting"
 """The check whose subject is the sensor that moved (or those that may have)."""
-_WEIGHT = {Status.INSUFFICIENT: 0, Status.OK: 1, Status.SUSPECT: 2, Status.FAILED: 3}
 _ALARM = (Status.SUSPECT, Status.FAILED)
 Key = tuple[str, str]
 
@@ -103,7 +102,7 @@ class _History:
                 self.counts["withdrawn"] += 1
                 self.counts[Status.SUSPECT.value] -= 1
             self.in_alarm = 0
-        if _WEIGHT[status] >= _WEIGHT[self.kept.verdict.status]:
+        if outweighs(status, self.kept.verdict.status):
             self.kept = window
 
 

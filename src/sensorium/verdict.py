@@ -17,6 +17,17 @@ class Status(str, Enum):
 _SEVERITY = {Status.OK: 0, Status.INSUFFICIENT: 1, Status.SUSPECT: 2, Status.FAILED: 3}
 
 
+_WEIGHT = {Status.INSUFFICIENT: 0, Status.OK: 1, Status.SUSPECT: 2, Status.FAILED: 3}
+
+
+def outweighs(status: Status, other: Status) -> bool:
+    """Return whether of two looks at one thing the first says as much or more against it.
+
+    Unlike severity, an ``ok`` says more than ``insufficient``: that one look could not tell takes nothing back.
+    """
+    return _WEIGHT[status] >= _WEIGHT[other]
+
+
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """A number with its unit, and where they apply its limit and one-sigma uncertainty."""

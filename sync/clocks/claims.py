@@ -13,7 +13,7 @@ from sensorium.sync.clocks.model import ClockModel, Uncertainty
 from sensorium.sync.clocks.oneway import Line
 from sensorium.sync.clocks.tracker import StreamTracker
 from sensorium.timebase import SECOND_NS
-from sensorium.verdict import Quantity, Status, Verdict
+from sensorium.verdict import Quantity, Status, Verdict, outweighs
 
 SKEW_LIMIT_PPM = 5.0
 """A disciplined clock does not run faster or slower than its master by more."""
@@ -191,7 +191,7 @@ class ClaimWatch:
         if self._run >= PERSIST:
             has_changed = self.verdict.status is not found.status
             self.verdict = found
-            if _WEIGHT[found.status] >= _WEIGHT[self.worst.status]:
+            if outweighs(found.status, self.worst.status):
                 self.worst = found
         tracker.follow(self._to_follow(found, model, reference))
         return has_changed
@@ -212,6 +212,3 @@ class ClaimWatch:
 
 def _width_ns(model: ClockModel) -> float:
     return model.uncertainty.bound95_ns + model.uncertainty.asymmetry_ns
-
-
-_WEIGHT = {Status.INSUFFICIENT: 0, Status.OK: 1, Status.SUSPECT: 2, Status.FAILED: 3}
