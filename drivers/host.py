@@ -17,12 +17,12 @@ from typing import Any
 import zmq
 from pydantic import BaseModel, ConfigDict
 
-from sensorium.drivers.bus import BusPublisher
-from sensorium.drivers.counters import CounterFile
+from sensorium.drivers.bus.counters import CounterFile
+from sensorium.drivers.bus.publisher import BusPublisher
+from sensorium.drivers.bus.wire import HEADER_OVERHEAD_BYTES, Declare
 from sensorium.drivers.driver import Driver, DriverContext
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.registry import load_driver
-from sensorium.drivers.wire import HEADER_OVERHEAD_BYTES, Declare
 from sensorium.errors import DeviceError, EndOfStreamError, SensoriumError
 from sensorium.timebase import SECOND_NS, Clock, HostClock, Timeline, read_bases
 

@@ -8,7 +8,7 @@ tallies are kept apart and compared at the end, so the balance can fail.
 from collections import Counter
 from dataclasses import dataclass, field
 
-from sensorium.drivers.counters import StreamCounts
+from sensorium.drivers.bus.counters import StreamCounts
 from sensorium.drivers.frame import Place
 
 IN_FLIGHT = "in flight when the driver or its connection died"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.drivers.counters import Counts, read_counters
+from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.errors import CalibrationError, EpisodeError
 from sensorium.sync.accounting import Account
 from sensorium.sync.align import Match, StreamAlignment

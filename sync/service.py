@@ -17,11 +17,11 @@ import numpy as np
 import zmq
 from pydantic import TypeAdapter, ValidationError
 
-from sensorium.drivers.bus import BusReceiver
-from sensorium.drivers.counters import read_counters
+from sensorium.drivers.bus.counters import read_counters
+from sensorium.drivers.bus.live import LivePublisher
+from sensorium.drivers.bus.publisher import BusReceiver
+from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Frame, StreamInfo
-from sensorium.drivers.live import LivePublisher
-from sensorium.drivers.wire import Declare
 from sensorium.errors import ConfigError, SensoriumError, VerdictError
 from sensorium.sync.check_book import CheckMessage
 from sensorium.sync.consent_store import ConsentStore

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from sensorium.drivers.counters import Counts, read_counters
+from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.drivers.frame import Place
 from sensorium.errors import EpisodeError
 from sensorium.sync.accounting import Account, settle_torn

@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Frame, StreamInfo
-from sensorium.drivers.wire import Declare
 from sensorium.errors import ConfigError
 from sensorium.sync.clocks.model import ClockEvent, Stamped
 from sensorium.sync.clocks.pps import MARKS, UTC_SECOND, PpsWatch

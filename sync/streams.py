@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sensorium.drivers.counters import Counts, read_counters
+from sensorium.drivers.bus.counters import Counts, read_counters
+from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Encoding, Frame, StreamInfo
-from sensorium.drivers.wire import Declare
 from sensorium.errors import EpisodeError, WireError
 from sensorium.sync.accounting import InstanceStream
 from sensorium.sync.clocks.model import ClockEvent, Stamped, Uncertainty

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.drivers.bus import BusReceiver
-from sensorium.drivers.counters import Counts, read_counters
+from sensorium.drivers.bus.counters import Counts, read_counters
+from sensorium.drivers.bus.live import LivePublisher
+from sensorium.drivers.bus.publisher import BusReceiver
+from sensorium.drivers.bus.wire import HEADER_OVERHEAD_BYTES, Control, Declare, End, Heartbeat, Inbound, Lost
 from sensorium.drivers.frame import Frame, Modality, Place, StreamInfo
-from sensorium.drivers.live import LivePublisher
-from sensorium.drivers.wire import HEADER_OVERHEAD_BYTES, Control, Declare, End, Heartbeat, Inbound, Lost
 from sensorium.errors import CalibrationError, ConfigError, EpisodeError, WireError
 from sensorium.sync.accounting import Account
 from sensorium.sync.align import Aligner, SyncRow

@@ -23,7 +23,7 @@ from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory
 
 from sensorium.agent.control import AgentNote, ask_agent
-from sensorium.drivers.counters import StreamCounts, read_counters
+from sensorium.drivers.bus.counters import StreamCounts, read_counters
 from sensorium.errors import SensoriumError
 from sensorium.sync.consent import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope
 from sensorium.sync.consent_store import ConsentStore

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import zmq
 
-from sensorium.drivers.bus import BusPublisher, BusReceiver
-from sensorium.drivers.counters import CounterFile
+from sensorium.drivers.bus.counters import CounterFile
+from sensorium.drivers.bus.live import LivePublisher
+from sensorium.drivers.bus.publisher import BusPublisher, BusReceiver
+from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import StreamInfo
-from sensorium.drivers.live import LivePublisher
-from sensorium.drivers.wire import Declare
 from sensorium.sync.consent_store import ConsentStore
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.session import SyncSpec

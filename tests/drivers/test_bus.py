@@ -10,10 +10,9 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sensorium.drivers.bus import CREDIT_LIMIT_BYTES, HEARTBEAT_NS, BusPublisher, BusReceiver
-from sensorium.drivers.counters import CounterFile, read_counters
-from sensorium.drivers.frame import Frame, Loss, Modality, Place, StreamInfo, stamps
-from sensorium.drivers.wire import (
+from sensorium.drivers.bus.counters import CounterFile, read_counters
+from sensorium.drivers.bus.publisher import CREDIT_LIMIT_BYTES, HEARTBEAT_NS, BusPublisher, BusReceiver
+from sensorium.drivers.bus.wire import (
     HEADER_OVERHEAD_BYTES,
     Declare,
     End,
@@ -23,6 +22,7 @@ from sensorium.drivers.wire import (
     pack_control,
     pack_header,
 )
+from sensorium.drivers.frame import Frame, Loss, Modality, Place, StreamInfo, stamps
 from sensorium.errors import DeviceError, WireError
 from sensorium.timebase import SECOND_NS, Timeline, VirtualClock
 

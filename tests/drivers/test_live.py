@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import zmq
 
+from sensorium.drivers.bus.live import QUEUED_MESSAGES, LivePublisher, LiveSubscriber
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamps
-from sensorium.drivers.live import QUEUED_MESSAGES, LivePublisher, LiveSubscriber
 
 CAMERA = StreamInfo("cam", Modality.CAMERA, Encoding.JPEG, 30.0, "cam")
 OTHER = replace(CAMERA, name="other")

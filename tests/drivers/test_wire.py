@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sensorium.drivers.bus.wire import Heartbeat, pack_control, pack_header, unpack_control, unpack_header
 from sensorium.drivers.frame import Frame, RecordedStamps, stamps
-from sensorium.drivers.wire import Heartbeat, pack_control, pack_header, unpack_control, unpack_header
 from sensorium.errors import WireError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

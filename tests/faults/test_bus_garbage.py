@@ -24,9 +24,8 @@ from sessions import (
     write_rig,
 )
 
-from sensorium.drivers.bus import CREDIT_LIMIT_BYTES
-from sensorium.drivers.frame import ClockKind, Column, DeviceClock, Frame, Modality, Place, StreamInfo, stamps
-from sensorium.drivers.wire import (
+from sensorium.drivers.bus.publisher import CREDIT_LIMIT_BYTES
+from sensorium.drivers.bus.wire import (
     VERSION,
     Declare,
     End,
@@ -37,6 +36,7 @@ from sensorium.drivers.wire import (
     pack_header,
     unpack_control,
 )
+from sensorium.drivers.frame import ClockKind, Column, DeviceClock, Frame, Modality, Place, StreamInfo, stamps
 from sensorium.timebase import Timeline
 
 STREAMS = ("imu", "force")

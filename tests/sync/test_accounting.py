@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium.drivers.counters import StreamCounts
+from sensorium.drivers.bus.counters import StreamCounts
 from sensorium.drivers.frame import Place
 from sensorium.sync.accounting import InstanceStream, settle_torn
 

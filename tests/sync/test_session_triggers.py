@@ -8,6 +8,7 @@ import pytest
 import zmq
 from synchronizer_bench import START_NS, Bench
 
+from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import (
     ClockKind,
     DeviceClock,
@@ -19,7 +20,6 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.drivers.pps import pulse_stream
-from sensorium.drivers.wire import Declare
 from sensorium.sync.clocks.triggered import DETAIL, TriggerSettings, settings_of
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.session_triggers import SessionTriggers

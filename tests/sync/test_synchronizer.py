@@ -11,10 +11,10 @@ from synchronizer_bench import START_NS, Bench
 
 from sensorium.calibration.geometry import transform
 from sensorium.calibration.rig_document import Edge, RigCalibration
-from sensorium.drivers.bus import BusPublisher
-from sensorium.drivers.counters import CounterFile
+from sensorium.drivers.bus.counters import CounterFile
+from sensorium.drivers.bus.publisher import BusPublisher
+from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
-from sensorium.drivers.wire import Declare
 from sensorium.errors import SensoriumError, VerdictError
 from sensorium.sync.check_book import CheckerReport, CheckMessage, JudgedWindow, PlannedCheck
 from sensorium.sync.episode.manifest import Manifest

@@ -7,8 +7,8 @@ is copied for streams that nobody watches, and personal streams appear only as t
 import zmq
 from pydantic import TypeAdapter
 
+from sensorium.drivers.bus.wire import pack_header, unpack_header
 from sensorium.drivers.frame import Frame, StreamInfo
-from sensorium.drivers.wire import pack_header, unpack_header
 from sensorium.errors import WireError
 
 QUEUED_MESSAGES = 8

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import zmq
 
-from sensorium.drivers.counters import CounterFile
-from sensorium.drivers.frame import Frame, Loss, Place, StreamInfo
-from sensorium.drivers.wire import (
+from sensorium.drivers.bus.counters import CounterFile
+from sensorium.drivers.bus.wire import (
     HEADER_OVERHEAD_BYTES,
     MAX_CONTROL_BYTES,
     Credit,
@@ -28,6 +27,7 @@ from sensorium.drivers.wire import (
     unpack_control,
     unpack_header,
 )
+from sensorium.drivers.frame import Frame, Loss, Place, StreamInfo
 from sensorium.errors import DeviceError, WireError
 from sensorium.timebase import SECOND_NS, Clock
 

@@ -1,0 +1,1 @@
+"""The record plane between drivers and synchronizer, and the lossy live plane."""
