@@ -11,12 +11,12 @@ from sensorium.errors import ConfigError
 ENTRY_POINT_GROUP = "sensorium.drivers"
 
 BUILT_IN = {
-    "ati_netft": "sensorium.drivers.ati_netft:AtiNetFtDriver",
-    "opencv": "sensorium.drivers.opencv:OpenCvDriver",
+    "ati_netft": "sensorium.drivers.devices.ati_netft:AtiNetFtDriver",
+    "opencv": "sensorium.drivers.devices.opencv:OpenCvDriver",
     "ouster": "sensorium.drivers.ouster:OusterDriver",
-    "pps": "sensorium.drivers.pps:PpsDriver",
-    "sounddevice": "sensorium.drivers.sounddevice:SoundDeviceDriver",
-    "xsens": "sensorium.drivers.xsens:XsensDriver",
+    "pps": "sensorium.drivers.devices.pps:PpsDriver",
+    "sounddevice": "sensorium.drivers.devices.sounddevice:SoundDeviceDriver",
+    "xsens": "sensorium.drivers.devices.xsens:XsensDriver",
     "sim_camera": "sensorium.simulators.camera:SimulatedCamera",
     "sim_force": "sensorium.simulators.force:SimulatedForce",
     "sim_imu": "sensorium.simulators.imu:SimulatedImu",

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat
 
+from sensorium.drivers.devices.pps import pulse_stream
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import Frame, Latency, StreamInfo, stamps
-from sensorium.drivers.pps import pulse_stream
 from sensorium.simulators.device import SampleTrain, SimulatedConfig, SimulatedDriver
 from sensorium.simulators.device_clock import (
     ClockConfig,

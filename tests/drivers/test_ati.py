@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from sensorium.drivers.ati_netft import (
+from sensorium.drivers.devices.ati_netft import (
     NEWTON,
     NEWTON_METRE,
     AtiNetFtConfig,

@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from sensorium.drivers.devices.opencv import OpenCvConfig, OpenCvDriver, V4l2Source
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, Encoding, Frame, Loss, Place, StreamInfo
 from sensorium.drivers.inbox import Inbox
 from sensorium.drivers.mjpeg import MjpegStream, jpeg_extent
-from sensorium.drivers.opencv import OpenCvConfig, OpenCvDriver, V4l2Source
 from sensorium.errors import DeviceError, EndOfStreamError
 from sensorium.timebase import SECOND_NS, HostClock, read_bases
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sensorium.drivers import pps
+from sensorium.drivers.devices import pps
+from sensorium.drivers.devices.pps import COUNT_MODULUS, KernelEdge, PpsConfig, PpsDriver, parse_edge
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import Frame, Loss, Place
-from sensorium.drivers.pps import COUNT_MODULUS, KernelEdge, PpsConfig, PpsDriver, parse_edge
 from sensorium.errors import DeviceError
 from sensorium.timebase import SECOND_NS, BaseReading, VirtualClock
 

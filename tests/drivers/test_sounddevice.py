@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sensorium.drivers.devices.sounddevice import SampleCounter, SoundDeviceConfig, SoundDeviceDriver
 from sensorium.drivers.driver import DriverContext
-from sensorium.drivers.sounddevice import SampleCounter, SoundDeviceConfig, SoundDeviceDriver
 from sensorium.errors import ConfigError, DeviceError
 from sensorium.timebase import SECOND_NS, HostClock
 
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import Frame
-from sensorium.drivers.sounddevice import SoundDeviceConfig, SoundDeviceDriver
+from sensorium.drivers.devices.sounddevice import SoundDeviceConfig, SoundDeviceDriver
 from sensorium.errors import SensoriumError
 from sensorium.timebase import HostClock
 

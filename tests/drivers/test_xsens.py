@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from sensorium.drivers.driver import DriverContext
-from sensorium.drivers.frame import ClockKind, Frame, Loss, StreamInfo
-from sensorium.drivers.mtdata2 import (
+from sensorium.drivers.devices.mtdata2 import (
     MTDATA2,
     ItemCounters,
     MessageParser,
     encode_message,
     parse_sample,
 )
-from sensorium.drivers.xsens import XsensConfig, XsensDriver
+from sensorium.drivers.devices.xsens import XsensConfig, XsensDriver
+from sensorium.drivers.driver import DriverContext
+from sensorium.drivers.frame import ClockKind, Frame, Loss, StreamInfo
 from sensorium.errors import DeviceError
 from sensorium.simulators.emulators import NO_FAULTS, WireFaults, XsensEmulator, imu_signal
 from sensorium.timebase import SECOND_NS, HostClock

@@ -9,6 +9,7 @@ import zmq
 from synchronizer_bench import START_NS, Bench
 
 from sensorium.drivers.bus.wire import Declare
+from sensorium.drivers.devices.pps import pulse_stream
 from sensorium.drivers.frame import (
     ClockKind,
     DeviceClock,
@@ -19,7 +20,6 @@ from sensorium.drivers.frame import (
     StreamInfo,
     stamps,
 )
-from sensorium.drivers.pps import pulse_stream
 from sensorium.sync.clocks.triggered import DETAIL, TriggerSettings, settings_of
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.session_triggers import SessionTriggers

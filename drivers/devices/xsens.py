@@ -15,21 +15,7 @@ from typing import Any, ClassVar
 import serial
 from pydantic import Field, PositiveFloat
 
-from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
-from sensorium.drivers.frame import (
-    ClockKind,
-    Column,
-    DeviceClock,
-    Encoding,
-    Frame,
-    Latency,
-    Loss,
-    Modality,
-    Place,
-    StreamInfo,
-    stamps,
-)
-from sensorium.drivers.mtdata2 import (
+from sensorium.drivers.devices.mtdata2 import (
     ACCELERATION,
     ERROR,
     EVERY_MESSAGE,
@@ -49,6 +35,20 @@ from sensorium.drivers.mtdata2 import (
     Sample,
     encode_message,
     parse_sample,
+)
+from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
+from sensorium.drivers.frame import (
+    ClockKind,
+    Column,
+    DeviceClock,
+    Encoding,
+    Frame,
+    Latency,
+    Loss,
+    Modality,
+    Place,
+    StreamInfo,
+    stamps,
 )
 from sensorium.errors import DeviceError
 from sensorium.timebase import SECOND_NS
