@@ -13,7 +13,7 @@ ENTRY_POINT_GROUP = "sensorium.drivers"
 BUILT_IN = {
     "ati_netft": "sensorium.drivers.devices.ati_netft:AtiNetFtDriver",
     "opencv": "sensorium.drivers.devices.opencv:OpenCvDriver",
-    "ouster": "sensorium.drivers.ouster:OusterDriver",
+    "ouster": "sensorium.drivers.devices.ouster.driver:OusterDriver",
     "pps": "sensorium.drivers.devices.pps:PpsDriver",
     "sounddevice": "sensorium.drivers.devices.sounddevice:SoundDeviceDriver",
     "xsens": "sensorium.drivers.devices.xsens:XsensDriver",

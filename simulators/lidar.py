@@ -12,10 +12,10 @@ import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sensorium.calibration.geometry import Array
+from sensorium.drivers.devices.ouster.assembler import IMU_COLUMNS, IMU_RATE_HZ
+from sensorium.drivers.devices.ouster.packets import Scan, beam_rays, scan_points
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamps
-from sensorium.drivers.ouster_assembler import IMU_COLUMNS, IMU_RATE_HZ
-from sensorium.drivers.ouster_packets import Scan, beam_rays, scan_points
 from sensorium.simulators.device import Samples, SampleTrain, SimulatedConfig, SimulatedDriver
 from sensorium.simulators.device_clock import ClockConfig, LatencyConfig, Stamps
 from sensorium.simulators.imu import InertialNoise, SimulatedImuConfig, inertial_truth

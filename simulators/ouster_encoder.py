@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sensorium.drivers.ouster_packets import (
+from sensorium.drivers.devices.ouster.packets import (
     HEADER_BYTES,
     IMU_PACKET,
     LIDAR_PACKET_TYPE,

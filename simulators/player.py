@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
+from sensorium.drivers.devices.ouster.driver import OusterConfig, OusterDriver
+from sensorium.drivers.devices.ouster.packets import IMU_PACKET_BYTES
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import Frame, Loss, StreamInfo
-from sensorium.drivers.ouster import OusterConfig, OusterDriver
-from sensorium.drivers.ouster_packets import IMU_PACKET_BYTES
 from sensorium.errors import ConfigError, DeviceError, EndOfStreamError, SourceError
 from sensorium.sync.sources import Source, identify, open_source
 from sensorium.sync.sources.opening import Format

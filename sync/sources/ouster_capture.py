@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from sensorium.drivers.devices.ouster.assembler import OusterAssembler
+from sensorium.drivers.devices.ouster.packets import IMU_PACKET_BYTES, OusterMetadata
 from sensorium.drivers.frame import Frame, Loss
-from sensorium.drivers.ouster_assembler import OusterAssembler
-from sensorium.drivers.ouster_packets import IMU_PACKET_BYTES, OusterMetadata
 from sensorium.errors import SensoriumError, SourceError
 from sensorium.sync.sources.pcap import CaptureCounts, Datagram, read_datagrams
 from sensorium.sync.sources.source import RECORDING_HOST, Problem, Source

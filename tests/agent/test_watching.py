@@ -18,7 +18,7 @@ from sensorium.agent.watching.plan import plan_checks
 from sensorium.agent.watching.watch import Watch
 from sensorium.calibration.attribution import is_timing
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.drivers.ouster_packets import OusterMetadata, decode_scan
+from sensorium.drivers.devices.ouster.packets import OusterMetadata, decode_scan
 from sensorium.simulators.demo_rig import demo_calibration
 from sensorium.simulators.ouster_encoder import encode_scan
 from sensorium.sync.check_book import JudgedWindow

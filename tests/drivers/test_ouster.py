@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sensorium.drivers.devices.ouster.driver import OusterAssembler, OusterConfig, OusterDriver
+from sensorium.drivers.devices.ouster.packets import OusterMetadata, decode_scan
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, Encoding, Frame, Loss, Place
-from sensorium.drivers.ouster import OusterAssembler, OusterConfig, OusterDriver
-from sensorium.drivers.ouster_packets import OusterMetadata, decode_scan
 from sensorium.errors import ConfigError, DeviceError
 from sensorium.simulators.ouster_encoder import default_metadata, encode_imu, encode_scan
 from sensorium.timebase import SECOND_NS, HostClock

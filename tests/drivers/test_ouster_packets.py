@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sensorium.drivers.ouster_packets import (
+from sensorium.drivers.devices.ouster.packets import (
     Crc,
     OusterMetadata,
     Scan,

@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 from simulated_rig import columns, run, world_seconds
 
 from sensorium.calibration.geometry import Array
+from sensorium.drivers.devices.ouster.packets import OusterMetadata, Scan, beam_rays, decode_scan
 from sensorium.drivers.frame import Frame
-from sensorium.drivers.ouster_packets import OusterMetadata, Scan, beam_rays, decode_scan
 from sensorium.simulators.imu import inertial_truth
 from sensorium.simulators.rig import MOUNTS
 from sensorium.simulators.truth import load_truth

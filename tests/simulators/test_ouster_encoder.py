@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sensorium.drivers.ouster_packets import (
+from sensorium.drivers.devices.ouster.packets import (
     IMU_PACKET,
     PROFILES,
     Crc,

@@ -5,6 +5,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sensorium.drivers.devices.ouster.packets import (
+    IMU_PACKET,
+    IMU_PACKET_BYTES,
+    Crc,
+    OusterMetadata,
+    PacketHeader,
+    check_crc,
+    decode_scan,
+    read_header,
+    scan_points,
+)
 from sensorium.drivers.frame import (
     ClockKind,
     Column,
@@ -17,17 +28,6 @@ from sensorium.drivers.frame import (
     Place,
     StreamInfo,
     stamps,
-)
-from sensorium.drivers.ouster_packets import (
-    IMU_PACKET,
-    IMU_PACKET_BYTES,
-    Crc,
-    OusterMetadata,
-    PacketHeader,
-    check_crc,
-    decode_scan,
-    read_header,
-    scan_points,
 )
 from sensorium.errors import WireError
 from sensorium.timebase import SECOND_NS

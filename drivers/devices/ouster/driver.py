@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from sensorium.drivers.devices.ouster.assembler import DEFAULT_PREVIEW_POINTS, OusterAssembler, OusterCounters
+from sensorium.drivers.devices.ouster.packets import OusterMetadata
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import Frame, Loss, Place, StreamInfo
-from sensorium.drivers.ouster_assembler import DEFAULT_PREVIEW_POINTS, OusterAssembler, OusterCounters
-from sensorium.drivers.ouster_packets import OusterMetadata
 from sensorium.drivers.udp import Datagram, UdpReceiver, resolve, wait_readable
 from sensorium.errors import ConfigError, DeviceError
 from sensorium.timebase import SECOND_NS

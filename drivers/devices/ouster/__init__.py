@@ -1,0 +1,1 @@
+"""Ouster LiDARs: packets, revolutions, the driver."""
