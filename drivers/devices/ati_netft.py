@@ -30,7 +30,7 @@ from sensorium.drivers.frame import (
     Place,
     StreamInfo,
 )
-from sensorium.drivers.udp import Datagram, UdpReceiver, resolve, wait_readable
+from sensorium.drivers.links.udp import Datagram, UdpReceiver, resolve, wait_readable
 from sensorium.errors import DeviceError
 from sensorium.timebase import SECOND_NS
 

@@ -32,8 +32,8 @@ from sensorium.drivers.frame import (
     StreamInfo,
     stamps,
 )
-from sensorium.drivers.inbox import Inbox
-from sensorium.drivers.mjpeg import MjpegStream, jpeg_extent, without_password
+from sensorium.drivers.links.inbox import Inbox
+from sensorium.drivers.links.mjpeg import MjpegStream, jpeg_extent, without_password
 from sensorium.errors import DeviceError, EndOfStreamError, SensoriumError
 from sensorium.timebase import SECOND_NS, Clock, read_bases
 

@@ -25,7 +25,7 @@ from sensorium.drivers.frame import (
     StreamInfo,
     stamps,
 )
-from sensorium.drivers.inbox import Inbox
+from sensorium.drivers.links.inbox import Inbox
 from sensorium.errors import ConfigError, DeviceError
 from sensorium.timebase import SECOND_NS
 

@@ -22,7 +22,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from sensorium.drivers.udp import Datagram, UdpReceiver, resolve, wait_readable
+from sensorium.drivers.links.udp import Datagram, UdpReceiver, resolve, wait_readable
 from sensorium.errors import ConfigError, DeviceError
 from sensorium.sync.clocks.two_way import Exchange
 from sensorium.timebase import SECOND_NS, Clock

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
-from sensorium.drivers.udp import resolve
+from sensorium.drivers.links.udp import resolve
 from sensorium.errors import ClockError, DeviceError
 from sensorium.sync.clocks.chrony import ChronyMonitor
 from sensorium.sync.clocks.claims import Reference, utc_reference

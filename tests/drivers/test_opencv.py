@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from sensorium.drivers.devices.opencv import OpenCvConfig, OpenCvDriver, V4l2Source
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, Encoding, Frame, Loss, Place, StreamInfo
-from sensorium.drivers.inbox import Inbox
-from sensorium.drivers.mjpeg import MjpegStream, jpeg_extent
+from sensorium.drivers.links.inbox import Inbox
+from sensorium.drivers.links.mjpeg import MjpegStream, jpeg_extent
 from sensorium.errors import DeviceError, EndOfStreamError
 from sensorium.timebase import SECOND_NS, HostClock, read_bases
 

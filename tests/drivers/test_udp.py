@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sensorium.drivers.udp import Datagram, UdpReceiver, resolve, wait_readable
+from sensorium.drivers.links.udp import Datagram, UdpReceiver, resolve, wait_readable
 from sensorium.errors import DeviceError
 from sensorium.timebase import HostClock
 

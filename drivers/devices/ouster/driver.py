@@ -14,7 +14,7 @@ from sensorium.drivers.devices.ouster.assembler import DEFAULT_PREVIEW_POINTS, O
 from sensorium.drivers.devices.ouster.packets import OusterMetadata
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import Frame, Loss, Place, StreamInfo
-from sensorium.drivers.udp import Datagram, UdpReceiver, resolve, wait_readable
+from sensorium.drivers.links.udp import Datagram, UdpReceiver, resolve, wait_readable
 from sensorium.errors import ConfigError, DeviceError
 from sensorium.timebase import SECOND_NS
 
