@@ -18,8 +18,8 @@ from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.simulators.device import Samples, SampleTrain, SimulatedConfig, SimulatedDriver
 from sensorium.simulators.device_clock import ClockConfig, LatencyConfig, Stamps
+from sensorium.simulators.emulators.ouster_encoder import default_metadata, encode_scan
 from sensorium.simulators.imu import InertialNoise, SimulatedImuConfig, inertial_truth
-from sensorium.simulators.ouster_encoder import default_metadata, encode_scan
 from sensorium.simulators.truth import TruthWriter
 from sensorium.timebase import SECOND_NS
 

@@ -25,8 +25,8 @@ from sensorium.calibration.geometry import (
 )
 from sensorium.drivers.devices.ouster.packets import beam_rays, scan_points
 from sensorium.errors import CalibrationError
+from sensorium.simulators.emulators.ouster_encoder import default_metadata
 from sensorium.simulators.lidar import SimulatedLidar
-from sensorium.simulators.ouster_encoder import default_metadata
 from sensorium.simulators.rig import MOUNTS
 from sensorium.simulators.surfaces import Box, BoxScene
 from sensorium.simulators.world import BOARD_SQUARE_M, World

@@ -21,8 +21,8 @@ import numpy as np
 from contract import pulseaudio
 from numpy.typing import NDArray
 
-from sensorium.simulators.emulators import AtiNetFtEmulator, XsensEmulator
-from sensorium.simulators.ouster_encoder import default_metadata, encode_imu, encode_scan
+from sensorium.simulators.emulators.command import AtiNetFtEmulator, XsensEmulator
+from sensorium.simulators.emulators.ouster_encoder import default_metadata, encode_imu, encode_scan
 from sensorium.timebase import SECOND_NS, HostClock
 
 Options = dict[str, Any]

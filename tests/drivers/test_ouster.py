@@ -20,7 +20,7 @@ from sensorium.drivers.devices.ouster.packets import OusterMetadata, decode_scan
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, Encoding, Frame, Loss, Place
 from sensorium.errors import ConfigError, DeviceError
-from sensorium.simulators.ouster_encoder import default_metadata, encode_imu, encode_scan
+from sensorium.simulators.emulators.ouster_encoder import default_metadata, encode_imu, encode_scan
 from sensorium.timebase import SECOND_NS, HostClock
 
 LOOPBACK = "127.0.0.1"

@@ -16,7 +16,7 @@ from sensorium.timebase import SECOND_NS, HostClock
 
 @pytest.mark.parametrize(("device", "name"), [("xsens", "imu"), ("ati", "force")])
 def test_an_emulator_prints_the_rig_entry_that_connects_to_it(device: str, name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sensorium.simulators.emulators", device, "--rate-hz", "200"]
+    command = [sys.executable, "-m", "sensorium.simulators.emulators.command", device, "--rate-hz", "200"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as emulator:
         try:
             assert emulator.stdout is not None

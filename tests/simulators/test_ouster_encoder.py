@@ -13,7 +13,7 @@ from sensorium.drivers.devices.ouster.packets import (
     read_header,
     scan_points,
 )
-from sensorium.simulators.ouster_encoder import default_metadata, encode_imu, encode_scan
+from sensorium.simulators.emulators.ouster_encoder import default_metadata, encode_imu, encode_scan
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))

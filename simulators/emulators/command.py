@@ -1,7 +1,7 @@
 """Devices that speak their real wire protocol in real time: an Xsens MTi on a pty, an ATI Net F/T on UDP.
 
 In tests: ``with XsensEmulator(...) as imu: ... imu.port``. By hand:
-``python -m sensorium.simulators.emulators xsens|ati`` prints where to connect to.
+``python -m sensorium.simulators.emulators.command xsens|ati`` prints where to connect to.
 """
 
 import argparse
@@ -462,7 +462,9 @@ def _page_handler(page: bytes) -> type[http.server.BaseHTTPRequestHandler]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one emulator until Ctrl-C; prints the rig-file entry that connects to it."""
-    parser = argparse.ArgumentParser(prog="python -m sensorium.simulators.emulators", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m sensorium.simulators.emulators.command", description=__doc__
+    )
     parser.add_argument("device", choices=["xsens", "ati"])
     parser.add_argument("--rate-hz", type=float, default=None)
     for name in ("drop-every", "garbage-every", "corrupt-every", "disconnect-after", "seed"):
