@@ -34,9 +34,9 @@ from sensorium.sync.episode.manifest import MANIFEST_FILE, Manifest, read_manife
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.verify import verify
-from sensorium.sync.orphans import recover_orphans
-from sensorium.sync.permit import Refusal
-from sensorium.sync.session import SyncSpec
+from sensorium.sync.recording.orphans import recover_orphans
+from sensorium.sync.recording.permit import Refusal
+from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.sources import open_source
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.receipt import upload_reasons, upload_state

@@ -20,7 +20,7 @@ from sensorium.errors import CalibrationError, ConfigError, DeviceError
 from sensorium.sync.clocks.probe import load_key
 from sensorium.sync.clocks.triggered import TriggerSettings
 from sensorium.sync.clocks.watch import NodeSettings, WatchSettings
-from sensorium.sync.session_triggers import check_streams
+from sensorium.sync.recording.triggers import check_streams
 
 Location = tuple[str | int, ...]
 

@@ -25,8 +25,8 @@ from sensorium.agent.control import AgentNote, ControlClient
 from sensorium.agent.rig import Device
 from sensorium.errors import DeviceError, SensoriumError
 from sensorium.sync.episode.spool import Spool
-from sensorium.sync.service import SEALED_FILE
-from sensorium.sync.session import SyncSpec
+from sensorium.sync.recording.service import SEALED_FILE
+from sensorium.sync.recording.spec import SyncSpec
 from sensorium.timebase import SECOND_NS, Clock
 
 FIRST_BACKOFF_NS = SECOND_NS // 2
@@ -121,7 +121,9 @@ class Supervisor:
         AgentNote.remove(self.options.spool)
 
     def _start(self) -> None:
-        self._synchronizer = self._child("synchronizer", "sensorium.sync.service", self._sync_spec())
+        self._synchronizer = self._child(
+            "synchronizer", "sensorium.sync.recording.service", self._sync_spec()
+        )
         self._spawn(self._synchronizer)
         for device in self.devices:
             spec = {

@@ -11,8 +11,8 @@ from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import StreamInfo
 from sensorium.sync.consent_store import ConsentStore
 from sensorium.sync.episode.manifest import Manifest, read_manifest
-from sensorium.sync.session import SyncSpec
-from sensorium.sync.synchronizer import Synchronizer
+from sensorium.sync.recording.spec import SyncSpec
+from sensorium.sync.recording.synchronizer import Synchronizer
 from sensorium.timebase import SECOND_NS, Timeline, VirtualClock
 
 START_NS = 1000 * SECOND_NS

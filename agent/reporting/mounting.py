@@ -8,7 +8,7 @@ from sensorium.agent.checking.run import run_checks
 from sensorium.agent.reporting import page
 from sensorium.agent.reporting.material import Material, attempt
 from sensorium.agent.reporting.pictures import encoded
-from sensorium.sync.check_book import MOUNTING
+from sensorium.sync.recording.check_book import MOUNTING
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict
 

@@ -25,8 +25,8 @@ from sensorium.agent.watching.service import SetClient
 from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError, ConsentError, SensoriumError
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.sealing import CONSENT_REASON
-from sensorium.sync.sets import AlignedSet, KeptFrame, SetRequest
+from sensorium.sync.recording.sealing import CONSENT_REASON
+from sensorium.sync.recording.sets import AlignedSet, KeptFrame, SetRequest
 from sensorium.timebase import SECOND_NS, Clock, HostClock
 
 PICTURE_NS = SECOND_NS

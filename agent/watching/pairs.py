@@ -19,7 +19,7 @@ from sensorium.calibration.inertial import check_ground_gravity
 from sensorium.calibration.lidar_lidar import Registration, check_lidar_lidar, register_sweeps
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
-from sensorium.sync.sets import AlignedSet, KeptFrame, SetRequest
+from sensorium.sync.recording.sets import AlignedSet, KeptFrame, SetRequest
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict
 

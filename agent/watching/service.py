@@ -27,9 +27,9 @@ from sensorium.agent.watching.watch import ALARM, UNREADABLE, Watch
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import SensoriumError, UsageError
-from sensorium.sync.check_book import CheckerReport, CheckMessage, JudgedWindow, PlannedCheck
-from sensorium.sync.service import unpack_set
-from sensorium.sync.sets import AlignedSet, SetRequest
+from sensorium.sync.recording.check_book import CheckerReport, CheckMessage, JudgedWindow, PlannedCheck
+from sensorium.sync.recording.service import unpack_set
+from sensorium.sync.recording.sets import AlignedSet, SetRequest
 from sensorium.timebase import SECOND_NS, Clock, HostClock, process_cpu_ns
 
 NICENESS = 15

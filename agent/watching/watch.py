@@ -14,8 +14,8 @@ from sensorium.calibration.attribution import Window, is_timing, moved_between
 from sensorium.calibration.checks import ConsecutiveJudge
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
-from sensorium.sync.check_book import JudgedWindow
-from sensorium.sync.sets import AlignedSet, SetRequest
+from sensorium.sync.recording.check_book import JudgedWindow
+from sensorium.sync.recording.sets import AlignedSet, SetRequest
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Quantity, Status, Verdict
 

@@ -21,8 +21,8 @@ from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.devices.ouster.packets import OusterMetadata, decode_scan
 from sensorium.simulators.demo_rig import demo_calibration
 from sensorium.simulators.emulators.ouster_encoder import encode_scan
-from sensorium.sync.check_book import JudgedWindow
-from sensorium.sync.sets import KeptFrame
+from sensorium.sync.recording.check_book import JudgedWindow
+from sensorium.sync.recording.sets import KeptFrame
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status
 

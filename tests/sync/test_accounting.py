@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sensorium.drivers.bus.counters import StreamCounts
 from sensorium.drivers.frame import Place
-from sensorium.sync.accounting import InstanceStream, settle_torn
+from sensorium.sync.recording.accounting import InstanceStream, settle_torn
 
 FATE = st.sampled_from(["recorded", "refused", "reported", "vanished"])
 

@@ -22,7 +22,7 @@ from sensorium.drivers.frame import (
 )
 from sensorium.sync.clocks.triggered import DETAIL, TriggerSettings, settings_of
 from sensorium.sync.episode.manifest import Manifest
-from sensorium.sync.session_triggers import SessionTriggers
+from sensorium.sync.recording.triggers import SessionTriggers
 from sensorium.timebase import SECOND_NS, Timeline
 from sensorium.verdict import Status, Verdict
 

@@ -5,8 +5,15 @@ import pytest
 
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.sync.align import Match, Matched, SyncRow
-from sensorium.sync.service import pack_set, unpack_set
-from sensorium.sync.sets import MARGIN_NS, MAX_KEPT_BYTES, PATIENCE_NS, AlignedSet, SetKeeper, SetRequest
+from sensorium.sync.recording.service import pack_set, unpack_set
+from sensorium.sync.recording.sets import (
+    MARGIN_NS,
+    MAX_KEPT_BYTES,
+    PATIENCE_NS,
+    AlignedSet,
+    SetKeeper,
+    SetRequest,
+)
 from sensorium.timebase import SECOND_NS
 
 MS = 1_000_000

@@ -1,6 +1,6 @@
 """The synchronizer's process: sockets, commands and the loop around :class:`Synchronizer`.
 
-Run by the supervisor as ``python -m sensorium.sync.service SPEC.json``. SIGTERM drains, seals and ends.
+Run by the supervisor as ``python -m sensorium.sync.recording.service SPEC.json``. SIGTERM drains, seals and ends.
 """
 
 import functools
@@ -23,12 +23,12 @@ from sensorium.drivers.bus.publisher import BusReceiver
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import ConfigError, SensoriumError, VerdictError
-from sensorium.sync.check_book import CheckMessage
 from sensorium.sync.consent_store import ConsentStore
-from sensorium.sync.orphans import recover_orphans
-from sensorium.sync.session import SyncSpec
-from sensorium.sync.sets import AlignedSet, KeptFrame, SetRequest
-from sensorium.sync.synchronizer import Sealed, Synchronizer
+from sensorium.sync.recording.check_book import CheckMessage
+from sensorium.sync.recording.orphans import recover_orphans
+from sensorium.sync.recording.sets import AlignedSet, KeptFrame, SetRequest
+from sensorium.sync.recording.spec import SyncSpec
+from sensorium.sync.recording.synchronizer import Sealed, Synchronizer
 from sensorium.timebase import SECOND_NS, Clock, HostClock
 
 DRAIN_NS = 5 * SECOND_NS

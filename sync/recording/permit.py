@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from sensorium.errors import VerdictError
-from sensorium.sync.session import SyncSpec
+from sensorium.sync.recording.spec import SyncSpec
 
 REFUSAL_FILE = "calibration-refused.json"
 

@@ -11,7 +11,7 @@ from sensorium.sync.clocks.model import ClockEvent, Stamped
 from sensorium.sync.clocks.pps import MARKS, UTC_SECOND, PpsWatch
 from sensorium.sync.clocks.trigger import TriggerCounts
 from sensorium.sync.clocks.triggered import DETAIL, TriggerMatcher, TriggerSettings, settings_of
-from sensorium.sync.streams import Instance, LiveStream
+from sensorium.sync.recording.streams import Instance, LiveStream
 from sensorium.verdict import Status, Verdict
 
 _UNDECLARED = "the pulses were not declared yet"

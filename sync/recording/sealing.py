@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sensorium import __version__
 from sensorium.drivers.frame import Encoding, Place
-from sensorium.sync.accounting import Account, Reason
 from sensorium.sync.align import StreamAlignment
 from sensorium.sync.consent import ConsentLedger, Purpose, freeze
 from sensorium.sync.episode.manifest import (
@@ -25,8 +24,9 @@ from sensorium.sync.episode.manifest import (
     seal,
 )
 from sensorium.sync.episode.writer import Written
-from sensorium.sync.session import SyncSpec
-from sensorium.sync.streams import StreamTally
+from sensorium.sync.recording.accounting import Account, Reason
+from sensorium.sync.recording.spec import SyncSpec
+from sensorium.sync.recording.streams import StreamTally
 from sensorium.timebase import Timeline
 from sensorium.verdict import Status, Verdict
 

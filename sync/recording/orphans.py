@@ -8,7 +8,6 @@ from pathlib import Path
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.errors import CalibrationError, EpisodeError
-from sensorium.sync.accounting import Account
 from sensorium.sync.align import Match, StreamAlignment
 from sensorium.sync.consent_store import ConsentStore
 from sensorium.sync.episode.manifest import MANIFEST_FILE, finish_seal, seal
@@ -16,10 +15,11 @@ from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recovery import recover
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.writer import Written
-from sensorium.sync.sealing import Closing, manifest_of
-from sensorium.sync.session import Journal, SyncSpec, settle_journal
-from sensorium.sync.streams import StreamTally
-from sensorium.sync.synchronizer import Sealed
+from sensorium.sync.recording.accounting import Account
+from sensorium.sync.recording.sealing import Closing, manifest_of
+from sensorium.sync.recording.spec import Journal, SyncSpec, settle_journal
+from sensorium.sync.recording.streams import StreamTally
+from sensorium.sync.recording.synchronizer import Sealed
 
 
 def recover_orphans(spec: SyncSpec, read: Callable[[Path], Counts] = read_counters) -> list[Sealed]:

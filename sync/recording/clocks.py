@@ -6,7 +6,7 @@ from sensorium.drivers.frame import ClockKind
 from sensorium.sync.clocks.claims import ClaimWatch, Reference
 from sensorium.sync.clocks.host_base import HOST_CLOCK
 from sensorium.sync.clocks.watch import ClockWatch, WatchEvent, WatchSettings
-from sensorium.sync.streams import Instance, LiveStream
+from sensorium.sync.recording.streams import Instance, LiveStream
 from sensorium.timebase import BaseReading, Clock
 from sensorium.verdict import Status, Verdict
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.drivers.frame import Place
 from sensorium.errors import EpisodeError
-from sensorium.sync.accounting import Account, settle_torn
 from sensorium.sync.clocks.triggered import TriggerSettings
 from sensorium.sync.clocks.watch import WatchSettings
+from sensorium.sync.recording.accounting import Account, settle_torn
 
 JOURNAL_FILE = ".journal.json"
 

@@ -9,10 +9,10 @@ from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Encoding, Frame, StreamInfo
 from sensorium.errors import EpisodeError, WireError
-from sensorium.sync.accounting import InstanceStream
 from sensorium.sync.clocks.model import ClockEvent, Stamped, Uncertainty
 from sensorium.sync.clocks.tracker import StreamTracker
 from sensorium.sync.distribution import Distribution
+from sensorium.sync.recording.accounting import InstanceStream
 from sensorium.timebase import SECOND_NS
 
 _GAP_PERIODS = 3

@@ -18,9 +18,7 @@ from sensorium.drivers.bus.publisher import BusReceiver
 from sensorium.drivers.bus.wire import HEADER_OVERHEAD_BYTES, Control, Declare, End, Heartbeat, Inbound, Lost
 from sensorium.drivers.frame import Frame, Modality, Place, StreamInfo
 from sensorium.errors import CalibrationError, ConfigError, EpisodeError, WireError
-from sensorium.sync.accounting import Account
 from sensorium.sync.align import Aligner, SyncRow
-from sensorium.sync.check_book import CheckBook, CheckMessage, JudgedWindow
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.clocks.triggered import BY_PULSES
 from sensorium.sync.clocks.watch import WatchEvent
@@ -30,13 +28,15 @@ from sensorium.sync.episode.container import WriteError
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy, storable
-from sensorium.sync.permit import Permit
-from sensorium.sync.sealing import Closing, seal_closing
-from sensorium.sync.session import Journal, JournalInstance, JournalStream, SyncSpec, pack_reported
-from sensorium.sync.session_clocks import SessionClocks
-from sensorium.sync.session_triggers import Due, SessionTriggers
-from sensorium.sync.sets import SetKeeper
-from sensorium.sync.streams import Instance, LiveStream, StreamTally, instance_of
+from sensorium.sync.recording.accounting import Account
+from sensorium.sync.recording.check_book import CheckBook, CheckMessage, JudgedWindow
+from sensorium.sync.recording.clocks import SessionClocks
+from sensorium.sync.recording.permit import Permit
+from sensorium.sync.recording.sealing import Closing, seal_closing
+from sensorium.sync.recording.sets import SetKeeper
+from sensorium.sync.recording.spec import Journal, JournalInstance, JournalStream, SyncSpec, pack_reported
+from sensorium.sync.recording.streams import Instance, LiveStream, StreamTally, instance_of
+from sensorium.sync.recording.triggers import Due, SessionTriggers
 from sensorium.timebase import SECOND_NS, Clock, Timeline, read_bases
 from sensorium.verdict import Status, Verdict
 

@@ -1,0 +1,1 @@
+"""The recording session: from the bus to a signed episode."""
