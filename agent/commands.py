@@ -20,7 +20,7 @@ from sensorium.drivers.registry import driver_targets, load_driver
 from sensorium.errors import BusyError, ConfigError, SensoriumError, UsageError, VerdictError
 from sensorium.simulators.demo_rig import write_demo_rig
 from sensorium.simulators.player import ReplayConfig, ReplayDriver
-from sensorium.sync.consent import (
+from sensorium.sync.consent.decisions import (
     ConsentGrant,
     ConsentLedger,
     Evidence,
@@ -29,7 +29,7 @@ from sensorium.sync.consent import (
     Scope,
     format_utc,
 )
-from sensorium.sync.consent_store import ConsentStore
+from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import MANIFEST_FILE, Manifest, read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid

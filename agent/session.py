@@ -13,7 +13,7 @@ from sensorium.agent.rig import CheckerOptions, CheckOptions, Device, Rig
 from sensorium.agent.supervisor import SessionOptions, Supervisor
 from sensorium.agent.watching.spec import CheckerSpec
 from sensorium.errors import SensoriumError
-from sensorium.sync.consent_store import ConsentStore
+from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.signing import device_key
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, Clock

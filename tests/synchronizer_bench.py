@@ -9,7 +9,7 @@ from sensorium.drivers.bus.live import LivePublisher
 from sensorium.drivers.bus.publisher import BusPublisher, BusReceiver
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import StreamInfo
-from sensorium.sync.consent_store import ConsentStore
+from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.synchronizer import Synchronizer

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensorium.errors import BusyError, ConfigError, EpisodeError, SensoriumError, StoreError
-from sensorium.sync.consent_store import DEFAULT_FOLDER, ConsentStore
+from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.signing import PUBLIC_KEY_FILE
 from sensorium.sync.episode.spool import Spool

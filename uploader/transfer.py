@@ -17,7 +17,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from sensorium.errors import BusyError, EpisodeError
-from sensorium.sync.consent import ConsentLedger, Purpose, decide
+from sensorium.sync.consent.decisions import ConsentLedger, Purpose, decide
 from sensorium.sync.episode.manifest import (
     LEAF_BYTES,
     MANIFEST_FILE,

@@ -8,7 +8,7 @@ from pathlib import Path
 from sensorium import __version__
 from sensorium.drivers.frame import Encoding, Place
 from sensorium.sync.align import StreamAlignment
-from sensorium.sync.consent import ConsentLedger, Purpose, freeze
+from sensorium.sync.consent.decisions import ConsentLedger, Purpose, freeze
 from sensorium.sync.episode.manifest import (
     Balance,
     CalibrationRecord,

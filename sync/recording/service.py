@@ -23,7 +23,7 @@ from sensorium.drivers.bus.publisher import BusReceiver
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import ConfigError, SensoriumError, VerdictError
-from sensorium.sync.consent_store import ConsentStore
+from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.recording.check_book import CheckMessage
 from sensorium.sync.recording.orphans import recover_orphans
 from sensorium.sync.recording.sets import AlignedSet, KeptFrame, SetRequest

@@ -22,8 +22,8 @@ from sensorium.sync.align import Aligner, SyncRow
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.clocks.triggered import BY_PULSES
 from sensorium.sync.clocks.watch import WatchEvent
-from sensorium.sync.consent import ConsentLedger, Decision, Purpose, StreamConsent
-from sensorium.sync.consent_store import ConsentStore
+from sensorium.sync.consent.decisions import ConsentLedger, Decision, Purpose, StreamConsent
+from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.container import WriteError
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.ulid import new_ulid

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
 from sensorium.errors import ConfigError, ConsentError
-from sensorium.sync.consent import (
+from sensorium.sync.consent.decisions import (
     Conditions,
     ConsentEvent,
     ConsentGrant,
@@ -31,7 +31,7 @@ from sensorium.sync.consent import (
     freeze,
     parse_utc,
 )
-from sensorium.sync.consent_store import ConsentStore, read_grant
+from sensorium.sync.consent.store import ConsentStore, read_grant
 from sensorium.timebase import SECOND_NS, VirtualClock
 
 NOON = parse_utc("2026-03-01T12:00:00Z")

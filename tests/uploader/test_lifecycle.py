@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from upload_samples import CAPTURED, begin_spool, grant_for, seal_episode
 
 from sensorium.errors import EpisodeError
-from sensorium.sync.consent_store import ConsentStore
+from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import hash_file, read_manifest
 from sensorium.timebase import SECOND_NS, VirtualClock
 from sensorium.uploader.directory import DirectoryStore

@@ -15,7 +15,7 @@ import pytest
 from upload_samples import CAPTURED, begin_spool, grant_for, seal_episode
 
 from sensorium.errors import StoreError
-from sensorium.sync.consent_store import ConsentStore
+from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import LEAF_BYTES, hash_file, read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, HostClock, VirtualClock

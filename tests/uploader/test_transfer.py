@@ -11,8 +11,8 @@ import pytest
 from upload_samples import CAPTURED, EPISODE_ID, begin_spool, grant_for, seal_episode
 
 from sensorium.errors import BusyError
-from sensorium.sync.consent import Purpose
-from sensorium.sync.consent_store import ConsentStore
+from sensorium.sync.consent.decisions import Purpose
+from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import LEAF_BYTES, MANIFEST_FILE, Manifest, hash_file, read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, VirtualClock

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from sensorium.errors import ConfigError, ConsentError
-from sensorium.sync.consent import (
+from sensorium.sync.consent.decisions import (
     BEFORE_ALL_NS,
     GRANT_SCHEMA,
     Conditions,

@@ -1,0 +1,1 @@
+"""Grants, pauses, and the decisions that follow from them."""
