@@ -18,7 +18,7 @@ from sensorium.calibration.inertial import Inertial
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError
-from sensorium.sync.clocks.onsets import audio_onsets
+from sensorium.sync.content.onsets import audio_onsets
 from sensorium.sync.episode.aligned import decode_samples
 from sensorium.sync.episode.reader import Episode
 from sensorium.timebase import SECOND_NS

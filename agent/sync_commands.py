@@ -14,7 +14,7 @@ from sensorium.agent.sync_report import REPORT_FILE, SyncReport, sync_report, wr
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, UsageError
-from sensorium.sync.content_check import ContentInputs, check_content
+from sensorium.sync.content.check import ContentInputs, check_content
 from sensorium.sync.distribution import Distribution
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.remapped import read_remap, write_remap

@@ -20,7 +20,7 @@ from sensorium.simulators.world import SOUND_M_S, World
 from sensorium.sync.align import Aligner
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.clocks.tracker import StreamTracker
-from sensorium.sync.content_check import ContentInputs, check_content
+from sensorium.sync.content.check import ContentInputs, check_content
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid

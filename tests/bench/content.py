@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.sync.clocks.content import rotation_offset
-from sensorium.sync.clocks.onsets import audio_onsets, force_onsets
+from sensorium.sync.content.offsets import rotation_offset
+from sensorium.sync.content.onsets import audio_onsets, force_onsets
 
 Floats = NDArray[np.float64]
 GYRO_HZ = 200.0

@@ -17,7 +17,9 @@ from sensorium.errors import ClockError
 from sensorium.simulators.microphone import clap_wave
 from sensorium.simulators.rig import CAMERA, MOUNTS
 from sensorium.simulators.truth import load_truth
-from sensorium.sync.clocks.content import (
+from sensorium.sync.clocks.model import Uncertainty
+from sensorium.sync.content.image_rotation import RotationFinder, gyro_offset
+from sensorium.sync.content.offsets import (
     NO_DELAY,
     ContentOffset,
     Delay,
@@ -25,9 +27,7 @@ from sensorium.sync.clocks.content import (
     judge,
     rotation_offset,
 )
-from sensorium.sync.clocks.image_rotation import RotationFinder, gyro_offset
-from sensorium.sync.clocks.model import Uncertainty
-from sensorium.sync.clocks.onsets import audio_onsets, flash_onset, force_onsets
+from sensorium.sync.content.onsets import audio_onsets, flash_onset, force_onsets
 from sensorium.verdict import Status
 
 Floats = NDArray[np.float64]

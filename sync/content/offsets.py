@@ -1,7 +1,7 @@
 """Time offsets between sensors, found in what they saw: a proof that confirms or contradicts the clock claims.
 
 A gyro and a camera on one rigid body see the same turning (`rotation_offset`); a clap is heard, felt and seen
-(events of `sensorium.sync.clocks.onsets`, joined by `event_offset`). Each answer carries a sigma, or refuses when
+(events of `sensorium.sync.content.onsets`, joined by `event_offset`). Each answer carries a sigma, or refuses when
 the scene holds no information. `judge` compares an answer with what the clocks claim.
 
 Offsets are signed: ``offset_ns`` is what the second sensor's stamp reads minus what the first one's reads, for one

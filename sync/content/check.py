@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from sensorium.calibration.geometry import Intrinsics, undistort
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
 from sensorium.errors import ClockError
-from sensorium.sync.clocks.content import ContentOffset, Delay, event_offset, judge
-from sensorium.sync.clocks.image_rotation import RotationFinder, gyro_offset
 from sensorium.sync.clocks.model import Uncertainty
-from sensorium.sync.clocks.onsets import Onset, audio_onsets, flash_onset, force_onsets
+from sensorium.sync.content.image_rotation import RotationFinder, gyro_offset
+from sensorium.sync.content.offsets import ContentOffset, Delay, event_offset, judge
+from sensorium.sync.content.onsets import Onset, audio_onsets, flash_onset, force_onsets
 from sensorium.sync.episode.aligned import decode_samples
 from sensorium.sync.episode.reader import Episode, RecordedFrame
 from sensorium.timebase import SECOND_NS

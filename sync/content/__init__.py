@@ -1,0 +1,1 @@
+"""What the sensors themselves saw of the same instant."""
