@@ -11,7 +11,6 @@ from sensorium.errors import EpisodeError
 from sensorium.sync.align import SyncRow
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode.aligned import AlignedOptions, AlignedRow, StampsOf, aligned_rows
-from sensorium.sync.episode.container import ChunkIndex, McapReader, messages
 from sensorium.sync.episode.entries import (
     BASES,
     EVENTS,
@@ -22,8 +21,9 @@ from sensorium.sync.episode.entries import (
     EpisodeEvent,
     RecordedModel,
 )
-from sensorium.sync.episode.format import Codec, codec_for, load_stream_info
+from sensorium.sync.episode.layouts import Codec, codec_for, load_stream_info
 from sensorium.sync.episode.manifest import MANIFEST_FILE, Manifest, read_manifest
+from sensorium.sync.episode.mcap_file import ChunkIndex, McapReader, messages
 from sensorium.sync.episode.stamp_rows import StampRow, unpack_stamps
 from sensorium.sync.episode.writer import DATA_FILE, EPISODE_METADATA, STAMPS_SUFFIX, STREAM_INFO_KEY
 from sensorium.timebase import BaseReading, Timeline

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensorium.errors import EpisodeError
-from sensorium.sync.episode.container import (
+from sensorium.sync.episode.layouts import load_stream_info
+from sensorium.sync.episode.mcap_file import (
     ATTACHMENT,
     CHANNEL,
     CHUNK,
@@ -38,7 +39,6 @@ from sensorium.sync.episode.container import (
     index_messages,
     pack_message_indexes,
 )
-from sensorium.sync.episode.format import load_stream_info
 from sensorium.sync.episode.reader import Episode, parse_origin
 from sensorium.sync.episode.spool import sync_folder
 from sensorium.sync.episode.writer import (

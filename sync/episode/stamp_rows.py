@@ -11,8 +11,8 @@ from sensorium.drivers.frame import Frame
 from sensorium.errors import EpisodeError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode import schemas
-from sensorium.sync.episode.container import Buffer
-from sensorium.sync.episode.format import bytes_tag, varint
+from sensorium.sync.episode.layouts import bytes_tag, varint
+from sensorium.sync.episode.mcap_file import Buffer
 
 _Int64s = NDArray[np.int64]
 _NO_STAMPS = np.empty(0, np.int64)

@@ -13,7 +13,6 @@ from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.align import SyncRow
 from sensorium.sync.clocks.model import ClockModel, Stamped
 from sensorium.sync.episode import schemas
-from sensorium.sync.episode.container import MESSAGE, MESSAGE_HEAD, Attachment, Buffer, McapFile, WriteError
 from sensorium.sync.episode.entries import (
     ALL_ENTRIES,
     BASES,
@@ -24,7 +23,8 @@ from sensorium.sync.episode.entries import (
     EpisodeEvent,
     RecordedModel,
 )
-from sensorium.sync.episode.format import Codec, codec_for, dump_stream_info, is_stored, protobuf_schema
+from sensorium.sync.episode.layouts import Codec, codec_for, dump_stream_info, is_stored, protobuf_schema
+from sensorium.sync.episode.mcap_file import MESSAGE, MESSAGE_HEAD, Attachment, Buffer, McapFile, WriteError
 from sensorium.sync.episode.scene import scene_messages
 from sensorium.sync.episode.stamp_rows import HEAD_BYTES, StampRows
 from sensorium.timebase import SECOND_NS, BaseReading, Timeline

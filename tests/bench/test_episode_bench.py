@@ -19,7 +19,7 @@ from mcap.writer import CompressionType, Writer
 
 from sensorium.drivers.frame import Column, Frame, Modality, StreamInfo, stamps
 from sensorium.sync.clocks.model import Stamped, Uncertainty
-from sensorium.sync.episode.format import codec_for
+from sensorium.sync.episode.layouts import codec_for
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
 from sensorium.timebase import SECOND_NS

@@ -12,8 +12,7 @@ from sensorium.drivers.frame import Column, Frame, Modality, StreamInfo, stamps
 from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode import schemas
-from sensorium.sync.episode.container import combine_crc32
-from sensorium.sync.episode.format import (
+from sensorium.sync.episode.layouts import (
     channel_for,
     dump_stream_info,
     load_stream_info,
@@ -21,6 +20,7 @@ from sensorium.sync.episode.format import (
     unwrap,
     wrap,
 )
+from sensorium.sync.episode.mcap_file import combine_crc32
 from sensorium.sync.episode.stamp_rows import StampRows, unpack_stamps
 
 UTC_NS = 1_700_000_000_123_456_789
