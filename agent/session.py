@@ -17,9 +17,9 @@ from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.signing import device_key
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, Clock
-from sensorium.uploader.directory import open_store
 from sensorium.uploader.receipt import State
-from sensorium.uploader.store import Retrier, RetryingStore, RetryPolicy
+from sensorium.uploader.stores.directory import open_store
+from sensorium.uploader.stores.store import Retrier, RetryingStore, RetryPolicy
 from sensorium.uploader.transfer import Gates, Progress, upload_episode
 
 Status = dict[str, Any]

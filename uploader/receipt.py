@@ -19,7 +19,7 @@ from sensorium.sync.episode.manifest import (
     read_manifest,
 )
 from sensorium.sync.episode.spool import write_durably
-from sensorium.uploader.store import ObjectMissingError, Store
+from sensorium.uploader.stores.store import ObjectMissingError, Store
 
 PROGRESS_FILE = "upload.json"
 RECEIPT_FILE = "receipt.json"

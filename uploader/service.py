@@ -22,9 +22,9 @@ from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.signing import PUBLIC_KEY_FILE
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, Clock, HostClock
-from sensorium.uploader.directory import open_store
 from sensorium.uploader.receipt import State, upload_reasons, upload_state
-from sensorium.uploader.store import ParkedStoreError, Retrier, RetryingStore, RetryPolicy, Store
+from sensorium.uploader.stores.directory import open_store
+from sensorium.uploader.stores.store import ParkedStoreError, Retrier, RetryingStore, RetryPolicy, Store
 from sensorium.uploader.transfer import Gates, Outcome, Progress, Stopped, allow_all, upload_episode
 from sensorium.verdict import Verdict
 

@@ -40,7 +40,7 @@ from sensorium.uploader.receipt import (
     write_note,
     write_receipt,
 )
-from sensorium.uploader.store import ObjectExistsError, ObjectMissingError, ParkedStoreError, Store
+from sensorium.uploader.stores.store import ObjectExistsError, ObjectMissingError, ParkedStoreError, Store
 from sensorium.verdict import Status, Verdict
 
 _CALIBRATION_FILE = "calibration.yaml"

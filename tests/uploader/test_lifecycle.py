@@ -17,7 +17,6 @@ from sensorium.errors import EpisodeError
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import hash_file, read_manifest
 from sensorium.timebase import SECOND_NS, VirtualClock
-from sensorium.uploader.directory import DirectoryStore
 from sensorium.uploader.receipt import (
     PROGRESS_FILE,
     RECEIPT_FILE,
@@ -27,7 +26,8 @@ from sensorium.uploader.receipt import (
     manifest_key,
     upload_state,
 )
-from sensorium.uploader.store import ObjectInfo, Store, Upload
+from sensorium.uploader.stores.directory import DirectoryStore
+from sensorium.uploader.stores.store import ObjectInfo, Store, Upload
 from sensorium.uploader.transfer import Gates, upload_episode
 
 IDS = ["01J0000000000000000000000A", "01J0000000000000000000000B"]

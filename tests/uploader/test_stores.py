@@ -11,8 +11,8 @@ import pytest
 
 from sensorium.errors import ConfigError
 from sensorium.timebase import SECOND_NS, VirtualClock
-from sensorium.uploader.directory import DirectoryStore, open_store
-from sensorium.uploader.store import (
+from sensorium.uploader.stores.directory import DirectoryStore, open_store
+from sensorium.uploader.stores.store import (
     FatalStoreError,
     MemoryStore,
     ObjectExistsError,

@@ -16,7 +16,6 @@ from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import LEAF_BYTES, MANIFEST_FILE, Manifest, hash_file, read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, VirtualClock
-from sensorium.uploader.directory import DirectoryStore
 from sensorium.uploader.receipt import (
     PROGRESS_FILE,
     RECEIPT_FILE,
@@ -28,7 +27,8 @@ from sensorium.uploader.receipt import (
     upload_reasons,
     upload_state,
 )
-from sensorium.uploader.store import (
+from sensorium.uploader.stores.directory import DirectoryStore
+from sensorium.uploader.stores.store import (
     MemoryStore,
     ObjectInfo,
     ParkedStoreError,

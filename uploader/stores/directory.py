@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import ConfigError, StoreError
 from sensorium.sync.episode.spool import sync_folder, write_all
-from sensorium.uploader.store import (
+from sensorium.uploader.stores.store import (
     ObjectExistsError,
     ObjectInfo,
     ObjectMissingError,
