@@ -22,7 +22,7 @@ from sensorium.agent.checking.references import references_of
 from sensorium.agent.checking.report import CheckReport, degrees, montage
 from sensorium.agent.checking.run import run_checks
 from sensorium.agent.display import coloured
-from sensorium.agent.rig import load_rig
+from sensorium.agent.session.rig import load_rig
 from sensorium.agent.solving.guide import Guide
 from sensorium.agent.solving.live import LiveGuide, record_live
 from sensorium.agent.solving.run import check_with_board, kind_of

@@ -21,7 +21,7 @@ from sensorium.agent.calibration_commands import (
     today,
 )
 from sensorium.agent.display import coloured
-from sensorium.agent.rig import load_rig
+from sensorium.agent.session.rig import load_rig
 from sensorium.agent.solving.guide import Guide, stacked, write_picture
 from sensorium.agent.solving.live import LiveGuide, record_live
 from sensorium.agent.solving.run import Solution, kind_of, solve, solvers

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from sensorium.agent.display import coloured
-from sensorium.agent.rig import load_rig
+from sensorium.agent.session.rig import load_rig
 from sensorium.errors import ConfigError
 from sensorium.sync.clocks.probe import ProbeServer, load_key
 from sensorium.sync.clocks.watch import ClockWatch, WatchEvent

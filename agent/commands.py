@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.agent import display
-from sensorium.agent.control import AgentNote, ask_agent
-from sensorium.agent.outcome import SessionResult, document, exit_code
 from sensorium.agent.report import write_report
-from sensorium.agent.rig import Device, load_rig
-from sensorium.agent.session import SessionRequest, request_for, run_session, upload_all
-from sensorium.agent.supervisor import end_survivors
+from sensorium.agent.session.control import AgentNote, ask_agent
+from sensorium.agent.session.outcome import SessionResult, document, exit_code
+from sensorium.agent.session.rig import Device, load_rig
+from sensorium.agent.session.run import SessionRequest, request_for, run_session, upload_all
+from sensorium.agent.session.supervisor import end_survivors
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.registry import driver_targets, load_driver
 from sensorium.errors import BusyError, ConfigError, SensoriumError, UsageError, VerdictError

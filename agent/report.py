@@ -33,7 +33,7 @@ def write_report(folder: Path, found: Mapping[str, Any], run_dir: Path) -> Path:
     """Write ``report.html`` beside the episode and return its path.
 
     Args:
-        found: The session's document; see :func:`sensorium.agent.outcome.document`.
+        found: The session's document; see :func:`sensorium.agent.session.outcome.document`.
         run_dir: Folder of the session's processes, where simulated devices leave their truth.
 
     Raises:

@@ -22,7 +22,7 @@ import yaml
 from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory
 
-from sensorium.agent.control import AgentNote, ask_agent
+from sensorium.agent.session.control import AgentNote, ask_agent
 from sensorium.drivers.bus.counters import StreamCounts, read_counters
 from sensorium.errors import SensoriumError
 from sensorium.sync.consent.decisions import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope

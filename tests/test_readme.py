@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from sensorium.agent.rig import RigDocument
+from sensorium.agent.session.rig import RigDocument
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.registry import BUILT_IN, load_driver
 from sensorium.timebase import VirtualClock

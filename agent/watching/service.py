@@ -17,12 +17,12 @@ import cv2
 import zmq
 from pydantic import TypeAdapter
 
-from sensorium.agent.control import ControlClient, Requester
+from sensorium.agent.session.checker_spec import CheckerSpec
+from sensorium.agent.session.control import ControlClient, Requester
 from sensorium.agent.watching.attribution import Attribution
 from sensorium.agent.watching.budget import CpuBudget
 from sensorium.agent.watching.pairs import WATCHES
 from sensorium.agent.watching.plan import Planned, plan_checks
-from sensorium.agent.watching.spec import CheckerSpec
 from sensorium.agent.watching.watch import ALARM, UNREADABLE, Watch
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import StreamInfo

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sessions import Done, check_balance, check_verifies, read_manifest, recorded_samples, sealed, sensorium
 
-from sensorium.agent.outcome import START_UP_NS
+from sensorium.agent.session.outcome import START_UP_NS
 from sensorium.timebase import SECOND_NS
 
 PERSONAL = {"camera_left", "camera_right", "microphone"}

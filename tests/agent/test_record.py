@@ -19,7 +19,7 @@ from sessions import (
     write_rig,
 )
 
-from sensorium.agent.rig import load_rig
+from sensorium.agent.session.rig import load_rig
 from sensorium.errors import ConfigError
 
 

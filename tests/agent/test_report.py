@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from simulated_rig import run
 
-from sensorium.agent.outcome import SessionResult, document
 from sensorium.agent.report import write_report
 from sensorium.agent.reporting.pictures import bird_view, decode_picture, thumbnail
 from sensorium.agent.reporting.survey import CLOCK_POINTS, MAX_LOSSES, TIME_BINS, Envelope, Thinned, survey
+from sensorium.agent.session.outcome import SessionResult, document
 from sensorium.drivers.frame import Frame, MessageSchema, Modality, Place, StreamInfo, stamps
 from sensorium.errors import SourceError
 from sensorium.simulators.demo_rig import demo_calibration

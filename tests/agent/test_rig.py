@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sensorium.agent.rig import parse_rig
+from sensorium.agent.session.rig import parse_rig
 from sensorium.errors import ConfigError, DeviceError
 
 HERE = Path("/rigs/rig.yaml")

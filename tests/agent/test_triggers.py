@@ -20,7 +20,7 @@ from sessions import (
     write_rig,
 )
 
-from sensorium.agent.rig import load_rig
+from sensorium.agent.session.rig import load_rig
 from sensorium.errors import ConfigError
 from sensorium.simulators.truth import load_truth
 from sensorium.sync.episode.reader import Episode

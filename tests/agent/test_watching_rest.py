@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from watched_rig import WatchedRig, watched_rig
 
-from sensorium.agent.rig import CheckOptions
+from sensorium.agent.session.rig import CheckOptions
 from sensorium.agent.watching.pairs import WATCHES
 from sensorium.agent.watching.plan import plan_checks
 from sensorium.agent.watching.watch import Watch

@@ -28,7 +28,7 @@ from simulated_rig import START_NS
 from watched_rig import SLOW, STEP_S, WatchedRig, watched_rig
 
 from sensorium.agent.calibration_data import open_recording
-from sensorium.agent.rig import CheckOptions
+from sensorium.agent.session.rig import CheckOptions
 from sensorium.agent.watching.attribution import Attribution
 from sensorium.agent.watching.pairs import WATCHES
 from sensorium.agent.watching.plan import plan_checks

@@ -21,8 +21,8 @@ from typing import Any
 
 import zmq
 
-from sensorium.agent.control import AgentNote, ControlClient
-from sensorium.agent.rig import Device
+from sensorium.agent.session.control import AgentNote, ControlClient
+from sensorium.agent.session.rig import Device
 from sensorium.errors import DeviceError, SensoriumError
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.recording.service import SEALED_FILE

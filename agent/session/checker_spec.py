@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from sensorium.agent.rig import CheckerOptions, CheckOptions
+from sensorium.agent.session.rig import CheckerOptions, CheckOptions
 
 
 class CheckerSpec(BaseModel):

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from sensorium.agent.outcome import SessionResult
-from sensorium.agent.rig import CheckerOptions, CheckOptions, Device, Rig
-from sensorium.agent.supervisor import SessionOptions, Supervisor
-from sensorium.agent.watching.spec import CheckerSpec
+from sensorium.agent.session.checker_spec import CheckerSpec
+from sensorium.agent.session.outcome import SessionResult
+from sensorium.agent.session.rig import CheckerOptions, CheckOptions, Device, Rig
+from sensorium.agent.session.supervisor import SessionOptions, Supervisor
 from sensorium.errors import SensoriumError
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.signing import device_key

@@ -1,0 +1,1 @@
+"""The rig file and the processes of a recording session."""
