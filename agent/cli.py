@@ -56,7 +56,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Record a simulated rig, check it, upload it to a local store, verify it there, and report."""
-    from sensorium.agent.commands import run_demo
+    from sensorium.agent.commands.sessions import run_demo
 
     raise typer.Exit(run_demo(out, seconds, is_granted=not no_consent, seed=seed, as_json=as_json))
 
@@ -71,7 +71,7 @@ def record(
     as_json: Json = False,
 ) -> None:
     """Record a rig until Ctrl-C, SIGTERM, or the time is over; seal what was recorded."""
-    from sensorium.agent.commands import run_record
+    from sensorium.agent.commands.sessions import run_record
 
     code = run_record(rig, spool, seconds, operator, despite_calibration=despite_calibration, as_json=as_json)
     raise typer.Exit(code)
@@ -92,7 +92,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Publish a recording as if it were live, and record it under its own clock."""
-    from sensorium.agent.commands import run_replay
+    from sensorium.agent.commands.sessions import run_replay
 
     code = run_replay(
         source, rate, loop, spool, seconds, calibration, reference, tolerance_ms=tolerance_ms, as_json=as_json
@@ -101,7 +101,7 @@ def replay(
 
 
 def _tell_agent(spool: Path, as_json: bool, cmd: str, **fields: Any) -> NoReturn:
-    from sensorium.agent.commands import tell_agent
+    from sensorium.agent.commands.sessions import tell_agent
 
     raise typer.Exit(tell_agent(spool, cmd, fields, as_json=as_json))
 
@@ -139,7 +139,7 @@ def mark(
 @app.command()
 def pause(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
     """Privacy pause: store nothing personal from now on. Survives a restart of the agent."""
-    from sensorium.agent.commands import run_pause
+    from sensorium.agent.commands.sessions import run_pause
 
     raise typer.Exit(run_pause(spool, "pause", as_json=as_json))
 
@@ -147,7 +147,7 @@ def pause(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
 @app.command()
 def resume(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
     """End the privacy pause."""
-    from sensorium.agent.commands import run_pause
+    from sensorium.agent.commands.sessions import run_pause
 
     raise typer.Exit(run_pause(spool, "resume", as_json=as_json))
 
@@ -161,7 +161,7 @@ def status(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
 @app.command()
 def devices(as_json: Json = False) -> None:
     """List the drivers, their options, and what is plugged in."""
-    from sensorium.agent.commands import list_devices
+    from sensorium.agent.commands.sessions import list_devices
 
     raise typer.Exit(list_devices(as_json=as_json))
 
@@ -169,7 +169,7 @@ def devices(as_json: Json = False) -> None:
 @episodes_app.command("list")
 def episodes_list(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
     """List the episodes of a spool with their state."""
-    from sensorium.agent.commands import list_episodes
+    from sensorium.agent.commands.sessions import list_episodes
 
     raise typer.Exit(list_episodes(spool, as_json=as_json))
 
@@ -177,7 +177,7 @@ def episodes_list(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> 
 @episodes_app.command("show")
 def episodes_show(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
     """Show what an episode says about itself."""
-    from sensorium.agent.commands import show_episode
+    from sensorium.agent.commands.sessions import show_episode
 
     raise typer.Exit(show_episode(episode, as_json=as_json))
 
@@ -185,7 +185,7 @@ def episodes_show(episode: Annotated[Path, typer.Argument()], as_json: Json = Fa
 @episodes_app.command("verify")
 def episodes_verify(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
     """Check signature, hashes and balance of an episode against its files."""
-    from sensorium.agent.commands import verify_episode
+    from sensorium.agent.commands.sessions import verify_episode
 
     raise typer.Exit(verify_episode(episode, as_json=as_json))
 
@@ -193,7 +193,7 @@ def episodes_verify(episode: Annotated[Path, typer.Argument()], as_json: Json = 
 @episodes_app.command("recover")
 def episodes_recover(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
     """Recover and seal what a crash left open."""
-    from sensorium.agent.commands import recover_episodes
+    from sensorium.agent.commands.sessions import recover_episodes
 
     raise typer.Exit(recover_episodes(spool, as_json=as_json))
 
@@ -201,7 +201,7 @@ def episodes_recover(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) 
 @episodes_app.command("report")
 def episodes_report(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
     """Write the HTML report of an episode anew and print its path."""
-    from sensorium.agent.commands import report_episode
+    from sensorium.agent.commands.sessions import report_episode
 
     raise typer.Exit(report_episode(episode, as_json=as_json))
 
@@ -225,7 +225,7 @@ def consent_grant(
     as_json: Json = False,
 ) -> None:
     """Enter a subject's permission."""
-    from sensorium.agent.commands import give_consent
+    from sensorium.agent.commands.sessions import give_consent
 
     code = give_consent(
         folder or spool / "consent",
@@ -247,7 +247,7 @@ def consent_withdraw(
     as_json: Json = False,
 ) -> None:
     """End a grant (or all of a subject's) for good."""
-    from sensorium.agent.commands import withdraw_consent
+    from sensorium.agent.commands.sessions import withdraw_consent
 
     raise typer.Exit(withdraw_consent(folder or spool / "consent", grant, as_json=as_json))
 
@@ -259,7 +259,7 @@ def consent_show(
     as_json: Json = False,
 ) -> None:
     """List grants, what they are worth now, and whether a pause is on."""
-    from sensorium.agent.commands import show_consent
+    from sensorium.agent.commands.sessions import show_consent
 
     raise typer.Exit(show_consent(folder or spool / "consent", as_json=as_json))
 
@@ -275,7 +275,7 @@ def upload(
 ) -> None:
     """Deliver sealed episodes to the store and verify them there; until Ctrl-C, or with --once."""
     if context.invoked_subcommand is None:
-        from sensorium.agent.commands import upload_spool
+        from sensorium.agent.commands.sessions import upload_spool
 
         raise typer.Exit(upload_spool(spool, store, folder or spool / "consent", once, as_json=as_json))
 
@@ -283,7 +283,7 @@ def upload(
 @upload_app.command("status")
 def upload_status(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
     """Show the upload state of every episode of a spool."""
-    from sensorium.agent.commands import list_episodes
+    from sensorium.agent.commands.sessions import list_episodes
 
     raise typer.Exit(list_episodes(spool, as_json=as_json))
 
@@ -300,7 +300,7 @@ def calibration_show(
     as_json: Json = False,
 ) -> None:
     """Show what a calibration says and what looks wrong in it."""
-    from sensorium.agent.calibration_commands import show_calibration
+    from sensorium.agent.commands.calibration import show_calibration
 
     raise typer.Exit(show_calibration(file, size, as_json=as_json))
 
@@ -320,7 +320,7 @@ def calibration_convert(
     as_json: Json = False,
 ) -> None:
     """Write a calibration in another format; it is read back and compared."""
-    from sensorium.agent.calibration_commands import convert_calibration
+    from sensorium.agent.commands.calibration import convert_calibration
 
     raise typer.Exit(convert_calibration(source, target, to, size, cameras, force=force, as_json=as_json))
 
@@ -371,7 +371,7 @@ def calibration_check(
     as_json: Json = False,
 ) -> None:
     """Judge each pair of sensors: 0 if ok; 1 if suspect, failed or insufficient, with the reason."""
-    from sensorium.agent.calibration_commands import check_calibration
+    from sensorium.agent.commands.calibration import check_calibration
     from sensorium.calibration.targets import parse_board
 
     shown = parse_board(board, board_type, marker, dictionary, board_size) if board is not None else None
@@ -414,7 +414,7 @@ def calibration_solve(
     as_json: Json = False,
 ) -> None:
     """Find out where the sensors of a rig are, from a recording or live: 0 if solved; 1 with the reason."""
-    from sensorium.agent.calibration_solve import SolveOptions, solve_calibration
+    from sensorium.agent.commands.solve import SolveOptions, solve_calibration
     from sensorium.calibration.targets import parse_board
 
     target = parse_board(board, board_type, marker, dictionary, board_size) if board is not None else None
@@ -451,7 +451,7 @@ def sync_report(
     as_json: Json = False,
 ) -> None:
     """Show what an episode's clocks did, how certain they are, and how its streams align."""
-    from sensorium.agent.sync_commands import content_inputs, report_sync
+    from sensorium.agent.commands.sync import content_inputs, report_sync
 
     inputs = content_inputs(clap_m, filter_delay or []) if content else None
     raise typer.Exit(report_sync(episode, html, inputs=inputs, as_json=as_json))
@@ -464,7 +464,7 @@ def sync_clocks(
     as_json: Json = False,
 ) -> None:
     """Watch the host's clock, PTP, chrony and the remote nodes of a rig, without recording."""
-    from sensorium.agent.clock_commands import watch_clocks
+    from sensorium.agent.commands.clocks import watch_clocks
 
     raise typer.Exit(watch_clocks(rig, seconds, as_json=as_json))
 
@@ -477,7 +477,7 @@ def sync_serve(
     as_json: Json = False,
 ) -> None:
     """On a remote node: answer the agent's clock probes, so that the node's stamps can be used."""
-    from sensorium.agent.clock_commands import serve_probes
+    from sensorium.agent.commands.clocks import serve_probes
 
     raise typer.Exit(serve_probes(bind, port, key, as_json=as_json))
 
@@ -488,7 +488,7 @@ def sync_remap(
     as_json: Json = False,
 ) -> None:
     """Estimate an episode's capture times anew from both sides, into a file beside its recordings."""
-    from sensorium.agent.sync_commands import remap_sync
+    from sensorium.agent.commands.sync import remap_sync
 
     raise typer.Exit(remap_sync(episode, as_json=as_json))
 

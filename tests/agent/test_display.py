@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sensorium.agent.display import print_status
+from sensorium.agent.commands.display import print_status
 
 
 def status(**changes: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from episode_samples import TIMELINE
 from simulated_rig import device, run
 
-from sensorium.agent.sync_commands import content_inputs, report_sync
+from sensorium.agent.commands.sync import content_inputs, report_sync
 from sensorium.agent.sync_report import render, sync_report
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import EpisodeError, UsageError

@@ -21,7 +21,7 @@ from sensorium.agent.calibration_data import Recording, open_recording
 from sensorium.agent.checking.references import references_of
 from sensorium.agent.checking.report import CheckReport, degrees, montage
 from sensorium.agent.checking.run import run_checks
-from sensorium.agent.display import coloured
+from sensorium.agent.commands.display import coloured
 from sensorium.agent.session.rig import load_rig
 from sensorium.agent.solving.guide import Guide
 from sensorium.agent.solving.live import LiveGuide, record_live

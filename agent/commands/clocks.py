@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from sensorium.agent.display import coloured
+from sensorium.agent.commands.display import coloured
 from sensorium.agent.session.rig import load_rig
 from sensorium.errors import ConfigError
 from sensorium.sync.clocks.probe import ProbeServer, load_key

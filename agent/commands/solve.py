@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from rich.table import Table
 
-from sensorium.agent.calibration_commands import (
+from sensorium.agent.commands.calibration import (
     PICTURES,
     finite,
     is_rig_file,
@@ -20,7 +20,7 @@ from sensorium.agent.calibration_commands import (
     table_console,
     today,
 )
-from sensorium.agent.display import coloured
+from sensorium.agent.commands.display import coloured
 from sensorium.agent.session.rig import load_rig
 from sensorium.agent.solving.guide import Guide, stacked, write_picture
 from sensorium.agent.solving.live import LiveGuide, record_live

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sensorium.agent import display
+from sensorium.agent.commands import display
 from sensorium.agent.report import write_report
 from sensorium.agent.session.control import AgentNote, ask_agent
 from sensorium.agent.session.outcome import SessionResult, document, exit_code
