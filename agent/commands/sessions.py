@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.agent.commands import display
-from sensorium.agent.report import write_report
+from sensorium.agent.reporting.episode import write_report
 from sensorium.agent.session.control import AgentNote, ask_agent
 from sensorium.agent.session.outcome import SessionResult, document, exit_code
 from sensorium.agent.session.rig import Device, load_rig

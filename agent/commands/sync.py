@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sensorium.agent.commands.display import coloured
-from sensorium.agent.sync_report import REPORT_FILE, SyncReport, sync_report, write_sync_report
+from sensorium.agent.reporting.sync import REPORT_FILE, SyncReport, sync_report, write_sync_report
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, UsageError

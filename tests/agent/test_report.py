@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from simulated_rig import run
 
-from sensorium.agent.report import write_report
+from sensorium.agent.reporting.episode import write_report
 from sensorium.agent.reporting.pictures import bird_view, decode_picture, thumbnail
 from sensorium.agent.reporting.survey import CLOCK_POINTS, MAX_LOSSES, TIME_BINS, Envelope, Thinned, survey
 from sensorium.agent.session.outcome import SessionResult, document

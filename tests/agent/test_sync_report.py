@@ -12,7 +12,7 @@ from episode_samples import TIMELINE
 from simulated_rig import device, run
 
 from sensorium.agent.commands.sync import content_inputs, report_sync
-from sensorium.agent.sync_report import render, sync_report
+from sensorium.agent.reporting.sync import render, sync_report
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import EpisodeError, UsageError
 from sensorium.simulators.microphone import heard_s
