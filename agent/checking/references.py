@@ -1,6 +1,6 @@
 """Reference readings: what the checks without a target find while the rig is known to be good."""
 
-from sensorium.agent.calibration_data import Recording
+from sensorium.agent.calibrating.recording import Recording
 from sensorium.calibration.camera_lidar import camera_lidar_reference, keyframe
 from sensorium.calibration.rig_document import Reference
 from sensorium.calibration.stereo import check_matches, match_pair, stereo_reference

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.agent.shots import Image
+from sensorium.agent.calibrating.shots import Image
 from sensorium.calibration.attribution import moved_sensors
 from sensorium.calibration.checks import Degree
 from sensorium.verdict import Quantity, Status, Verdict, worst

@@ -6,7 +6,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from sensorium.agent.calibration_data import Recording
+from sensorium.agent.calibrating.recording import Recording
 from sensorium.agent.checking import lidar_pairs, single_sensors
 from sensorium.agent.checking.camera_imu_pair import check_turning
 from sensorium.agent.checking.camera_lidar_pair import check_camera_lidar

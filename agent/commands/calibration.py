@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from sensorium.agent.calibration_data import Recording, open_recording
+from sensorium.agent.calibrating.recording import Recording, open_recording
 from sensorium.agent.checking.references import references_of
 from sensorium.agent.checking.report import CheckReport, degrees, montage
 from sensorium.agent.checking.run import run_checks

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from sensorium.agent.calibration_data import CameraLidarSet, open_recording, spread
+from sensorium.agent.calibrating.recording import CameraLidarSet, open_recording, spread
 from sensorium.agent.checking.report import Overlay
 from sensorium.agent.checking.run import run_checks
 from sensorium.agent.reporting import page

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sensorium.agent.calibration_data import spread
+from sensorium.agent.calibrating.recording import spread
 from sensorium.agent.solving.boards import BoardMaterial, BoardMoment, Boards
 from sensorium.agent.solving.cameras import left_out, pair_quantities
 from sensorium.agent.solving.material import Points

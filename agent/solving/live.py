@@ -15,10 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image, is_sweep
 from sensorium.agent.session.control import ControlClient
 from sensorium.agent.session.rig import Rig
 from sensorium.agent.session.run import Companion, request_for, run_session
-from sensorium.agent.shots import Sample, decoded_cloud, decoded_image, is_sweep
 from sensorium.agent.solving.guide import Guide, write_picture
 from sensorium.agent.solving.material import STILL_S, Image, Moment, Points, Shown
 from sensorium.agent.watching.service import SetClient

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.agent.shots import Sample, decoded_cloud, decoded_image, is_sweep
+from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image, is_sweep
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo
 from sensorium.errors import CalibrationError
 from sensorium.sync.episode.reader import Episode

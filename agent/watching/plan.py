@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sensorium.agent.calibrating.shots import fastest_gyro, is_sweep, stereo_pairs_of
 from sensorium.agent.session.rig import CheckOptions
-from sensorium.agent.shots import fastest_gyro, is_sweep, stereo_pairs_of
 from sensorium.calibration import camera_lidar, inertial, lidar_lidar, stereo
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Modality, StreamInfo

@@ -8,7 +8,7 @@ from typing import ClassVar, Generic, TypeVar
 import cv2
 import numpy as np
 
-from sensorium.agent.shots import Gyro, is_gyro
+from sensorium.agent.calibrating.shots import Gyro, is_gyro
 from sensorium.agent.watching.plan import Planned
 from sensorium.calibration.attribution import Window, is_timing, moved_between
 from sensorium.calibration.checks import ConsecutiveJudge

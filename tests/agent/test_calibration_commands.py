@@ -12,7 +12,7 @@ import pytest
 from sensor_episodes import sensor_episode
 from typer.testing import CliRunner
 
-from sensorium.agent.calibration_data import open_recording
+from sensorium.agent.calibrating.recording import open_recording
 from sensorium.agent.checking.run import run_checks
 from sensorium.agent.cli import app
 from sensorium.calibration.formats.detect import import_calibration

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from simulated_rig import START_NS
 from watched_rig import SLOW, STEP_S, WatchedRig, watched_rig
 
-from sensorium.agent.calibration_data import open_recording
+from sensorium.agent.calibrating.recording import open_recording
 from sensorium.agent.session.rig import CheckOptions
 from sensorium.agent.watching.attribution import Attribution
 from sensorium.agent.watching.pairs import WATCHES

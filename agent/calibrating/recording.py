@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sensorium.agent.sensor_data import SensorData
-from sensorium.agent.shots import (
+from sensorium.agent.calibrating.sensors import SensorData
+from sensorium.agent.calibrating.shots import (
     Gyro,
     Image,
     Sample,

@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.agent.shots import Cloud, Gyro, Sample, decoded_cloud, imu_samples, is_gyro, is_sweep
+from sensorium.agent.calibrating.shots import (
+    Cloud,
+    Gyro,
+    Sample,
+    decoded_cloud,
+    imu_samples,
+    is_gyro,
+    is_sweep,
+)
 from sensorium.calibration import force_torque, inertial, lidar_lidar, microphones, rotation
 from sensorium.calibration.geometry import Array
 from sensorium.calibration.inertial import Inertial

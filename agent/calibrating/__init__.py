@@ -1,0 +1,1 @@
+"""Calibration work on recordings and live rigs: checking, solving, watching."""
