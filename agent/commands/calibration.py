@@ -17,10 +17,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from sensorium.agent.calibrating.checking.references import references_of
+from sensorium.agent.calibrating.checking.report import CheckReport, degrees, montage
+from sensorium.agent.calibrating.checking.run import run_checks
 from sensorium.agent.calibrating.recording import Recording, open_recording
-from sensorium.agent.checking.references import references_of
-from sensorium.agent.checking.report import CheckReport, degrees, montage
-from sensorium.agent.checking.run import run_checks
 from sensorium.agent.commands.display import coloured
 from sensorium.agent.session.rig import load_rig
 from sensorium.agent.solving.guide import Guide

@@ -2,9 +2,9 @@
 
 from functools import partial
 
+from sensorium.agent.calibrating.checking.report import Overlay
+from sensorium.agent.calibrating.checking.run import run_checks
 from sensorium.agent.calibrating.recording import CameraLidarSet, open_recording, spread
-from sensorium.agent.checking.report import Overlay
-from sensorium.agent.checking.run import run_checks
 from sensorium.agent.reporting import page
 from sensorium.agent.reporting.material import Material, attempt
 from sensorium.agent.reporting.pictures import encoded

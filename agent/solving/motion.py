@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from sensorium.agent.calibrating.checking.lidar_pairs import calm_pairs, lively_turns, resting_sweeps
 from sensorium.agent.calibrating.recording import load_turning
 from sensorium.agent.calibrating.sensors import SensorData
 from sensorium.agent.calibrating.shots import Gyro
-from sensorium.agent.checking.lidar_pairs import calm_pairs, lively_turns, resting_sweeps
 from sensorium.agent.solving.solver import SolvedPart, Solver, SolveRequest
 from sensorium.calibration import rotation
 from sensorium.calibration.camera_rotation import camera_turns

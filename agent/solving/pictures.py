@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from sensorium.agent.checking.report import Overlay
+from sensorium.agent.calibrating.checking.report import Overlay
 from sensorium.agent.solving.boards import BoardMoment, Boards
 from sensorium.agent.solving.material import Image
 from sensorium.calibration.board import pose_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sensorium.agent.checking.report import Overlay
+from sensorium.agent.calibrating.checking.report import Overlay
 from sensorium.agent.solving.boards import BoardMaterial
 from sensorium.agent.solving.camera_lidar import CameraLidarSolver
 from sensorium.agent.solving.cameras import IntrinsicsSolver, StereoSolver

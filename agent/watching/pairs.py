@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium.agent.calibrating.checking.camera_lidar_pair import MIN_TIMING_FRAMES, with_timing
 from sensorium.agent.calibrating.shots import (
     Cloud,
     Sample,
@@ -16,7 +17,6 @@ from sensorium.agent.calibrating.shots import (
     imu_samples,
     take_shot,
 )
-from sensorium.agent.checking.camera_lidar_pair import MIN_TIMING_FRAMES, with_timing
 from sensorium.agent.watching.plan import Planned
 from sensorium.agent.watching.watch import ALARM, Moved, Taken, UnusableSetError, Watch
 from sensorium.calibration import camera_lidar, stereo

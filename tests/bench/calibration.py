@@ -26,9 +26,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sensorium.agent.calibrating.checking.run import run_checks
 from sensorium.agent.calibrating.recording import CameraLidarSet, Recording, StereoSet
 from sensorium.agent.calibrating.shots import Shot
-from sensorium.agent.checking.run import run_checks
 from sensorium.calibration import geometry
 from sensorium.calibration.board import (
     BoardView,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium.agent.calibrating.checking.report import CheckReport, told_only_by_more_motion
+from sensorium.agent.calibrating.checking.windows import changes, decided, located
 from sensorium.agent.calibrating.sensors import SensorData, SensorTask, TimedSweep
-from sensorium.agent.checking.report import CheckReport, told_only_by_more_motion
-from sensorium.agent.checking.windows import changes, decided, located
 from sensorium.calibration import inertial, lidar_lidar, rotation
 from sensorium.calibration.geometry import Array
 from sensorium.calibration.inertial import check_ground_gravity

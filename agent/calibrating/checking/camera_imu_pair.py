@@ -1,7 +1,7 @@
 """Judges a camera with an IMU by the turning that both saw."""
 
+from sensorium.agent.calibrating.checking.report import CheckReport, told_only_by_more_motion
 from sensorium.agent.calibrating.recording import Recording, TurningSet
-from sensorium.agent.checking.report import CheckReport, told_only_by_more_motion
 from sensorium.calibration import rotation
 from sensorium.calibration.camera_rotation import camera_turns
 from sensorium.errors import CalibrationError

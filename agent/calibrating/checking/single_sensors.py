@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from sensorium.agent.calibrating.checking.report import CheckReport
+from sensorium.agent.calibrating.checking.windows import changes, decided, located
 from sensorium.agent.calibrating.sensors import SensorData, SensorTask
-from sensorium.agent.checking.report import CheckReport
-from sensorium.agent.checking.windows import changes, decided, located
 from sensorium.calibration import force_torque, inertial, microphones
 from sensorium.calibration.force_torque import check_force_torque
 from sensorium.calibration.inertial import ImuTolerance, Inertial, check_imu_static

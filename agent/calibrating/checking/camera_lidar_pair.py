@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sensorium.agent.calibrating.checking.report import CheckReport, Overlay
+from sensorium.agent.calibrating.checking.windows import changes, decided, located
 from sensorium.agent.calibrating.recording import CameraLidarSet, Recording, spread
 from sensorium.agent.calibrating.shots import Shot
-from sensorium.agent.checking.report import CheckReport, Overlay
-from sensorium.agent.checking.windows import changes, decided, located
 from sensorium.calibration import camera_lidar, nid
 from sensorium.calibration.attribution import TIMING, split_timing
 from sensorium.calibration.geometry import Array, Intrinsics, apply, small_motion

@@ -6,10 +6,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sensorium.agent.calibrating.checking.report import CheckReport, Overlay
+from sensorium.agent.calibrating.checking.windows import changes, decided, located
 from sensorium.agent.calibrating.recording import Recording, StereoSet
 from sensorium.agent.calibrating.shots import Image
-from sensorium.agent.checking.report import CheckReport, Overlay
-from sensorium.agent.checking.windows import changes, decided, located
 from sensorium.calibration import stereo
 from sensorium.calibration.geometry import Array, rays, skew
 from sensorium.calibration.lint import lint_stereo

@@ -6,12 +6,12 @@ from functools import partial
 import cv2
 import numpy as np
 
+from sensorium.agent.calibrating.checking import lidar_pairs, single_sensors
+from sensorium.agent.calibrating.checking.camera_imu_pair import check_turning
+from sensorium.agent.calibrating.checking.camera_lidar_pair import check_camera_lidar
+from sensorium.agent.calibrating.checking.report import CheckReport
+from sensorium.agent.calibrating.checking.stereo_pair import check_stereo
 from sensorium.agent.calibrating.recording import Recording
-from sensorium.agent.checking import lidar_pairs, single_sensors
-from sensorium.agent.checking.camera_imu_pair import check_turning
-from sensorium.agent.checking.camera_lidar_pair import check_camera_lidar
-from sensorium.agent.checking.report import CheckReport
-from sensorium.agent.checking.stereo_pair import check_stereo
 from sensorium.calibration import camera_lidar, rotation, stereo
 from sensorium.calibration.lint import lint_streams
 from sensorium.errors import SensoriumError
