@@ -21,12 +21,12 @@ from sensorium.agent.calibrating.checking.references import references_of
 from sensorium.agent.calibrating.checking.report import CheckReport, degrees, montage
 from sensorium.agent.calibrating.checking.run import run_checks
 from sensorium.agent.calibrating.recording import Recording, open_recording
+from sensorium.agent.calibrating.solving.guide import Guide
+from sensorium.agent.calibrating.solving.live import LiveGuide, record_live
+from sensorium.agent.calibrating.solving.run import check_with_board, kind_of
+from sensorium.agent.calibrating.solving.solver import SolveRequest
 from sensorium.agent.commands.display import coloured
 from sensorium.agent.session.rig import load_rig
-from sensorium.agent.solving.guide import Guide
-from sensorium.agent.solving.live import LiveGuide, record_live
-from sensorium.agent.solving.run import check_with_board, kind_of
-from sensorium.agent.solving.solver import SolveRequest
 from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, ros
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
 from sensorium.calibration.geometry import Intrinsics, difference, rpy_from_rotation

@@ -11,6 +11,10 @@ import numpy as np
 import yaml
 from rich.table import Table
 
+from sensorium.agent.calibrating.solving.guide import Guide, stacked, write_picture
+from sensorium.agent.calibrating.solving.live import LiveGuide, record_live
+from sensorium.agent.calibrating.solving.run import Solution, kind_of, solve, solvers
+from sensorium.agent.calibrating.solving.solver import SolvedPart, SolveRequest
 from sensorium.agent.commands.calibration import (
     PICTURES,
     finite,
@@ -22,10 +26,6 @@ from sensorium.agent.commands.calibration import (
 )
 from sensorium.agent.commands.display import coloured
 from sensorium.agent.session.rig import load_rig
-from sensorium.agent.solving.guide import Guide, stacked, write_picture
-from sensorium.agent.solving.live import LiveGuide, record_live
-from sensorium.agent.solving.run import Solution, kind_of, solve, solvers
-from sensorium.agent.solving.solver import SolvedPart, SolveRequest
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import difference
 from sensorium.calibration.rig_document import RigCalibration

@@ -12,10 +12,10 @@ import pytest
 from board_rig import BOARD, TOUR_S, board_episode
 from typer.testing import CliRunner
 
+from sensorium.agent.calibrating.solving.guide import Guide
+from sensorium.agent.calibrating.solving.material import moments
+from sensorium.agent.calibrating.solving.solver import SolvedPart, merged
 from sensorium.agent.cli import app
-from sensorium.agent.solving.guide import Guide
-from sensorium.agent.solving.material import moments
-from sensorium.agent.solving.solver import SolvedPart, merged
 from sensorium.calibration.geometry import (
     Intrinsics,
     apply,

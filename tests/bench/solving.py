@@ -23,10 +23,10 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from simulated_rig import device  # noqa: E402
 
-from sensorium.agent.solving.boards import Boards  # noqa: E402
-from sensorium.agent.solving.camera_lidar import lidar_views, pose_table  # noqa: E402
-from sensorium.agent.solving.cameras import both_views  # noqa: E402
-from sensorium.agent.solving.material import Moment, Shown  # noqa: E402
+from sensorium.agent.calibrating.solving.boards import Boards  # noqa: E402
+from sensorium.agent.calibrating.solving.camera_lidar import lidar_views, pose_table  # noqa: E402
+from sensorium.agent.calibrating.solving.cameras import both_views  # noqa: E402
+from sensorium.agent.calibrating.solving.material import Moment, Shown  # noqa: E402
 from sensorium.calibration.board_fit import (  # noqa: E402
     PairFit,
     solve_camera_lidar,

@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sensorium.agent.solving.boards import REPEATED, USED, BoardMoment, Boards
-from sensorium.agent.solving.camera_lidar import lidar_views
-from sensorium.agent.solving.cameras import MIN_STEREO_VIEWS
-from sensorium.agent.solving.material import Image, Moment
+from sensorium.agent.calibrating.solving.boards import REPEATED, USED, BoardMoment, Boards
+from sensorium.agent.calibrating.solving.camera_lidar import lidar_views
+from sensorium.agent.calibrating.solving.cameras import MIN_STEREO_VIEWS
+from sensorium.agent.calibrating.solving.material import Image, Moment
 from sensorium.calibration.board import MIN_LIDAR_VIEWS, BoardView
 from sensorium.calibration.board_fit import solve_camera_lidar, solve_intrinsics
 from sensorium.calibration.coverage import (

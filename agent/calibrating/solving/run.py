@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 
 from sensorium.agent.calibrating.checking.report import Overlay
-from sensorium.agent.solving.boards import BoardMaterial
-from sensorium.agent.solving.camera_lidar import CameraLidarSolver
-from sensorium.agent.solving.cameras import IntrinsicsSolver, StereoSolver
-from sensorium.agent.solving.motion import motion_solvers
-from sensorium.agent.solving.pictures import board_overlays
-from sensorium.agent.solving.solver import SolvedPart, Solver, SolveRequest, merged
+from sensorium.agent.calibrating.solving.boards import BoardMaterial
+from sensorium.agent.calibrating.solving.camera_lidar import CameraLidarSolver
+from sensorium.agent.calibrating.solving.cameras import IntrinsicsSolver, StereoSolver
+from sensorium.agent.calibrating.solving.motion import motion_solvers
+from sensorium.agent.calibrating.solving.pictures import board_overlays
+from sensorium.agent.calibrating.solving.solver import SolvedPart, Solver, SolveRequest, merged
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, SensoriumError, SourceError
 from sensorium.sync.episode.writer import DATA_FILE

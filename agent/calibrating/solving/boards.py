@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sensorium.agent.solving.material import Image, Moment, Points, Shown, moments
-from sensorium.agent.solving.solver import SolveRequest
+from sensorium.agent.calibrating.solving.material import Image, Moment, Points, Shown, moments
+from sensorium.agent.calibrating.solving.solver import SolveRequest
 from sensorium.calibration.targets import Target, View, blur_px, grey
 from sensorium.errors import CalibrationError
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.agent.calibrating.recording import spread
-from sensorium.agent.solving.boards import BoardMaterial, BoardMoment, Boards
-from sensorium.agent.solving.cameras import left_out, pair_quantities
-from sensorium.agent.solving.material import Points
-from sensorium.agent.solving.solver import SolvedPart, SolveRequest, merged
+from sensorium.agent.calibrating.solving.boards import BoardMaterial, BoardMoment, Boards
+from sensorium.agent.calibrating.solving.cameras import left_out, pair_quantities
+from sensorium.agent.calibrating.solving.material import Points
+from sensorium.agent.calibrating.solving.solver import SolvedPart, SolveRequest, merged
 from sensorium.calibration.board import (
     CAMERA_LIDAR_CHECK,
     MIN_LIDAR_VIEWS,

@@ -5,8 +5,8 @@ from itertools import combinations
 
 import numpy as np
 
-from sensorium.agent.solving.boards import BoardMaterial, BoardMoment, Boards
-from sensorium.agent.solving.solver import SolvedPart, SolveRequest
+from sensorium.agent.calibrating.solving.boards import BoardMaterial, BoardMoment, Boards
+from sensorium.agent.calibrating.solving.solver import SolvedPart, SolveRequest
 from sensorium.calibration.board import (
     MAX_RMS_PX,
     MAX_TRANSFER_PX,

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from sensorium.agent.calibrating.checking.report import Overlay
-from sensorium.agent.solving.boards import BoardMoment, Boards
-from sensorium.agent.solving.material import Image
+from sensorium.agent.calibrating.solving.boards import BoardMoment, Boards
+from sensorium.agent.calibrating.solving.material import Image
 from sensorium.calibration.board import pose_of
 from sensorium.calibration.geometry import Array, apply, in_image, inverse, project
 from sensorium.calibration.overlay import ESTIMATED_BGR, NOW_BGR

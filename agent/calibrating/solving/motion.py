@@ -9,7 +9,7 @@ from sensorium.agent.calibrating.checking.lidar_pairs import calm_pairs, lively_
 from sensorium.agent.calibrating.recording import load_turning
 from sensorium.agent.calibrating.sensors import SensorData
 from sensorium.agent.calibrating.shots import Gyro
-from sensorium.agent.solving.solver import SolvedPart, Solver, SolveRequest
+from sensorium.agent.calibrating.solving.solver import SolvedPart, Solver, SolveRequest
 from sensorium.calibration import rotation
 from sensorium.calibration.camera_rotation import camera_turns
 from sensorium.calibration.force_torque import solve_payload
