@@ -137,7 +137,7 @@ def _start_helpers(supervisor: Supervisor, request: SessionRequest) -> None:
         )
         path = supervisor.run_dir / "checker.spec.json"
         path.write_text(spec.model_dump_json())
-        supervisor.add_helper("checker", "sensorium.agent.watching.service", [str(path)])
+        supervisor.add_helper("checker", "sensorium.agent.calibrating.watching.service", [str(path)])
     if request.uploads_in_background:
         supervisor.add_helper("uploader", "sensorium.uploader.service", _upload_arguments(request))
 

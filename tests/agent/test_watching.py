@@ -11,11 +11,11 @@ import pytest
 from simulated_rig import START_NS
 from watched_rig import SLOW, STEP_S, WatchedRig, watched_rig
 
+from sensorium.agent.calibrating.watching.attribution import Attribution
+from sensorium.agent.calibrating.watching.pairs import WATCHES
+from sensorium.agent.calibrating.watching.plan import plan_checks
+from sensorium.agent.calibrating.watching.watch import Watch
 from sensorium.agent.session.rig import CheckOptions
-from sensorium.agent.watching.attribution import Attribution
-from sensorium.agent.watching.pairs import WATCHES
-from sensorium.agent.watching.plan import plan_checks
-from sensorium.agent.watching.watch import Watch
 from sensorium.calibration.attribution import is_timing
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.devices.ouster.packets import OusterMetadata, decode_scan

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.agent.watching.budget import CpuBudget
+from sensorium.agent.calibrating.watching.budget import CpuBudget
 from sensorium.timebase import SECOND_NS
 
 MS = 1_000_000

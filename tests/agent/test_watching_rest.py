@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from watched_rig import WatchedRig, watched_rig
 
+from sensorium.agent.calibrating.watching.pairs import WATCHES
+from sensorium.agent.calibrating.watching.plan import plan_checks
+from sensorium.agent.calibrating.watching.watch import Watch
 from sensorium.agent.session.rig import CheckOptions
-from sensorium.agent.watching.pairs import WATCHES
-from sensorium.agent.watching.plan import plan_checks
-from sensorium.agent.watching.watch import Watch
 from sensorium.calibration.geometry import inverse
 from sensorium.calibration.rig_document import Edge, RigCalibration
 from sensorium.simulators.demo_rig import demo_calibration

@@ -18,10 +18,10 @@ from rich.text import Text
 from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image, is_sweep
 from sensorium.agent.calibrating.solving.guide import Guide, write_picture
 from sensorium.agent.calibrating.solving.material import STILL_S, Image, Moment, Points, Shown
+from sensorium.agent.calibrating.watching.service import SetClient
 from sensorium.agent.session.control import ControlClient
 from sensorium.agent.session.rig import Rig
 from sensorium.agent.session.run import Companion, request_for, run_session
-from sensorium.agent.watching.service import SetClient
 from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError, ConsentError, SensoriumError
 from sensorium.sync.episode.reader import Episode

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from sensorium.agent.calibrating.shots import Gyro, is_gyro
-from sensorium.agent.watching.plan import Planned
+from sensorium.agent.calibrating.watching.plan import Planned
 from sensorium.calibration.attribution import Window, is_timing, moved_between
 from sensorium.calibration.checks import ConsecutiveJudge
 from sensorium.calibration.rig_document import RigCalibration

@@ -1,6 +1,6 @@
 """The checker: asks the synchronizer for aligned sets, judges pairs, stays within its share of the processor.
 
-Run by the supervisor as ``python -m sensorium.agent.watching.service SPEC.json``. It sees recorded frames only,
+Run by the supervisor as ``python -m sensorium.agent.calibrating.watching.service SPEC.json``. It sees recorded frames only,
 never the lossy live plane, and it can be killed at any time: recording does not wait for it.
 """
 
@@ -17,13 +17,13 @@ import cv2
 import zmq
 from pydantic import TypeAdapter
 
+from sensorium.agent.calibrating.watching.attribution import Attribution
+from sensorium.agent.calibrating.watching.budget import CpuBudget
+from sensorium.agent.calibrating.watching.pairs import WATCHES
+from sensorium.agent.calibrating.watching.plan import Planned, plan_checks
+from sensorium.agent.calibrating.watching.watch import ALARM, UNREADABLE, Watch
 from sensorium.agent.session.checker_spec import CheckerSpec
 from sensorium.agent.session.control import ControlClient, Requester
-from sensorium.agent.watching.attribution import Attribution
-from sensorium.agent.watching.budget import CpuBudget
-from sensorium.agent.watching.pairs import WATCHES
-from sensorium.agent.watching.plan import Planned, plan_checks
-from sensorium.agent.watching.watch import ALARM, UNREADABLE, Watch
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import SensoriumError, UsageError

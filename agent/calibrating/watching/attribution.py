@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sensorium.agent.watching.watch import ALARM, Moved, Watch
+from sensorium.agent.calibrating.watching.watch import ALARM, Moved, Watch
 from sensorium.calibration.attribution import moved_sensors
 from sensorium.sync.recording.check_book import MOUNTING, JudgedWindow
 from sensorium.timebase import SECOND_NS

@@ -17,8 +17,8 @@ from sensorium.agent.calibrating.shots import (
     imu_samples,
     take_shot,
 )
-from sensorium.agent.watching.plan import Planned
-from sensorium.agent.watching.watch import ALARM, Moved, Taken, UnusableSetError, Watch
+from sensorium.agent.calibrating.watching.plan import Planned
+from sensorium.agent.calibrating.watching.watch import ALARM, Moved, Taken, UnusableSetError, Watch
 from sensorium.calibration import camera_lidar, stereo
 from sensorium.calibration.attribution import Window, moved_between
 from sensorium.calibration.geometry import Array
