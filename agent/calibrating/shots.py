@@ -1,6 +1,7 @@
 """From recorded frames to what calibration checks look at: images, clouds, straightened sweeps, gyro rates.
 
-Used on episodes (:mod:`sensorium.agent.calibrating.recording`) and while recording (:mod:`sensorium.agent.calibrating.watching`).
+Used on episodes (:mod:`sensorium.agent.calibrating.recording`) and while recording
+(:mod:`sensorium.agent.calibrating.watching`).
 """
 
 from collections.abc import Iterable, Sequence

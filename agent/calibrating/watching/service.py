@@ -1,7 +1,7 @@
 """The checker: asks the synchronizer for aligned sets, judges pairs, stays within its share of the processor.
 
-Run by the supervisor as ``python -m sensorium.agent.calibrating.watching.service SPEC.json``. It sees recorded frames only,
-never the lossy live plane, and it can be killed at any time: recording does not wait for it.
+Run by the supervisor as ``python -m sensorium.agent.calibrating.watching.service SPEC.json``. It sees recorded
+frames only, never the lossy live plane, and it can be killed at any time: recording does not wait for it.
 """
 
 import os
