@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from sensorium.drivers import ati_netft, mtdata2
+from sensorium.drivers.devices import ati_netft, mtdata2
 from sensorium.timebase import SECOND_NS, Clock, HostClock
 
 Signal = Callable[[int], tuple[float, float, float, float, float, float]]
