@@ -10,7 +10,7 @@ from sensorium.errors import EpisodeError
 from sensorium.sync.align import Match, Matched, SyncRow
 from sensorium.sync.clocks.model import ClockModel, Uncertainty
 from sensorium.sync.episode import schemas
-from sensorium.sync.episode.mcap_file import Buffer
+from sensorium.sync.episode.mcap_records import Buffer
 from sensorium.timebase import BaseReading
 
 

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from sensorium.drivers.frame import Encoding, Frame, MessageSchema, StreamInfo
 from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.episode import schemas
-from sensorium.sync.episode.mcap_file import Buffer
+from sensorium.sync.episode.mcap_records import Buffer
 
 STORED_ENCODINGS = frozenset({Encoding.JPEG, Encoding.PNG})
 """Already compressed; zstd would only cost time."""

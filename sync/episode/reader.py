@@ -23,7 +23,8 @@ from sensorium.sync.episode.entries import (
 )
 from sensorium.sync.episode.layouts import Codec, codec_for, load_stream_info
 from sensorium.sync.episode.manifest import MANIFEST_FILE, Manifest, read_manifest
-from sensorium.sync.episode.mcap_file import ChunkIndex, McapReader, messages
+from sensorium.sync.episode.mcap_reader import McapReader
+from sensorium.sync.episode.mcap_records import ChunkIndex, messages
 from sensorium.sync.episode.stamp_rows import StampRow, unpack_stamps
 from sensorium.sync.episode.writer import DATA_FILE, EPISODE_METADATA, STAMPS_SUFFIX, STREAM_INFO_KEY
 from sensorium.timebase import BaseReading, Timeline

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from sensorium.errors import EpisodeError
 from sensorium.sync.episode.layouts import load_stream_info
-from sensorium.sync.episode.mcap_file import (
+from sensorium.sync.episode.mcap_file import McapFile, pack_message_indexes
+from sensorium.sync.episode.mcap_reader import McapReader
+from sensorium.sync.episode.mcap_records import (
     ATTACHMENT,
     CHANNEL,
     CHUNK,
@@ -31,13 +33,10 @@ from sensorium.sync.episode.mcap_file import (
     Chunk,
     ChunkIndex,
     Contents,
-    McapFile,
-    McapReader,
     Metadata,
     MetadataIndex,
     Schema,
     index_messages,
-    pack_message_indexes,
 )
 from sensorium.sync.episode.reader import Episode, parse_origin
 from sensorium.sync.episode.spool import sync_folder

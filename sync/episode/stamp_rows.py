@@ -12,7 +12,7 @@ from sensorium.errors import EpisodeError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode import schemas
 from sensorium.sync.episode.layouts import bytes_tag, varint
-from sensorium.sync.episode.mcap_file import Buffer
+from sensorium.sync.episode.mcap_records import Buffer
 
 _Int64s = NDArray[np.int64]
 _NO_STAMPS = np.empty(0, np.int64)

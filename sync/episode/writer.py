@@ -24,7 +24,8 @@ from sensorium.sync.episode.entries import (
     RecordedModel,
 )
 from sensorium.sync.episode.layouts import Codec, codec_for, dump_stream_info, is_stored, protobuf_schema
-from sensorium.sync.episode.mcap_file import MESSAGE, MESSAGE_HEAD, Attachment, Buffer, McapFile, WriteError
+from sensorium.sync.episode.mcap_file import McapFile
+from sensorium.sync.episode.mcap_records import MESSAGE, MESSAGE_HEAD, Attachment, Buffer, WriteError
 from sensorium.sync.episode.scene import scene_messages
 from sensorium.sync.episode.stamp_rows import HEAD_BYTES, StampRows
 from sensorium.timebase import SECOND_NS, BaseReading, Timeline

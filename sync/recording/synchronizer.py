@@ -25,7 +25,7 @@ from sensorium.sync.clocks.watch import WatchEvent
 from sensorium.sync.consent.decisions import ConsentLedger, Decision, Purpose, StreamConsent
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.entries import EpisodeEvent
-from sensorium.sync.episode.mcap_file import WriteError
+from sensorium.sync.episode.mcap_records import WriteError
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy, storable
 from sensorium.sync.recording.accounting import Account

@@ -12,7 +12,7 @@ from episode_samples import STREAMS, all_frames, begin_episode, manifest_of
 
 from sensorium.errors import EpisodeError
 from sensorium.sync.episode.manifest import seal
-from sensorium.sync.episode.mcap_file import WriteError
+from sensorium.sync.episode.mcap_records import WriteError
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recovery import recover
 from sensorium.sync.episode.verify import verify

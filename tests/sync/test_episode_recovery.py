@@ -12,7 +12,7 @@ from episode_samples import begin_episode, manifest_of, run_doctor, write_frames
 
 from sensorium.errors import EpisodeError
 from sensorium.sync.episode.manifest import finish_seal, read_manifest, seal
-from sensorium.sync.episode.mcap_file import McapReader
+from sensorium.sync.episode.mcap_reader import McapReader
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recovery import count_samples, recover
 from sensorium.sync.episode.spool import Spool
