@@ -13,7 +13,8 @@ from sensorium.sync.align import Match, SyncRow
 from sensorium.sync.episode.aligned import decode_samples
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.manifest import Manifest
-from sensorium.sync.episode.reader import Episode, RecordedFrame
+from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.recorded import RecordedFrame
 from sensorium.timebase import SECOND_NS
 
 TIME_BINS = 640

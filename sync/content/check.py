@@ -16,7 +16,8 @@ from sensorium.sync.content.image_rotation import RotationFinder, gyro_offset
 from sensorium.sync.content.offsets import ContentOffset, Delay, event_offset, judge
 from sensorium.sync.content.onsets import Onset, audio_onsets, flash_onset, force_onsets
 from sensorium.sync.episode.aligned import decode_samples
-from sensorium.sync.episode.reader import Episode, RecordedFrame
+from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.recorded import RecordedFrame
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict
 

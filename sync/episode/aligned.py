@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,9 @@ from sensorium.drivers.frame import Encoding, StreamInfo
 from sensorium.errors import EpisodeError
 from sensorium.sync.align import Match
 from sensorium.sync.clocks.model import Stamped
-from sensorium.timebase import SECOND_NS
-
-if TYPE_CHECKING:
-    from sensorium.sync.episode.reader import Episode, RecordedFrame
+from sensorium.sync.episode.manifest import Manifest
+from sensorium.sync.episode.recorded import RecordedFrame
+from sensorium.timebase import SECOND_NS, Timeline
 
 Floats = NDArray[np.float64]
 Stamps = NDArray[np.int64]
@@ -60,7 +60,7 @@ class AlignedValue:
     stream: str
     outcome: Match
     values: Floats | None = None
-    frame: "RecordedFrame | None" = None
+    frame: RecordedFrame | None = None
     capture_ns: int | None = None
     residual_ns: int = 0
     gap_ns: int = 0
@@ -156,7 +156,19 @@ class AlignedOptions:
     stamps: StampsOf | None = None
 
 
-def aligned_rows(episode: "Episode", options: AlignedOptions) -> Iterator[AlignedRow]:
+class Recording(Protocol):
+    """What rows are made of: the part of an ``Episode`` that is needed here (the reader imports this module)."""
+
+    path: Path
+    manifest: Manifest | None
+    streams: dict[str, StreamInfo]
+    timeline: Timeline
+
+    def frames(self, names: Collection[str] | None = None) -> Iterator[RecordedFrame]:
+        """Yield the frames of the named streams in order of arrival."""
+
+
+def aligned_rows(recording: Recording, options: AlignedOptions) -> Iterator[AlignedRow]:
     """Yield the rows of an episode, in order; see ``Episode.aligned``.
 
     Raises:
@@ -166,7 +178,7 @@ def aligned_rows(episode: "Episode", options: AlignedOptions) -> Iterator[Aligne
         raise EpisodeError("aligned rows need either rate_hz or a reference stream")
     if options.rate_hz is not None and not 0 < options.rate_hz <= 1e6:
         raise EpisodeError(f"aligned rows at {options.rate_hz} Hz are not possible")
-    return _Joiner(episode, options).rows()
+    return _Joiner(recording, options).rows()
 
 
 class _Ticks:
@@ -212,7 +224,7 @@ class _Ticks:
 class _Block:
     """One frame with the times of its samples (k = count of them, or 1)."""
 
-    recorded: "RecordedFrame"
+    recorded: RecordedFrame
     stamped: Stamped
     times_ns: Stamps
     values: Floats | None
@@ -254,7 +266,7 @@ class _Track:
         self._quaternions = quaternion_columns(info)
         self._last_frame: RecordedFrame | None = None
 
-    def add(self, recorded: "RecordedFrame", stamped: Stamped) -> _Block:
+    def add(self, recorded: RecordedFrame, stamped: Stamped) -> _Block:
         times_ns = self._times(recorded, stamped.capture_ns)
         wants_values = self.is_interpolated or self.is_audio or self.info.encoding == Encoding.COLUMNS
         values = (
@@ -269,7 +281,7 @@ class _Track:
         self._longest_ns = max(self._longest_ns, block.last_ns - block.first_ns)
         return block
 
-    def _times(self, recorded: "RecordedFrame", capture_ns: Stamps) -> Stamps:
+    def _times(self, recorded: RecordedFrame, capture_ns: Stamps) -> Stamps:
         count = recorded.frame.count
         if len(capture_ns) == count or not self.period_ns:
             return capture_ns
@@ -417,21 +429,23 @@ def _value_bound(times_ns: Stamps, values: Floats, before: int, after: int, boun
 
 
 class _Joiner:
-    def __init__(self, episode: "Episode", options: AlignedOptions) -> None:
-        self._episode, self._options = episode, options
-        infos = dict(episode.streams)
+    def __init__(self, recording: Recording, options: AlignedOptions) -> None:
+        self._recording, self._options = recording, options
+        infos = dict(recording.streams)
         recorded = set(infos)
-        if episode.manifest is not None:
-            infos.update({r.info.name: r.info for r in episode.manifest.streams if r.info.name not in infos})
+        if recording.manifest is not None:
+            infos.update(
+                {r.info.name: r.info for r in recording.manifest.streams if r.info.name not in infos}
+            )
         names = list(infos) if options.streams is None else list(dict.fromkeys(options.streams))
         wanted = [*names, *([options.reference] if options.reference else [])]
         unknown = [name for name in wanted if name not in infos]
         if unknown:
             raise EpisodeError(
-                f"{episode.path} has no stream {unknown[0]}; it has: {', '.join(infos) or 'none'}"
+                f"{recording.path} has no stream {unknown[0]}; it has: {', '.join(infos) or 'none'}"
             )
         if options.reference is not None and options.reference not in recorded:
-            raise EpisodeError(f"{episode.path}: the reference {options.reference} was not recorded")
+            raise EpisodeError(f"{recording.path}: the reference {options.reference} was not recorded")
         self._ticks = _Ticks(options)
         period_ns = self._ticks.period_ns
         if options.reference is not None and infos[options.reference].message_rate_hz:
@@ -449,7 +463,7 @@ class _Joiner:
 
     def rows(self) -> Iterator[AlignedRow]:
         last_capture_ns: int | None = None
-        for recorded in self._episode.frames(self._names):
+        for recorded in self._recording.frames(self._names):
             block = self._take(recorded)
             if last_capture_ns is None:
                 self._ticks.begin(block.first_ns)
@@ -460,7 +474,7 @@ class _Joiner:
         while (tick_ns := self._ticks.next_ns()) is not None and tick_ns <= last_capture_ns:
             yield self._row(tick_ns)
 
-    def _take(self, recorded: "RecordedFrame") -> _Block:
+    def _take(self, recorded: RecordedFrame) -> _Block:
         name = recorded.frame.stream
         stamped = recorded.stamped
         if self._options.stamps is not None:
@@ -489,4 +503,4 @@ class _Joiner:
         self._ticks.pop()
         for track in self._tracks.values():
             track.forget(tick_ns)
-        return AlignedRow(index, tick_ns, tick_ns + self._episode.timeline.utc_minus_host_ns, values)
+        return AlignedRow(index, tick_ns, tick_ns + self._recording.timeline.utc_minus_host_ns, values)

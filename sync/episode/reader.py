@@ -9,7 +9,6 @@ from typing import Any
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import EpisodeError
 from sensorium.sync.align import SyncRow
-from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode.aligned import AlignedOptions, AlignedRow, StampsOf, aligned_rows
 from sensorium.sync.episode.entries import (
     BASES,
@@ -25,24 +24,12 @@ from sensorium.sync.episode.layouts import Codec, codec_for, load_stream_info
 from sensorium.sync.episode.manifest import MANIFEST_FILE, Manifest, read_manifest
 from sensorium.sync.episode.mcap_reader import McapReader
 from sensorium.sync.episode.mcap_records import ChunkIndex, messages
+from sensorium.sync.episode.recorded import RecordedFrame
 from sensorium.sync.episode.stamp_rows import StampRow, unpack_stamps
 from sensorium.sync.episode.writer import DATA_FILE, EPISODE_METADATA, STAMPS_SUFFIX, STREAM_INFO_KEY
 from sensorium.timebase import BaseReading, Timeline
 
 _NO_ROWS: Iterator[StampRow] = iter(())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RecordedFrame:
-    """A frame as it was published, with the capture times that were computed on arrival."""
-
-    frame: Frame
-    stamped: Stamped
-    instance: int
-
-    @property
-    def uncertainty(self) -> Uncertainty:
-        return self.stamped.uncertainty
 
 
 @dataclass(frozen=True, slots=True)

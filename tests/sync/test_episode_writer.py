@@ -18,7 +18,8 @@ from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.align import Match, Matched, SyncRow
 from sensorium.sync.clocks.model import ClockModel, Stamped, Uncertainty
 from sensorium.sync.episode.entries import EpisodeEvent
-from sensorium.sync.episode.reader import Episode, RecordedFrame
+from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.recorded import RecordedFrame
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
 from sensorium.timebase import SECOND_NS, BaseReading
 
