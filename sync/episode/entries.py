@@ -1,4 +1,4 @@
-"""What an episode holds beside frames: events, clock bases, clock models, sync rows; each with its codec."""
+"""What an episode holds beside frames: events, clock bases, clock models, sync rows; each with its layout."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ EntryT = TypeVar("EntryT")
 
 @dataclass(frozen=True, slots=True)
 class EntryFormat(Generic[EntryT]):
-    """Topic, schema and codec of one kind of entry."""
+    """Topic, schema and layout of one kind of entry."""
 
     topic: str
     message: Any

@@ -1,4 +1,4 @@
-"""How each stream is laid out in MCAP: its channel, and a codec that returns payload bytes exactly.
+"""How each stream is laid out in MCAP: its channel, and its messages, which give payload bytes back exactly.
 
 Sequence numbers, stamps and metadata of frames lie in the stream's stamps channel (``/name/stamps``), in the
 same chunk as the frames, so that a chunk that survives a crash is complete. The messages hold what viewers
@@ -85,7 +85,7 @@ def timestamp_field(utc_ns: int) -> bytes:
     return b"\x0a" + varint(len(inner)) + inner
 
 
-class Codec(ABC):
+class MessageLayout(ABC):
     """Wraps the frames of one stream into messages and back."""
 
     def __init__(self, info: StreamInfo, schema: MessageSchema) -> None:
@@ -109,7 +109,7 @@ class Codec(ABC):
         """
 
 
-class _Passthrough(Codec):
+class _Passthrough(MessageLayout):
     """Messages of somebody else's schema."""
 
     def wrap_parts(self, frame: Frame, capture_utc_ns: int) -> Sequence[Buffer]:  # noqa: ARG002
@@ -119,7 +119,7 @@ class _Passthrough(Codec):
         return bytes(data)
 
 
-class _OneField(Codec):
+class _OneField(MessageLayout):
     """Protobuf messages whose payload is one bytes field among constants.
 
     Protobuf writes fields in the order of their numbers, so a message is: timestamp, the constants with
@@ -163,7 +163,7 @@ class _OneField(Codec):
         return bytes(_parse(self._message, data, self.info.name).data)
 
 
-class _Columns(Codec):
+class _Columns(MessageLayout):
     """Numeric blocks: every column a bytes field beside its name, unit, type and scale."""
 
     def __init__(self, info: StreamInfo) -> None:
@@ -212,8 +212,8 @@ def _parse(message: Any, data: Buffer, stream: str) -> Any:
         raise EpisodeError(f"a message of {stream} is not a {message.DESCRIPTOR.full_name}: {err}") from err
 
 
-def codec_for(info: StreamInfo) -> Codec:
-    """Return the codec of a stream.
+def layout_for(info: StreamInfo) -> MessageLayout:
+    """Return the layout of a stream.
 
     Raises:
         ConfigError: If the encoding is unknown, or raw pixels or audio come without their shape.
@@ -275,17 +275,17 @@ def _point_layout(frame_id: str) -> dict[str, Any]:
 
 def channel_for(info: StreamInfo) -> ChannelFormat:
     """Return topic and schema of a stream."""
-    return codec_for(info).channel
+    return layout_for(info).channel
 
 
 def wrap(info: StreamInfo, frame: Frame, capture_utc_ns: int) -> bytes:
     """Return a frame's message; ``capture_utc_ns`` becomes its ``timestamp``."""
-    return b"".join(codec_for(info).wrap_parts(frame, capture_utc_ns))
+    return b"".join(layout_for(info).wrap_parts(frame, capture_utc_ns))
 
 
 def unwrap(info: StreamInfo, data: Buffer) -> bytes:
     """Return the payload that ``wrap`` was given, byte for byte."""
-    return codec_for(info).unwrap(data)
+    return layout_for(info).unwrap(data)
 
 
 def is_stored(info: StreamInfo) -> bool:

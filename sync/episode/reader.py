@@ -20,7 +20,7 @@ from sensorium.sync.episode.entries import (
     EpisodeEvent,
     RecordedModel,
 )
-from sensorium.sync.episode.layouts import Codec, codec_for, load_stream_info
+from sensorium.sync.episode.layouts import MessageLayout, layout_for, load_stream_info
 from sensorium.sync.episode.manifest import MANIFEST_FILE, Manifest, read_manifest
 from sensorium.sync.episode.mcap_reader import McapReader
 from sensorium.sync.episode.mcap_records import ChunkIndex, messages
@@ -38,7 +38,7 @@ class _Source:
 
     reader: McapReader
     info: StreamInfo
-    codec: Codec
+    layout: MessageLayout
     channel_id: int
     stamps_id: int
     rank: int
@@ -196,7 +196,7 @@ class Episode:
                 stamps = topics.get(channel.topic + STAMPS_SUFFIX)
                 if stamps is None:
                     continue  # cut between the two channels: no frame can have been written
-                found[info.name] = _Source(reader, info, codec_for(info), channel.id, stamps.id, len(found))
+                found[info.name] = _Source(reader, info, layout_for(info), channel.id, stamps.id, len(found))
         return found
 
     def _choose(self, names: Collection[str] | None) -> list[_Source]:
@@ -262,7 +262,7 @@ def _chunk_frames(
         row = next(rows.get(source.channel_id, _NO_ROWS), None)
         if row is None:
             raise EpisodeError(f"{reader.path}: a frame of {source.info.name} has no stamps")
-        payload = source.codec.unwrap(data)
+        payload = source.layout.unwrap(data)
         name = source.info.name
         try:
             frame = Frame(name, row.seq, row.count, row.device_ticks, row.arrival_ns, payload, row.meta)

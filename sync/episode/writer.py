@@ -23,7 +23,13 @@ from sensorium.sync.episode.entries import (
     EpisodeEvent,
     RecordedModel,
 )
-from sensorium.sync.episode.layouts import Codec, codec_for, dump_stream_info, is_stored, protobuf_schema
+from sensorium.sync.episode.layouts import (
+    MessageLayout,
+    dump_stream_info,
+    is_stored,
+    layout_for,
+    protobuf_schema,
+)
 from sensorium.sync.episode.mcap_file import McapFile
 from sensorium.sync.episode.mcap_records import MESSAGE, MESSAGE_HEAD, Attachment, Buffer, WriteError
 from sensorium.sync.episode.scene import scene_messages
@@ -132,7 +138,7 @@ class _ChunkLine:
 @dataclass(slots=True)
 class _StreamOutput:
     info: StreamInfo
-    codec: Codec
+    layout: MessageLayout
     line: _ChunkLine
     channel_id: int
     stamps_id: int
@@ -145,15 +151,15 @@ class _FileOutput:
     lines: dict[str, _ChunkLine] = field(default_factory=dict)
 
 
-def storable(info: StreamInfo) -> Codec:
-    """Return the codec of a stream that an episode can hold.
+def storable(info: StreamInfo) -> MessageLayout:
+    """Return the layout of a stream that an episode can hold.
 
     Raises:
         ConfigError: If its encoding cannot be stored, or its name is reserved.
     """
     if info.name in _RESERVED_NAMES:
         raise ConfigError(f"stream name {info.name!r} is reserved; rename the device")
-    return codec_for(info)
+    return layout_for(info)
 
 
 class EpisodeWriter:
@@ -214,14 +220,14 @@ class EpisodeWriter:
                     f"stream {info.name} changed its declaration within an episode; start a new episode"
                 )
             return
-        codec = storable(info)
+        layout = storable(info)
         output = self._files[DATA_FILE] if not info.is_personal else self._open_file(f"{info.name}.mcap")
         line = self._line(output, "" if is_stored(info) else "zstd")
         metadata = {STREAM_INFO_KEY: dump_stream_info(info)}
-        channel_id = self._add_channel(output.file, codec.channel.topic, codec.channel.schema, metadata)
-        stamps_topic = codec.channel.topic + STAMPS_SUFFIX
+        channel_id = self._add_channel(output.file, layout.channel.topic, layout.channel.schema, metadata)
+        stamps_topic = layout.channel.topic + STAMPS_SUFFIX
         stamps_id = self._add_channel(output.file, stamps_topic, protobuf_schema(schemas.Stamps), {})
-        self._streams[info.name] = _StreamOutput(info, codec, line, channel_id, stamps_id)
+        self._streams[info.name] = _StreamOutput(info, layout, line, channel_id, stamps_id)
 
     def write(self, frame: Frame, stamped: Stamped, instance: int) -> int:
         """Store a frame of a declared stream and return the bytes that it takes before compression.
@@ -240,7 +246,7 @@ class EpisodeWriter:
             )
         capture_utc_ns = self._utc(int(stamped.capture_ns[0]))
         log_ns = self._utc(int(frame.arrival_ns[-1]))
-        parts = output.codec.wrap_parts(frame, capture_utc_ns)
+        parts = output.layout.wrap_parts(frame, capture_utc_ns)
         line = output.line
         try:
             stamp_bytes = StampRows.row_bytes(frame, stamped) + _STAMPS_OVERHEAD_BYTES

@@ -19,7 +19,7 @@ from mcap.writer import CompressionType, Writer
 
 from sensorium.drivers.frame import Column, Frame, Modality, StreamInfo, stamps
 from sensorium.sync.clocks.model import Stamped, Uncertainty
-from sensorium.sync.episode.layouts import codec_for
+from sensorium.sync.episode.layouts import layout_for
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
 from sensorium.timebase import SECOND_NS
@@ -84,13 +84,16 @@ def write_library(folder: Path, load: list[tuple[Frame, Stamped]]) -> None:
         writer.start()
         channels = {}
         for info, *_ in LOAD:
-            codec = codec_for(stored(info))
-            schema = codec.channel.schema
+            layout = layout_for(stored(info))
+            schema = layout.channel.schema
             schema_id = writer.register_schema(schema.name, schema.encoding, schema.data)
-            channels[info.name] = (codec, writer.register_channel(codec.channel.topic, "protobuf", schema_id))
+            channels[info.name] = (
+                layout,
+                writer.register_channel(layout.channel.topic, "protobuf", schema_id),
+            )
         for frame, stamped in load:
-            codec, channel_id = channels[frame.stream]
-            data = b"".join(codec.wrap_parts(frame, int(stamped.capture_ns[0])))
+            layout, channel_id = channels[frame.stream]
+            data = b"".join(layout.wrap_parts(frame, int(stamped.capture_ns[0])))
             log_ns = int(frame.arrival_ns[0])
             writer.add_message(channel_id, log_ns, data, int(stamped.capture_ns[0]), frame.seq & 0xFFFFFFFF)
         writer.finish()
