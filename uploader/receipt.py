@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.errors import EpisodeError
+from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
 from sensorium.sync.episode.manifest import (
-    MANIFEST_FILE,
     FileRecord,
     Manifest,
     manifest_digest,
@@ -21,8 +21,6 @@ from sensorium.sync.episode.manifest import (
 from sensorium.sync.episode.spool import write_durably
 from sensorium.uploader.stores.store import ObjectMissingError, Store
 
-PROGRESS_FILE = "upload.json"
-RECEIPT_FILE = "receipt.json"
 METHOD = "read back through a fresh connection: BLAKE3 of every 8 MiB part, SHA-256 of every file"
 
 
@@ -152,18 +150,18 @@ def stored_file(manifest: Manifest, file: FileRecord) -> StoredFile:
 def write_note(folder: Path, manifest_blake3: str, state: State, reasons: Collection[str]) -> None:
     """Note durably where an upload stands; it counts for this very manifest only."""
     note = {"manifest": manifest_blake3, "state": state.value, "reasons": list(reasons)}
-    write_durably(folder / PROGRESS_FILE, _json(note))
+    write_durably(folder / UPLOAD_NOTE_FILE, _json(note))
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
     """Leave the receipt durably, and remove the note that it supersedes."""
     write_durably(folder / RECEIPT_FILE, _json(asdict(receipt)))
-    (folder / PROGRESS_FILE).unlink(missing_ok=True)
+    (folder / UPLOAD_NOTE_FILE).unlink(missing_ok=True)
 
 
 def _read_note(folder: Path) -> dict[str, Any]:
     try:
-        note = json.loads((folder / PROGRESS_FILE).read_bytes())
+        note = json.loads((folder / UPLOAD_NOTE_FILE).read_bytes())
     except (OSError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}

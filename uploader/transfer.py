@@ -18,19 +18,17 @@ from blake3 import blake3
 
 from sensorium.errors import BusyError, EpisodeError
 from sensorium.sync.consent.decisions import ConsentLedger, Purpose, decide
+from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, SHARED_FILES, stream_file
 from sensorium.sync.episode.manifest import (
     LEAF_BYTES,
-    MANIFEST_FILE,
     FileRecord,
     Manifest,
     StreamRecord,
     read_manifest,
 )
-from sensorium.sync.episode.writer import DATA_FILE
 from sensorium.timebase import Clock
 from sensorium.uploader.receipt import (
     METHOD,
-    RECEIPT_FILE,
     Receipt,
     State,
     data_key,
@@ -43,7 +41,6 @@ from sensorium.uploader.receipt import (
 from sensorium.uploader.stores.store import ObjectExistsError, ObjectMissingError, ParkedStoreError, Store
 from sensorium.verdict import Status, Verdict
 
-_CALIBRATION_FILE = "calibration.yaml"
 _SEND_ATTEMPTS = 3
 
 
@@ -126,9 +123,9 @@ def consent_reasons(manifest: Manifest, ledger: ConsentLedger, now_utc_ns: int) 
     uncertainty. A file that belongs to no stream of the manifest could hold anything, and is refused.
     """
     reasons = []
-    unknown = {file.name for file in manifest.files} - {DATA_FILE, _CALIBRATION_FILE}
+    unknown = {file.name for file in manifest.files} - SHARED_FILES
     for record in manifest.streams:
-        name = f"{record.info.name}.mcap"
+        name = stream_file(record.info.name)
         if record.info.is_personal and (name in unknown or record.total.recorded or record.bytes_stored):
             decision = decide(record.info, _span_utc_ns(manifest, record), Purpose.UPLOAD, now_utc_ns, ledger)
             if not decision.is_allowed:

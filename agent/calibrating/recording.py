@@ -32,8 +32,8 @@ from sensorium.calibration.rotation import excited_span
 from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError, UsageError
 from sensorium.sync.align import Match
+from sensorium.sync.episode.files import DATA_FILE
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.episode.writer import DATA_FILE
 from sensorium.timebase import SECOND_NS
 
 MAX_STEREO_PAIRS = 12

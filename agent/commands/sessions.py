@@ -30,7 +30,8 @@ from sensorium.sync.consent.decisions import (
     format_utc,
 )
 from sensorium.sync.consent.store import ConsentStore
-from sensorium.sync.episode.manifest import MANIFEST_FILE, Manifest, read_manifest
+from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
+from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.verify import verify
@@ -175,7 +176,7 @@ def run_replay(
     config = ReplayConfig.model_validate(options)
     ReplayDriver.check(config)
     spool = spool.resolve()
-    own_calibration = source / "calibration.yaml"
+    own_calibration = source / CALIBRATION_FILE
     if calibration is None and (source / MANIFEST_FILE).exists() and own_calibration.is_file():
         calibration = own_calibration
     with open_source(source.resolve()) as opened:

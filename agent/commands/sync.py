@@ -10,19 +10,19 @@ from rich.console import Console
 from rich.table import Table
 
 from sensorium.agent.commands.display import coloured
-from sensorium.agent.reporting.sync import REPORT_FILE, SyncReport, sync_report, write_sync_report
+from sensorium.agent.reporting.sync import SyncReport, sync_report, write_sync_report
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, UsageError
 from sensorium.sync.content.check import ContentInputs, check_content
 from sensorium.sync.distribution import Distribution
+from sensorium.sync.episode.files import CALIBRATION_FILE, SYNC_REPORT_FILE
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.remapped import read_remap, write_remap
 from sensorium.verdict import Status, Verdict
 
 CLAP_BOUND_M = 0.1
 """How well a user paces off the distance of a clap: 0.3 ms of sound."""
-_CALIBRATION_FILE = "calibration.yaml"
 
 
 def content_inputs(clap_m: float | None, filter_delays: Sequence[str]) -> ContentInputs:
@@ -56,7 +56,7 @@ def report_sync(episode: Path, html: Path | None, *, inputs: ContentInputs | Non
             if name not in report.streams:
                 raise UsageError(f"--filter-delay {name}: no such stream; known: {', '.join(report.streams)}")
         report.content = _content(episode, inputs)
-    path = write_sync_report(report, html or episode / REPORT_FILE)
+    path = write_sync_report(report, html or episode / SYNC_REPORT_FILE)
     if as_json:
         json.dump({**report.document(), "html": str(path)}, sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -110,8 +110,8 @@ def _percentile_us(found: Distribution, percent: float) -> float:
 def _content(episode: Path, inputs: ContentInputs) -> tuple[Verdict, ...]:
     cameras: Mapping[str, Intrinsics] = {}
     try:
-        if (episode / _CALIBRATION_FILE).exists():
-            cameras = RigCalibration.load(episode / _CALIBRATION_FILE).cameras
+        if (episode / CALIBRATION_FILE).exists():
+            cameras = RigCalibration.load(episode / CALIBRATION_FILE).cameras
     except CalibrationError:
         cameras = {}  # the calibration has its own verdict; the clocks do without
     with Episode(episode) as opened:

@@ -22,11 +22,9 @@ from sensorium.agent.reporting.views import cameras, lidar, waveforms
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, EpisodeError, SensoriumError
 from sensorium.simulators.truth import load_truth
+from sensorium.sync.episode.files import CALIBRATION_FILE, REPORT_FILE
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.reader import Episode
-
-REPORT_FILE = "report.html"
-CALIBRATION_FILE = "calibration.yaml"
 
 
 def write_report(folder: Path, found: Mapping[str, Any], run_dir: Path) -> Path:

@@ -23,7 +23,6 @@ from sensorium.sync.episode.triggers import check_triggers
 from sensorium.timebase import SECOND_NS, BaseReading
 from sensorium.verdict import Quantity, Status, Verdict
 
-REPORT_FILE = "sync-report.html"
 _POINTS = 4000
 _MAX_EVENTS = 200
 _Int64s = NDArray[np.int64]

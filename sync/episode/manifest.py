@@ -17,12 +17,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import ConfigError, EpisodeError
+from sensorium.sync.episode.files import BESIDE_THE_SEAL, MANIFEST_FILE, is_scratch
 from sensorium.sync.episode.signing import choose_key, device_key, open_envelope, peek_payload
 from sensorium.sync.episode.spool import Spool, sync_folder, write_durably
 from sensorium.timebase import Timeline
 from sensorium.verdict import Status, Verdict
 
-MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
 LEAF_BYTES = 8 << 20
 """Leaf of the hash tree = part of an upload, so one list serves scrubbing, resuming and partial reads."""
@@ -33,11 +33,6 @@ _READ_BYTES = 1 << 20
 PREDICATE_TYPE = "urn:sensorium:episode:v1"
 _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _TREE_CONTEXT = "sensorium episode file tree v1: root over blake3 leaves of 8 MiB"
-
-BESIDE_THE_SEAL = frozenset(
-    {MANIFEST_FILE, "report.html", "sync-report.html", "remap.npz", "upload.json", "receipt.json"}
-)
-"""Files of a sealed folder that may appear or change after signing; nothing is claimed about them."""
 
 _STRICT: dict[str, Any] = {"extra": "forbid", "ser_json_bytes": "base64", "val_json_bytes": "base64"}
 
@@ -383,7 +378,7 @@ def seal(open_folder: Path, manifest: Manifest) -> Path:
     names = [
         path
         for path in sorted(open_folder.iterdir())
-        if path.is_file() and path.name not in BESIDE_THE_SEAL and not path.name.startswith(".")
+        if path.is_file() and path.name not in BESIDE_THE_SEAL and not is_scratch(path.name)
     ]
     try:
         for path in names:

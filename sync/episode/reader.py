@@ -20,13 +20,14 @@ from sensorium.sync.episode.entries import (
     EpisodeEvent,
     RecordedModel,
 )
+from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
 from sensorium.sync.episode.layouts import MessageLayout, layout_for, load_stream_info
-from sensorium.sync.episode.manifest import MANIFEST_FILE, Manifest, read_manifest
+from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.mcap_reader import McapReader
 from sensorium.sync.episode.mcap_records import ChunkIndex, messages
 from sensorium.sync.episode.recorded import RecordedFrame
 from sensorium.sync.episode.stamp_rows import StampRow, unpack_stamps
-from sensorium.sync.episode.writer import DATA_FILE, EPISODE_METADATA, STAMPS_SUFFIX, STREAM_INFO_KEY
+from sensorium.sync.episode.writer import EPISODE_METADATA, STAMPS_SUFFIX, STREAM_INFO_KEY
 from sensorium.timebase import BaseReading, Timeline
 
 _NO_ROWS: Iterator[StampRow] = iter(())

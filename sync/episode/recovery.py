@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensorium.errors import EpisodeError
+from sensorium.sync.episode.files import DATA_FILE, RESERVE_FILE
 from sensorium.sync.episode.layouts import load_stream_info
 from sensorium.sync.episode.mcap_file import McapFile, pack_message_indexes
 from sensorium.sync.episode.mcap_reader import McapReader
@@ -41,10 +42,8 @@ from sensorium.sync.episode.mcap_records import (
 from sensorium.sync.episode.reader import Episode, parse_origin
 from sensorium.sync.episode.spool import sync_folder
 from sensorium.sync.episode.writer import (
-    DATA_FILE,
     END_METADATA,
     EPISODE_METADATA,
-    RESERVE_FILE,
     STREAM_INFO_KEY,
 )
 

@@ -17,12 +17,12 @@ from sensorium.errors import ClockError, ConfigError, EpisodeError
 from sensorium.sync.clocks.model import ONE_WAY, Stamped, Uncertainty
 from sensorium.sync.clocks.remap import remap
 from sensorium.sync.episode.aligned import StampsOf
-from sensorium.sync.episode.manifest import MANIFEST_FILE, manifest_digest
+from sensorium.sync.episode.files import MANIFEST_FILE, REMAP_FILE
+from sensorium.sync.episode.manifest import manifest_digest
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import write_durably
 from sensorium.sync.episode.triggers import restamped, rows_of
 
-REMAP_FILE = "remap.npz"
 _VERSION = 1
 _METHOD = "two-sided"
 

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from sensorium.errors import EpisodeError
+from sensorium.sync.episode.files import BESIDE_THE_SEAL, is_scratch
 from sensorium.sync.episode.manifest import (
-    BESIDE_THE_SEAL,
     LEAF_BYTES,
     FileRecord,
     Manifest,
@@ -45,7 +45,7 @@ def verify(folder: Path, full: bool = True, trusted: Collection[bytes] | None = 
 def _compare_files(folder: Path, manifest: Manifest, full: bool) -> Iterator[str]:
     listed = {file.name for file in manifest.files}
     for path in sorted(folder.iterdir()):
-        if path.name not in listed | BESIDE_THE_SEAL and not path.name.startswith("."):
+        if path.name not in listed | BESIDE_THE_SEAL and not is_scratch(path.name):
             yield f"{path.name} is in the folder but not in the manifest"
     for file in manifest.files:
         path = folder / file.name

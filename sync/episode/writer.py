@@ -23,6 +23,7 @@ from sensorium.sync.episode.entries import (
     EpisodeEvent,
     RecordedModel,
 )
+from sensorium.sync.episode.files import DATA_FILE, RESERVE_FILE, RESERVED_STREAMS, stream_file
 from sensorium.sync.episode.layouts import (
     MessageLayout,
     dump_stream_info,
@@ -36,13 +37,10 @@ from sensorium.sync.episode.scene import scene_messages
 from sensorium.sync.episode.stamp_rows import HEAD_BYTES, StampRows
 from sensorium.timebase import SECOND_NS, BaseReading, Timeline
 
-DATA_FILE = "data.mcap"
-RESERVE_FILE = ".reserve"
 STREAM_INFO_KEY = "sensorium.stream"
 EPISODE_METADATA = "sensorium.episode"
 END_METADATA = "sensorium.end"
 STAMPS_SUFFIX = "/stamps"
-_RESERVED_NAMES = ("data", "sensorium")
 _STAMPS_OVERHEAD_BYTES = MESSAGE_HEAD.size + HEAD_BYTES
 
 
@@ -157,7 +155,7 @@ def storable(info: StreamInfo) -> MessageLayout:
     Raises:
         ConfigError: If its encoding cannot be stored, or its name is reserved.
     """
-    if info.name in _RESERVED_NAMES:
+    if info.name in RESERVED_STREAMS:
         raise ConfigError(f"stream name {info.name!r} is reserved; rename the device")
     return layout_for(info)
 
@@ -221,7 +219,7 @@ class EpisodeWriter:
                 )
             return
         layout = storable(info)
-        output = self._files[DATA_FILE] if not info.is_personal else self._open_file(f"{info.name}.mcap")
+        output = self._files[DATA_FILE] if not info.is_personal else self._open_file(stream_file(info.name))
         line = self._line(output, "" if is_stored(info) else "zstd")
         metadata = {STREAM_INFO_KEY: dump_stream_info(info)}
         channel_id = self._add_channel(output.file, layout.channel.topic, layout.channel.schema, metadata)

@@ -10,7 +10,8 @@ from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.errors import CalibrationError, EpisodeError
 from sensorium.sync.align import Match, StreamAlignment
 from sensorium.sync.consent.store import ConsentStore
-from sensorium.sync.episode.manifest import MANIFEST_FILE, finish_seal, seal
+from sensorium.sync.episode.files import MANIFEST_FILE
+from sensorium.sync.episode.manifest import finish_seal, seal
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recovery import recover
 from sensorium.sync.episode.spool import Spool

@@ -14,9 +14,8 @@ from sensorium.drivers.frame import Place
 from sensorium.errors import EpisodeError
 from sensorium.sync.clocks.triggered import TriggerSettings
 from sensorium.sync.clocks.watch import WatchSettings
+from sensorium.sync.episode.files import JOURNAL_FILE
 from sensorium.sync.recording.accounting import Account, settle_torn
-
-JOURNAL_FILE = ".journal.json"
 
 
 class SyncSpec(BaseModel):

@@ -25,6 +25,7 @@ from mcap.records import Channel, Header, Schema
 
 from sensorium.drivers.frame import Frame, Loss, MessageSchema
 from sensorium.errors import SourceError
+from sensorium.sync.episode.files import MANIFEST_FILE
 from sensorium.sync.sources.bags import message_problems
 from sensorium.sync.sources.message_stream import MAX_STAMP_NS, MessageChannel, stream_name
 from sensorium.sync.sources.source import Problem, Source
@@ -79,7 +80,7 @@ class McapSource(Source):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        if (path.parent / "manifest.json").is_file():
+        if (path.parent / MANIFEST_FILE).is_file():
             raise SourceError(
                 f"{path}: part of an episode; give its folder {path.parent}, which holds its consent"
             )

@@ -5,6 +5,7 @@ from enum import Enum
 from pathlib import Path
 
 from sensorium.errors import SourceError
+from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
 from sensorium.sync.sources.source import Source
 
 SUPPORTED = (
@@ -85,7 +86,7 @@ def open_source(path: Path, *, allow_unverified: bool = False) -> Source:
 
 
 def _identify_folder(path: Path) -> Format:
-    if (path / "manifest.json").is_file() or (path / "data.mcap").is_file():
+    if (path / MANIFEST_FILE).is_file() or (path / DATA_FILE).is_file():
         return Format.EPISODE
     if (path / "metadata.yaml").is_file():
         return Format.ROS2_BAG

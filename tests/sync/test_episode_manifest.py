@@ -16,9 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.errors import BusyError, EpisodeError
+from sensorium.sync.episode.files import (
+    CLOSING_FILE,
+    DATA_FILE,
+    JOURNAL_FILE,
+    MANIFEST_FILE,
+    REPORT_FILE,
+    RESERVE_FILE,
+    SYNC_FILE,
+    stream_file,
+)
 from sensorium.sync.episode.manifest import (
     LEAF_BYTES,
-    MANIFEST_FILE,
     Balance,
     CalibrationRecord,
     ClockSummary,
@@ -158,6 +167,19 @@ def test_file_hashes_are_a_tree_of_8_mib_leaves(tmp_path: Path) -> None:
     leaves = (blake3(data[:LEAF_BYTES]).hexdigest(), blake3(data[LEAF_BYTES:]).hexdigest())
     assert record.blake3_leaves == leaves
     assert record.blake3_root not in leaves
+
+
+def test_a_seal_covers_the_sync_file_and_removes_what_only_an_open_episode_needs(tmp_path: Path) -> None:
+    writer = begin_episode(tmp_path)
+    writer.close()
+    for name in (SYNC_FILE, CLOSING_FILE, JOURNAL_FILE, RESERVE_FILE, REPORT_FILE):
+        (writer.folder / name).write_bytes(b"x")
+    folder = seal(writer.folder, manifest_of(writer))
+    signed = {file.name for file in read_manifest(folder).files}
+    personal = {stream_file(info.name) for info in STREAMS if info.is_personal}
+    assert signed == {DATA_FILE, SYNC_FILE} | personal
+    assert {path.name for path in folder.iterdir()} == signed | {MANIFEST_FILE, REPORT_FILE}
+    assert verify(folder, full=False).status is Status.OK
 
 
 def test_a_sealed_episode_verifies_and_reads(tmp_path: Path) -> None:

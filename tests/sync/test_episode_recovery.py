@@ -11,13 +11,14 @@ import pytest
 from episode_samples import begin_episode, manifest_of, run_doctor, write_frames
 
 from sensorium.errors import EpisodeError
+from sensorium.sync.episode.files import RESERVE_FILE
 from sensorium.sync.episode.manifest import finish_seal, read_manifest, seal
 from sensorium.sync.episode.mcap_reader import McapReader
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recovery import count_samples, recover
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import verify
-from sensorium.sync.episode.writer import RESERVE_FILE, WriterPolicy
+from sensorium.sync.episode.writer import WriterPolicy
 from sensorium.verdict import Status
 
 POLICY = WriterPolicy(chunk_bytes=6_000, reserve_bytes=0)

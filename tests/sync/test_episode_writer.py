@@ -18,6 +18,7 @@ from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.align import Match, Matched, SyncRow
 from sensorium.sync.clocks.model import ClockModel, Stamped, Uncertainty
 from sensorium.sync.episode.entries import EpisodeEvent
+from sensorium.sync.episode.files import RESERVED_STREAMS
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recorded import RecordedFrame
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
@@ -279,8 +280,9 @@ def test_wrong_use_is_refused_with_the_streams_name(tmp_path: Path) -> None:
         writer.write(bare, stamped, 0)
     with pytest.raises(EpisodeError, match="cam changed its declaration"):
         writer.declare(StreamInfo("cam", STREAMS[0].modality, "png", 1.0, "cam"))
-    with pytest.raises(ConfigError, match="reserved"):
-        writer.declare(StreamInfo("data", STREAMS[0].modality, "png", 1.0, "cam"))
+    for name in RESERVED_STREAMS:
+        with pytest.raises(ConfigError, match=f"{name}.*reserved"):
+            writer.declare(StreamInfo(name, STREAMS[0].modality, "png", 1.0, "cam"))
     writer.close()
     assert writer.written() == {}
 

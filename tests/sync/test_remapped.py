@@ -10,8 +10,9 @@ from simulated_rig import run
 from sensorium.errors import EpisodeError
 from sensorium.simulators.truth import load_truth
 from sensorium.sync.clocks.tracker import StreamTracker
+from sensorium.sync.episode.files import REMAP_FILE
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.episode.remapped import REMAP_FILE, read_remap, remap_episode, write_remap
+from sensorium.sync.episode.remapped import read_remap, remap_episode, write_remap
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.verify import verify

@@ -15,11 +15,10 @@ from upload_samples import CAPTURED, begin_spool, grant_for, seal_episode
 
 from sensorium.errors import EpisodeError
 from sensorium.sync.consent.store import ConsentStore
+from sensorium.sync.episode.files import RECEIPT_FILE, UPLOAD_NOTE_FILE
 from sensorium.sync.episode.manifest import hash_file, read_manifest
 from sensorium.timebase import SECOND_NS, VirtualClock
 from sensorium.uploader.receipt import (
-    PROGRESS_FILE,
-    RECEIPT_FILE,
     State,
     data_key,
     is_evictable,
@@ -137,7 +136,7 @@ class Lifecycle(RuleBasedStateMachine):
         assert self.live, f"{key} was committed without a live grant"
         self.committed.add(key)
 
-    @rule(name=st.sampled_from(IDS), file=st.sampled_from([PROGRESS_FILE, RECEIPT_FILE]))
+    @rule(name=st.sampled_from(IDS), file=st.sampled_from([UPLOAD_NOTE_FILE, RECEIPT_FILE]))
     def lose_a_note(self, name: str, file: str) -> None:
         (self.spool.sealed_folder(name) / file).unlink(missing_ok=True)
 

@@ -13,12 +13,11 @@ from upload_samples import CAPTURED, EPISODE_ID, begin_spool, grant_for, seal_ep
 from sensorium.errors import BusyError
 from sensorium.sync.consent.decisions import Purpose
 from sensorium.sync.consent.store import ConsentStore
-from sensorium.sync.episode.manifest import LEAF_BYTES, MANIFEST_FILE, Manifest, hash_file, read_manifest
+from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
+from sensorium.sync.episode.manifest import LEAF_BYTES, Manifest, hash_file, read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, VirtualClock
 from sensorium.uploader.receipt import (
-    PROGRESS_FILE,
-    RECEIPT_FILE,
     State,
     data_key,
     is_evictable,
@@ -132,7 +131,7 @@ class TestDelivery:
                 should_stop=lambda: bool(seen) and seen[-1].done_bytes >= 2 * LEAF_BYTES,
             )
         assert upload_state(rig.episode) is State.UPLOADING
-        (rig.episode / PROGRESS_FILE).unlink()
+        (rig.episode / UPLOAD_NOTE_FILE).unlink()
         outcome = rig.upload()
         assert outcome.sent_bytes == seen[-1].total_bytes - seen[-1].done_bytes
         rig.assert_store_holds_the_episode_once()
@@ -145,7 +144,7 @@ class TestDelivery:
         assert rig.upload(progress=send_again).state is State.VERIFIED
 
     def test_a_disk_that_takes_no_notes_does_not_keep_the_episode_from_arriving(self, rig: Rig) -> None:
-        (rig.episode / PROGRESS_FILE / "in the way").mkdir(parents=True)
+        (rig.episode / UPLOAD_NOTE_FILE / "in the way").mkdir(parents=True)
         with pytest.raises(OSError):
             rig.upload()
         assert upload_state(rig.episode) is State.VERIFIED
@@ -376,7 +375,7 @@ class TestCrashes:
                 assert upload_state(rig.episode) is not State.VERIFIED
                 assert not is_evictable(rig.episode, rig.store, rig.trusted)
                 if point % 2:
-                    (rig.episode / PROGRESS_FILE).unlink(missing_ok=True)
+                    (rig.episode / UPLOAD_NOTE_FILE).unlink(missing_ok=True)
                 assert rig.upload().state is State.VERIFIED
                 rig.assert_store_holds_the_episode_once()
                 points += 1

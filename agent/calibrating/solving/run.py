@@ -16,7 +16,7 @@ from sensorium.agent.calibrating.solving.pictures import board_overlays
 from sensorium.agent.calibrating.solving.solver import SolvedPart, Solver, SolveRequest, merged
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, SensoriumError, SourceError
-from sensorium.sync.episode.writer import DATA_FILE
+from sensorium.sync.episode.files import DATA_FILE
 from sensorium.sync.sources.opening import identify
 from sensorium.verdict import Status, Verdict, worst
 

@@ -1,0 +1,47 @@
+"""The names of an episode's files: what is sealed, what may lie beside the seal, what a seal removes.
+
+Everything that reads, writes, hashes, sends or withholds a file of an episode takes its name from here.
+"""
+
+DATA_FILE = "data.mcap"
+"""Streams that are not personal, and what happened: marks, losses, pauses, readings of the clocks."""
+
+SYNC_FILE = "sync.mcap"
+"""Alignment rows and clock models, written behind the recording by the process that thinks."""
+
+CALIBRATION_FILE = "calibration.yaml"
+"""The calibration in force, a copy."""
+
+SHARED_FILES = frozenset({DATA_FILE, SYNC_FILE, CALIBRATION_FILE})
+"""Sealed files that belong to no single stream and hold nothing personal; every other one is a stream's."""
+
+RESERVED_STREAMS = frozenset({"data", "sync", "sensorium"})
+"""Names that no stream may have: of our own files, and of our own topics."""
+
+MANIFEST_FILE = "manifest.json"
+REPORT_FILE = "report.html"
+SYNC_REPORT_FILE = "sync-report.html"
+REMAP_FILE = "remap.npz"
+UPLOAD_NOTE_FILE = "upload.json"
+RECEIPT_FILE = "receipt.json"
+
+BESIDE_THE_SEAL = frozenset(
+    {MANIFEST_FILE, REPORT_FILE, SYNC_REPORT_FILE, REMAP_FILE, UPLOAD_NOTE_FILE, RECEIPT_FILE}
+)
+"""Files of a sealed folder that may appear or change after signing; nothing is claimed about them."""
+
+JOURNAL_FILE = ".journal.json"
+CLOSING_FILE = ".closing.json"
+RESERVE_FILE = ".reserve"
+"""The three of an open episode: how its balance is settled after a crash, what the recorder knew when it
+closed the files, room for the end of a full disk. Hidden, so that a seal leaves them out and removes them."""
+
+
+def stream_file(stream: str) -> str:
+    """Return the name of the file that a personal stream has for itself."""
+    return f"{stream}.mcap"
+
+
+def is_scratch(name: str) -> bool:
+    """Return whether a file is hidden: work in progress that is neither sealed nor missed."""
+    return name.startswith(".")
