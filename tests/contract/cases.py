@@ -21,8 +21,9 @@ import numpy as np
 from contract import pulseaudio
 from numpy.typing import NDArray
 
-from sensorium.simulators.emulators.command import AtiNetFtEmulator, XsensEmulator
+from sensorium.simulators.emulators.ati_netft import AtiNetFtEmulator
 from sensorium.simulators.emulators.ouster_encoder import default_metadata, encode_imu, encode_scan
+from sensorium.simulators.emulators.xsens import XsensEmulator
 from sensorium.timebase import SECOND_NS, HostClock
 
 Options = dict[str, Any]

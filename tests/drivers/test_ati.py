@@ -22,7 +22,8 @@ from sensorium.drivers.devices.ati_netft import (
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, Frame, Loss, StreamInfo
 from sensorium.errors import DeviceError
-from sensorium.simulators.emulators.command import AtiNetFtEmulator, WireFaults, force_signal
+from sensorium.simulators.emulators.ati_netft import AtiNetFtEmulator, force_signal
+from sensorium.simulators.emulators.emulator import WireFaults
 from sensorium.timebase import SECOND_NS, HostClock
 
 CLOCK = HostClock()

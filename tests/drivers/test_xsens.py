@@ -23,7 +23,8 @@ from sensorium.drivers.devices.xsens import XsensConfig, XsensDriver
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, Frame, Loss, StreamInfo
 from sensorium.errors import DeviceError
-from sensorium.simulators.emulators.command import NO_FAULTS, WireFaults, XsensEmulator, imu_signal
+from sensorium.simulators.emulators.emulator import NO_FAULTS, WireFaults
+from sensorium.simulators.emulators.xsens import XsensEmulator, imu_signal
 from sensorium.timebase import SECOND_NS, HostClock
 
 CLOCK = HostClock()
