@@ -25,7 +25,7 @@ from mcap_protobuf.decoder import DecoderFactory
 from sensorium.agent.session.control import AgentNote, ask_agent
 from sensorium.drivers.bus.counters import StreamCounts, read_counters
 from sensorium.errors import SensoriumError
-from sensorium.sync.consent.decisions import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope
+from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.ulid import new_ulid

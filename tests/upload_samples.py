@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
-from sensorium.sync.consent.decisions import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope, parse_utc
+from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope, parse_utc
 from sensorium.sync.episode.manifest import LEAF_BYTES, Balance, Manifest, StreamRecord, seal
 from sensorium.sync.episode.signing import device_key
 from sensorium.sync.episode.spool import Spool

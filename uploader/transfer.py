@@ -17,13 +17,13 @@ from pathlib import Path
 from blake3 import blake3
 
 from sensorium.errors import BusyError, EpisodeError
-from sensorium.sync.consent.decisions import ConsentLedger, Purpose, decide
-from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, SHARED_FILES, stream_file
+from sensorium.sync.consent.gate import consent_reasons
+from sensorium.sync.consent.grants import ConsentLedger, Purpose
+from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE
 from sensorium.sync.episode.manifest import (
     LEAF_BYTES,
     FileRecord,
     Manifest,
-    StreamRecord,
     read_manifest,
 )
 from sensorium.timebase import Clock
@@ -116,33 +116,6 @@ def upload_episode(
         return _Transfer(folder, store, gates, progress, should_stop).run()
 
 
-def consent_reasons(manifest: Manifest, ledger: ConsentLedger, now_utc_ns: int) -> tuple[str, ...]:
-    """Return why consent forbids the upload, one sentence per stream or file; empty if it allows it.
-
-    Each personal stream that has a file or samples needs a grant over its span, widened by its clock
-    uncertainty. A file that belongs to no stream of the manifest could hold anything, and is refused.
-    """
-    reasons = []
-    unknown = {file.name for file in manifest.files} - SHARED_FILES
-    for record in manifest.streams:
-        name = stream_file(record.info.name)
-        if record.info.is_personal and (name in unknown or record.total.recorded or record.bytes_stored):
-            decision = decide(record.info, _span_utc_ns(manifest, record), Purpose.UPLOAD, now_utc_ns, ledger)
-            if not decision.is_allowed:
-                reasons.append(f"stream {record.info.name}: {decision.reason}")
-            unknown.discard(name)
-    reasons += [f"file {name}: belongs to no stream, so no grant can cover it" for name in sorted(unknown)]
-    return tuple(reasons)
-
-
-def _span_utc_ns(manifest: Manifest, record: StreamRecord) -> tuple[int, int]:
-    """Return first and last capture with their uncertainty; of the whole episode where they are unknown."""
-    first_ns = manifest.start_utc_ns if record.first_utc_ns is None else record.first_utc_ns
-    last_ns = manifest.end_utc_ns if record.last_utc_ns is None else record.last_utc_ns
-    margin_ns = int((record.clock.uncertainty_p95_us or 0.0) * 1000)
-    return first_ns - margin_ns, last_ns + margin_ns
-
-
 class _Transfer:
     """One attempt to bring one episode into the store."""
 
@@ -218,7 +191,7 @@ class _Transfer:
         quality = self._gates.quality(manifest)
         if quality.status is not Status.OK:
             raise _RefusedError(State.HELD, *quality.reasons)
-        reasons = consent_reasons(manifest, self._gates.ledger(), self._gates.clock.utc_ns())
+        reasons = consent_reasons(manifest, self._gates.ledger(), Purpose.UPLOAD, self._gates.clock.utc_ns())
         if reasons:
             raise _RefusedError(State.DENIED, *reasons)
 

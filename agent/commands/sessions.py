@@ -20,7 +20,7 @@ from sensorium.drivers.registry import driver_targets, load_driver
 from sensorium.errors import BusyError, ConfigError, SensoriumError, UsageError, VerdictError
 from sensorium.simulators.demo_rig import write_demo_rig
 from sensorium.simulators.player import ReplayConfig, ReplayDriver
-from sensorium.sync.consent.decisions import (
+from sensorium.sync.consent.grants import (
     ConsentGrant,
     ConsentLedger,
     Evidence,

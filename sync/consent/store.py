@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from sensorium.errors import ConfigError, ConsentError
-from sensorium.sync.consent.decisions import (
+from sensorium.sync.consent.grants import (
     BEFORE_ALL_NS,
     GRANT_SCHEMA,
     Conditions,

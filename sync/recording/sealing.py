@@ -8,7 +8,8 @@ from pathlib import Path
 from sensorium import __version__
 from sensorium.drivers.frame import Encoding, Place
 from sensorium.sync.align import StreamAlignment
-from sensorium.sync.consent.decisions import ConsentLedger, Purpose, freeze
+from sensorium.sync.consent.decisions import freeze
+from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.episode.manifest import (
     Balance,
     CalibrationRecord,

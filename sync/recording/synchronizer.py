@@ -22,7 +22,8 @@ from sensorium.sync.align import Aligner, SyncRow
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.clocks.triggered import BY_PULSES
 from sensorium.sync.clocks.watch import WatchEvent
-from sensorium.sync.consent.decisions import ConsentLedger, Decision, Purpose, StreamConsent
+from sensorium.sync.consent.decisions import Decision, StreamConsent
+from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.mcap_records import WriteError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sessions import Done, check_balance, check_verifies, grant, read_manifest, sensorium, write_rig
 
-from sensorium.sync.consent.decisions import Purpose
+from sensorium.sync.consent.grants import Purpose
 from sensorium.sync.episode.reader import Episode
 
 CAMERA = {"driver": "sim_camera", "size": [160, 120], "render": "cached"}

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium.drivers.frame import Encoding, Modality, StreamInfo
+from sensorium.drivers.frame import Column, Encoding, Modality, StreamInfo
 from sensorium.errors import ConfigError, ConsentError
-from sensorium.sync.consent.decisions import (
+from sensorium.sync.consent.decisions import StreamConsent, decide, freeze
+from sensorium.sync.consent.grants import (
     Conditions,
     ConsentEvent,
     ConsentGrant,
@@ -24,11 +25,7 @@ from sensorium.sync.consent.decisions import (
     PauseEvent,
     Purpose,
     Scope,
-    StreamConsent,
-    StreamRef,
-    decide,
     format_utc,
-    freeze,
     parse_utc,
 )
 from sensorium.sync.consent.store import ConsentStore, read_grant
@@ -36,8 +33,10 @@ from sensorium.timebase import SECOND_NS, VirtualClock
 
 NOON = parse_utc("2026-03-01T12:00:00Z")
 HOUR = 3600 * SECOND_NS
-CAMERA = StreamRef("cam_left", Modality.CAMERA, True)
-IMU = StreamRef("imu", Modality.IMU, False)
+CAMERA = StreamInfo("cam_left", Modality.CAMERA, Encoding.JPEG, 30.0, "cam_left", is_personal=True)
+IMU = StreamInfo(
+    "imu", Modality.IMU, Encoding.COLUMNS, 100.0, "imu", columns=(Column("wx", "rad/s"),), is_sampled=True
+)
 BOTH_GATES = (Purpose.RECORD, Purpose.UPLOAD)
 
 

@@ -11,7 +11,7 @@ import pytest
 from upload_samples import CAPTURED, EPISODE_ID, begin_spool, grant_for, seal_episode
 
 from sensorium.errors import BusyError
-from sensorium.sync.consent.decisions import Purpose
+from sensorium.sync.consent.grants import Purpose
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
 from sensorium.sync.episode.manifest import LEAF_BYTES, Manifest, hash_file, read_manifest
