@@ -13,9 +13,9 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sensorium.calibration.geometry import Array
 from sensorium.drivers.devices.ouster.assembler import IMU_COLUMNS, IMU_RATE_HZ
-from sensorium.drivers.devices.ouster.packets import Scan, beam_rays, scan_points
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamps
+from sensorium.drivers.payloads.ouster import Scan, beam_rays, scan_points
 from sensorium.simulators.device import Samples, SampleTrain, SimulatedConfig, SimulatedDriver
 from sensorium.simulators.device_clock import ClockConfig, LatencyConfig, Stamps
 from sensorium.simulators.emulators.ouster_encoder import default_metadata, encode_scan

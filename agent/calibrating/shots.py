@@ -15,8 +15,9 @@ from sensorium.agent.reporting.pictures import UNSHOWABLE, cloud_points, decode_
 from sensorium.calibration.geometry import Array, Intrinsics, apply, in_image, project
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sweep import deskew
-from sensorium.drivers.devices.ouster.packets import OusterMetadata, decode_scan, scan_points
 from sensorium.drivers.frame import Encoding, Frame, StreamInfo
+from sensorium.drivers.payloads.ouster import decode_scan, scan_points
+from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import CalibrationError
 from sensorium.sync.episode.aligned import decode_samples
 from sensorium.timebase import SECOND_NS

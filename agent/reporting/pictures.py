@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from sensorium.calibration.overlay import lidar_overlay
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.drivers.devices.ouster.packets import OusterMetadata, decode_scan, scan_points
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
+from sensorium.drivers.payloads.ouster import decode_scan, scan_points
+from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import SensoriumError, SourceError
 from sensorium.sync.episode import schemas
 from sensorium.sync.sources.ros_types import short_name

@@ -1,4 +1,4 @@
-"""Ouster packets from range images: the inverse of ``drivers/ouster_packets.py``, for simulated sensors."""
+"""Ouster packets from range images: the inverse of ``drivers/payloads/ouster.py``, for simulated sensors."""
 
 import json
 from typing import Any
@@ -6,15 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sensorium.drivers.devices.ouster.packets import (
-    HEADER_BYTES,
-    IMU_PACKET,
-    LIDAR_PACKET_TYPE,
-    PROFILES,
-    OusterMetadata,
-    crc64,
-    packet_dtype,
-)
+from sensorium.drivers.devices.ouster.packets import IMU_PACKET, LIDAR_PACKET_TYPE, crc64
+from sensorium.drivers.payloads.ouster import packet_dtype
+from sensorium.drivers.payloads.ouster_metadata import HEADER_BYTES, PROFILES, OusterMetadata
 
 _FIELD_OF_VIEW_DEG = 45.0
 _AZIMUTH_PATTERN_DEG = (4.23, 1.41, -1.41, -4.23)

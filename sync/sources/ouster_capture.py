@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sensorium.drivers.devices.ouster.assembler import OusterAssembler
-from sensorium.drivers.devices.ouster.packets import IMU_PACKET_BYTES, OusterMetadata
+from sensorium.drivers.devices.ouster.packets import IMU_PACKET_BYTES
 from sensorium.drivers.frame import Frame, Loss
+from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import SensoriumError, SourceError
 from sensorium.sync.sources.pcap import CaptureCounts, Datagram, read_datagrams
 from sensorium.sync.sources.source import RECORDING_HOST, Problem, Source

@@ -18,7 +18,8 @@ from sensorium.agent.calibrating.watching.watch import Watch
 from sensorium.agent.session.rig import CheckOptions
 from sensorium.calibration.attribution import is_timing
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.drivers.devices.ouster.packets import OusterMetadata, decode_scan
+from sensorium.drivers.payloads.ouster import decode_scan
+from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.simulators.demo_rig import demo_calibration
 from sensorium.simulators.emulators.ouster_encoder import encode_scan
 from sensorium.sync.recording.check_book import JudgedWindow

@@ -68,7 +68,7 @@ from sensorium.calibration.stereo import (
 )
 from sensorium.calibration.sweep import Edges, Sweep
 from sensorium.calibration.targets import Chessboard, View
-from sensorium.drivers.devices.ouster.packets import beam_rays
+from sensorium.drivers.payloads.ouster import beam_rays
 from sensorium.simulators.emulators.ouster_encoder import default_metadata
 from sensorium.simulators.imu import InertialNoise, SimulatedImuConfig, inertial_truth
 from sensorium.simulators.render import Renderer

@@ -36,7 +36,7 @@ from sensorium.calibration.board_fit import (  # noqa: E402
 from sensorium.calibration.bundle import vector_of  # noqa: E402
 from sensorium.calibration.geometry import Array, Intrinsics, apply, difference, inverse  # noqa: E402
 from sensorium.calibration.targets import Chessboard, View  # noqa: E402
-from sensorium.drivers.devices.ouster.packets import scan_points  # noqa: E402
+from sensorium.drivers.payloads.ouster import scan_points  # noqa: E402
 from sensorium.simulators.lidar import SimulatedLidar  # noqa: E402
 from sensorium.simulators.render import Renderer  # noqa: E402
 from sensorium.simulators.rig import MOUNTS  # noqa: E402

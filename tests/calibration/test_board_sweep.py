@@ -23,7 +23,7 @@ from sensorium.calibration.geometry import (
     small_motion,
     transform,
 )
-from sensorium.drivers.devices.ouster.packets import beam_rays, scan_points
+from sensorium.drivers.payloads.ouster import beam_rays, scan_points
 from sensorium.errors import CalibrationError
 from sensorium.simulators.emulators.ouster_encoder import default_metadata
 from sensorium.simulators.lidar import SimulatedLidar

@@ -25,7 +25,7 @@ from sensorium.calibration.camera_lidar import (
 from sensorium.calibration.formats.kitti import read_kitti
 from sensorium.calibration.rig_document import Edge, RigCalibration
 from sensorium.calibration.sweep import Sweep, along_ring_edges, between_ring_edges, reflectance_edges
-from sensorium.drivers.devices.ouster.packets import beam_rays
+from sensorium.drivers.payloads.ouster import beam_rays
 from sensorium.errors import CalibrationError
 from sensorium.simulators.emulators.ouster_encoder import default_metadata
 from sensorium.simulators.render import Renderer

@@ -21,7 +21,7 @@ from sensorium.calibration.lidar_lidar import check_lidar_lidar, register_sweeps
 from sensorium.calibration.rig_document import Edge, Reference, RigCalibration
 from sensorium.calibration.rotation import Turns, align, check_imu_rotation
 from sensorium.calibration.sensor_models import ImuModel
-from sensorium.drivers.devices.ouster.packets import beam_rays
+from sensorium.drivers.payloads.ouster import beam_rays
 from sensorium.errors import CalibrationError
 from sensorium.simulators.emulators.ouster_encoder import default_metadata
 from sensorium.simulators.imu import InertialNoise, SimulatedImuConfig, inertial_truth

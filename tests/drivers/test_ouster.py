@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sensorium.drivers.devices.ouster.driver import OusterAssembler, OusterConfig, OusterDriver
-from sensorium.drivers.devices.ouster.packets import OusterMetadata, decode_scan
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, Encoding, Frame, Loss, Place
+from sensorium.drivers.payloads.ouster import decode_scan
+from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import ConfigError, DeviceError
 from sensorium.simulators.emulators.ouster_encoder import default_metadata, encode_imu, encode_scan
 from sensorium.timebase import SECOND_NS, HostClock

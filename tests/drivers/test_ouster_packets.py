@@ -14,20 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sensorium.drivers.devices.ouster.packets import (
-    Crc,
-    OusterMetadata,
+from sensorium.drivers.devices.ouster.packets import Crc, check_crc, crc64, read_header
+from sensorium.drivers.payloads.ouster import (
     Scan,
     beam_rays,
-    check_crc,
-    crc64,
     decode_scan,
     destagger,
     packet_columns,
     pixel_values,
-    read_header,
     scan_points,
 )
+from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import ConfigError, WireError
 
 UDP_PAYLOAD_OFFSET = 14 + 20 + 8

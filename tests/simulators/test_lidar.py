@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 from simulated_rig import columns, run, world_seconds
 
 from sensorium.calibration.geometry import Array
-from sensorium.drivers.devices.ouster.packets import OusterMetadata, Scan, beam_rays, decode_scan
 from sensorium.drivers.frame import Frame
+from sensorium.drivers.payloads.ouster import Scan, beam_rays, decode_scan
+from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.simulators.imu import inertial_truth
 from sensorium.simulators.rig import MOUNTS
 from sensorium.simulators.truth import load_truth

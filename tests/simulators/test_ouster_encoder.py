@@ -3,16 +3,9 @@
 import numpy as np
 import pytest
 
-from sensorium.drivers.devices.ouster.packets import (
-    IMU_PACKET,
-    PROFILES,
-    Crc,
-    OusterMetadata,
-    check_crc,
-    decode_scan,
-    read_header,
-    scan_points,
-)
+from sensorium.drivers.devices.ouster.packets import IMU_PACKET, Crc, check_crc, read_header
+from sensorium.drivers.payloads.ouster import decode_scan, scan_points
+from sensorium.drivers.payloads.ouster_metadata import PROFILES, OusterMetadata
 from sensorium.simulators.emulators.ouster_encoder import default_metadata, encode_imu, encode_scan
 
 

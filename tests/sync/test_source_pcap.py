@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sensorium.drivers.devices.ouster.packets import OusterMetadata, decode_scan
 from sensorium.drivers.frame import Frame
+from sensorium.drivers.payloads.ouster import decode_scan
+from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import SourceError
 from sensorium.sync.sources import open_source
 from sensorium.sync.sources.pcap import CaptureCounts, read_datagrams

@@ -9,12 +9,9 @@ from sensorium.drivers.devices.ouster.packets import (
     IMU_PACKET,
     IMU_PACKET_BYTES,
     Crc,
-    OusterMetadata,
     PacketHeader,
     check_crc,
-    decode_scan,
     read_header,
-    scan_points,
 )
 from sensorium.drivers.frame import (
     ClockKind,
@@ -29,6 +26,8 @@ from sensorium.drivers.frame import (
     StreamInfo,
     stamps,
 )
+from sensorium.drivers.payloads.ouster import decode_scan, scan_points
+from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import WireError
 from sensorium.timebase import SECOND_NS
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sensorium.drivers.devices.ouster.assembler import DEFAULT_PREVIEW_POINTS, OusterAssembler, OusterCounters
-from sensorium.drivers.devices.ouster.packets import OusterMetadata
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import Frame, Loss, Place, StreamInfo
 from sensorium.drivers.links.udp import Datagram, UdpReceiver, resolve, wait_readable
+from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import ConfigError, DeviceError
 from sensorium.timebase import SECOND_NS
 
