@@ -68,6 +68,11 @@ class Driver(ABC, Generic[ConfigT]):
         self.config = config
         self.context = context
 
+    @property
+    def codec(self) -> str | None:
+        """The codec that the device's own options ask for; its ``codec`` key in the rig file goes before it."""
+        return None
+
     @classmethod
     def check(cls, config: Any) -> None:
         """Raise ``DeviceError`` or ``ConfigError`` if the device is plainly missing; cheap, opens nothing."""

@@ -17,6 +17,8 @@ from sensorium.errors import ConfigError
 
 STREAM_NAME = re.compile(r"[a-z0-9_]{1,48}")
 MAX_SAMPLES_PER_FRAME = 1 << 20
+COUNTER_GAP = "gap in the device's counter"
+"""Reason of a loss that only a jump in the sequence numbers tells."""
 
 
 class Modality(str, Enum):

@@ -23,6 +23,7 @@ from sensorium.drivers.bus.wire import HEADER_OVERHEAD_BYTES, Declare
 from sensorium.drivers.driver import Driver, DriverContext
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.registry import load_driver
+from sensorium.drivers.stages import Item, Pipeline, stages_for
 from sensorium.errors import DeviceError, EndOfStreamError, SensoriumError
 from sensorium.timebase import SECOND_NS, Clock, HostClock, Timeline, read_bases
 
@@ -31,7 +32,11 @@ WELCOME_TIMEOUT_NS = 30 * SECOND_NS
 
 
 class HostSpec(BaseModel):
-    """What the supervisor tells a driver host."""
+    """What the supervisor tells a driver host.
+
+    Attributes:
+        codec: The ``codec`` key of the device's entry in the rig file; None = what its options ask for.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,10 +46,11 @@ class HostSpec(BaseModel):
     endpoint: str
     run_dir: Path
     host_id: str
+    codec: str | None = None
 
 
 class DriverHost:
-    """Moves frames from one driver to the bus."""
+    """Moves frames from one driver through its stages to the bus."""
 
     def __init__(self, spec: HostSpec, clock: Clock, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._clock = clock
@@ -55,7 +61,8 @@ class DriverHost:
         self.driver: Driver[Any] = driver_type(config, driver_context)
         try:
             infos = _with_consent_flag(self.driver.open(), config.personal)
-            self._bus = self._connect(spec, infos, context)
+            self._pipeline = Pipeline(stages_for(self.driver, spec.codec), infos)
+            self._bus = self._connect(spec, self._pipeline.infos, context)
         except BaseException:
             self.driver.close()
             raise
@@ -100,14 +107,25 @@ class DriverHost:
 
     def step(self) -> None:
         """Move what the driver has within 20 ms onto the bus."""
-        for item in self.driver.read(READ_TIMEOUT_S):
+        self._put(self._pipeline.apply(self.driver.read(self._patience_s())))
+        self._put(self._pipeline.due(self._clock.now_ns()))
+        self._bus.step()
+
+    def _patience_s(self) -> float:
+        """How long the driver may wait for data: not longer than a stage may hold some back."""
+        due_ns = self._pipeline.due_ns
+        if due_ns is None:
+            return READ_TIMEOUT_S
+        return min(READ_TIMEOUT_S, max(0, due_ns - self._clock.now_ns()) / SECOND_NS)
+
+    def _put(self, items: Sequence[Item]) -> None:
+        for item in items:
             if not isinstance(item, Frame):
                 self._bus.lose(item)
                 continue
             if self.driver.blocks:
                 self._wait_for_credit(len(item.payload) + HEADER_OVERHEAD_BYTES)
             self._bus.publish(item)
-        self._bus.step()
 
     def _wait_for_credit(self, size_bytes: int) -> None:
         while not self._bus.has_credit(size_bytes) and not self._is_stopping:
@@ -118,16 +136,22 @@ class DriverHost:
         error = ""
         try:
             self.wait_for_welcome()
-            while not self._is_stopping:
-                self.step()
-        except EndOfStreamError:
-            pass
+            self._publish_all()
         except SensoriumError as err:
             error = str(err)
             raise
         finally:
             self.driver.close()
             self._bus.end(error)
+
+    def _publish_all(self) -> None:
+        try:
+            while not self._is_stopping:
+                self.step()
+        except EndOfStreamError:
+            pass
+        finally:  # a device that failed has still sent what the stages hold
+            self._put(self._pipeline.flush())
 
     def stop(self) -> None:
         self._is_stopping = True

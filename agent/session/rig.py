@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationErro
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.driver import Driver, DriverConfig
 from sensorium.drivers.frame import STREAM_NAME
+from sensorium.drivers.payloads.codec import parse_codec
 from sensorium.drivers.registry import load_driver
 from sensorium.errors import CalibrationError, ConfigError, DeviceError
 from sensorium.sync.clocks.probe import load_key
@@ -23,6 +24,9 @@ from sensorium.sync.clocks.watch import NodeSettings, WatchSettings
 from sensorium.sync.recording.triggers import check_streams
 
 Location = tuple[str | int, ...]
+
+_ENTRY_KEYS = ("driver", "codec")
+"""Keys of a device's entry that are not its driver's options."""
 
 
 class _Strict(BaseModel):
@@ -60,7 +64,7 @@ class CheckerOptions(_Strict):
 
 
 class RigDocument(_Strict):
-    """The keys of a rig file; ``devices`` entries carry their driver's options beside ``driver``."""
+    """The keys of a rig file; ``devices`` entries carry their driver's options beside ``driver`` and ``codec``."""
 
     rig: str = Field(pattern=r"[A-Za-z0-9_.-]{1,64}")
     operator: str | None = None
@@ -83,13 +87,18 @@ class RigDocument(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device of the rig with its driver class and validated options."""
+    """A device of the rig with its driver class and validated options.
+
+    Attributes:
+        codec: What its streams are packed with, as written; None = what its options ask for.
+    """
 
     name: str
     driver: str
     driver_type: type[Driver[Any]]
     config: DriverConfig
     options: Mapping[str, Any]
+    codec: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +247,8 @@ def _device(name: str, entry: Any, problems: list[tuple[Location, str]]) -> Devi
     if "driver" not in entry:
         problems.append((where, f"device {name} has no driver; add one, e.g. driver: opencv"))
         return None
-    options = {key: value for key, value in entry.items() if key != "driver"}
+    options = {key: value for key, value in entry.items() if key not in _ENTRY_KEYS}
+    codec = _codec(entry, (*where, "codec"), problems)
     try:
         driver_type = load_driver(str(entry["driver"]))
     except ConfigError as err:
@@ -249,7 +259,18 @@ def _device(name: str, entry: Any, problems: list[tuple[Location, str]]) -> Devi
     except ValidationError as err:
         problems.extend(_explained(err, driver_type.config_type, where))
         return None
-    return Device(name, str(entry["driver"]), driver_type, config, options)
+    return Device(name, str(entry["driver"]), driver_type, config, options, codec)
+
+
+def _codec(entry: dict[str, Any], where: Location, problems: list[tuple[Location, str]]) -> str | None:
+    """Return the entry's codec as written; whether it fits the streams shows when they are declared."""
+    if "codec" not in entry:
+        return None
+    try:
+        parse_codec(str(entry["codec"]))
+    except ConfigError as err:
+        problems.append((where, str(err)))
+    return str(entry["codec"])
 
 
 def _check_devices(rig: Rig, path: Path, positions: dict[Location, tuple[int, int]]) -> None:
@@ -273,7 +294,7 @@ def _explained(err: ValidationError, model: type[BaseModel], prefix: Location) -
         if problem["type"] == "extra_forbidden":
             known = list(_model_at(model, problem["loc"][:-1]).model_fields)
             if prefix:
-                known.append("driver")
+                known += _ENTRY_KEYS
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
             found.append((where, f"{_dotted(where)}: unknown key {key!r}; {hint}"))

@@ -133,6 +133,7 @@ class Supervisor:
                 "endpoint": self._endpoints["bus"],
                 "run_dir": str(self.run_dir),
                 "host_id": os.uname().nodename,
+                "codec": device.codec,
             }
             child = self._child(device.name, "sensorium.drivers.host", spec)
             self._drivers[device.name] = child

@@ -27,7 +27,7 @@ from sensorium.drivers.bus.wire import (
     unpack_control,
     unpack_header,
 )
-from sensorium.drivers.frame import Frame, Loss, Place, StreamInfo
+from sensorium.drivers.frame import COUNTER_GAP, Frame, Loss, Place, StreamInfo
 from sensorium.errors import DeviceError, WireError
 from sensorium.timebase import SECOND_NS, Clock
 
@@ -170,7 +170,7 @@ class BusPublisher:
                 f"stream {frame.stream}: {len(frame.meta)} meta values for fields {info.meta_fields}"
             )
         if frame.seq > expected:
-            self._lose(frame.stream, frame.seq - expected, Place.DEVICE, "gap in the device's counter")
+            self._lose(frame.stream, frame.seq - expected, Place.DEVICE, COUNTER_GAP)
 
     def _lose(self, stream: str, count: int, place: Place, reason: str) -> None:
         seq = self._counters.next_seq(stream)

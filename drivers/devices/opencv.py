@@ -1,8 +1,8 @@
 """Cameras through OpenCV: a V4L2 device, a video file, an MJPEG stream over HTTP, or RTSP.
 
 JPEG images pass untouched wherever the source has them (V4L2 in MJPG mode, MJPEG files and streams); all
-else is encoded here, in the driver's host process. RTSP goes through OpenCV's FFmpeg; it was tried by hand
-against GStreamer's RTSP server and has no automatic test. Hardware seen: no.
+else is pixels, which the codec stage of the driver's host packs. RTSP goes through OpenCV's FFmpeg; it was
+tried by hand against GStreamer's RTSP server and has no automatic test. Hardware seen: no.
 """
 
 import math
@@ -56,7 +56,9 @@ class OpenCvConfig(DriverConfig):
         rate_hz: Asked of a V4L2 device (30 unless given); checked against a file's own rate; the nominal
             rate of a network stream, which cannot be asked.
         size: (width, height); refused if the source delivers another one.
-        encoding: What is published; ``png``, ``bgr8`` and ``mono8`` are lossless.
+        encoding: What is published. ``jpeg``: images that come as JPEG pass untouched, others are packed
+            with ``jpeg_quality``; ``png``, ``bgr8`` and ``mono8`` (grey) are lossless. The device's ``codec``
+            key goes before it.
         pixel_format: FOURCC asked of a V4L2 device; ``MJPG`` images pass untouched.
         exposure_us: Fixed exposure time; V4L2 only, in steps of 100 us. Automatic unless given.
         gain: Gain in the device's own unit; V4L2 only.
@@ -344,24 +346,21 @@ class RtspSource(PictureSource):
         self._capture.release()
 
 
-class Codec:
-    """Turns pictures into payloads of one encoding and one size.
+class PixelFormat:
+    """Brings pictures to the form that is published: JPEG as it came, or pixels of one size.
 
     Args:
+        keeps_jpeg: Let whole JPEG images pass; False decodes them.
+        is_grey: Pixels are published as MONO8 instead of BGR8.
         size: (width, height) that every picture must have.
     """
 
-    def __init__(self, encoding: str, jpeg_quality: int, size: tuple[int, int]) -> None:
-        self._encoding = encoding
-        self._jpeg_quality = jpeg_quality
+    def __init__(self, keeps_jpeg: bool, is_grey: bool, size: tuple[int, int]) -> None:
+        self._keeps_jpeg = keeps_jpeg
+        self._is_grey = is_grey
         self._size = size
 
-    @property
-    def max_payload_bytes(self) -> int:
-        """Bound of a payload: raw size, half as much again for noise that does not compress, and headers."""
-        return self._size[0] * self._size[1] * 9 // 2 + (1 << 16)
-
-    def encode(self, data: bytes | NDArray[np.uint8]) -> bytes | None:
+    def payload(self, data: bytes | NDArray[np.uint8]) -> bytes | memoryview | None:
         """Return the payload; None if ``data`` is no whole image.
 
         Raises:
@@ -372,23 +371,19 @@ class Codec:
             if extent is None:
                 return None
             self._require(extent.width_px, extent.height_px)
-            if self._encoding == Encoding.JPEG:
+            if self._keeps_jpeg:
                 return data[: extent.length_bytes]
             decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
             if decoded is None:
                 return None
             data = np.asarray(decoded, np.uint8)
         self._require(data.shape[1], data.shape[0])
-        if self._encoding == Encoding.JPEG:
-            return cv2.imencode(".jpg", data, [cv2.IMWRITE_JPEG_QUALITY, self._jpeg_quality])[1].tobytes()
-        if self._encoding == Encoding.PNG:
-            return cv2.imencode(".png", data)[1].tobytes()
         channels = 1 if data.ndim == 2 else data.shape[2]
-        if self._encoding == Encoding.MONO8 and channels == 3:
+        if self._is_grey and channels == 3:
             data = np.asarray(cv2.cvtColor(data, cv2.COLOR_BGR2GRAY), np.uint8)
-        elif self._encoding == Encoding.BGR8 and channels == 1:
+        elif not self._is_grey and channels == 1:
             data = np.asarray(cv2.cvtColor(data, cv2.COLOR_GRAY2BGR), np.uint8)
-        return data.tobytes()
+        return np.ascontiguousarray(data).data.cast("B")
 
     def _require(self, width: int, height: int) -> None:
         if (width, height) != self._size:
@@ -410,6 +405,13 @@ class OpenCvDriver(Driver[OpenCvConfig]):
         self._inbox = Inbox(_QUEUE_FRAMES)
         self._last_ns = 0
 
+    @property
+    def codec(self) -> str | None:
+        """What ``encoding`` asks for, where the images do not come as JPEG."""
+        if self.config.encoding == Encoding.JPEG:
+            return f"jpeg:{self.config.jpeg_quality}"
+        return Encoding.PNG if self.config.encoding == Encoding.PNG else None
+
     @classmethod
     def check(cls, config: Any) -> None:
         if config.kind == "v4l2":
@@ -426,14 +428,15 @@ class OpenCvDriver(Driver[OpenCvConfig]):
         source = self._source = self._open_source()
         opening = _until_whole(source, self.context.name)
         size = self.config.size or _size_of(opening[-1].data)
-        codec = Codec(self.config.encoding, self.config.jpeg_quality, size)
-        codec.encode(opening[-1].data)  # refuses another size before anything is published
+        is_jpeg = self.config.encoding == Encoding.JPEG and isinstance(opening[-1].data, bytes)
+        form = PixelFormat(is_jpeg, self.config.encoding == Encoding.MONO8, size)
+        form.payload(opening[-1].data)  # refuses another size before anything is published
         if source.rate_hz and self.config.rate_hz is not None:
             _require_rate(f"camera {self.context.name}", self.config.rate_hz, source.rate_hz)
-        info = self._describe(source, codec, size)
+        info = self._describe(source, is_jpeg, size)
         self._last_ns = self.context.clock.now_ns()
         self._thread = threading.Thread(
-            target=self._pump, args=(source, codec, opening), name=f"{self.context.name}-reader", daemon=True
+            target=self._pump, args=(source, form, opening), name=f"{self.context.name}-reader", daemon=True
         )
         self._thread.start()
         return [info]
@@ -478,38 +481,40 @@ class OpenCvDriver(Driver[OpenCvConfig]):
         capture = _open_capture(f"camera {device}", device, cv2.CAP_V4L2, [])
         return V4l2Source(self.config, clock, capture)
 
-    def _describe(self, source: PictureSource, codec: Codec, size: tuple[int, int]) -> StreamInfo:
+    def _describe(self, source: PictureSource, is_jpeg: bool, size: tuple[int, int]) -> StreamInfo:
         width, height = size
-        is_colour_raw = self.config.encoding == Encoding.BGR8
+        pixels = Encoding.MONO8 if self.config.encoding == Encoding.MONO8 else Encoding.BGR8
+        encoding = Encoding.JPEG if is_jpeg else pixels
         personal = self.config.personal
+        shape = (height, width, 3) if encoding == Encoding.BGR8 else (height, width)
         return StreamInfo(
             name=self.context.name,
             modality=Modality.CAMERA,
-            encoding=self.config.encoding,
+            encoding=encoding,
             rate_hz=source.rate_hz or self.config.rate_hz or 0.0,
             frame_id=self.context.name,
             clock=source.clock,
             latency=Latency(),
             stamp_of=source.stamp_of,
-            shape=(height, width, 3) if is_colour_raw else (height, width),
+            shape=shape,
             units="px",
             host_id=self.context.host_id,
             is_personal=Modality.CAMERA in PERSONAL_BY_DEFAULT if personal is None else personal,
-            max_payload_bytes=codec.max_payload_bytes,
+            # A JPEG of noise takes more than its pixels.
+            max_payload_bytes=width * height * 9 // 2 + (1 << 16) if is_jpeg else math.prod(shape),
             details={"source": self.config.kind, "device": without_password(str(self.config.device))},
         )
 
-    def _pump(self, source: PictureSource, codec: Codec, opening: Sequence[Picture]) -> None:
+    def _pump(self, source: PictureSource, form: PixelFormat, opening: Sequence[Picture]) -> None:
         """Carry pictures from the source to the inbox until one of them ends; runs in the reader thread."""
         name = self.context.name
         try:
             for seq, picture in enumerate(_pictures(source, opening)):
                 if self._inbox.is_closed:
                     break
-                payload = codec.encode(picture.data)
-                if payload is None or len(payload) > codec.max_payload_bytes:
-                    reason = "damaged image" if payload is None else "image larger than announced"
-                    self._inbox.lose(Loss(name, 1, Place.DRIVER, reason))
+                payload = form.payload(picture.data)
+                if payload is None:
+                    self._inbox.lose(Loss(name, 1, Place.DRIVER, "damaged image"))
                     continue
                 ticks = None if picture.tick is None else stamps(picture.tick)
                 frame = Frame(name, seq, 1, ticks, stamps(picture.arrival_ns), payload)

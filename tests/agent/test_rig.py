@@ -55,6 +55,24 @@ def test_a_wrong_type_shows_what_was_found():
     assert "'fast'" in line
 
 
+def test_a_codec_is_a_key_of_every_device_and_none_of_its_options():
+    rig = parse_rig(
+        "rig: r\ndevices:\n  f: {driver: sim_force, codec: none}\n  g: {driver: sim_force}\n", HERE
+    )
+    assert [device.codec for device in rig.devices] == ["none", None]
+    assert all("codec" not in device.options for device in rig.devices)
+
+
+@pytest.mark.parametrize(
+    ("codec", "hint"),
+    [("jpgg", "did you mean 'jpeg'?"), ("7", "known: jpeg, "), ("jpeg:high", "level 'high' is not a number")],
+)
+def test_an_unknown_codec_is_refused_at_its_place(codec, hint):
+    (line,) = problems(f"rig: r\ndevices:\n  f: {{driver: sim_force, codec: {codec}}}\n")
+    assert line.startswith("/rigs/rig.yaml:3:26: codec '")
+    assert hint in line
+
+
 def test_broken_yaml_names_the_place():
     (line,) = problems("rig: r\ndevices: {a: [}\n")
     assert line.startswith("/rigs/rig.yaml:2:")

@@ -18,6 +18,7 @@ from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, Encoding, Frame, Loss, Place, StreamInfo
 from sensorium.drivers.links.inbox import Inbox
 from sensorium.drivers.links.mjpeg import MjpegStream, jpeg_extent
+from sensorium.drivers.stages import Pipeline, stages_for
 from sensorium.errors import DeviceError, EndOfStreamError
 from sensorium.timebase import SECOND_NS, HostClock, read_bases
 
@@ -46,17 +47,30 @@ def video(tmp_path: Path) -> Path:
     return path
 
 
+class Camera:
+    """A driver with the stages that its host puts behind it."""
+
+    def __init__(self, driver: OpenCvDriver, codec: str | None) -> None:
+        self._driver = driver
+        self._pipeline = Pipeline(stages_for(driver, codec), driver.open())
+        (self.info,) = self._pipeline.infos
+
+    def read(self, timeout_s: float) -> Sequence[Frame | Loss]:
+        return self._pipeline.apply(self._driver.read(timeout_s))
+
+
 @contextmanager
-def opened(folder: Path, **options: Any) -> Iterator[tuple[OpenCvDriver, StreamInfo]]:
+def opened(folder: Path, codec: str | None = None, **options: Any) -> Iterator[tuple[Camera, StreamInfo]]:
     context = DriverContext("cam", "here", HostClock(), folder)
     driver = OpenCvDriver(OpenCvConfig(**options), context)
     try:
-        yield driver, driver.open()[0]
+        camera = Camera(driver, codec)
+        yield camera, camera.info
     finally:
         driver.close()
 
 
-def collect(driver: OpenCvDriver, count: int) -> list[Frame | Loss]:
+def collect(driver: Camera, count: int) -> list[Frame | Loss]:
     """Read until ``count`` samples are accounted for, or the file ends."""
     items: list[Frame | Loss] = []
     deadline_ns = HostClock().now_ns() + 10 * SECOND_NS

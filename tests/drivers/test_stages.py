@@ -1,0 +1,276 @@
+"""Stages between driver and bus: codecs, order, what is held back, what is lost."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import pytest
+import zmq
+
+from sensorium.drivers import registry
+from sensorium.drivers.bus.publisher import BusReceiver
+from sensorium.drivers.bus.wire import HEADER_OVERHEAD_BYTES, Declare, End, Heartbeat, Lost
+from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
+from sensorium.drivers.frame import COUNTER_GAP, Encoding, Frame, Loss, Modality, Place, StreamInfo, stamps
+from sensorium.drivers.host import DriverHost, HostSpec
+from sensorium.drivers.payloads.codec import CODECS, CodecChoice, parse_codec
+from sensorium.drivers.stages import CodecStage, Item, Pipeline, Stage, stages_for
+from sensorium.errors import ConfigError, DeviceError, EndOfStreamError
+from sensorium.timebase import HostClock
+
+SIZE = (48, 64)
+RAW = StreamInfo("cam", Modality.CAMERA, Encoding.BGR8, 30.0, "cam", shape=(*SIZE, 3))
+GREY = replace(RAW, name="grey", encoding=Encoding.MONO8, shape=SIZE)
+JPEG = replace(RAW, name="jpg", encoding=Encoding.JPEG, shape=SIZE)
+
+
+def pixels(seq: int, info: StreamInfo = RAW) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(seq).integers(0, 256, info.shape, dtype=np.uint8)
+
+
+def picture(seq: int, info: StreamInfo = RAW) -> Frame:
+    return Frame(info.name, seq, 1, stamps(7 * seq), stamps(1000 + seq), pixels(seq, info).tobytes())
+
+
+def codec(text: str, *infos: StreamInfo, must_fit: bool = True) -> Pipeline:
+    choice = parse_codec(text)
+    assert choice is not None
+    return Pipeline([CodecStage(choice, {}, must_fit=must_fit)], infos or (RAW,))
+
+
+def test_png_keeps_every_pixel_and_every_stamp() -> None:
+    pipeline = codec("png", RAW, GREY)
+    assert [info.encoding for info in pipeline.infos] == [Encoding.PNG, Encoding.PNG]
+    for declared, info in zip(pipeline.infos, (RAW, GREY), strict=True):
+        for seq in range(3):
+            (packed,) = pipeline.apply([picture(seq, info)])
+            assert isinstance(packed, Frame)
+            assert (packed.seq, packed.device_ticks, packed.arrival_ns) == (seq, [7 * seq], [1000 + seq])
+            found = cv2.imdecode(np.frombuffer(packed.payload, np.uint8), cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(found, pixels(seq, info))
+            assert len(packed.payload) <= declared.max_payload_bytes
+        assert declared.details["codec_is_exact"] == "true"
+
+
+def test_a_lossy_codec_says_so_and_its_level_counts() -> None:
+    sizes = []
+    for level in ("20", "95"):
+        pipeline = codec(f"jpeg:{level}")
+        (info,) = pipeline.infos
+        assert (info.details["codec"], info.details["codec_is_exact"]) == (f"jpeg:{level}", "false")
+        (packed,) = pipeline.apply([picture(0)])
+        assert isinstance(packed, Frame)
+        sizes.append(len(packed.payload))
+    assert 2 * sizes[0] < sizes[1]
+
+
+def test_streams_that_the_codec_does_not_pack_pass_untouched() -> None:
+    pipeline = codec("png", JPEG, RAW)
+    image = Frame("jpg", 0, 1, None, stamps(5), b"\xff\xd8 as it came")
+    assert pipeline.infos[0] is JPEG
+    assert pipeline.apply([image]) == [image]
+
+
+def test_a_codec_of_no_use_to_the_device_is_refused_with_what_it_packs() -> None:
+    with pytest.raises(ConfigError, match="codec png packs bgr8, mono8, but jpg is jpeg; choose"):
+        codec("png", JPEG)
+    assert codec("png", JPEG, must_fit=False).infos == (JPEG,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("jpg", "codec 'jpg' is unknown; did you mean 'jpeg'"),
+        ("zip7", "codec 'zip7' is unknown; known: .*jpeg, none, png"),
+        ("jpeg:best", "level 'best' is not a number"),
+        ("jpeg:", "level '' is not a number"),
+        ("none:3", "codec 'none' is unknown"),
+    ],
+)
+def test_a_codec_that_does_not_exist_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_codec(text)
+
+
+@pytest.mark.parametrize(("text", "message"), [("jpeg:0", "from 1 to 100"), ("png:3", "write only its name")])
+def test_a_level_that_the_codec_does_not_have_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        codec(text)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_every_codec_of_the_table_loads_under_its_name(name: str) -> None:
+    assert CodecChoice(name).load().name == name
+
+
+def test_a_frame_that_cannot_be_packed_is_lost_where_it_stood() -> None:
+    torn = replace(picture(4), payload=b"torn")
+    items: list[Item] = [picture(0), Loss("cam", 1, Place.KERNEL, "overflow"), torn, picture(5)]
+    found = codec("png").apply(items)
+    assert [item.seq if isinstance(item, Frame) else item for item in found] == [
+        0,
+        Loss("cam", 1, Place.KERNEL, "overflow"),
+        Loss("cam", 2, Place.DEVICE, COUNTER_GAP),
+        Loss("cam", 1, Place.DRIVER, "could not be packed as png"),
+        5,
+    ]
+
+
+class Hold(Stage):
+    """Keeps each stream's newest item until the next one, the end, or the hour."""
+
+    def __init__(self, due_ns: int | None = None) -> None:
+        self._held: dict[str, Item] = {}
+        self._hour_ns = due_ns
+
+    def declare(self, infos: Sequence[StreamInfo]) -> Sequence[StreamInfo]:
+        return [replace(info, details={"held": "yes"}) for info in infos]
+
+    def apply(self, item: Item) -> Sequence[Item]:
+        before = self._held.get(item.stream)
+        self._held[item.stream] = item
+        self.due_ns = self._hour_ns
+        return () if before is None else (before,)
+
+    def due(self, now_ns: int) -> Sequence[Item]:
+        return self.flush() if self.due_ns is not None and now_ns >= self.due_ns else ()
+
+    def flush(self) -> Sequence[Item]:
+        found, self._held, self.due_ns = list(self._held.values()), {}, None
+        return found
+
+
+def test_what_a_stage_gives_up_late_passes_the_stages_behind_it() -> None:
+    png = CodecStage(CodecChoice("png"), {}, must_fit=True)
+    pipeline = Pipeline([Hold(due_ns=500), png, Hold()], [RAW])
+    assert pipeline.infos[0].details["held"] == "yes"
+    assert pipeline.apply([picture(0)]) == []
+    assert pipeline.due_ns == 500
+    assert pipeline.due(499) == []
+    assert pipeline.due(500) == []  # now in the second hold
+    assert pipeline.due_ns is None
+    pipeline.apply([picture(1)])
+    found = pipeline.flush()
+    assert [item.seq for item in found if isinstance(item, Frame)] == [0, 1]
+    assert all(bytes(item.payload)[1:4] == b"PNG" for item in found if isinstance(item, Frame))
+
+
+class FilmConfig(DriverConfig):
+    ends_with: str = "end"
+
+
+class Film(Driver[FilmConfig]):
+    """Four pictures, the second torn, then the end or a failure."""
+
+    config_type: ClassVar[type[DriverConfig]] = FilmConfig
+
+    def __init__(self, config: FilmConfig, context: DriverContext) -> None:
+        super().__init__(config, context)
+        self._items: list[Item] = [picture(0), replace(picture(1), payload=b"torn"), picture(2), picture(3)]
+
+    def open(self) -> Sequence[StreamInfo]:
+        return [RAW]
+
+    def read(self, timeout_s: float) -> Sequence[Item]:
+        if self._items:
+            return [self._items.pop(0)]
+        if self.config.ends_with == "end":
+            raise EndOfStreamError("the film is over")
+        raise DeviceError("the film tore")
+
+    def close(self) -> None:
+        return
+
+
+@pytest.fixture
+def context() -> Iterator["zmq.Context[zmq.Socket[bytes]]"]:
+    with zmq.Context() as found:
+        yield found
+        found.destroy(linger=0)
+
+
+def published(spec: HostSpec, context: "zmq.Context[zmq.Socket[bytes]]") -> list[object]:
+    """Run a host to its end beside a receiver; return the messages, frames as such."""
+    receiver = BusReceiver(spec.endpoint, 1, context)
+    host = DriverHost(spec, HostClock(), context)
+    with ThreadPoolExecutor(1) as executor:
+        running = executor.submit(host.run)
+        found: list[object] = []
+        while not (found and isinstance(found[-1], End)):
+            assert receiver.socket.poll(10_000), "the host went silent"
+            for inbound in receiver.receive(100):
+                message = inbound.message
+                if isinstance(message, Declare):
+                    receiver.welcome(inbound.identity, message.instance)
+                if isinstance(message, tuple):
+                    instance, frame = message
+                    size = len(frame.payload) + HEADER_OVERHEAD_BYTES
+                    receiver.release(inbound.identity, instance, size)
+                    found.append(frame)
+                elif not isinstance(message, Heartbeat):
+                    found.append(message)
+                if isinstance(message, End):
+                    receiver.release(inbound.identity, message.instance, HEADER_OVERHEAD_BYTES)
+        receiver.close()
+        with contextlib.suppress(DeviceError):
+            running.result()
+    return found
+
+
+@pytest.mark.parametrize("ends_with", ["end", "failure"])
+def test_the_host_publishes_what_the_stages_make_and_books_what_they_drop(
+    tmp_path: Path,
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    monkeypatch: pytest.MonkeyPatch,
+    ends_with: str,
+) -> None:
+    monkeypatch.setitem(registry.BUILT_IN, "film", f"{__name__}:Film")
+    monkeypatch.setattr(
+        "sensorium.drivers.host.stages_for",
+        lambda driver, text: [Hold(), *stages_for(driver, text)],
+    )
+    options = {"ends_with": ends_with}
+    spec = HostSpec(
+        name="cam",
+        driver="film",
+        options=options,
+        endpoint="inproc://bus",
+        run_dir=tmp_path,
+        host_id="here",
+        codec="png",
+    )
+    declare, *rest, end = published(spec, context)
+    assert isinstance(declare, Declare)
+    assert [info.encoding for info in declare.streams] == [Encoding.PNG]
+    frames = [message for message in rest if isinstance(message, Frame)]
+    lost = [message for message in rest if isinstance(message, Lost)]
+    assert [frame.seq for frame in frames] == [0, 2, 3]
+    assert [(loss.seq, loss.count, loss.place) for loss in lost] == [(1, 1, Place.DRIVER)]
+    for frame in frames:
+        found = cv2.imdecode(np.frombuffer(frame.payload, np.uint8), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(found, pixels(frame.seq))
+    assert isinstance(end, End)
+    assert end.error == ("the film tore" if ends_with == "failure" else "")
+
+
+def test_a_codec_that_fits_no_stream_ends_the_host_with_its_reason(
+    tmp_path: Path, context: "zmq.Context[zmq.Socket[bytes]]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.BUILT_IN, "film", f"{__name__}:Film")
+    monkeypatch.setattr(Film, "open", lambda self: [JPEG])
+    spec = HostSpec(
+        name="cam",
+        driver="film",
+        options={},
+        endpoint="inproc://bus",
+        run_dir=tmp_path,
+        host_id="here",
+        codec="png",
+    )
+    with pytest.raises(ConfigError, match="codec png packs bgr8, mono8, but jpg is jpeg"):
+        DriverHost(spec, HostClock(), context)
