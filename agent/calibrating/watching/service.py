@@ -4,7 +4,6 @@ Run by the supervisor as ``python -m sensorium.agent.calibrating.watching.servic
 frames only, never the lossy live plane, and it can be killed at any time: recording does not wait for it.
 """
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from sensorium.agent.session.control import ControlClient, Requester
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import SensoriumError, UsageError
+from sensorium.priority import give_way
 from sensorium.sync.recording.check_book import CheckerReport, CheckMessage, JudgedWindow, PlannedCheck
 from sensorium.sync.recording.service import unpack_set
 from sensorium.sync.recording.sets import AlignedSet, SetRequest
@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the checker until it is told to stop."""
     (spec_path,) = sys.argv[1:] if argv is None else argv
     spec = CheckerSpec.model_validate_json(Path(spec_path).read_text())
-    os.nice(NICENESS)
+    give_way(NICENESS, HostClock())
     cv2.setNumThreads(1)
     with zmq.Context() as context:
         try:

@@ -1,0 +1,43 @@
+"""A process that gives way does so where the kernel decides: by thread, and by session where it groups them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+AUTOGROUP = Path("/proc/self/autogroup")
+GIVES_WAY = """
+import os
+from sensorium.priority import AUTOGROUP_FILE, give_way
+from sensorium.timebase import HostClock
+give_way(7, HostClock())
+group = AUTOGROUP_FILE.read_text().split()[-1] if AUTOGROUP_FILE.exists() else "none"
+print(os.getpriority(os.PRIO_PROCESS, 0), group)
+"""
+
+
+def given_way(*, leads_session: bool) -> list[str]:
+    """Return the nice value and that of the session's group, as a child saw them after giving way."""
+    child = subprocess.run(
+        [sys.executable, "-c", GIVES_WAY],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+        start_new_session=leads_session,
+    )
+    return child.stdout.split()
+
+
+def test_a_process_lowers_its_thread_and_the_session_that_it_leads() -> None:
+    thread, group = given_way(leads_session=True)
+    assert thread == "7"
+    assert group in ("7", "none")
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel does not group processes by session")
+def test_somebody_elses_session_is_left_alone() -> None:
+    before = AUTOGROUP.read_text()
+    assert given_way(leads_session=False)[0] == "7"
+    assert AUTOGROUP.read_text() == before
