@@ -18,8 +18,9 @@ import zmq
 from pydantic import BaseModel, ConfigDict
 
 from sensorium.drivers.bus.counters import CounterFile
+from sensorium.drivers.bus.credits import HEADER_OVERHEAD_BYTES
 from sensorium.drivers.bus.publisher import BusPublisher
-from sensorium.drivers.bus.wire import HEADER_OVERHEAD_BYTES, Declare
+from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.driver import Driver, DriverContext
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.registry import load_driver

@@ -6,7 +6,8 @@ import zmq
 
 from sensorium.drivers.bus.counters import CounterFile
 from sensorium.drivers.bus.live import LivePublisher
-from sensorium.drivers.bus.publisher import BusPublisher, BusReceiver
+from sensorium.drivers.bus.publisher import BusPublisher
+from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import StreamInfo
 from sensorium.sync.consent.store import ConsentStore

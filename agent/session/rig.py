@@ -63,6 +63,17 @@ class CheckerOptions(_Strict):
     over_s: PositiveFloat = 60.0
 
 
+class RecorderOptions(_Strict):
+    """How the recorder works.
+
+    Attributes:
+        memory_mb: What may be under way between the drivers and the disk; None = the larger of 256 MB and one
+            second of the declared rates, at most a quarter of the machine's memory.
+    """
+
+    memory_mb: int | None = Field(default=None, gt=0)
+
+
 class RigDocument(_Strict):
     """The keys of a rig file; ``devices`` entries carry their driver's options beside ``driver`` and ``codec``."""
 
@@ -76,6 +87,7 @@ class RigDocument(_Strict):
     triggers: tuple[TriggerSettings, ...] = ()
     checks: tuple[CheckOptions, ...] | None = None
     checker: CheckerOptions = CheckerOptions()
+    recorder: RecorderOptions = RecorderOptions()
     on_failed_check: Literal["warn", "split", "stop"] = "warn"
     calibration: Path | None = None
     consent: Path | None = None

@@ -71,6 +71,7 @@ def request_for(rig: Rig, spool: Path | None, seconds: float | None) -> SessionR
             "start": episode.start,
             "calibration": str(found.calibration) if found.calibration else None,
             "on_failed_check": found.on_failed_check,
+            "memory_bytes": None if found.recorder.memory_mb is None else found.recorder.memory_mb * 10**6,
             "clocks": found.clocks,
             "triggers": found.triggers,
         },

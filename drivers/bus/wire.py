@@ -4,14 +4,14 @@ A frame is two parts, ``[header, payload]``; the header is a msgpack array of fi
 one part, a msgpack map whose ``kind`` names it. Stamps travel as little-endian int64.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from sensorium.drivers.bus.credits import Held
 from sensorium.drivers.frame import (
     MAX_SAMPLES_PER_FRAME,
     STREAM_NAME,
@@ -26,8 +26,11 @@ from sensorium.timebase import Timeline
 VERSION = 3
 MAX_HEADER_BYTES = 128 + 24 * 4096
 MAX_CONTROL_BYTES = 4 << 20
-HEADER_OVERHEAD_BYTES = 256
-"""What a frame costs on the bus beside its payload, for the byte credits."""
+MAX_MESSAGE_BYTES = 64 << 20
+"""A larger message ends the connection that it came from."""
+
+COPY_BELOW_BYTES = 64 << 10
+"""Below this size a copy is cheaper than ZeroMQ's zero-copy bookkeeping (specs/performance.md 3)."""
 
 _HEADER_LENGTH = 9
 
@@ -160,7 +163,7 @@ class Welcome(_Message):
 
     kind: Literal["welcome"] = "welcome"
     session: int = Field(ge=0, lt=1 << 64)
-    credit_limit_bytes: int = Field(ge=1)
+    credit_limit_bytes: int = Field(ge=0)
 
 
 class Credit(_Message):
@@ -201,9 +204,14 @@ def _first_problem(err: Exception) -> str:
     return type(err).__name__
 
 
-@dataclass(frozen=True, slots=True)
-class Inbound:
-    """A validated message with the socket identity that it came from."""
+class Inbound(NamedTuple):
+    """A validated message with the socket identity that it came from.
+
+    Attributes:
+        message: A control message, or (instance, frame).
+        held: What a frame holds of its driver's credit until it is given to ``BusReceiver.release``.
+    """
 
     identity: bytes
     message: Control | tuple[int, Frame]
+    held: Held | None = None

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.bus.counters import read_counters
 from sensorium.drivers.bus.live import LivePublisher
-from sensorium.drivers.bus.publisher import BusReceiver
+from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import ConfigError, SensoriumError, VerdictError
@@ -48,7 +48,7 @@ class SyncService:
         self._clock = clock
         self._spec = spec
         session = clock.now_ns() & ((1 << 64) - 1)
-        receiver = BusReceiver(spec.bus_endpoint, session, context)
+        receiver = BusReceiver(spec.bus_endpoint, session, context, spec.memory_bytes)
         live = LivePublisher(spec.live_endpoint, context)
         self.synchronizer = Synchronizer(spec, receiver, live, ConsentStore(spec.consent, clock), clock)
         self._receiver = receiver

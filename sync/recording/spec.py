@@ -25,6 +25,7 @@ class SyncSpec(BaseModel):
         devices: Names that must declare themselves before anything is recorded (or 20 s pass).
         despite_calibration: Record although a check failed before; failed checks of this session only warn.
         reference: Stream whose frames are the ticks of alignment; None = chosen from what is there.
+        memory_bytes: What may be under way between the drivers and the disk; None = as much as the bus's default.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,7 @@ class SyncSpec(BaseModel):
     on_failed_check: Literal["warn", "split", "stop"] = "warn"
     despite_calibration: bool = False
     flush_s: float = 1.0
+    memory_bytes: int | None = Field(default=None, gt=0)
     limitations: tuple[str, ...] = ()
     clocks: WatchSettings = WatchSettings()
     triggers: tuple[TriggerSettings, ...] = ()

@@ -143,7 +143,6 @@ class Instance:
     heard_ns: int
     has_ended: bool = False
     error: str = ""
-    released_bytes: int = 0
 
     @property
     def number(self) -> int:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.bus.counters import Counts, read_counters
+from sensorium.drivers.bus.credits import Held
 from sensorium.drivers.bus.live import LivePublisher
-from sensorium.drivers.bus.publisher import BusReceiver
-from sensorium.drivers.bus.wire import HEADER_OVERHEAD_BYTES, Control, Declare, End, Heartbeat, Inbound, Lost
+from sensorium.drivers.bus.receiver import BusReceiver
+from sensorium.drivers.bus.wire import Control, Declare, End, Heartbeat, Inbound, Lost
 from sensorium.drivers.frame import Frame, Modality, Place, StreamInfo
 from sensorium.errors import CalibrationError, ConfigError, EpisodeError, WireError
 from sensorium.sync.align import Aligner, SyncRow
@@ -109,6 +110,7 @@ class Synchronizer:
         self._clocks = SessionClocks(spec.host_id, spec.clocks, clock)
         self._triggers = SessionTriggers(spec.triggers)
         self._waiting: dict[int, bytes] = {}
+        self._held: dict[tuple[int, str, int], Held] = {}
         self._started_ns = clock.now_ns()
         self._has_started = False
         self.permit = Permit(spec, self._calibration.calibration_id if self._calibration else "")
@@ -158,8 +160,8 @@ class Synchronizer:
         for inbound in self.receiver.receive(BATCH):
             handled += 1
             self._take(inbound)
-        self._return_credit()
         now_ns = self._clock.now_ns()
+        self.receiver.step(now_ns)
         if now_ns >= self._next_housekeeping_ns:
             self._next_housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._housekeeping(now_ns)
@@ -170,12 +172,14 @@ class Synchronizer:
         if isinstance(message, tuple):
             number, frame = message
             instance = self.instances.get(number)
+            assert inbound.held is not None
             if instance is None:
                 self.receiver.rejected["frame of an undeclared instance"] += 1
+                self.receiver.release([inbound.held])
                 return
             instance.heard_ns = self._clock.now_ns()
-            instance.released_bytes += len(frame.payload) + HEADER_OVERHEAD_BYTES
-            self._take_frame(instance, frame)
+            if not self._take_frame(instance, frame, inbound.held):
+                self.receiver.release([inbound.held])
         else:
             self._take_control(inbound.identity, message)
 
@@ -199,7 +203,7 @@ class Synchronizer:
                     instance.streams[name].account.reach(next_seq)
             instance.has_ended = True
             instance.error = message.error
-            instance.released_bytes += HEADER_OVERHEAD_BYTES
+            self.receiver.forget(message.instance)
             self._declare_path(message.instance).unlink(missing_ok=True)
             if message.error:
                 self._event("driver", instance.declare.device, f"ended with an error: {message.error}")
@@ -231,6 +235,7 @@ class Synchronizer:
                 and not known.has_ended
             ):
                 self._settle(known)
+                self.receiver.forget(known.number)
                 self._declare_path(known.number).unlink(missing_ok=True)
         if declare.instance not in self.instances:
             instance = instance_of(declare, identity, self._clock.now_ns())
@@ -279,7 +284,7 @@ class Synchronizer:
             if self._is_armed:
                 self.start()
         for number, identity in self._waiting.items():
-            self.receiver.welcome(identity, number)
+            self.receiver.welcome(identity, self.instances[number].declare)
         self._waiting.clear()
 
     def exclude(self, device: str) -> None:
@@ -323,34 +328,37 @@ class Synchronizer:
 
     # -- frames
 
-    def _take_frame(self, instance: Instance, frame: Frame) -> None:
+    def _take_frame(self, instance: Instance, frame: Frame, held: Held) -> bool:
+        """Account for a frame, stamp and record it; True when it waits for its trigger and keeps its credit."""
         stream = instance.streams.get(frame.stream)
         if stream is None:
             self.receiver.rejected[f"frame of undeclared stream {frame.stream}"] += 1
-            return
+            return False
         try:
             stream.check(frame, None if self.is_virtual else self._clock.now_ns())
         except WireError as err:
             self.receiver.rejected[str(err)] += 1
-            return
+            return False
         if not stream.account.arrive(frame.seq, frame.count):
-            return
+            return False
         stamped = stream.stamp(frame)
         self._arrival_ns = max(self._arrival_ns, int(frame.arrival_ns[-1]))
-        if self._triggers.concerns(frame):
-            # Its credit returns when it is recorded: it may have to wait for its pulse.
-            instance.released_bytes -= len(frame.payload) + HEADER_OVERHEAD_BYTES
-            now_ns = self._clock.now_ns()
-            self._commit_all(self._triggers.take(instance, stream, frame, stamped, now_ns))
-            self._commit_all(self._triggers.due(now_ns))
-        else:
+        if not self._triggers.concerns(frame):
             self._commit(instance, stream, frame, stamped)
+            return False
+        self._held[instance.number, frame.stream, frame.seq] = held
+        now_ns = self._clock.now_ns()
+        self._commit_all(self._triggers.take(instance, stream, frame, stamped, now_ns))
+        self._commit_all(self._triggers.due(now_ns))
+        return True
 
     def _commit_all(self, found: Iterable[Due]) -> None:
-        """Record frames whose triggers have decided their stamps."""
+        """Record frames whose triggers have decided their stamps, and let go of their credit."""
         for due in found:
-            due.instance.released_bytes += len(due.frame.payload) + HEADER_OVERHEAD_BYTES
             self._commit(due.instance, due.stream, due.frame, due.stamped)
+            held = self._held.pop((due.instance.number, due.frame.stream, due.frame.seq), None)
+            if held is not None:
+                self.receiver.release([held])
 
     def _commit(self, instance: Instance, stream: LiveStream, frame: Frame, stamped: Stamped) -> None:
         episode = self.episode
@@ -403,12 +411,6 @@ class Synchronizer:
         episode.tallies[stream.info.name].denials[decision.reason] += frame.count
         if not stream.info.reference_of:
             episode.aligner.withhold(stream.info.name)
-
-    def _return_credit(self) -> None:
-        for instance in self.instances.values():
-            if instance.released_bytes:
-                self.receiver.release(instance.identity, instance.number, instance.released_bytes)
-                instance.released_bytes = 0
 
     # -- what is due
 

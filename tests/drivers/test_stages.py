@@ -13,8 +13,8 @@ import pytest
 import zmq
 
 from sensorium.drivers import registry
-from sensorium.drivers.bus.publisher import BusReceiver
-from sensorium.drivers.bus.wire import HEADER_OVERHEAD_BYTES, Declare, End, Heartbeat, Lost
+from sensorium.drivers.bus.receiver import BusReceiver
+from sensorium.drivers.bus.wire import Declare, End, Heartbeat, Lost
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import COUNTER_GAP, Encoding, Frame, Loss, Modality, Place, StreamInfo, stamps
 from sensorium.drivers.host import DriverHost, HostSpec
@@ -23,6 +23,7 @@ from sensorium.drivers.stages import CodecStage, Item, Pipeline, Stage, stages_f
 from sensorium.errors import ConfigError, DeviceError, EndOfStreamError
 from sensorium.timebase import HostClock
 
+CLOCK = HostClock()
 SIZE = (48, 64)
 RAW = StreamInfo("cam", Modality.CAMERA, Encoding.BGR8, 30.0, "cam", shape=(*SIZE, 3))
 GREY = replace(RAW, name="grey", encoding=Encoding.MONO8, shape=SIZE)
@@ -197,7 +198,7 @@ def context() -> Iterator["zmq.Context[zmq.Socket[bytes]]"]:
 def published(spec: HostSpec, context: "zmq.Context[zmq.Socket[bytes]]") -> list[object]:
     """Run a host to its end beside a receiver; return the messages, frames as such."""
     receiver = BusReceiver(spec.endpoint, 1, context)
-    host = DriverHost(spec, HostClock(), context)
+    host = DriverHost(spec, CLOCK, context)
     with ThreadPoolExecutor(1) as executor:
         running = executor.submit(host.run)
         found: list[object] = []
@@ -206,16 +207,14 @@ def published(spec: HostSpec, context: "zmq.Context[zmq.Socket[bytes]]") -> list
             for inbound in receiver.receive(100):
                 message = inbound.message
                 if isinstance(message, Declare):
-                    receiver.welcome(inbound.identity, message.instance)
+                    receiver.welcome(inbound.identity, message)
                 if isinstance(message, tuple):
-                    instance, frame = message
-                    size = len(frame.payload) + HEADER_OVERHEAD_BYTES
-                    receiver.release(inbound.identity, instance, size)
-                    found.append(frame)
+                    assert inbound.held is not None
+                    receiver.release([inbound.held])
+                    found.append(message[1])
                 elif not isinstance(message, Heartbeat):
                     found.append(message)
-                if isinstance(message, End):
-                    receiver.release(inbound.identity, message.instance, HEADER_OVERHEAD_BYTES)
+            receiver.step(CLOCK.now_ns())
         receiver.close()
         with contextlib.suppress(DeviceError):
             running.result()

@@ -24,8 +24,8 @@ from sessions import (
     write_rig,
 )
 
-from sensorium.drivers.bus.publisher import CREDIT_LIMIT_BYTES
 from sensorium.drivers.bus.wire import (
+    MAX_MESSAGE_BYTES,
     VERSION,
     Declare,
     End,
@@ -171,7 +171,7 @@ def test_garbage_is_rejected_and_recording_goes_on(session: Session, stranger: S
 def test_a_message_over_the_limit_ends_only_the_connection_that_sent_it(
     session: Session, stranger: Stranger
 ) -> None:
-    stranger.send(bytes(CREDIT_LIMIT_BYTES + 1))
+    stranger.send(bytes(MAX_MESSAGE_BYTES + 1))
     stranger.send(header(stranger), bytes(8 << 20))
     check_unharmed(session)
 

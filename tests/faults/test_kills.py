@@ -89,9 +89,10 @@ def test_a_killed_synchronizer_is_replaced_and_both_episodes_balance(tmp_path: P
 def test_a_synchronizer_that_freezes_makes_drivers_drop_at_the_source_and_nothing_goes_uncounted(
     tmp_path: Path,
 ) -> None:
-    # 32 kB a sample: the least window of 256 KiB is used up within a tenth of a second
+    # 32 kB a sample: two seconds of them do not fit into what 3 MB of memory leave to a camera
     greedy = {**CAMERA, "size": [640, 480], "rate_hz": 60.0}
-    with recording(tmp_path, {**SMALL_RIG, "camera_left": greedy}) as session:
+    rig = {**SMALL_RIG, "camera_left": greedy}
+    with recording(tmp_path, rig, recorder={"memory_mb": 3}) as session:
         session.until_recorded(1.0, STREAMS)
         session.kill("synchronizer", signal.SIGSTOP)
         pass_time(2.5)
