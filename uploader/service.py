@@ -23,8 +23,9 @@ from sensorium.sync.episode.signing import PUBLIC_KEY_FILE
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, Clock, HostClock
 from sensorium.uploader.receipt import State, upload_reasons, upload_state
-from sensorium.uploader.stores.directory import open_store
-from sensorium.uploader.stores.store import ParkedStoreError, Retrier, RetryingStore, RetryPolicy, Store
+from sensorium.uploader.stores.opening import open_store
+from sensorium.uploader.stores.retrying import RetryPolicy
+from sensorium.uploader.stores.store import ParkedStoreError, Store
 from sensorium.uploader.transfer import Gates, Outcome, Progress, Stopped, allow_all, upload_episode
 from sensorium.verdict import Verdict
 
@@ -240,8 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clock = HostClock()
     rng = random.Random()
     try:
-        retrier = Retrier(RetryPolicy(), clock, rng)
-        store = RetryingStore(open_store(options.store), retrier)
+        store = open_store(options.store, clock, rng)
         consent = ConsentStore(options.consent or options.spool / DEFAULT_FOLDER, clock)
         if not options.spool.is_dir():
             raise ConfigError(f"spool {options.spool} does not exist; name the folder that record writes to")

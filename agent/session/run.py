@@ -18,8 +18,7 @@ from sensorium.sync.episode.signing import device_key
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, Clock
 from sensorium.uploader.receipt import State
-from sensorium.uploader.stores.directory import open_store
-from sensorium.uploader.stores.store import Retrier, RetryingStore, RetryPolicy
+from sensorium.uploader.stores.opening import open_store
 from sensorium.uploader.transfer import Gates, Progress, upload_episode
 
 Status = dict[str, Any]
@@ -209,7 +208,7 @@ def upload_all(
     show: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Upload sealed episodes, verify them in the store, and return the ``verification`` of the document."""
-    store = RetryingStore(open_store(store_url), Retrier(RetryPolicy(), clock, random.Random()))
+    store = open_store(store_url, clock, random.Random())
     ledger = ConsentStore(consent, clock)
     trusted = [device_key(Spool(spool).keys_dir).public]
     gates = Gates(ledger=ledger.poll, clock=clock, trusted=trusted)

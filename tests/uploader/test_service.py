@@ -22,13 +22,8 @@ from sensorium.timebase import SECOND_NS, HostClock, VirtualClock
 from sensorium.uploader.receipt import State, data_key, is_evictable, manifest_key, upload_state
 from sensorium.uploader.service import PARK_NS, REJUDGE_NS, StatusFile, UploadService, main, run
 from sensorium.uploader.stores.directory import DirectoryStore
-from sensorium.uploader.stores.store import (
-    MemoryStore,
-    ObjectInfo,
-    ParkedStoreError,
-    RetryableStoreError,
-    Store,
-)
+from sensorium.uploader.stores.memory import MemoryStore
+from sensorium.uploader.stores.store import ObjectInfo, ParkedStoreError, RetryableStoreError, Store
 
 FIRST, SECOND = "01J00000000000000000000001", "01J00000000000000000000002"
 

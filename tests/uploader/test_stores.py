@@ -11,18 +11,17 @@ import pytest
 
 from sensorium.errors import ConfigError
 from sensorium.timebase import SECOND_NS, VirtualClock
-from sensorium.uploader.stores.directory import DirectoryStore, open_store
+from sensorium.uploader.stores.directory import DirectoryStore
+from sensorium.uploader.stores.memory import MemoryStore
+from sensorium.uploader.stores.opening import open_store
+from sensorium.uploader.stores.retrying import Retrier, RetryingStore, RetryPolicy
 from sensorium.uploader.stores.store import (
     FatalStoreError,
-    MemoryStore,
     ObjectExistsError,
     ObjectInfo,
     ObjectMissingError,
     ParkedStoreError,
-    Retrier,
     RetryableStoreError,
-    RetryingStore,
-    RetryPolicy,
     Store,
 )
 
@@ -192,7 +191,7 @@ class TestFolder:
 
     def test_a_url_leads_to_the_folder(self, tmp_path: Path) -> None:
         folder = tmp_path / "with space"
-        opened = open_store(folder.as_uri())
+        opened = open_store(folder.as_uri(), VirtualClock(), random.Random(1))
         opened.put("a", b"1")
         assert (folder / "a").read_bytes() == b"1"
 
@@ -201,7 +200,13 @@ class TestFolder:
     )
     def test_an_address_of_no_store_is_refused(self, url: str) -> None:
         with pytest.raises(ConfigError, match="file:///absolute/path"):
-            open_store(url)
+            open_store(url, VirtualClock(), random.Random(1))
+
+
+def test_a_store_that_was_opened_by_url_repeats_its_calls(tmp_path: Path) -> None:
+    opened = open_store((tmp_path / "central").as_uri(), VirtualClock(), random.Random(1))
+    assert isinstance(opened, RetryingStore)
+    assert isinstance(opened.reopen(), RetryingStore)
 
 
 class Unreliable(MemoryStore):

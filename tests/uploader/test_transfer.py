@@ -27,17 +27,9 @@ from sensorium.uploader.receipt import (
     upload_state,
 )
 from sensorium.uploader.stores.directory import DirectoryStore
-from sensorium.uploader.stores.store import (
-    MemoryStore,
-    ObjectInfo,
-    ParkedStoreError,
-    Retrier,
-    RetryableStoreError,
-    RetryingStore,
-    RetryPolicy,
-    Store,
-    Upload,
-)
+from sensorium.uploader.stores.memory import MemoryStore
+from sensorium.uploader.stores.retrying import Retrier, RetryingStore, RetryPolicy
+from sensorium.uploader.stores.store import ObjectInfo, ParkedStoreError, RetryableStoreError, Store, Upload
 from sensorium.uploader.transfer import Gates, Outcome, Progress, Stopped, upload_episode
 from sensorium.verdict import Status, Verdict
 

@@ -30,21 +30,17 @@ _PARTIAL = ".partial"
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 
 
-def open_store(url: str) -> Store:
-    """Return the store behind a URL.
+def open_directory(url: str) -> Store:
+    """Return the store in the folder of a ``file:`` URL.
 
     Raises:
-        ConfigError: If no store of this program has such an address.
+        ConfigError: If it names another machine, or no absolute path.
     """
     parts = urlsplit(url)
-    if parts.scheme == "file":
-        folder = Path(unquote(parts.path))
-        if parts.netloc not in ("", "localhost") or not folder.is_absolute():
-            raise ConfigError(f"store {url!r}: a folder is written file:///absolute/path")
-        return DirectoryStore(folder)
-    raise ConfigError(
-        f"store {url!r}: unknown kind {parts.scheme!r}; a folder is written file:///absolute/path"
-    )
+    folder = Path(unquote(parts.path))
+    if parts.netloc not in ("", "localhost") or not folder.is_absolute():
+        raise ConfigError(f"store {url!r}: a folder is written file:///absolute/path")
+    return DirectoryStore(folder)
 
 
 class DirectoryStore(Store):
