@@ -101,7 +101,7 @@ def replay(
 
 
 def _tell_agent(spool: Path, as_json: bool, cmd: str, **fields: Any) -> NoReturn:
-    from sensorium.agent.commands.sessions import tell_agent
+    from sensorium.agent.commands.running import tell_agent
 
     raise typer.Exit(tell_agent(spool, cmd, fields, as_json=as_json))
 
@@ -139,7 +139,7 @@ def mark(
 @app.command()
 def pause(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
     """Privacy pause: store nothing personal from now on. Survives a restart of the agent."""
-    from sensorium.agent.commands.sessions import run_pause
+    from sensorium.agent.commands.running import run_pause
 
     raise typer.Exit(run_pause(spool, "pause", as_json=as_json))
 
@@ -147,7 +147,7 @@ def pause(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
 @app.command()
 def resume(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
     """End the privacy pause."""
-    from sensorium.agent.commands.sessions import run_pause
+    from sensorium.agent.commands.running import run_pause
 
     raise typer.Exit(run_pause(spool, "resume", as_json=as_json))
 
@@ -161,7 +161,7 @@ def status(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
 @app.command()
 def devices(as_json: Json = False) -> None:
     """List the drivers, their options, and what is plugged in."""
-    from sensorium.agent.commands.sessions import list_devices
+    from sensorium.agent.commands.devices import list_devices
 
     raise typer.Exit(list_devices(as_json=as_json))
 
@@ -169,7 +169,7 @@ def devices(as_json: Json = False) -> None:
 @episodes_app.command("list")
 def episodes_list(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
     """List the episodes of a spool with their state."""
-    from sensorium.agent.commands.sessions import list_episodes
+    from sensorium.agent.commands.episodes import list_episodes
 
     raise typer.Exit(list_episodes(spool, as_json=as_json))
 
@@ -177,7 +177,7 @@ def episodes_list(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> 
 @episodes_app.command("show")
 def episodes_show(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
     """Show what an episode says about itself."""
-    from sensorium.agent.commands.sessions import show_episode
+    from sensorium.agent.commands.episodes import show_episode
 
     raise typer.Exit(show_episode(episode, as_json=as_json))
 
@@ -185,7 +185,7 @@ def episodes_show(episode: Annotated[Path, typer.Argument()], as_json: Json = Fa
 @episodes_app.command("verify")
 def episodes_verify(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
     """Check signature, hashes and balance of an episode against its files."""
-    from sensorium.agent.commands.sessions import verify_episode
+    from sensorium.agent.commands.episodes import verify_episode
 
     raise typer.Exit(verify_episode(episode, as_json=as_json))
 
@@ -193,7 +193,7 @@ def episodes_verify(episode: Annotated[Path, typer.Argument()], as_json: Json = 
 @episodes_app.command("recover")
 def episodes_recover(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
     """Recover and seal what a crash left open."""
-    from sensorium.agent.commands.sessions import recover_episodes
+    from sensorium.agent.commands.episodes import recover_episodes
 
     raise typer.Exit(recover_episodes(spool, as_json=as_json))
 
@@ -201,7 +201,7 @@ def episodes_recover(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) 
 @episodes_app.command("report")
 def episodes_report(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
     """Write the HTML report of an episode anew and print its path."""
-    from sensorium.agent.commands.sessions import report_episode
+    from sensorium.agent.commands.episodes import report_episode
 
     raise typer.Exit(report_episode(episode, as_json=as_json))
 
@@ -225,7 +225,7 @@ def consent_grant(
     as_json: Json = False,
 ) -> None:
     """Enter a subject's permission."""
-    from sensorium.agent.commands.sessions import give_consent
+    from sensorium.agent.commands.consent import give_consent
 
     code = give_consent(
         folder or spool / "consent",
@@ -247,7 +247,7 @@ def consent_withdraw(
     as_json: Json = False,
 ) -> None:
     """End a grant (or all of a subject's) for good."""
-    from sensorium.agent.commands.sessions import withdraw_consent
+    from sensorium.agent.commands.consent import withdraw_consent
 
     raise typer.Exit(withdraw_consent(folder or spool / "consent", grant, as_json=as_json))
 
@@ -259,7 +259,7 @@ def consent_show(
     as_json: Json = False,
 ) -> None:
     """List grants, what they are worth now, and whether a pause is on."""
-    from sensorium.agent.commands.sessions import show_consent
+    from sensorium.agent.commands.consent import show_consent
 
     raise typer.Exit(show_consent(folder or spool / "consent", as_json=as_json))
 
@@ -275,7 +275,7 @@ def upload(
 ) -> None:
     """Deliver sealed episodes to the store and verify them there; until Ctrl-C, or with --once."""
     if context.invoked_subcommand is None:
-        from sensorium.agent.commands.sessions import upload_spool
+        from sensorium.agent.commands.upload import upload_spool
 
         raise typer.Exit(upload_spool(spool, store, folder or spool / "consent", once, as_json=as_json))
 
@@ -283,7 +283,7 @@ def upload(
 @upload_app.command("status")
 def upload_status(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
     """Show the upload state of every episode of a spool."""
-    from sensorium.agent.commands.sessions import list_episodes
+    from sensorium.agent.commands.episodes import list_episodes
 
     raise typer.Exit(list_episodes(spool, as_json=as_json))
 

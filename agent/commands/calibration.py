@@ -1,12 +1,8 @@
 """What `sensorium calibration show|convert|check` do; each function returns an exit code."""
 
-import json
-import math
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from sensorium.agent.calibrating.solving.live import LiveGuide, record_live
 from sensorium.agent.calibrating.solving.run import check_with_board, kind_of
 from sensorium.agent.calibrating.solving.solver import SolveRequest
 from sensorium.agent.commands.display import coloured
+from sensorium.agent.commands.output import finite, print_json, say_progress, table_console, today
 from sensorium.agent.session.rig import load_rig
 from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, ros
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
@@ -34,7 +31,7 @@ from sensorium.calibration.rig_document import Reference, RigCalibration
 from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.calibration.targets import Target
 from sensorium.errors import CalibrationError, UsageError
-from sensorium.timebase import SECOND_NS, HostClock
+from sensorium.timebase import HostClock
 from sensorium.verdict import Quantity, Status, Verdict
 
 WRITERS = ("sensorium", "kalibr", "ros", "urdf", "opencv", "foxglove", "kitti")
@@ -507,10 +504,6 @@ def _plain_quantity(quantity: Quantity) -> dict[str, Any]:
     return found
 
 
-def finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
 def print_check(recording: Recording, report: CheckReport, overlay: Path | None) -> None:
     """Print the table of pairs and degrees of freedom, the findings, and the verdict last."""
     console = table_console()
@@ -566,21 +559,3 @@ def _print_findings(console: Console, findings: Sequence[Verdict]) -> None:
         what = "note" if finding.status is Status.OK else coloured(finding.status.value)
         for reason in finding.reasons:
             console.print(f"{what}: {finding.subject}: {reason}", highlight=False)
-
-
-def table_console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=150, soft_wrap=True)
-
-
-def say_progress(text: str, as_json: bool) -> None:
-    if not as_json and sys.stderr.isatty():
-        Console(stderr=True).print(text, highlight=False)
-
-
-def today() -> Any:
-    return datetime.fromtimestamp(HostClock().utc_ns() / SECOND_NS, timezone.utc).date()
-
-
-def print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -17,14 +17,10 @@ from sensorium.agent.calibrating.solving.run import Solution, kind_of, solve, so
 from sensorium.agent.calibrating.solving.solver import SolvedPart, SolveRequest
 from sensorium.agent.commands.calibration import (
     PICTURES,
-    finite,
     is_rig_file,
-    print_json,
-    say_progress,
-    table_console,
-    today,
 )
 from sensorium.agent.commands.display import coloured
+from sensorium.agent.commands.output import finite, print_json, say_progress, table_console, today
 from sensorium.agent.session.rig import load_rig
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import difference

@@ -1,0 +1,116 @@
+"""What `sensorium consent` does; each function returns an exit code."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sensorium.agent.commands import display
+from sensorium.agent.commands.output import print_json
+from sensorium.errors import UsageError
+from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope, format_utc
+from sensorium.sync.consent.store import ConsentStore
+from sensorium.sync.episode.ulid import new_ulid
+from sensorium.timebase import SECOND_NS, HostClock
+
+DAY_NS = 86_400 * SECOND_NS
+
+
+def give_consent(
+    folder: Path,
+    subject: str,
+    streams: Sequence[str],
+    purposes: Sequence[str],
+    days: float,
+    controller: str,
+    as_json: bool,
+) -> int:
+    """Enter a grant and print its id."""
+    try:
+        wanted = [Purpose(purpose) for purpose in purposes]
+    except ValueError as err:
+        known = ", ".join(purpose.value for purpose in Purpose)
+        raise UsageError(f"--purpose: {err}; known: {known}") from err
+    try:
+        grant = enter_grant(
+            ConsentStore(folder), subject, HostClock(), wanted, streams, days=days, controller=controller
+        )
+    except ValueError as err:
+        raise UsageError(str(err)) from err
+    if as_json:
+        print_json({"grant": grant.id, "valid_until": format_utc(grant.valid_until)})
+    else:
+        display.say(f"granted {grant.id}, valid until {format_utc(grant.valid_until)}")
+    return 0
+
+
+def withdraw_consent(folder: Path, grant: str, as_json: bool) -> int:
+    """End one grant, or all grants of a subject."""
+    store = ConsentStore(folder)
+    if ":" in grant:
+        ended: Sequence[str] = store.withdraw_subject(grant, by=os.environ.get("USER", ""))
+    else:
+        store.withdraw(grant, by=os.environ.get("USER", ""))
+        ended = (grant,)
+    if as_json:
+        print_json({"withdrawn": list(ended)})
+    else:
+        display.say(f"withdrawn: {', '.join(ended) or 'nothing, no grant of that subject was live'}")
+    return 0
+
+
+def show_consent(folder: Path, as_json: bool) -> int:
+    """List grants with what they are worth now."""
+    ledger = ConsentStore(folder).ledger()
+    now_ns = HostClock().utc_ns()
+    rows = [
+        {
+            "grant": grant.id,
+            "subject": grant.subject,
+            "status": ledger.status(grant, now_ns).value,
+            "purposes": [purpose.value for purpose in grant.purposes],
+            "streams": list(grant.scope.streams),
+            "valid_until": format_utc(grant.valid_until),
+        }
+        for grant in ledger.grants
+    ]
+    if as_json:
+        print_json({"grants": rows, "paused": ledger.is_paused, "fault": ledger.fault})
+    else:
+        display.print_consent(rows, ledger.is_paused)
+    return 0
+
+
+def enter_grant(
+    store: ConsentStore,
+    subject: str,
+    clock: HostClock,
+    purposes: Sequence[Purpose],
+    streams: Sequence[str] = ("*",),
+    days: float = 1.0,
+    captured: tuple[int | None, int | None] = (None, None),
+    controller: str = "",
+    note: str = "",
+) -> ConsentGrant:
+    """Return a grant that is valid from now on, after entering it in the consent folder.
+
+    Args:
+        captured: First and last UTC ns of the captures that it reaches; None = those of its validity.
+
+    Raises:
+        ConsentError: If the folder cannot hold it.
+        ValueError: If a field is malformed.
+    """
+    now_ns = clock.utc_ns()
+    by = os.environ.get("USER", "")
+    grant = ConsentGrant(
+        id=new_ulid(now_ns),
+        subject=subject,
+        controller=controller or "the operator of this machine",
+        lawful_basis=LawfulBasis.CONSENT,
+        purposes=tuple(purposes),
+        scope=Scope(tuple(streams), captured_from=captured[0], captured_until=captured[1]),
+        valid_from=now_ns - SECOND_NS,
+        valid_until=now_ns + int(days * DAY_NS),
+        evidence=Evidence("configuration", by=by, note=note),
+    )
+    return store.grant(grant, by=by)

@@ -1,0 +1,127 @@
+"""What `sensorium episodes` does; each function returns an exit code."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sensorium.agent.commands import display
+from sensorium.agent.commands.output import print_json
+from sensorium.agent.reporting.episode import write_report
+from sensorium.agent.session.outcome import SessionResult, document
+from sensorium.agent.session.supervisor import end_survivors
+from sensorium.errors import SensoriumError, UsageError
+from sensorium.sync.consent.grants import format_utc
+from sensorium.sync.episode.manifest import read_manifest
+from sensorium.sync.episode.spool import Spool
+from sensorium.sync.episode.verify import verify
+from sensorium.sync.recording.orphans import recover_orphans
+from sensorium.sync.recording.spec import SyncSpec
+from sensorium.timebase import HostClock
+from sensorium.uploader.receipt import upload_reasons, upload_state
+from sensorium.verdict import Status
+
+
+def list_episodes(spool: Path, as_json: bool) -> int:
+    """List the episodes of a spool with their upload state."""
+    found = Spool(spool)
+    if not spool.is_dir():
+        raise UsageError(f"{spool} is not a spool; name one with --spool")
+    rows: list[dict[str, Any]] = [
+        {"episode": folder.name, "state": "open", "path": str(folder)} for folder in found.open_folders()
+    ]
+    for folder in found.sealed_folders():
+        row: dict[str, Any] = {
+            "episode": folder.name,
+            "state": upload_state(folder).value,
+            "path": str(folder),
+        }
+        reasons = upload_reasons(folder)
+        if reasons:
+            row["reasons"] = list(reasons)
+        try:
+            manifest = read_manifest(folder)
+        except SensoriumError as err:
+            row["error"] = str(err)
+        else:
+            row["duration_s"] = (manifest.end_utc_ns - manifest.start_utc_ns) / 1e9
+            row["bytes"] = sum(file.bytes for file in manifest.files)
+            row["start"] = format_utc(manifest.start_utc_ns)
+            row["quality"] = manifest.quality.status.value
+            row["truncated"] = manifest.truncated
+        rows.append(row)
+    if as_json:
+        print_json({"episodes": rows})
+    else:
+        display.print_episodes(rows)
+    return 0
+
+
+def _session_of(episode: Path) -> SessionResult:
+    """Return a finished episode as if its session had just ended; truth is only there for simulations."""
+    runs = sorted((episode.resolve().parent.parent / "run").glob("*/truth"))
+    read_manifest(episode)
+    return SessionResult([episode], runs[-1].parent if len(runs) == 1 else episode)
+
+
+def show_episode(episode: Path, as_json: bool) -> int:
+    """Print what an episode says about itself."""
+    found = document(_session_of(episode))
+    found["verification"] = {"status": upload_state(episode).value}
+    if as_json:
+        print_json(found)
+    else:
+        display.print_session(found)
+    return 0
+
+
+def verify_episode(episode: Path, as_json: bool) -> int:
+    """Check an episode against its manifest; exit code 1 if anything differs."""
+    verdict = verify(episode)
+    if as_json:
+        print_json({"status": verdict.status.value, "reasons": list(verdict.reasons)})
+    else:
+        display.say(f"{episode.name}: {verdict.status.value}")
+        for reason in verdict.reasons:
+            display.say(f"  {reason}")
+    return 0 if verdict.status is Status.OK else 1
+
+
+def recover_episodes(spool: Path, as_json: bool) -> int:
+    """Recover and seal what a crash left open; exit code 3 if something could not be."""
+    found = Spool(spool.resolve())
+    with found.lock():
+        end_survivors(found.root, HostClock())  # they may still write what looks like an orphan
+        spec = SyncSpec(
+            spool=found.root,
+            run_dir=found.root / "run",
+            bus_endpoint="",
+            control_endpoint="",
+            sets_endpoint="",
+            live_endpoint="",
+            host_id=os.uname().nodename,
+            devices=(),
+            consent=found.root / "consent",
+        )
+        recovered = recover_orphans(spec)
+    rows = [
+        {"episode": each.episode_id, "path": str(each.path or ""), "error": each.error} for each in recovered
+    ]
+    if as_json:
+        print_json({"recovered": rows})
+    else:
+        for row in rows:
+            display.say(f"{row['episode']}: {row['error'] or 'recovered and sealed as ' + row['path']}")
+        if not rows:
+            display.say("nothing to recover")
+    return 3 if any(row["error"] for row in rows) else 0
+
+
+def report_episode(episode: Path, as_json: bool) -> int:
+    """Write the report of an episode anew."""
+    result = _session_of(episode)
+    path = write_report(episode, document(result), result.run_dir)
+    if as_json:
+        print_json({"report": str(path)})
+    else:
+        display.say(str(path))
+    return 0

@@ -1,0 +1,59 @@
+"""Commands to an agent that is running: start, stop, discard, mark, status, pause, resume."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sensorium.agent.commands import display
+from sensorium.agent.commands.output import print_json
+from sensorium.agent.session.control import AgentNote, ask_agent
+from sensorium.errors import BusyError
+from sensorium.sync.consent.store import ConsentStore
+
+
+def tell_agent(spool: Path, cmd: str, fields: Mapping[str, Any], as_json: bool) -> int:
+    """Send a command to the agent of a spool and print its reply."""
+    reply = ask_agent(spool.resolve(), cmd, **fields)
+    reply.pop("ok", None)
+    if as_json:
+        print_json(reply)
+    elif cmd == "status":
+        display.print_status(reply)
+    else:
+        display.say(_told(cmd, reply))
+    return 0
+
+
+def _told(cmd: str, reply: Mapping[str, Any]) -> str:
+    if cmd in ("start", "stop", "discard"):
+        episode = reply["episode"]
+        if episode is None:
+            return "nothing was being recorded"
+        return {
+            "start": f"recording {episode}",
+            "stop": f"sealing {episode}",
+            "discard": f"deleted {episode}",
+        }[cmd]
+    return "marked" if cmd == "mark" else "done"
+
+
+def run_pause(spool: Path, cmd: str, as_json: bool) -> int:
+    """Pause or resume; without a running agent the next one starts paused, or not."""
+    spool = spool.resolve()
+    if AgentNote.load(spool) is not None:
+        try:
+            return tell_agent(spool, cmd, {"source": "command line"}, as_json)
+        except BusyError:
+            if cmd == "resume":
+                raise
+    store = ConsentStore(spool / "consent")
+    if cmd == "pause":
+        store.pause(source="command line")
+    else:
+        store.resume(source="command line")
+    reply = {"agent": None, "paused": store.ledger().is_paused}
+    if as_json:
+        print_json(reply)
+    else:
+        display.say("paused; no agent is running" if reply["paused"] else "resumed; no agent is running")
+    return 0
