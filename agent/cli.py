@@ -371,7 +371,7 @@ def calibration_check(
     as_json: Json = False,
 ) -> None:
     """Judge each pair of sensors: 0 if ok; 1 if suspect, failed or insufficient, with the reason."""
-    from sensorium.agent.commands.calibration import check_calibration
+    from sensorium.agent.commands.check import check_calibration
     from sensorium.calibration.targets import parse_board
 
     shown = parse_board(board, board_type, marker, dictionary, board_size) if board is not None else None

@@ -15,10 +15,7 @@ from sensorium.agent.calibrating.solving.guide import Guide, stacked, write_pict
 from sensorium.agent.calibrating.solving.live import LiveGuide, record_live
 from sensorium.agent.calibrating.solving.run import Solution, kind_of, solve, solvers
 from sensorium.agent.calibrating.solving.solver import SolvedPart, SolveRequest
-from sensorium.agent.commands.calibration import (
-    PICTURES,
-    is_rig_file,
-)
+from sensorium.agent.commands.check import PICTURES, is_rig_file
 from sensorium.agent.commands.display import coloured
 from sensorium.agent.commands.output import finite, print_json, say_progress, table_console, today
 from sensorium.agent.session.rig import load_rig
