@@ -45,6 +45,8 @@ class Encoding:
     ``OUSTER``: the sensor's UDP packets back to back, equal sizes; ``details["metadata"]`` is its JSON.
     ``POINTS``: float32 little-endian rows x, y, z (m), intensity; a thinned view of another stream.
     ``MESSAGE``: a message of somebody else's schema, untouched; see ``StreamInfo.schema``.
+
+    A codec adds an encoding of its own, which restores to one of these; ``drivers/payloads/table.py`` lists all.
     """
 
     JPEG: ClassVar[str] = "jpeg"
@@ -157,6 +159,8 @@ class StreamInfo:
         meta_fields: Names of the numbers in ``Frame.meta``, in order (units in names: ``exposure_ns``).
         details: What a decoder or a reader of the manifest needs once: sensor metadata, serial, firmware.
         is_synthetic: Produced by a simulator.
+        restores_to: The plain encoding that a coded one gives back; "" where ``encoding`` is plain itself. Shape,
+            columns and units always describe the plain payload.
     """
 
     name: str
@@ -181,6 +185,7 @@ class StreamInfo:
     max_payload_bytes: int = 1 << 20
     meta_fields: tuple[str, ...] = ()
     details: dict[str, str] = field(default_factory=dict)
+    restores_to: str = ""
 
     __pydantic_config__: ClassVar[Any] = {
         "extra": "forbid",
@@ -196,10 +201,15 @@ class StreamInfo:
             raise ConfigError(f"stream {self.name}: rate {self.rate_hz} Hz is not a rate")
         if (self.encoding == Encoding.MESSAGE) != (self.schema is not None):
             raise ConfigError(f"stream {self.name}: encoding {self.encoding!r} and schema do not go together")
-        if (self.encoding == Encoding.COLUMNS) != bool(self.columns):
+        if (self.plain_encoding == Encoding.COLUMNS) != bool(self.columns):
             raise ConfigError(
-                f"stream {self.name}: encoding {self.encoding!r} and columns do not go together"
+                f"stream {self.name}: encoding {self.plain_encoding!r} and columns do not go together"
             )
+
+    @property
+    def plain_encoding(self) -> str:
+        """The encoding that a reader sees: ``encoding``, or what it restores to."""
+        return self.restores_to or self.encoding
 
     @property
     def message_rate_hz(self) -> float:
@@ -207,7 +217,7 @@ class StreamInfo:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one sample of a ``COLUMNS`` stream."""
+        """Bytes of one sample of a plain ``COLUMNS`` payload."""
         return sum(np.dtype(column.dtype).itemsize for column in self.columns)
 
 

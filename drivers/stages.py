@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from sensorium.drivers.driver import Driver
 from sensorium.drivers.frame import COUNTER_GAP, Frame, Loss, Place, StreamInfo
 from sensorium.drivers.payloads.codec import Codec, CodecChoice, parse_codec
+from sensorium.drivers.payloads.table import packed_as
 from sensorium.errors import ConfigError
 
 Item = Frame | Loss
@@ -123,8 +124,8 @@ class CodecStage(Stage):
             "codec_source": info.encoding,
             "codec_is_exact": "true" if self._codec.is_exact else "false",
         }
-        packed = self._codec.declare(info)
-        return replace(packed, encoding=self._codec.encoding, details={**info.details, **said})
+        packed = packed_as(self._codec.declare(info), self._codec.encoding)
+        return replace(packed, details={**info.details, **said})
 
     def apply(self, item: Item) -> Sequence[Item]:
         info = self._infos.get(item.stream)

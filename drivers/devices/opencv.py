@@ -33,8 +33,9 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.drivers.links.inbox import Inbox
-from sensorium.drivers.links.mjpeg import MjpegStream, jpeg_extent, without_password
-from sensorium.errors import DeviceError, EndOfStreamError, SensoriumError
+from sensorium.drivers.links.mjpeg import MjpegStream, without_password
+from sensorium.drivers.payloads.images import decompress, jpeg_extent, with_channels
+from sensorium.errors import DeviceError, EndOfStreamError, PayloadError, SensoriumError
 from sensorium.timebase import SECOND_NS, Clock, read_bases
 
 _BY_ID = Path("/dev/v4l/by-id")
@@ -373,17 +374,12 @@ class PixelFormat:
             self._require(extent.width_px, extent.height_px)
             if self._keeps_jpeg:
                 return data[: extent.length_bytes]
-            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            if decoded is None:
+            try:
+                data = decompress(data)
+            except PayloadError:
                 return None
-            data = np.asarray(decoded, np.uint8)
         self._require(data.shape[1], data.shape[0])
-        channels = 1 if data.ndim == 2 else data.shape[2]
-        if self._is_grey and channels == 3:
-            data = np.asarray(cv2.cvtColor(data, cv2.COLOR_BGR2GRAY), np.uint8)
-        elif not self._is_grey and channels == 1:
-            data = np.asarray(cv2.cvtColor(data, cv2.COLOR_GRAY2BGR), np.uint8)
-        return np.ascontiguousarray(data).data.cast("B")
+        return np.ascontiguousarray(with_channels(data, 1 if self._is_grey else 3)).data.cast("B")
 
     def _require(self, width: int, height: int) -> None:
         if (width, height) != self._size:

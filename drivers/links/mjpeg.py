@@ -1,4 +1,4 @@
-"""JPEG as cameras send it: where an image ends, and the multipart stream of network cameras."""
+"""JPEG over HTTP: the multipart stream of network cameras."""
 
 import base64
 import contextlib
@@ -9,56 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from sensorium.drivers.payloads.images import jpeg_extent
 from sensorium.errors import DeviceError
 
-_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MAX_HEADER_BYTES = 1 << 16
 MAX_PART_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class JpegExtent:
-    """Where a JPEG image ends, and its size in pixels."""
-
-    length_bytes: int
-    width_px: int
-    height_px: int
-
-
-def jpeg_extent(data: bytes | bytearray | memoryview) -> JpegExtent | None:
-    """Return the extent of the JPEG image that ``data`` begins with; None if it is not a whole one.
-
-    Walks the marker segments (ITU-T T.81, annex B). Inside entropy-coded data 0xFF is always followed by a
-    stuffed zero or a restart marker, so the first other marker there is real.
-    """
-    if len(data) < 4 or bytes(data[:2]) != b"\xff\xd8":
-        return None
-    at, size = 2, (0, 0)
-    while at + 4 <= len(data) or bytes(data[at : at + 2]) == b"\xff\xd9":
-        if data[at] != 0xFF:
-            return None
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker == 0xD9:
-            return JpegExtent(at + 2, size[0], size[1]) if size[0] and size[1] else None
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if length < 2:
-            return None
-        if marker in _START_OF_FRAME and at + 9 <= len(data):
-            size = (
-                int.from_bytes(data[at + 7 : at + 9], "big"),
-                int.from_bytes(data[at + 5 : at + 7], "big"),
-            )
-        at += 2 + length
-        if marker == 0xDA:
-            found = _MARKER_AFTER_SCAN.search(data, at)
-            if found is None:
-                return None
-            at = found.start()
-    return None
 
 
 def without_password(url: str) -> str:

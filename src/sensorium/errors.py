@@ -33,6 +33,10 @@ class WireError(SensoriumError):
     """A message on the bus is malformed; it is counted and dropped, never trusted."""
 
 
+class PayloadError(SensoriumError):
+    """A payload is not what its stream declared, or of an encoding that is not read that way."""
+
+
 class SourceError(SensoriumError):
     """A recording cannot be read, or not as what it claims to be."""
 

@@ -7,7 +7,7 @@ need: payload, geometry, and the capture time as ``timestamp``.
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +15,13 @@ from google.protobuf.message import DecodeError
 from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.frame import Encoding, Frame, MessageSchema, StreamInfo
-from sensorium.errors import ConfigError, EpisodeError
+from sensorium.drivers.payloads.clouds import POINT_BYTES
+from sensorium.drivers.payloads.table import check_stream, largest_payload_bytes, payload_check
+from sensorium.errors import ConfigError, EpisodeError, PayloadError
 from sensorium.sync.episode import schemas
 from sensorium.sync.episode.mcap_records import Buffer
 
-STORED_ENCODINGS = frozenset({Encoding.JPEG, Encoding.PNG})
-"""Already compressed; zstd would only cost time."""
-
 _STREAM_INFO = TypeAdapter(StreamInfo)
-_RAW_IMAGES = {Encoding.MONO8: (1, 1), Encoding.BGR8: (3, 1), Encoding.RGB8: (3, 1), Encoding.MONO16: (1, 2)}
-_POINT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +88,18 @@ class MessageLayout(ABC):
     def __init__(self, info: StreamInfo, schema: MessageSchema) -> None:
         self.info = info
         self.channel = ChannelFormat(f"/{info.name}", schema)
+        self._check = payload_check(info)
+
+    def check(self, frame: Frame) -> None:
+        """Check a frame's payload against the stream's declaration.
+
+        Raises:
+            EpisodeError: If it has not the size of its samples.
+        """
+        try:
+            self._check(frame.payload, frame.count)
+        except PayloadError as err:
+            raise EpisodeError(f"frame {frame.seq} cannot be stored: {err}") from err
 
     @abstractmethod
     def wrap_parts(self, frame: Frame, capture_utc_ns: int) -> Sequence[Buffer]:
@@ -112,6 +121,11 @@ class MessageLayout(ABC):
 class _Passthrough(MessageLayout):
     """Messages of somebody else's schema."""
 
+    def __init__(self, info: StreamInfo) -> None:
+        if info.schema is None:
+            raise ConfigError(f"stream {info.name}: messages need their schema")
+        super().__init__(info, info.schema)
+
     def wrap_parts(self, frame: Frame, capture_utc_ns: int) -> Sequence[Buffer]:  # noqa: ARG002
         return (frame.payload,)
 
@@ -126,13 +140,9 @@ class _OneField(MessageLayout):
     smaller numbers, the payload, the constants with larger ones (and the count, where the schema has one).
     """
 
-    def __init__(
-        self, info: StreamInfo, message: Any, constants: dict[str, Any], granule_bytes: int = 1
-    ) -> None:
+    def __init__(self, info: StreamInfo, message: Any, constants: dict[str, Any]) -> None:
         super().__init__(info, protobuf_schema(message))
         self._message = message
-        self._granule_bytes = granule_bytes
-        self._is_image = message is schemas.FOXGLOVE["RawImage"]
         number = schemas.field_number(message, "data")
         head = {
             name: value for name, value in constants.items() if schemas.field_number(message, name) < number
@@ -145,12 +155,8 @@ class _OneField(MessageLayout):
         self._count_tag = varint(schemas.field_number(message, "count") << 3) if has_count else b""
 
     def wrap_parts(self, frame: Frame, capture_utc_ns: int) -> Sequence[Buffer]:
+        self.check(frame)
         size = len(frame.payload)
-        if size % self._granule_bytes or (self._is_image and size != self._granule_bytes):
-            raise EpisodeError(
-                f"frame {frame.seq} of {frame.stream} has {size} bytes, "
-                f"expected {'' if self._is_image else 'a multiple of '}{self._granule_bytes}"
-            )
         head = timestamp_field(capture_utc_ns) + self._head
         tail = self._tail
         if self._count_tag:
@@ -183,12 +189,7 @@ class _Columns(MessageLayout):
         self._count_tag = varint(schemas.field_number(schemas.SampleBlock, "count") << 3)
 
     def wrap_parts(self, frame: Frame, capture_utc_ns: int) -> Sequence[Buffer]:
-        expected = frame.count * self.info.row_bytes
-        if len(frame.payload) != expected:
-            raise EpisodeError(
-                f"frame {frame.seq} of {frame.stream} has {len(frame.payload)} bytes, "
-                f"its {frame.count} samples need {expected}"
-            )
+        self.check(frame)
         view = memoryview(frame.payload)
         out: list[Buffer] = [timestamp_field(capture_utc_ns) + self._head]
         at = 0
@@ -216,61 +217,71 @@ def layout_for(info: StreamInfo) -> MessageLayout:
     """Return the layout of a stream.
 
     Raises:
-        ConfigError: If the encoding is unknown, or raw pixels or audio come without their shape.
+        ConfigError: If the encoding is unknown, or its declaration lacks what its payloads' layout needs.
     """
-    frame_id = info.frame_id
-    encoding = info.encoding
-    if encoding in STORED_ENCODINGS:
-        return _OneField(
-            info, schemas.FOXGLOVE["CompressedImage"], {"frame_id": frame_id, "format": encoding}
-        )
-    if encoding in _RAW_IMAGES:
-        channels, item_bytes = _RAW_IMAGES[encoding]
-        if len(info.shape) < 2 or info.shape[2:] not in ((), (channels,)):
-            raise ConfigError(
-                f"stream {info.name}: {encoding} needs shape (height, width), found {info.shape}"
-            )
-        height, width = info.shape[:2]
-        step = width * channels * item_bytes
-        geometry = {
-            "width": width,
-            "height": height,
-            "step": step,
-            "encoding": encoding,
-            "frame_id": frame_id,
-        }
-        return _OneField(info, schemas.FOXGLOVE["RawImage"], geometry, granule_bytes=max(step * height, 1))
-    if encoding == Encoding.POINTS:
-        return _OneField(
-            info, schemas.FOXGLOVE["PointCloud"], _point_layout(frame_id), granule_bytes=_POINT_BYTES
-        )
-    if encoding == Encoding.PCM_S16LE:
-        if len(info.shape) != 1:
-            raise ConfigError(f"stream {info.name}: {encoding} needs shape (channels,), found {info.shape}")
-        layout = {
-            "format": "pcm-s16",
-            "sample_rate": round(info.rate_hz),
-            "number_of_channels": info.shape[0],
-        }
-        return _OneField(info, schemas.FOXGLOVE["RawAudio"], layout, granule_bytes=2 * max(info.shape[0], 1))
-    if encoding == Encoding.COLUMNS:
-        return _Columns(info)
-    if encoding == Encoding.OUSTER:
-        return _OneField(info, schemas.Packets, {"frame_id": frame_id})
-    if encoding == Encoding.MESSAGE and info.schema is not None:
-        return _Passthrough(info, info.schema)
-    raise ConfigError(f"stream {info.name}: encoding {encoding!r} has no place in an episode")
+    check_stream(info)
+    make = _LAYOUTS.get(info.encoding)
+    if make is None:
+        raise ConfigError(f"stream {info.name}: encoding {info.encoding!r} has no place in an episode")
+    return make(info)
 
 
-def _point_layout(frame_id: str) -> dict[str, Any]:
-    names = ("x", "y", "z", "intensity")
+def _compressed_image(info: StreamInfo) -> MessageLayout:
+    constants = {"frame_id": info.frame_id, "format": info.encoding}
+    return _OneField(info, schemas.FOXGLOVE["CompressedImage"], constants)
+
+
+def _raw_image(info: StreamInfo) -> MessageLayout:
+    height, width = info.shape[:2]
+    geometry = {
+        "width": width,
+        "height": height,
+        "step": largest_payload_bytes(info) // height,
+        "encoding": info.encoding,
+        "frame_id": info.frame_id,
+    }
+    return _OneField(info, schemas.FOXGLOVE["RawImage"], geometry)
+
+
+def _points(info: StreamInfo) -> MessageLayout:
     float32 = 7  # foxglove.PackedElementField.NumericType.FLOAT32
-    return {
-        "frame_id": frame_id,
+    names = ("x", "y", "z", "intensity")
+    constants = {
+        "frame_id": info.frame_id,
         "pose": {"position": {}, "orientation": {"w": 1.0}},
-        "point_stride": _POINT_BYTES,
+        "point_stride": POINT_BYTES,
         "fields": [{"name": name, "offset": 4 * index, "type": float32} for index, name in enumerate(names)],
     }
+    return _OneField(info, schemas.FOXGLOVE["PointCloud"], constants)
+
+
+def _audio(info: StreamInfo) -> MessageLayout:
+    constants = {
+        "format": "pcm-s16",
+        "sample_rate": round(info.rate_hz),
+        "number_of_channels": info.shape[0],
+    }
+    return _OneField(info, schemas.FOXGLOVE["RawAudio"], constants)
+
+
+def _packets(info: StreamInfo) -> MessageLayout:
+    return _OneField(info, schemas.Packets, {"frame_id": info.frame_id})
+
+
+_LAYOUTS: Mapping[str, Callable[[StreamInfo], MessageLayout]] = {
+    Encoding.JPEG: _compressed_image,
+    Encoding.PNG: _compressed_image,
+    Encoding.MONO8: _raw_image,
+    Encoding.BGR8: _raw_image,
+    Encoding.RGB8: _raw_image,
+    Encoding.MONO16: _raw_image,
+    Encoding.POINTS: _points,
+    Encoding.PCM_S16LE: _audio,
+    Encoding.COLUMNS: _Columns,
+    Encoding.OUSTER: _packets,
+    Encoding.MESSAGE: _Passthrough,
+}
+"""One row per encoding of ``drivers/payloads/table.py``."""
 
 
 def channel_for(info: StreamInfo) -> ChannelFormat:
@@ -286,10 +297,3 @@ def wrap(info: StreamInfo, frame: Frame, capture_utc_ns: int) -> bytes:
 def unwrap(info: StreamInfo, data: Buffer) -> bytes:
     """Return the payload that ``wrap`` was given, byte for byte."""
     return layout_for(info).unwrap(data)
-
-
-def is_stored(info: StreamInfo) -> bool:
-    """Return whether a stream's payload is compressed already and goes to the file as it is."""
-    if info.schema is not None:
-        return "Compressed" in info.schema.name
-    return info.encoding in STORED_ENCODINGS

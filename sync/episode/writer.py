@@ -9,6 +9,7 @@ from typing import Any
 
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Frame, MessageSchema, StreamInfo
+from sensorium.drivers.payloads.table import is_compressed
 from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.align import SyncRow
 from sensorium.sync.clocks.model import ClockModel, Stamped
@@ -27,7 +28,6 @@ from sensorium.sync.episode.files import DATA_FILE, RESERVE_FILE, RESERVED_STREA
 from sensorium.sync.episode.layouts import (
     MessageLayout,
     dump_stream_info,
-    is_stored,
     layout_for,
     protobuf_schema,
 )
@@ -220,7 +220,7 @@ class EpisodeWriter:
             return
         layout = storable(info)
         output = self._files[DATA_FILE] if not info.is_personal else self._open_file(stream_file(info.name))
-        line = self._line(output, "" if is_stored(info) else "zstd")
+        line = self._line(output, "" if is_compressed(info) else "zstd")
         metadata = {STREAM_INFO_KEY: dump_stream_info(info)}
         channel_id = self._add_channel(output.file, layout.channel.topic, layout.channel.schema, metadata)
         stamps_topic = layout.channel.topic + STAMPS_SUFFIX

@@ -17,7 +17,8 @@ from sensorium.drivers.devices.opencv import OpenCvConfig, OpenCvDriver, V4l2Sou
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, Encoding, Frame, Loss, Place, StreamInfo
 from sensorium.drivers.links.inbox import Inbox
-from sensorium.drivers.links.mjpeg import MjpegStream, jpeg_extent
+from sensorium.drivers.links.mjpeg import MjpegStream
+from sensorium.drivers.payloads.images import jpeg_extent
 from sensorium.drivers.stages import Pipeline, stages_for
 from sensorium.errors import DeviceError, EndOfStreamError
 from sensorium.timebase import SECOND_NS, HostClock, read_bases

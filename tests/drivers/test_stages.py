@@ -78,7 +78,9 @@ def test_streams_that_the_codec_does_not_pack_pass_untouched() -> None:
 
 
 def test_a_codec_of_no_use_to_the_device_is_refused_with_what_it_packs() -> None:
-    with pytest.raises(ConfigError, match="codec png packs bgr8, mono8, but jpg is jpeg; choose"):
+    with pytest.raises(
+        ConfigError, match="codec png packs bgr8, mono16, mono8, rgb8, but jpg is jpeg; choose"
+    ):
         codec("png", JPEG)
     assert codec("png", JPEG, must_fit=False).infos == (JPEG,)
 
@@ -271,5 +273,5 @@ def test_a_codec_that_fits_no_stream_ends_the_host_with_its_reason(
         host_id="here",
         codec="png",
     )
-    with pytest.raises(ConfigError, match="codec png packs bgr8, mono8, but jpg is jpeg"):
+    with pytest.raises(ConfigError, match="codec png packs bgr8, mono16, mono8, rgb8, but jpg is jpeg"):
         DriverHost(spec, HostClock(), context)

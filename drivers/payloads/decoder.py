@@ -1,0 +1,91 @@
+"""Reads the payloads of one stream; the door behind :mod:`sensorium.sync.decoding` for our own encodings."""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sensorium.drivers.frame import StreamInfo
+from sensorium.drivers.payloads.payload import AS_STORED, Buffer, Cloud, Floats, Pixels, View
+from sensorium.drivers.payloads.table import payload_check, payload_of, plain_of
+from sensorium.errors import PayloadError, SensoriumError
+
+DAMAGE = (SensoriumError, ValueError, LookupError, ArithmeticError, TypeError, OSError, struct.error)
+"""What damaged or hostile bytes make a decoder raise."""
+
+
+@contextmanager
+def reading(info: StreamInfo) -> Iterator[None]:
+    """Turn what a decoder raises at bytes that it cannot read into a ``PayloadError`` that names the stream."""
+    try:
+        yield
+    except PayloadError:
+        raise
+    except DAMAGE as err:
+        raise PayloadError(f"a frame of {info.name} does not decode: {err}") from err
+
+
+class Decoder:
+    """Restores and decodes the frames of one stream, given in order.
+
+    Attributes:
+        info: The stream as a reader sees it: of a coded stream the plain declaration.
+    """
+
+    def __init__(self, info: StreamInfo) -> None:
+        """Look the encoding up.
+
+        Raises:
+            ConfigError: If the encoding is unknown.
+        """
+        restorer = payload_of(info).restorer
+        self.info = plain_of(info)
+        self._row = payload_of(self.info)
+        self._check = payload_check(self.info)
+        self._restore = None if restorer is None else restorer(info)
+
+    def plain(self, payload: Buffer, count: int) -> Buffer:
+        """Return the payload in the plain encoding.
+
+        Raises:
+            PayloadError: If it does not restore, or has not the size of so many samples.
+        """
+        with reading(self.info):
+            plain = payload if self._restore is None else self._restore(payload, count)
+            self._check(plain, count)
+            return plain
+
+    def pixels(self, payload: Buffer, view: View = AS_STORED) -> Pixels:
+        """Return (H, W) grey or (H, W, 3) BGR pixels of the payload's own depth, as stored.
+
+        Raises:
+            PayloadError: If the stream holds no images, or the payload is damaged.
+        """
+        decode = self._row.pixels
+        if decode is None:
+            raise PayloadError(f"{self.info.name}: encoding {self.info.encoding} is not an image")
+        with reading(self.info):
+            return decode(self.info, self.plain(payload, 1), view)
+
+    def cloud(self, payload: Buffer) -> Cloud:
+        """Return the returns of a LiDAR's frame.
+
+        Raises:
+            PayloadError: If the stream holds no clouds, or the payload is damaged.
+        """
+        decode = self._row.cloud
+        if decode is None:
+            raise PayloadError(f"{self.info.name}: encoding {self.info.encoding} is not a point cloud")
+        with reading(self.info):
+            return decode(self.info, self.plain(payload, 1))
+
+    def samples(self, payload: Buffer, count: int) -> Floats | None:
+        """Return (count, columns) physical values, audio in full scales; None for other streams.
+
+        Raises:
+            PayloadError: If the payload does not hold so many samples.
+        """
+        decode = self._row.samples
+        if decode is None:
+            return None
+        with reading(self.info):
+            return decode(self.info, self.plain(payload, count), count)

@@ -1,0 +1,132 @@
+"""The one table of encodings, and what follows from it: sizes, rates, checks of declarations and payloads.
+
+A new encoding is a module of this folder with ``ROWS``, and its place in an episode (``sync/episode/layouts.py``).
+Looking up is cheap: nothing here imports OpenCV or a codec's library.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from sensorium.drivers.frame import Encoding, StreamInfo
+from sensorium.drivers.payloads import clouds, images, samples
+from sensorium.drivers.payloads.payload import Buffer, Payload
+from sensorium.errors import ConfigError, PayloadError
+
+_FOREIGN = (Payload(Encoding.MESSAGE),)
+"""Messages of somebody else's schema; read by :mod:`sensorium.sync.decoding`."""
+
+TABLE: Mapping[str, Payload] = {
+    row.encoding: row for row in (*images.ROWS, *samples.ROWS, *clouds.ROWS, *_FOREIGN)
+}
+
+
+def payload_of(info: StreamInfo) -> Payload:
+    """Return the row of a stream's encoding.
+
+    Raises:
+        ConfigError: If the encoding is unknown.
+    """
+    row = TABLE.get(info.encoding)
+    if row is None:
+        raise ConfigError(f"stream {info.name}: encoding {info.encoding!r} has no place in an episode")
+    return row
+
+
+def plain_of(info: StreamInfo) -> StreamInfo:
+    """Return the declaration of what a reader sees: the stream itself, or what a coded one restores to."""
+    return replace(info, encoding=info.restores_to, restores_to="") if info.restores_to else info
+
+
+def packed_as(info: StreamInfo, encoding: str) -> StreamInfo:
+    """Return the declaration of a plain stream whose payloads are now packed as ``encoding``.
+
+    Raises:
+        ConfigError: If there is no such encoding, or it does not restore to the stream's.
+    """
+    row = TABLE.get(encoding)
+    is_coded = row is not None and row.restorer is not None
+    packed = replace(info, encoding=encoding, restores_to=info.encoding if is_coded else "")
+    check_stream(packed)
+    return packed
+
+
+def check_stream(info: StreamInfo) -> None:
+    """Check that a declaration has what its payloads' layout needs.
+
+    Raises:
+        ConfigError: If the encoding is unknown or does not restore to what is said, a shape is missing, or one
+            sample does not fit ``max_payload_bytes``.
+    """
+    row = payload_of(info)
+    if info.restores_to and info.restores_to not in row.restores:
+        known = ", ".join(sorted(row.restores)) or "nothing, it is plain"
+        raise ConfigError(
+            f"stream {info.name}: {info.encoding!r} does not restore to {info.restores_to!r}, but to {known}"
+        )
+    if row.restores and not info.restores_to:
+        raise ConfigError(f"stream {info.name}: {info.encoding!r} must say what encoding it restores to")
+    plain = payload_of(plain_of(info))
+    plain.check_stream(info)
+    if plain.sample_bytes is not None and plain.sample_bytes(info) > info.max_payload_bytes:
+        raise ConfigError(
+            f"stream {info.name}: one sample has {plain.sample_bytes(info)} bytes, "
+            f"more than its max_payload_bytes of {info.max_payload_bytes}"
+        )
+
+
+def payload_check(info: StreamInfo) -> Callable[[Buffer, int], None]:
+    """Return what checks the payloads of a stream against their count of samples; made once, called per frame.
+
+    It raises ``PayloadError``. Of coded payloads only their restorer can tell.
+    """
+    row = payload_of(info)
+    if row.sample_bytes is not None:
+        sample_bytes = row.sample_bytes(info)
+
+        def check(payload: Buffer, count: int) -> None:
+            if len(payload) != count * sample_bytes:
+                raise PayloadError(
+                    f"a frame of {info.name} has {len(payload)} bytes, "
+                    f"its {count} samples need {count * sample_bytes}"
+                )
+
+    else:
+        granule_bytes = row.granule_bytes
+
+        def check(payload: Buffer, count: int) -> None:  # noqa: ARG001
+            if len(payload) % granule_bytes:
+                raise PayloadError(
+                    f"a frame of {info.name} has {len(payload)} bytes, expected a multiple of {granule_bytes}"
+                )
+
+    return check
+
+
+def is_compressed(info: StreamInfo) -> bool:
+    """Return whether payloads are compressed already, so that files store them as they are."""
+    if info.schema is not None:
+        return "Compressed" in info.schema.name
+    return payload_of(info).is_compressed
+
+
+def largest_payload_bytes(info: StreamInfo, count: int = 1) -> int:
+    """Return the bound of a plain payload of ``count`` samples that follows from shape and columns.
+
+    Where none follows it is what the stream declares.
+    """
+    row = payload_of(plain_of(info))
+    if row.sample_bytes is not None:
+        return count * row.sample_bytes(info)
+    return row.largest_bytes(info) if row.largest_bytes is not None else info.max_payload_bytes
+
+
+def declared_bytes_per_s(info: StreamInfo) -> float:
+    """Return what a stream may bring by its declaration; 0 for aperiodic streams.
+
+    Exact for columns, PCM and raw images, which a codec makes smaller only; of others every message is taken to
+    be as large as the stream allows.
+    """
+    row = payload_of(plain_of(info))
+    if row.sample_bytes is not None:
+        return info.rate_hz * row.sample_bytes(info)
+    return info.message_rate_hz * info.max_payload_bytes
