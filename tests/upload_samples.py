@@ -1,7 +1,10 @@
 """Sealed episodes for the tests of the uploader: signed manifests over files of random bytes."""
 
+import fcntl
+import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
@@ -88,3 +91,14 @@ def seal_episode(
         streams=streams,
     )
     return seal(folder, manifest)
+
+
+@contextmanager
+def locked_by_another(folder: Path) -> Iterator[None]:
+    """Hold an episode as an uploader does that is sending it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

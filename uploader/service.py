@@ -4,7 +4,9 @@
 
 It shares only the spool and the consent folder with the other processes, and may be killed at any time.
 Exit codes of ``--once``: 0 every episode is verified in the store, 1 some are denied, held or quarantined,
-2 wrong use, 3 the store or the disk is in trouble.
+2 wrong use, 3 some still wait: the store or the disk is in trouble, another process has them, it was stopped.
+
+The commands ``upload`` and ``demo`` step the same service with :func:`run`.
 """
 
 import argparse
@@ -12,14 +14,16 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from sensorium.errors import BusyError, ConfigError, EpisodeError, SensoriumError, StoreError
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.manifest import Manifest
-from sensorium.sync.episode.signing import PUBLIC_KEY_FILE
+from sensorium.sync.episode.signing import known_key
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, Clock, HostClock
 from sensorium.uploader.receipt import State, upload_reasons, upload_state
@@ -103,6 +107,14 @@ class UploadService:
         """Whether any episode was denied, held or quarantined."""
         return any(status.state in _REFUSED for status in self.episodes.values())
 
+    def waiting(self) -> dict[str, str]:
+        """Return the episodes that have neither arrived nor been refused, oldest first, and why."""
+        return {
+            name: status.error or self.parked or "its turn has not come"
+            for name, status in sorted(self.episodes.items())
+            if status.error or status.state not in _FINAL | _REFUSED
+        }
+
     def _look(self) -> None:
         """Take in new episodes, and a new ledger."""
         folders = {folder.name: folder for folder in self._spool.sealed_folders()}
@@ -131,8 +143,8 @@ class UploadService:
             status.done_bytes, status.total_bytes = found.done_bytes, found.total_bytes
             progress(found)
 
-        gates = Gates(self._consent.poll, self._clock, self._trusted(), self._quality)
         try:
+            gates = Gates(self._consent.poll, self._clock, self._trusted(), self._quality)
             outcome = upload_episode(self._spool.sealed_folder(name), self._store, gates, note, should_stop)
         except (StoreError, EpisodeError, BusyError) as error:
             self._wait(status, error)
@@ -153,10 +165,21 @@ class UploadService:
 
     def _trusted(self) -> Collection[bytes]:
         """Return the keys whose episodes may leave this spool: the device's own."""
-        try:
-            return (bytes.fromhex((self._spool.keys_dir / PUBLIC_KEY_FILE).read_text()),)
-        except (OSError, ValueError):
-            return ()
+        own = known_key(self._spool.keys_dir)
+        return () if own is None else (own,)
+
+
+class Observer(Protocol):
+    """Looks on while :func:`run` uploads."""
+
+    def progressed(self, progress: Progress) -> None:
+        """Called often while an episode is sent and read back."""
+
+    def stepped(self) -> None:
+        """Called after every step; the service's ``episodes`` and ``parked`` say what became of it."""
+
+    def failed(self, error: SensoriumError) -> None:
+        """Called when an episode could not go on; ``stepped`` follows."""
 
 
 class StatusFile:
@@ -168,6 +191,15 @@ class StatusFile:
         self._store_url = store_url
         self._clock = clock
         self._next_ns = 0
+
+    def progressed(self, _: Progress) -> None:
+        self.write(is_forced=False)
+
+    def stepped(self) -> None:
+        self.write()
+
+    def failed(self, error: SensoriumError) -> None:
+        _log(error)
 
     def write(self, is_forced: bool = True) -> None:
         """Write the file; without force, at most five times a second."""
@@ -198,28 +230,52 @@ class StatusFile:
 
 
 def run(
-    service: UploadService, status: StatusFile, clock: Clock, should_stop: Callable[[], bool], is_once: bool
+    service: UploadService, observer: Observer, clock: Clock, should_stop: Callable[[], bool], is_once: bool
 ) -> int:
     """Step until told to stop, or with ``is_once`` until nothing is due; return the exit code."""
-    has_failed = False
     while not should_stop():
         try:
-            outcome = service.step(lambda _: status.write(is_forced=False), should_stop)
+            outcome = service.step(observer.progressed, should_stop)
         except Stopped:
             break
         except (StoreError, EpisodeError, BusyError) as error:
-            has_failed = True
-            _log(error)
-            status.write()
+            observer.failed(error)
+            observer.stepped()
             continue
-        status.write()
+        observer.stepped()
         if outcome is None:
             if is_once:
                 break
             clock.sleep_until(clock.now_ns() + POLL_NS)
-    if has_failed and is_once:
-        return StoreError.exit_code
-    return 1 if is_once and service.has_refused else 0
+    if not is_once:
+        return 0
+    return StoreError.exit_code if service.waiting() else int(service.has_refused)
+
+
+def open_service(spool: Path, store_url: str, consent: Path, clock: Clock) -> UploadService:
+    """Return the service that brings the episodes of a spool to a store; nothing is written or sent yet.
+
+    Raises:
+        ConfigError: If the spool does not exist, or no store has such an address.
+    """
+    rng = random.Random()
+    store = open_store(store_url, clock, rng)
+    if not spool.is_dir():
+        raise ConfigError(f"spool {spool} does not exist; name the folder that record writes to")
+    return UploadService(Spool(spool), store, ConsentStore(consent, clock), clock, rng)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGTERM or Ctrl-C came since; they end nothing by themselves."""
+    caught: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda found, _: caught.append(found)) for number in numbers]
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -235,19 +291,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--once", action="store_true", help="handle what is there, then end")
     parser.add_argument("--json-status", type=Path, metavar="FILE", help="keep a status document here")
     options = parser.parse_args(arguments)
-    stops: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda caught, _: stops.append(caught))
     clock = HostClock()
-    rng = random.Random()
     try:
-        store = open_store(options.store, clock, rng)
-        consent = ConsentStore(options.consent or options.spool / DEFAULT_FOLDER, clock)
-        if not options.spool.is_dir():
-            raise ConfigError(f"spool {options.spool} does not exist; name the folder that record writes to")
-        service = UploadService(Spool(options.spool), store, consent, clock, rng)
-        status = StatusFile(options.json_status, service, options.store, clock)
-        return run(service, status, clock, lambda: bool(stops), options.once)
+        with stop_signals() as should_stop:
+            consent = options.consent or options.spool / DEFAULT_FOLDER
+            service = open_service(options.spool, options.store, consent, clock)
+            status = StatusFile(options.json_status, service, options.store, clock)
+            return run(service, status, clock, should_stop, options.once)
     except SensoriumError as error:
         _log(error)
         return error.exit_code

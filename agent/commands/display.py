@@ -26,6 +26,7 @@ _COLOUR = {
     "insufficient": "yellow",
     "pending": "yellow",
     "not uploaded": "yellow",
+    "waiting": "yellow",
     "failed": "red",
     "deny": "red",
     "denied": "red",
@@ -138,8 +139,9 @@ def _live_view(title: str, status: Mapping[str, Any]) -> Any:
 
 
 def say(text: str) -> None:
-    """Print a plain line."""
+    """Print a plain line, now: somebody may follow."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _console() -> Console:

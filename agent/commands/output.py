@@ -17,6 +17,12 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(_plain(document), indent=1, allow_nan=False) + "\n")
 
 
+def print_json_line(document: Any) -> None:
+    """Print a document on one line, now: one of many for a reader that follows."""
+    sys.stdout.write(json.dumps(_plain(document), allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(found) for key, found in value.items()}

@@ -8,10 +8,11 @@ from typing import Any
 from sensorium.agent.commands import display
 from sensorium.agent.commands.consent import enter_grant
 from sensorium.agent.commands.output import print_json
+from sensorium.agent.commands.upload import WAITING, deliver, verification
 from sensorium.agent.reporting.episode import write_report
 from sensorium.agent.session.outcome import SessionResult, document, exit_code
 from sensorium.agent.session.rig import Device, load_rig
-from sensorium.agent.session.run import SessionRequest, request_for, run_session, upload_all
+from sensorium.agent.session.run import SessionRequest, request_for, run_session
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import UsageError, VerdictError
 from sensorium.simulators.demo_rig import write_demo_rig
@@ -26,6 +27,7 @@ from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.recording.permit import Refusal
 from sensorium.sync.sources import open_source
 from sensorium.timebase import SECOND_NS, HostClock
+from sensorium.uploader.service import open_service
 
 DEMO_SUBJECT = "site:demo"
 REPLAY_SUBJECT = "site:replay"
@@ -48,9 +50,9 @@ def run_demo(out: Path, seconds: float, is_granted: bool, seed: int, as_json: bo
         result = run_session(request, clock, progress.show)
         progress.show({"phase": "uploading"})
         store = (out / "central").as_uri()
-        result.verification = upload_all(
-            result.episodes, spool, store, request.consent, clock, progress.show_upload
-        )
+        service = open_service(spool, store, request.consent, clock)
+        deliver(service, clock, progress)
+        result.verification = verification(service, store, {folder.name for folder in result.episodes})
         return _finish(result, progress, as_json)
 
 
@@ -218,6 +220,6 @@ def _finish(result: SessionResult, progress: display.Progress, as_json: bool) ->
         print_json(found)
     else:
         display.print_session(found)
-    if result.fault:
+    if result.fault or found["verification"]["status"] == WAITING:
         return 3
     return exit_code(found)

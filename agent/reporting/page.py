@@ -7,7 +7,7 @@ from sensorium.agent.reporting.pictures import Picture
 
 _GOOD = ("ok", "verified", "allow", "allowed")
 _BAD = ("failed", "deny", "denied")
-_WARN = ("suspect", "insufficient", "pending", "not uploaded", "partly denied", "incomplete")
+_WARN = ("suspect", "insufficient", "pending", "not uploaded", "waiting", "partly denied", "incomplete")
 
 
 def text(value: object) -> str:

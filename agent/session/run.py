@@ -1,8 +1,7 @@
 """Runs one session, from the first process to the last seal; demo, record and replay are requests to it."""
 
-import random
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -13,13 +12,7 @@ from sensorium.agent.session.outcome import SessionResult
 from sensorium.agent.session.rig import CheckerOptions, CheckOptions, Device, Rig
 from sensorium.agent.session.supervisor import SessionOptions, Supervisor
 from sensorium.errors import SensoriumError
-from sensorium.sync.consent.store import ConsentStore
-from sensorium.sync.episode.signing import device_key
-from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, Clock
-from sensorium.uploader.receipt import State
-from sensorium.uploader.stores.opening import open_store
-from sensorium.uploader.transfer import Gates, Progress, upload_episode
 
 Status = dict[str, Any]
 _TICK_NS = SECOND_NS // 10
@@ -197,29 +190,3 @@ class _Interrupts:
         if self.count > 1:
             self._supervisor.kill()
             raise SensoriumError("ended at once; the next start recovers what was recorded")
-
-
-def upload_all(
-    episodes: Sequence[Path],
-    spool: Path,
-    store_url: str,
-    consent: Path,
-    clock: Clock,
-    show: Callable[[Progress], None] = lambda _: None,
-) -> dict[str, Any]:
-    """Upload sealed episodes, verify them in the store, and return the ``verification`` of the document."""
-    store = open_store(store_url, clock, random.Random())
-    ledger = ConsentStore(consent, clock)
-    trusted = [device_key(Spool(spool).keys_dir).public]
-    gates = Gates(ledger=ledger.poll, clock=clock, trusted=trusted)
-    reasons: list[str] = []
-    states = []
-    for folder in episodes:
-        outcome = upload_episode(folder, store, gates, show)
-        states.append(outcome.state)
-        reasons += outcome.reasons
-    if not states:
-        return {"status": "not uploaded", "store": store_url, "reasons": ["no episode was sealed"]}
-    is_verified = all(state is State.VERIFIED for state in states)
-    status = "verified" if is_verified else next(s.value for s in states if s is not State.VERIFIED)
-    return {"status": status, "store": store_url, "reasons": reasons, "episodes": len(states)}

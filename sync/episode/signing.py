@@ -72,6 +72,30 @@ def device_key(folder: Path) -> DeviceKey:
     return DeviceKey(Ed25519PrivateKey.from_private_bytes(data))
 
 
+def known_key(folder: Path) -> bytes | None:
+    """Return the raw public key of the device that signs in ``folder``; None where nothing was signed yet.
+
+    It makes nothing: a key is born where something is signed.
+
+    Raises:
+        EpisodeError: If what is there is no key.
+    """
+    path = folder / PUBLIC_KEY_FILE
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return device_key(folder).public if (folder / KEY_FILE).exists() else None
+    except (OSError, UnicodeDecodeError) as err:
+        raise EpisodeError(f"device key {path} cannot be read: {err}") from err
+    try:
+        public = bytes.fromhex(text)
+    except ValueError:
+        public = b""
+    if len(public) != _KEY_BYTES:
+        raise EpisodeError(f"{path} holds no public key; remove it: {KEY_FILE} beside it holds it too")
+    return public
+
+
 def open_envelope(data: bytes, public: bytes) -> bytes:
     """Return the payload of an envelope signed with ``public``.
 

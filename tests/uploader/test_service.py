@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from upload_samples import CAPTURED, begin_spool, grant_for, seal_episode
+from upload_samples import CAPTURED, begin_spool, grant_for, locked_by_another, seal_episode
 
-from sensorium.errors import StoreError
+from sensorium.errors import EpisodeError, SensoriumError, StoreError
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import LEAF_BYTES, hash_file, read_manifest
+from sensorium.sync.episode.signing import PUBLIC_KEY_FILE
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, HostClock, VirtualClock
 from sensorium.uploader.receipt import State, data_key, is_evictable, manifest_key, upload_state
@@ -185,6 +186,57 @@ class TestSteps:
         status = StatusFile(None, bench.service, "memory:", bench.clock)
         assert run(bench.service, status, bench.clock, lambda: False, is_once=True) == 3
         assert [found.failures for found in bench.service.episodes.values()] == [1, 1]
+
+    def test_an_episode_that_another_process_has_keeps_nobody_else_from_arriving(self, bench: Bench) -> None:
+        seal_episode(bench.spool, SECOND)
+        locked = seal_episode(bench.spool, FIRST)
+        with locked_by_another(locked):
+            status = StatusFile(None, bench.service, "memory:", bench.clock)
+            assert run(bench.service, status, bench.clock, lambda: False, is_once=True) == 3
+        assert bench.service.waiting() == {FIRST: f"episode {locked} is being uploaded by another process"}
+        assert bench.service.episodes[SECOND].state is State.VERIFIED
+
+    def test_trouble_that_passes_in_the_same_run_is_no_failure(self, tmp_path: Path) -> None:
+        class Repairing(StatusFile):
+            def failed(self, error: SensoriumError) -> None:
+                store.error = None
+                bench.clock.advance(60 * SECOND_NS)
+
+        store = Failing(RetryableStoreError("503"))
+        bench = Bench(tmp_path, store)
+        seal_episode(bench.spool, FIRST)
+        status = Repairing(None, bench.service, "memory:", bench.clock)
+        assert run(bench.service, status, bench.clock, lambda: False, is_once=True) == 0
+        assert bench.service.waiting() == {}
+
+    def test_what_was_stopped_before_all_arrived_is_not_called_good(self, bench: Bench) -> None:
+        seal_episode(bench.spool, FIRST)
+        seal_episode(bench.spool, SECOND)
+        status = StatusFile(None, bench.service, "memory:", bench.clock)
+        first = lambda: upload_state(bench.spool.sealed_folder(FIRST)) is State.VERIFIED  # noqa: E731
+        assert run(bench.service, status, bench.clock, first, is_once=True) == 3
+        assert bench.service.waiting() == {SECOND: "its turn has not come"}
+
+    def test_a_parked_store_is_why_the_others_wait(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path, Failing(ParkedStoreError("403 Forbidden")))
+        seal_episode(bench.spool, FIRST)
+        seal_episode(bench.spool, SECOND)
+        status = StatusFile(None, bench.service, "memory:", bench.clock)
+        assert run(bench.service, status, bench.clock, lambda: False, is_once=True) == 3
+        assert bench.service.waiting() == dict.fromkeys((FIRST, SECOND), "403 Forbidden")
+
+    def test_a_damaged_public_key_stops_the_uploads_and_quarantines_nothing(self, bench: Bench) -> None:
+        folder = seal_episode(bench.spool, FIRST)
+        public = bench.spool.keys_dir / PUBLIC_KEY_FILE
+        public.write_text("beef")
+        with pytest.raises(EpisodeError, match="holds no public key"):
+            bench.service.step()
+        assert upload_state(folder) is State.SEALED
+        public.unlink()
+        bench.clock.advance(REJUDGE_NS)
+        outcome = bench.service.step()
+        assert outcome is not None
+        assert outcome.state is State.VERIFIED
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
