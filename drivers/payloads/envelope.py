@@ -14,9 +14,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from sensorium.errors import WireError
-
-Buffer = bytes | memoryview
+from sensorium.drivers.payloads.payload import Buffer
+from sensorium.errors import PayloadError
 
 AS_IT_CAME = 0
 AS_IT_CAME_ZSTD = 1
@@ -26,9 +25,10 @@ FIRST_VERSION = 2
 MAX_PAYLOAD_BYTES = 1 << 30
 """Nothing that is unpacked may claim to be larger: a damaged length must not take the memory."""
 
-_BLOCK_BYTES = 1 << 15
+BLOCK_BYTES = 1 << 15
 """Each block has a Huffman table of its own; 32 KiB follow the changing statistics of a scan (1-2 % smaller than
 zstd's 128 KiB) and cost 10 us each."""
+ZSTD_BLOCK_BYTES = 1 << 17
 _LENGTH = struct.Struct("<I")
 _NOISE = zstandard.ZstdCompressionParameters(
     # Differences of sensor values are noise: what pays is the Huffman coder, not the search for repeats. Only
@@ -56,16 +56,16 @@ def _bytes_of(part: Buffer | NDArray[Any]) -> memoryview:
     return view.cast("B")
 
 
-def squeeze(*parts: Buffer | NDArray[Any]) -> bytes:
+def squeeze(*parts: Buffer | NDArray[Any], block_bytes: int = BLOCK_BYTES) -> bytes:
     """Return the parts, joined, as one zstd frame of which no block spans two parts; b"" for nothing."""
     views = [_bytes_of(part) for part in parts if len(part)]
-    if len(views) <= 1 and sum(map(len, views)) <= _BLOCK_BYTES:
+    if len(views) <= 1 and (block_bytes >= ZSTD_BLOCK_BYTES or sum(map(len, views)) <= block_bytes):
         return _compressor().compress(views[0]) if views else b""
     stream = _compressor().compressobj(size=sum(map(len, views)))
     out = []
     for view in views:
-        for start in range(0, len(view), _BLOCK_BYTES):
-            out.append(stream.compress(view[start : start + _BLOCK_BYTES]))
+        for start in range(0, len(view), block_bytes):
+            out.append(stream.compress(view[start : start + block_bytes]))
             out.append(stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
     out.append(stream.flush())
     return b"".join(out)
@@ -75,17 +75,17 @@ def unsqueeze(packed: Buffer, size: int) -> bytes:
     """Return the ``size`` bytes that :func:`squeeze` packed.
 
     Raises:
-        WireError: If it is no zstd frame of that size.
+        PayloadError: If it is no zstd frame of that size.
     """
     if not size and not len(packed):
         return b""
     try:
         found = zstandard.get_frame_parameters(packed).content_size
         if found != size or size > MAX_PAYLOAD_BYTES:
-            raise WireError(f"a coded payload is damaged: a part holds {found} B instead of {size} B")
+            raise PayloadError(f"a coded payload is damaged: a part holds {found} B instead of {size} B")
         plain: bytes = zstandard.ZstdDecompressor().decompress(packed)
     except zstandard.ZstdError as err:
-        raise WireError(f"a coded payload is damaged: {err}") from err
+        raise PayloadError(f"a coded payload is damaged: {err}") from err
     return plain
 
 
@@ -101,10 +101,10 @@ def kept(coded: Buffer) -> bytes | None:
     """Return the payload that :func:`keep` was given; None if a codec wrote ``coded``.
 
     Raises:
-        WireError: If it is empty or damaged.
+        PayloadError: If it is empty or damaged.
     """
     if not len(coded):
-        raise WireError("a coded payload is empty")
+        raise PayloadError("a coded payload is empty")
     form, rest = coded[0], memoryview(coded)[1:]
     if form == AS_IT_CAME:
         return bytes(rest)
@@ -117,14 +117,14 @@ def plain_size(packed: Buffer) -> int:
     """Return the size that a zstd frame says to have unpacked.
 
     Raises:
-        WireError: If it is none, or claims more than any payload has.
+        PayloadError: If it is none, or claims more than any payload has.
     """
     try:
         size: int = zstandard.get_frame_parameters(packed).content_size
     except zstandard.ZstdError as err:
-        raise WireError(f"a coded payload is damaged: {err}") from err
+        raise PayloadError(f"a coded payload is damaged: {err}") from err
     if not 0 <= size <= MAX_PAYLOAD_BYTES:
-        raise WireError(f"a coded payload is damaged: it claims {size} B")
+        raise PayloadError(f"a coded payload is damaged: it claims {size} B")
     return size
 
 
@@ -132,11 +132,11 @@ def demand_version(coded: Buffer, version: int, codec: str) -> None:
     """Refuse what another version of a codec wrote.
 
     Raises:
-        WireError: If the first byte is not ``version``.
+        PayloadError: If the first byte is not ``version``.
     """
     if not len(coded) or coded[0] != version:
         found = coded[0] if len(coded) else "nothing"
-        raise WireError(
+        raise PayloadError(
             f"a payload was coded by version {found} of {codec}, this Sensorium reads {version}; use a newer one"
         )
 
@@ -150,16 +150,20 @@ def read_sections(data: Buffer) -> Iterator[memoryview]:
     """Yield the sections of :func:`pack_sections`, one by one; what is asked for beyond the last is an error.
 
     Raises:
-        WireError: If one is cut off.
+        PayloadError: If one is cut off.
     """
     view = memoryview(data)
     at = 0
     while True:
         if at + _LENGTH.size > len(view):
-            raise WireError(f"a coded payload is damaged: it ends at byte {len(view)}, inside its sections")
+            raise PayloadError(
+                f"a coded payload is damaged: it ends at byte {len(view)}, inside its sections"
+            )
         (size,) = _LENGTH.unpack_from(view, at)
         at += _LENGTH.size
         if at + size > len(view):
-            raise WireError(f"a coded payload is damaged: a section of {size} B at byte {at} of {len(view)}")
+            raise PayloadError(
+                f"a coded payload is damaged: a section of {size} B at byte {at} of {len(view)}"
+            )
         yield view[at : at + size]
         at += size

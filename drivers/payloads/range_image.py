@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from sensorium.drivers.payloads.envelope import (
     FIRST_VERSION,
-    Buffer,
     demand_version,
     keep,
     kept,
@@ -33,6 +32,7 @@ from sensorium.drivers.payloads.envelope import (
     unsqueeze,
 )
 from sensorium.drivers.payloads.ouster_metadata import FOOTER_BYTES, HEADER_BYTES, PROFILES, OusterMetadata
+from sensorium.drivers.payloads.payload import Buffer
 from sensorium.drivers.payloads.planes import (
     Bytes,
     Unsigned,
@@ -43,7 +43,7 @@ from sensorium.drivers.payloads.planes import (
     unzigzag,
     zigzag,
 )
-from sensorium.errors import WireError
+from sensorium.errors import PayloadError
 
 VERSION = FIRST_VERSION
 _MAX_BYTES = 1 << 26
@@ -175,7 +175,7 @@ def decode(coded: Buffer) -> bytes:
     """Return the packets that :func:`encode` was given, byte for byte; how they are cut lies in the payload.
 
     Raises:
-        WireError: If the payload is damaged, or was written by another version.
+        PayloadError: If the payload is damaged, or was written by another version.
     """
     plain = kept(coded)
     if plain is not None:
@@ -225,14 +225,14 @@ def _read_head(view: memoryview) -> tuple[int, PacketLayout, list[tuple[int, int
         rows = [_WORD.unpack_from(view, _HEAD.size + _WORD.size * index) for index in range(word_count)]
         words = tuple(Word(offset, size, Role(role)) for offset, size, role, _, _ in rows)
     except (struct.error, ValueError) as err:
-        raise WireError(f"a coded LiDAR frame is damaged in its head: {err}") from err
+        raise PayloadError(f"a coded LiDAR frame is damaged in its head: {err}") from err
     head, column_head, column_tail, tail, pixel = sizes
     layout = PacketLayout(rings, columns, head, column_head, column_tail, tail, pixel, words)
     is_possible = (
         all((count, rings, columns, pixel)) and pixel % 4 == 0 and count * layout.packet <= _MAX_BYTES
     )
     if not is_possible or not all(word.is_inside(pixel) for word in words):
-        raise WireError(f"a coded LiDAR frame is damaged in its head: {count} packets of {layout}")
+        raise PayloadError(f"a coded LiDAR frame is damaged in its head: {count} packets of {layout}")
     return (
         count,
         layout,
@@ -406,7 +406,7 @@ class _WordDecoder:
         if form == _REPEATS and of < len(self._done):
             return self._done[of]
         if form != _CODED:
-            raise WireError(f"a coded LiDAR frame is damaged: form {form} of a word")
+            raise PayloadError(f"a coded LiDAR frame is damaged: form {form} of a word")
         if word.role is Role.RANGE:
             return self._range(word)
         values = _read_numbers(self._sections, self._pixels, word.dtype)

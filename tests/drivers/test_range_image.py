@@ -11,7 +11,7 @@ from sensorium.drivers.frame import Frame
 from sensorium.drivers.payloads.envelope import AS_IT_CAME, AS_IT_CAME_ZSTD
 from sensorium.drivers.payloads.ouster_metadata import PROFILES, OusterMetadata
 from sensorium.drivers.payloads.range_image import LAYOUTS, VERSION, Role, decode, encode, ouster_layout
-from sensorium.errors import WireError
+from sensorium.errors import PayloadError
 from sensorium.simulators.emulators.ouster_encoder import default_metadata, encode_scan
 from sensorium.sync.sources.ouster_capture import OusterCaptureSource
 
@@ -123,12 +123,12 @@ def test_a_damaged_payload_is_refused_or_decodes_to_some_packets(data: st.DataOb
         coded[data.draw(st.integers(0, len(coded) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(coded)))
     for damaged in (bytes(coded), bytes(coded[:cut])):
-        with contextlib.suppress(WireError):
+        with contextlib.suppress(PayloadError):
             assert isinstance(decode(damaged), bytes)
 
 
 def test_a_payload_of_a_newer_version_is_refused_in_words() -> None:
-    with pytest.raises(WireError, match=f"version {VERSION + 1} of range_image"):
+    with pytest.raises(PayloadError, match=f"version {VERSION + 1} of range_image"):
         decode(bytes([VERSION + 1]) + bytes(100))
 
 

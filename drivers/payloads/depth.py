@@ -1,0 +1,115 @@
+"""16-bit images, depth above all: exact, with numpy and zstd only.
+
+Depth cameras that compute disparity send few distinct values, ever further apart with the distance; where at most
+half of the values between the least and the greatest occur, pixels become their rank among those that occur, and
+the list of values goes along. Then each pixel is predicted from the one to its left, the one above and the one in
+between (left + above - between, a plane), and the remainder is folded, split in byte planes and packed.
+``decode(encode(pixels)) == pixels`` whatever the pixels are.
+
+What it cannot hold: payloads that are not ``height x width`` 16-bit pixels (kept as they came; the first byte says
+so). It does not look at the frame before, so a still scene costs as much as a moving one.
+
+Measured on the RealSense frames of specs/performance.md 4d: docs/codecs.md.
+"""
+
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.drivers.payloads.envelope import (
+    FIRST_VERSION,
+    MAX_PAYLOAD_BYTES,
+    ZSTD_BLOCK_BYTES,
+    demand_version,
+    keep,
+    kept,
+    pack_sections,
+    read_sections,
+    squeeze,
+    unsqueeze,
+)
+from sensorium.drivers.payloads.payload import Buffer
+from sensorium.drivers.payloads.planes import Bytes, differences, from_planes, planes, sums, unzigzag, zigzag
+from sensorium.errors import PayloadError
+
+VERSION = FIRST_VERSION
+_HEAD = struct.Struct("<BIII")
+"""Version, height, width, number of listed values (0 = pixels are coded themselves)."""
+
+Pixels = NDArray[np.uint16]
+
+
+def encode(payload: Buffer, height: int, width: int) -> bytes:
+    """Return little-endian 16-bit pixels, coded; as they came where they are no such image or it does not pay."""
+    if not len(payload) or len(payload) != 2 * height * width:
+        return keep(payload)
+    image = np.frombuffer(payload, "<u2").reshape(height, width)
+    values, ranks = _ranked(image)
+    remainder = zigzag(_unpredicted(ranks).reshape(-1))
+    sections = [squeeze(*planes(differences(values)))]
+    # Long runs of flat surface: zstd's own block size is faster here, and no larger.
+    sections += [squeeze(plane, block_bytes=ZSTD_BLOCK_BYTES) for plane in planes(remainder)]
+    coded = _HEAD.pack(VERSION, height, width, len(values)) + pack_sections(sections)
+    return coded if len(coded) < len(payload) else keep(payload)
+
+
+def decode(coded: Buffer) -> bytes:
+    """Return the pixels that :func:`encode` was given.
+
+    Raises:
+        PayloadError: If the payload is damaged, or was written by another version.
+    """
+    plain = kept(coded)
+    if plain is not None:
+        return plain
+    demand_version(coded, VERSION, "depth")
+    try:
+        _, height, width, listed = _HEAD.unpack_from(coded)
+    except struct.error as err:
+        raise PayloadError(f"a coded image is damaged in its head: {err}") from err
+    if not 0 < height * width <= MAX_PAYLOAD_BYTES // 2 or listed > 1 << 16:
+        raise PayloadError(
+            f"a coded image is damaged in its head: {height} x {width} pixels of {listed} values"
+        )
+    sections = read_sections(memoryview(coded)[_HEAD.size :])
+    values = sums(from_planes(_planes(unsqueeze(next(sections), 2 * listed))))
+    low, high = (unsqueeze(next(sections), height * width) for _ in range(2))
+    image = _predicted(unzigzag(from_planes(_planes(low + high))).reshape(height, width))
+    if not listed:
+        return image.tobytes()
+    if image.max() >= listed:
+        raise PayloadError(f"a coded image is damaged: a pixel has rank {image.max()} of {listed} values")
+    return values.take(image).tobytes()
+
+
+def _ranked(image: Pixels) -> tuple[Pixels, Pixels]:
+    """Return the values that occur, ascending, and each pixel's rank; no values and the image where they are many."""
+    pixels = image.reshape(-1).astype(np.intp)  # numpy would convert for each of the two look-ups
+    occurs = np.zeros(1 << 16, np.bool_)
+    occurs[pixels] = True
+    values = np.flatnonzero(occurs)
+    nonzero = values[1:] if values[0] == 0 and len(values) > 1 else values
+    if 2 * len(nonzero) > nonzero[-1] - nonzero[0]:
+        return np.empty(0, np.uint16), image
+    ranks = np.cumsum(occurs, dtype=np.uint16)
+    ranks -= np.uint16(1)
+    return values.astype("<u2"), ranks.take(pixels).reshape(image.shape)
+
+
+def _unpredicted(image: Pixels) -> Pixels:
+    """Return what is left of each pixel once its left, upper and upper left neighbour predicted it, modulo 2^16."""
+    across = differences(image)
+    down = np.empty_like(across)
+    down[:1] = across[:1]
+    np.subtract(across[1:], across[:-1], out=down[1:])
+    return down
+
+
+def _predicted(remainder: Pixels) -> Pixels:
+    image: Pixels = sums(np.cumsum(remainder, axis=0, dtype=np.uint16))
+    return image
+
+
+def _planes(joined: bytes) -> Bytes:
+    return np.frombuffer(joined, np.uint8).reshape(2, -1)
