@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import zmq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sensorium.drivers.bus.counters import CounterFile
 from sensorium.drivers.bus.credits import HEADER_OVERHEAD_BYTES
@@ -37,6 +37,7 @@ class HostSpec(BaseModel):
 
     Attributes:
         codec: The ``codec`` key of the device's entry in the rig file; None = what its options ask for.
+        batch_ms: Small samples are joined for so long before they travel; 0 = never.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +49,7 @@ class HostSpec(BaseModel):
     run_dir: Path
     host_id: str
     codec: str | None = None
+    batch_ms: float = Field(default=10.0, ge=0, le=1000)
 
 
 class DriverHost:
@@ -62,7 +64,7 @@ class DriverHost:
         self.driver: Driver[Any] = driver_type(config, driver_context)
         try:
             infos = _with_consent_flag(self.driver.open(), config.personal)
-            self._pipeline = Pipeline(stages_for(self.driver, spec.codec), infos)
+            self._pipeline = Pipeline(stages_for(self.driver, spec.codec, spec.batch_ms), infos)
             self._bus = self._connect(spec, self._pipeline.infos, context)
         except BaseException:
             self.driver.close()

@@ -4,17 +4,27 @@ A stage sees a device's items in the order in which its driver gave them. What i
 :class:`Loss` in that place; what it holds back keeps its stamps.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from sensorium.drivers.driver import Driver
-from sensorium.drivers.frame import COUNTER_GAP, Frame, Loss, Place, StreamInfo
-from sensorium.drivers.payloads.codec import Codec, CodecChoice, parse_codec
+from sensorium.drivers.frame import COUNTER_GAP, Encoding, Frame, Loss, Place, StreamInfo
+from sensorium.drivers.payloads.codec import UNPACKED, Codec, CodecChoice, parse_codec
 from sensorium.drivers.payloads.table import packed_as
 from sensorium.errors import ConfigError
+from sensorium.timebase import SECOND_NS
 
 Item = Frame | Loss
+
+BATCH_BYTES = 32 << 10
+"""No batch is larger: beyond this a message costs its bytes, not its handling (specs/performance.md 3)."""
+
+_BATCH_SAMPLES = 4096
+"""A frame's header holds the stamps of so many samples (bus/wire.py)."""
 
 
 class Stage(Protocol):
@@ -146,13 +156,160 @@ class CodecStage(Stage):
         return (Loss(item.stream, gap, Place.DEVICE, COUNTER_GAP), lost)
 
 
-def stages_for(driver: Driver[Any], codec: str | None) -> list[Stage]:
+class BatchStage(Stage):
+    """Joins the small frames of numeric and audio streams until ``batch_ns`` after the first sample's arrival.
+
+    Only what comes back out as it went in is joined: frames that follow on each other, with a stamp (and, if
+    any, a device stamp) for every sample, and equal meta values. Everything else passes, in its place.
+    """
+
+    def __init__(self, batch_ns: int) -> None:
+        self._batch_ns = batch_ns
+        self._columns: dict[str, tuple[int, ...]] = {}
+        self._held: dict[str, _Held] = {}
+
+    def declare(self, infos: Sequence[StreamInfo]) -> Sequence[StreamInfo]:
+        return [self._declared(info) if self._gains(info) else info for info in infos]
+
+    def _gains(self, info: StreamInfo) -> bool:
+        # A stream without a rate would wait for company that may not come.
+        is_fast = info.message_rate_hz * self._batch_ns > SECOND_NS
+        return is_fast and info.encoding in (Encoding.COLUMNS, Encoding.PCM_S16LE)
+
+    def _declared(self, info: StreamInfo) -> StreamInfo:
+        if info.encoding == Encoding.COLUMNS:
+            self._columns[info.name] = tuple(np.dtype(column.dtype).itemsize for column in info.columns)
+        else:
+            self._columns[info.name] = (2 * info.shape[0],)
+        together = math.ceil(info.message_rate_hz * self._batch_ns / SECOND_NS)
+        latency = replace(info.latency, max_ns=info.latency.max_ns + self._batch_ns)
+        return replace(
+            info,
+            frame_rate_hz=info.message_rate_hz / together,
+            latency=latency,
+            max_payload_bytes=max(info.max_payload_bytes, BATCH_BYTES),
+        )
+
+    def apply(self, item: Item) -> Sequence[Item]:
+        columns = self._columns.get(item.stream)
+        if columns is None:
+            return (item,)
+        held = self._held.get(item.stream)
+        if isinstance(item, Frame) and self._is_small(item, sum(columns)):
+            if held is not None and held.can_take(item, self._batch_ns):
+                held.add(item)
+                return ()
+            before = self._release(item.stream)
+            self._held[item.stream] = _Held(item, columns)
+            self._note_due()
+            return before
+        return (*self._release(item.stream), item) if held is not None else (item,)
+
+    def _is_small(self, frame: Frame, row_bytes: int) -> bool:
+        return (
+            frame.arrival_ns.size == frame.count
+            and (frame.device_ticks is None or frame.device_ticks.size == frame.count)
+            and frame.recorded is None
+            and len(frame.payload) == frame.count * row_bytes < BATCH_BYTES
+            and int(frame.arrival_ns[-1]) - int(frame.arrival_ns[0]) < self._batch_ns
+        )
+
+    def due(self, now_ns: int) -> Sequence[Item]:
+        found: list[Item] = []
+        for stream, held in list(self._held.items()):
+            held.first_ns = min(
+                held.first_ns, now_ns
+            )  # a wrong stamp from the future holds nothing back longer
+            if now_ns - held.first_ns >= self._batch_ns:
+                found.append(self._held.pop(stream).joined())
+        if found:
+            self._note_due()
+        return found
+
+    def flush(self) -> Sequence[Item]:
+        found = [held.joined() for held in self._held.values()]
+        self._held.clear()
+        self.due_ns = None
+        return found
+
+    def _release(self, stream: str) -> Sequence[Item]:
+        held = self._held.pop(stream, None)
+        if held is None:
+            return ()
+        self._note_due()
+        return (held.joined(),)
+
+    def _note_due(self) -> None:
+        first_ns = min((held.first_ns for held in self._held.values()), default=None)
+        self.due_ns = None if first_ns is None else first_ns + self._batch_ns
+
+
+class _Held:
+    """Frames that follow on each other and will leave as one."""
+
+    def __init__(self, frame: Frame, column_bytes: tuple[int, ...]) -> None:
+        self._frames = [frame]
+        self._column_bytes = column_bytes
+        self._size_bytes = len(frame.payload)
+        self._count = frame.count
+        self.first_ns = int(frame.arrival_ns[0])
+
+    def can_take(self, frame: Frame, batch_ns: int) -> bool:
+        last = self._frames[-1]
+        return (
+            frame.seq == last.next_seq
+            and frame.meta == last.meta
+            and (frame.device_ticks is None) == (last.device_ticks is None)
+            and self.first_ns <= int(frame.arrival_ns[0])
+            and int(frame.arrival_ns[-1]) - self.first_ns < batch_ns
+            and self._size_bytes + len(frame.payload) <= BATCH_BYTES
+            and self._count + frame.count <= _BATCH_SAMPLES
+        )
+
+    def add(self, frame: Frame) -> None:
+        self._frames.append(frame)
+        self._size_bytes += len(frame.payload)
+        self._count += frame.count
+
+    def joined(self) -> Frame:
+        first = self._frames[0]
+        if len(self._frames) == 1:
+            return first
+        ticks = [frame.device_ticks for frame in self._frames if frame.device_ticks is not None]
+        return replace(
+            first,
+            count=self._count,
+            device_ticks=np.concatenate(ticks) if ticks else None,
+            arrival_ns=np.concatenate([frame.arrival_ns for frame in self._frames]),
+            payload=self._payload(),
+        )
+
+    def _payload(self) -> bytes:
+        """Return the frames' columns, each in one piece: a column of the first frame, of the second, ..."""
+        if len(self._column_bytes) == 1:
+            return b"".join([frame.payload for frame in self._frames])
+        pieces = []
+        offset = 0
+        for width in self._column_bytes:
+            for frame in self._frames:
+                pieces.append(frame.payload[offset * frame.count : (offset + width) * frame.count])
+            offset += width
+        return b"".join(pieces)
+
+
+def stages_for(driver: Driver[Any], codec: str | None, batch_ms: float) -> list[Stage]:
     """Return the stages of an opened driver whose rig entry says ``codec``.
+
+    What blocks is a recording: its frames stay as they were. On a virtual host clock no time passes that a
+    batch could wait for.
 
     Raises:
         ConfigError: If the codec is unknown.
     """
-    choice = parse_codec(codec if codec is not None else driver.codec or "none")
-    if choice is None:
-        return []
-    return [CodecStage(choice, driver.first_seq, must_fit=codec is not None)]
+    stages: list[Stage] = []
+    if batch_ms > 0 and not driver.blocks and driver.timeline is None:
+        stages.append(BatchStage(round(batch_ms * 1e6)))
+    choice = parse_codec(codec if codec is not None else driver.codec or UNPACKED)
+    if choice is not None:
+        stages.append(CodecStage(choice, driver.first_seq, must_fit=codec is not None))
+    return stages

@@ -51,7 +51,8 @@ def test_png_keeps_every_pixel_and_every_stamp() -> None:
         for seq in range(3):
             (packed,) = pipeline.apply([picture(seq, info)])
             assert isinstance(packed, Frame)
-            assert (packed.seq, packed.device_ticks, packed.arrival_ns) == (seq, [7 * seq], [1000 + seq])
+            assert packed.device_ticks is not None
+            assert (packed.seq, *packed.device_ticks, *packed.arrival_ns) == (seq, 7 * seq, 1000 + seq)
             found = cv2.imdecode(np.frombuffer(packed.payload, np.uint8), cv2.IMREAD_UNCHANGED)
             np.testing.assert_array_equal(found, pixels(seq, info))
             assert len(packed.payload) <= declared.max_payload_bytes
@@ -233,7 +234,7 @@ def test_the_host_publishes_what_the_stages_make_and_books_what_they_drop(
     monkeypatch.setitem(registry.BUILT_IN, "film", f"{__name__}:Film")
     monkeypatch.setattr(
         "sensorium.drivers.host.stages_for",
-        lambda driver, text: [Hold(), *stages_for(driver, text)],
+        lambda driver, text, batch_ms: [Hold(), *stages_for(driver, text, batch_ms)],
     )
     options = {"ends_with": ends_with}
     spec = HostSpec(
