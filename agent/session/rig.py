@@ -69,9 +69,11 @@ class RecorderOptions(_Strict):
     Attributes:
         memory_mb: What may be under way between the drivers and the disk; None = the larger of 256 MB and one
             second of the declared rates, at most a quarter of the machine's memory.
+        batch_ms: Small samples of one stream wait so long for each other and travel together; 0 = never.
     """
 
     memory_mb: int | None = Field(default=None, gt=0)
+    batch_ms: float = Field(default=10.0, ge=0, le=1000)
 
 
 class RigDocument(_Strict):

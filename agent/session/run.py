@@ -27,6 +27,7 @@ class SessionRequest:
         seconds: Stop after so much recorded time; None = until the sources end or somebody stops it.
         checks: Calibration checks beside the recording; None = those that the calibration allows.
         uploads_in_background: Run the uploader process beside the recording.
+        batch_ms: How long small samples wait for each other in a driver's host.
     """
 
     devices: tuple[Device, ...]
@@ -40,6 +41,7 @@ class SessionRequest:
     store: str | None = None
     seconds: float | None = None
     uploads_in_background: bool = False
+    batch_ms: float = 10.0
 
 
 def request_for(rig: Rig, spool: Path | None, seconds: float | None) -> SessionRequest:
@@ -73,6 +75,7 @@ def request_for(rig: Rig, spool: Path | None, seconds: float | None) -> SessionR
         store=found.store,
         seconds=seconds,
         uploads_in_background=found.upload and found.store is not None,
+        batch_ms=found.recorder.batch_ms,
     )
 
 
@@ -98,7 +101,7 @@ def run_session(
     Raises:
         SensoriumError: If a required device did not start, capture stopped by itself, or nothing was sealed.
     """
-    options = SessionOptions(request.spool, request.consent, request.rig, request.fields)
+    options = SessionOptions(request.spool, request.consent, request.rig, request.fields, request.batch_ms)
     supervisor = Supervisor(request.devices, options, clock)
     with supervisor, _Interrupts(supervisor) as interrupts:
         _start_helpers(supervisor, request)

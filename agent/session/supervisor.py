@@ -68,12 +68,17 @@ class Child:
 
 @dataclass(slots=True)
 class SessionOptions:
-    """What a session records beyond its devices; becomes the synchronizer's spec."""
+    """What a session records beyond its devices; becomes the synchronizer's spec.
+
+    Attributes:
+        batch_ms: How long small samples wait for each other in a driver's host.
+    """
 
     spool: Path
     consent: Path
     rig: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
+    batch_ms: float = 10.0
 
 
 class Supervisor:
@@ -134,6 +139,7 @@ class Supervisor:
                 "run_dir": str(self.run_dir),
                 "host_id": os.uname().nodename,
                 "codec": device.codec,
+                "batch_ms": self.options.batch_ms,
             }
             child = self._child(device.name, "sensorium.drivers.host", spec)
             self._drivers[device.name] = child

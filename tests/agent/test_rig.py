@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sensorium.agent.session.rig import parse_rig
+from sensorium.agent.session.run import request_for
 from sensorium.errors import ConfigError, DeviceError
 
 HERE = Path("/rigs/rig.yaml")
@@ -71,6 +72,14 @@ def test_an_unknown_codec_is_refused_at_its_place(codec, hint):
     (line,) = problems(f"rig: r\ndevices:\n  f: {{driver: sim_force, codec: {codec}}}\n")
     assert line.startswith("/rigs/rig.yaml:3:26: codec '")
     assert hint in line
+
+
+def test_the_wait_of_small_samples_can_be_set_but_not_below_zero():
+    text = "rig: r\ndevices:\n  f: {driver: sim_force}\nrecorder: {batch_ms: %s}\n"
+    assert parse_rig(text % 2.5, HERE).document.recorder.batch_ms == 2.5
+    assert request_for(parse_rig(text % 0, HERE), None, None).batch_ms == 0
+    (line,) = problems(text % -1)
+    assert line.startswith("/rigs/rig.yaml:4:12: recorder.batch_ms")
 
 
 def test_broken_yaml_names_the_place():

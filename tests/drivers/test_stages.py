@@ -16,12 +16,22 @@ from sensorium.drivers import registry
 from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.drivers.bus.wire import Declare, End, Heartbeat, Lost
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
-from sensorium.drivers.frame import COUNTER_GAP, Encoding, Frame, Loss, Modality, Place, StreamInfo, stamps
+from sensorium.drivers.frame import (
+    COUNTER_GAP,
+    Column,
+    Encoding,
+    Frame,
+    Loss,
+    Modality,
+    Place,
+    StreamInfo,
+    stamps,
+)
 from sensorium.drivers.host import DriverHost, HostSpec
 from sensorium.drivers.payloads.codec import CODECS, CodecChoice, parse_codec
 from sensorium.drivers.stages import CodecStage, Item, Pipeline, Stage, stages_for
 from sensorium.errors import ConfigError, DeviceError, EndOfStreamError
-from sensorium.timebase import HostClock
+from sensorium.timebase import SECOND_NS, HostClock, VirtualClock
 
 CLOCK = HostClock()
 SIZE = (48, 64)
@@ -276,3 +286,62 @@ def test_a_codec_that_fits_no_stream_ends_the_host_with_its_reason(
     )
     with pytest.raises(ConfigError, match="codec png packs bgr8, mono16, mono8, rgb8, but jpg is jpeg"):
         DriverHost(spec, HostClock(), context)
+
+
+class Tick(Driver[DriverConfig]):
+    """One sample, then silence for as long as it is allowed to wait."""
+
+    config_type: ClassVar[type[DriverConfig]] = DriverConfig
+
+    def open(self) -> Sequence[StreamInfo]:
+        self._is_first = True
+        columns = (Column("t", "s", "<i4"),)
+        name = self.context.name
+        return [StreamInfo(name, Modality.OTHER, Encoding.COLUMNS, 1000.0, name, columns=columns)]
+
+    def read(self, timeout_s: float) -> Sequence[Item]:
+        now_ns = self.context.clock.now_ns()
+        if self._is_first:
+            self._is_first = False
+            return [Frame(self.context.name, 0, 1, None, stamps(now_ns), bytes(4))]
+        self.context.clock.sleep_until(now_ns + round(timeout_s * SECOND_NS))
+        return ()
+
+    def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("batch_ms", [3.0, 10.0, 50.0])
+def test_a_sample_leaves_at_its_bound_although_the_driver_reads_on_in_silence(
+    tmp_path: Path,
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    monkeypatch: pytest.MonkeyPatch,
+    batch_ms: float,
+) -> None:
+    monkeypatch.setitem(registry.BUILT_IN, "tick", f"{__name__}:Tick")
+    clock = VirtualClock(SECOND_NS)
+    receiver = BusReceiver("inproc://bus", 1, context)
+    spec = HostSpec(
+        name="t",
+        driver="tick",
+        options={},
+        endpoint="inproc://bus",
+        run_dir=tmp_path,
+        host_id="here",
+        batch_ms=batch_ms,
+    )
+    host = DriverHost(spec, clock, context)
+    assert receiver.socket.poll(5000)
+    (declared,) = receiver.receive(1)
+    assert isinstance(declared.message, Declare)
+    receiver.welcome(declared.identity, declared.message)
+    host.wait_for_welcome()
+    frames: list[Frame] = []
+    while not frames:
+        assert clock.now_ns() <= SECOND_NS + 2 * batch_ms * 1e6, "held back for too long"
+        host.step()
+        receiver.socket.poll(20)
+        frames += [found.message[1] for found in receiver.receive(100) if isinstance(found.message, tuple)]
+    assert clock.now_ns() == SECOND_NS + batch_ms * 1e6
+    host._bus.end(linger_s=0.0)
+    receiver.close()
