@@ -1,23 +1,20 @@
 """An MCAP file being written, consistent after every call."""
 
+import contextlib
 import os
 import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-
-import zstandard
+from threading import Lock
 
 from sensorium.errors import EpisodeError
+from sensorium.sync.episode.checksum import combine_crc32, crc32, crc32_of
+from sensorium.sync.episode.chunks import PackedChunk, pack_message_indexes
 from sensorium.sync.episode.mcap_records import (
-    CHUNK,
-    CHUNK_HEAD,
     DATA_END,
     HEADER,
     LIBRARY,
     MAGIC,
-    MESSAGE_INDEX,
-    RECORD_HEAD,
     Attachment,
     AttachmentIndex,
     Buffer,
@@ -32,14 +29,18 @@ from sensorium.sync.episode.mcap_records import (
     pack_text,
 )
 
+_MOST_PARTS = 1024
+"""IOV_MAX of Linux."""
+
 
 class McapFile:
     """An MCAP file being written; after every call the bytes on disk are whole records.
 
     A call that fails (full disk) leaves the file as it was before it, so that others may still be tried.
+    Threads may share a file; a call waits while another one is writing.
     """
 
-    def __init__(self, path: Path, zstd_level: int = 1) -> None:
+    def __init__(self, path: Path) -> None:
         """Create ``path``; refuses to overwrite.
 
         Raises:
@@ -51,9 +52,9 @@ class McapFile:
             raise EpisodeError(f"{path} exists already; an episode is never overwritten") from err
         except OSError as err:
             raise EpisodeError(f"{path} cannot be created: {err.strerror}") from err
-        self._adopt(path, fd, Contents(), 0, 0, zstd_level)
+        self._adopt(path, fd, Contents(), 0, 0)
         try:
-            self.append([MAGIC, pack_record(HEADER, pack_text("") + pack_text(LIBRARY))])
+            self._begin()
         except WriteError:
             self.discard()
             raise
@@ -63,47 +64,56 @@ class McapFile:
         """Return the file cut at ``offset``, ready to be appended to; ``crc`` is that of the bytes kept."""
         found = cls.__new__(cls)
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        os.ftruncate(fd, offset)
-        os.lseek(fd, offset, os.SEEK_SET)
-        found._adopt(path, fd, contents, offset, crc, 1)
+        found._adopt(path, fd, contents, offset, crc)
+        found._cut_back()
         if offset == 0:
-            found.append([MAGIC, pack_record(HEADER, pack_text("") + pack_text(LIBRARY))])
+            found._begin()
         return found
 
-    def _adopt(self, path: Path, fd: int, contents: Contents, offset: int, crc: int, zstd_level: int) -> None:
+    def _adopt(self, path: Path, fd: int, contents: Contents, offset: int, crc: int) -> None:
         self.path = path
         self.contents = contents
         self.offset = offset
         self._fd = fd
         self._crc = crc
-        self._zstd_level = zstd_level
-        self._compressor: zstandard.ZstdCompressor | None = None
+        self._lock = Lock()
+        self._is_torn = False
         self.is_closed = False
 
-    def append(self, parts: Sequence[Buffer], crc: int | None = None) -> int:
-        """Write the parts as they are and return their size.
+    def _begin(self) -> None:
+        self.append([MAGIC, pack_record(HEADER, pack_text("") + pack_text(LIBRARY))])
 
-        Args:
-            crc: The checksum of the whole file including the parts, where the caller knows it.
+    def _cut_back(self) -> None:
+        """Remove what lies behind the last whole record."""
+        os.ftruncate(self._fd, self.offset)
+        os.lseek(self._fd, self.offset, os.SEEK_SET)
+        self._is_torn = False
+
+    def append(self, parts: list[Buffer]) -> int:
+        """Write the parts, whole records, as they are and return their size.
 
         Raises:
             WriteError: If the disk did not take all of them; the file is cut back to where it was.
         """
+        with self._lock:
+            return self._append(parts)
+
+    def _append(self, parts: list[Buffer], crc: int | None = None) -> int:
+        """Append while the lock is held; ``crc`` of the file with the parts, where the caller knows it."""
         size = sum(map(len, parts))
         try:
-            written = _writev_all(self._fd, parts)
+            if self._is_torn:
+                self._cut_back()
+            self._is_torn = True
+            _writev_all(self._fd, parts, size)
+            self._is_torn = False
         except OSError as err:
-            os.ftruncate(self._fd, self.offset)
-            os.lseek(self._fd, self.offset, os.SEEK_SET)
+            with contextlib.suppress(OSError):  # tried again before the next record
+                self._cut_back()
             raise WriteError(
                 f"{self.path}: {size} bytes could not be written: {err.strerror}; free space there"
             ) from err
-        assert written == size
-        if crc is None:
-            crc = self._crc
-            for part in parts:
-                crc = zlib.crc32(part, crc)
-        self._crc = crc
+        self._crc = crc32_of(parts, self._crc) if crc is None else crc
         self.offset += size
         return size
 
@@ -111,75 +121,75 @@ class McapFile:
         """Return the id of this schema, written on first use; 0 stands for no schema."""
         if not encoding:
             return 0
-        for known in self.contents.schemas.values():
-            if (known.name, known.encoding, known.data) == (name, encoding, data):
-                return known.id
-        schema = Schema(len(self.contents.schemas) + 1, name, encoding, data)
-        self.append([schema.pack()])
-        self.contents.schemas[schema.id] = schema
+        with self._lock:
+            for known in self.contents.schemas.values():
+                if (known.name, known.encoding, known.data) == (name, encoding, data):
+                    return known.id
+            schema = Schema(len(self.contents.schemas) + 1, name, encoding, data)
+            self._append([schema.pack()])
+            self.contents.schemas[schema.id] = schema
         return schema.id
 
     def add_channel(self, topic: str, message_encoding: str, schema_id: int, metadata: dict[str, str]) -> int:
-        channel = Channel(len(self.contents.channels) + 1, schema_id, topic, message_encoding, metadata)
-        self.append([channel.pack()])
-        self.contents.channels[channel.id] = channel
+        """Return the id of a new channel; ``schema_id`` as ``add_schema`` returned it."""
+        with self._lock:
+            channel = Channel(len(self.contents.channels) + 1, schema_id, topic, message_encoding, metadata)
+            self._append([channel.pack()])
+            self.contents.channels[channel.id] = channel
         return channel.id
 
     def add_metadata(self, name: str, values: dict[str, str]) -> None:
-        offset = self.offset
-        length = self.append([Metadata(name, values).pack()])
-        self.contents.metadata.append(MetadataIndex(offset, length, name))
+        """Write a table of texts."""
+        with self._lock:
+            offset = self.offset
+            length = self._append([Metadata(name, values).pack()])
+            self.contents.metadata.append(MetadataIndex(offset, length, name))
 
     def add_attachment(self, attachment: Attachment) -> None:
-        offset = self.offset
-        length = self.append([attachment.pack()])
-        entry = AttachmentIndex(
-            offset, length, attachment.log_ns, len(attachment.data), attachment.name, attachment.media_type
-        )
-        self.contents.attachments.append(entry)
+        """Write a small document."""
+        with self._lock:
+            offset = self.offset
+            length = self._append([attachment.pack()])
+            self.contents.attachments.append(
+                AttachmentIndex(
+                    offset,
+                    length,
+                    attachment.log_ns,
+                    len(attachment.data),
+                    attachment.name,
+                    attachment.media_type,
+                )
+            )
 
-    def add_chunk(
-        self, compression: str, parts: Sequence[Buffer], index: dict[int, list[tuple[int, int]]]
-    ) -> int:
-        """Write message records as one chunk with its message indexes; return the stored size.
+    def add_chunk(self, chunk: PackedChunk) -> int:
+        """Write a chunk with its message indexes; return the bytes that its messages take on disk.
 
-        Args:
-            compression: ``""`` (the parts are written without a copy) or ``zstd`` (stored all the same where
-                that is not smaller).
-            index: (log time, offset in the chunk) of every message, by channel id.
+        Raises:
+            WriteError: If the disk did not take all of it; the file is cut back to where it was.
         """
-        crc = 0
-        for part in parts:
-            crc = zlib.crc32(part, crc)
-        plain_bytes = sum(map(len, parts))
-        stored: Sequence[Buffer] = parts
-        if compression:
-            if self._compressor is None:
-                self._compressor = zstandard.ZstdCompressor(level=self._zstd_level)
-            packed = self._compressor.compress(b"".join(parts))
-            if len(packed) < plain_bytes:
-                stored = [packed]
-            else:
-                compression = ""
-        times = [log_ns for entries in index.values() for log_ns, _ in entries]
-        start_ns, end_ns = min(times), max(times)
-        stored_bytes = sum(map(len, stored))
-        body = CHUNK_HEAD.pack(start_ns, end_ns, plain_bytes, crc) + pack_text(compression)
-        body += struct.pack("<Q", stored_bytes)
-        length = RECORD_HEAD.size + len(body) + stored_bytes
-        tail, offsets = pack_message_indexes(index, self.offset + length)
-        head = RECORD_HEAD.pack(CHUNK, len(body) + stored_bytes) + body
-        entry = ChunkIndex(
-            start_ns, end_ns, self.offset, length, offsets, len(tail), compression, stored_bytes, plain_bytes
-        )
-        file_crc = None
-        if not compression:
-            file_crc = zlib.crc32(tail, combine_crc32(zlib.crc32(head, self._crc), crc, plain_bytes))
-        size = self.append([head, *stored, tail], file_crc)
-        self.contents.chunks.append(entry)
-        counts = {channel_id: len(entries) for channel_id, entries in index.items()}
-        self.contents.statistics.add(counts, start_ns, end_ns)
-        return size
+        with self._lock:
+            head = chunk.pack_head()
+            begin = self.offset
+            length = len(head) + chunk.stored_bytes
+            tail, offsets = pack_message_indexes(chunk.index, begin + length)
+            crc = combine_crc32(crc32(head, self._crc), chunk.stored_crc, chunk.stored_bytes)
+            self._append([head, *chunk.stored, tail], crc32(tail, crc))
+            self.contents.chunks.append(
+                ChunkIndex(
+                    chunk.start_ns,
+                    chunk.end_ns,
+                    begin,
+                    length,
+                    offsets,
+                    len(tail),
+                    chunk.compression,
+                    chunk.stored_bytes,
+                    chunk.plain_bytes,
+                )
+            )
+            counts = {channel_id: len(entries) // 2 for channel_id, entries in chunk.index.items()}
+            self.contents.statistics.add(counts, chunk.start_ns, chunk.end_ns)
+        return chunk.stored_bytes
 
     def sync(self) -> None:
         """Return once all that was written is on the disk."""
@@ -191,9 +201,10 @@ class McapFile:
         Raises:
             WriteError: If the disk is full; the file stays recoverable.
         """
-        end = pack_record(DATA_END, struct.pack("<I", self._crc))
         try:
-            self.append([end, self.contents.pack_summary(self.offset + len(end))])
+            with self._lock:
+                end = pack_record(DATA_END, struct.pack("<I", self._crc))
+                self._append([end, self.contents.pack_summary(self.offset + len(end))])
         finally:
             self.abandon()
 
@@ -209,68 +220,20 @@ class McapFile:
             os.close(self._fd)
 
 
-def _multiply_mod_p(a: int, b: int) -> int:
-    """Return a * b modulo the CRC-32 polynomial, bits reflected."""
-    product = 0
-    mask = 1 << 31
-    while a:
-        if a & mask:
-            product ^= b
-            a ^= mask
-        mask >>= 1
-        b = b >> 1 ^ 0xEDB88320 if b & 1 else b >> 1
-    return product
+def _writev_all(fd: int, parts: Sequence[Buffer], size: int) -> None:
+    """Write every part, ``size`` bytes in all; the kernel may take fewer than it was given."""
+    while size:
+        batch = parts[:_MOST_PARTS]
+        written = os.writev(fd, batch)
+        size -= written
+        if size:
+            parts = _behind(parts, written)
 
 
-def _powers_of_x() -> list[int]:
-    """Return x^(2^n) modulo the CRC-32 polynomial for n = 0 ... 31."""
-    powers = [1 << 30]
-    while len(powers) < 32:
-        powers.append(_multiply_mod_p(powers[-1], powers[-1]))
-    return powers
-
-
-_POWERS_OF_X = _powers_of_x()
-
-
-def combine_crc32(first: int, second: int, second_bytes: int) -> int:
-    """Return the CRC-32 of two byte strings joined, from that of each (zlib's ``crc32_combine``).
-
-    A chunk's checksum thus serves for the file's as well, instead of a second pass over a megabyte.
-    """
-    shift = 1 << 31
-    for bit in range(second_bytes.bit_length()):
-        if second_bytes >> bit & 1:
-            shift = _multiply_mod_p(_POWERS_OF_X[(bit + 3) & 31], shift)
-    return _multiply_mod_p(shift, first) ^ second
-
-
-def pack_message_indexes(
-    index: dict[int, list[tuple[int, int]]], offset: int
-) -> tuple[bytes, dict[int, int]]:
-    """Return the message index records that begin at file ``offset``, and where each channel's lies."""
-    packed = b""
-    offsets = {}
-    for channel_id, entries in index.items():
-        offsets[channel_id] = offset + len(packed)
-        flat = [number for entry in sorted(entries) for number in entry]
-        packed += pack_record(
-            MESSAGE_INDEX, struct.pack(f"<HI{len(flat)}Q", channel_id, 8 * len(flat), *flat)
-        )
-    return packed, offsets
-
-
-def _writev_all(fd: int, parts: Sequence[Buffer]) -> int:
-    """Write every part; the kernel takes at most IOV_MAX buffers and may take less than it was given."""
-    limit = 1024
-    total = 0
-    for first in range(0, len(parts), limit):
-        batch = [part for part in parts[first : first + limit] if len(part)]
-        while batch:
-            written = os.writev(fd, batch)
-            total += written
-            while batch and written >= len(batch[0]):
-                written -= len(batch.pop(0))
-            if batch and written:
-                batch[0] = memoryview(batch[0])[written:]
-    return total
+def _behind(parts: Sequence[Buffer], written: int) -> list[Buffer]:
+    """Return what is left of the parts behind so many bytes."""
+    for count, part in enumerate(parts):
+        if written < len(part):
+            return [memoryview(part)[written:], *parts[count + 1 :]]
+        written -= len(part)
+    return []

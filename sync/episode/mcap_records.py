@@ -27,6 +27,8 @@ FOOTER_LAYOUT = struct.Struct("<BQQQI")
 FOOTER_BYTES = FOOTER_LAYOUT.size + len(MAGIC)
 
 Buffer = bytes | bytearray | memoryview
+Index = dict[int, list[int]]
+"""Of a chunk's messages, by channel: log time, offset in the chunk, log time, offset, ..."""
 
 
 class WriteError(EpisodeError):
@@ -348,11 +350,11 @@ def messages(plain: memoryview) -> Iterator[Message]:
             yield Message(channel_id, sequence, log_ns, publish_ns, body[22:], offset)
 
 
-def index_messages(plain: memoryview) -> dict[int, list[tuple[int, int]]]:
-    """Return (log time, offset) of every message by channel, as the writer would have indexed them."""
-    found: dict[int, list[tuple[int, int]]] = {}
+def index_messages(plain: memoryview) -> Index:
+    """Return the index of a chunk's messages, as the writer would have made it."""
+    found: Index = {}
     for message in messages(plain):
-        found.setdefault(message.channel_id, []).append((message.log_ns, message.offset))
+        found.setdefault(message.channel_id, []).extend((message.log_ns, message.offset))
     return found
 
 

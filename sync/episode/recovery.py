@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensorium.errors import EpisodeError
+from sensorium.sync.episode.chunks import pack_message_indexes
 from sensorium.sync.episode.files import DATA_FILE, RESERVE_FILE
 from sensorium.sync.episode.layouts import load_stream_info
-from sensorium.sync.episode.mcap_file import McapFile, pack_message_indexes
+from sensorium.sync.episode.mcap_file import McapFile
 from sensorium.sync.episode.mcap_reader import McapReader
 from sensorium.sync.episode.mcap_records import (
     ATTACHMENT,
@@ -345,7 +346,7 @@ class _Walk:
             end += len(expected)
         else:
             scan.pieces.append(_Piece(0, 0, expected))
-        times = [log_ns for entries in index.values() for log_ns, _ in entries]
+        times = [log_ns for entries in index.values() for log_ns in entries[::2]]
         scan.contents.chunks.append(
             ChunkIndex(
                 min(times),
@@ -359,6 +360,6 @@ class _Walk:
                 chunk.plain_bytes,
             )
         )
-        counts = {channel_id: len(entries) for channel_id, entries in index.items()}
+        counts = {channel_id: len(entries) // 2 for channel_id, entries in index.items()}
         scan.contents.statistics.add(counts, min(times), max(times))
         return end

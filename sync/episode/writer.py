@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.align import SyncRow
 from sensorium.sync.clocks.model import ClockModel, Stamped
 from sensorium.sync.episode import schemas
+from sensorium.sync.episode.chunk_queue import ChunkQueue, failure_of
+from sensorium.sync.episode.disk_sync import DiskSync
 from sensorium.sync.episode.entries import (
     ALL_ENTRIES,
     BASES,
@@ -32,7 +35,8 @@ from sensorium.sync.episode.layouts import (
     protobuf_schema,
 )
 from sensorium.sync.episode.mcap_file import McapFile
-from sensorium.sync.episode.mcap_records import MESSAGE, MESSAGE_HEAD, Attachment, Buffer, WriteError
+from sensorium.sync.episode.mcap_records import MESSAGE_HEAD, Attachment, WriteError
+from sensorium.sync.episode.open_chunk import OpenChunk
 from sensorium.sync.episode.scene import scene_messages
 from sensorium.sync.episode.stamp_rows import HEAD_BYTES, StampRows
 from sensorium.timebase import SECOND_NS, BaseReading, Timeline
@@ -42,6 +46,8 @@ EPISODE_METADATA = "sensorium.episode"
 END_METADATA = "sensorium.end"
 STAMPS_SUFFIX = "/stamps"
 _STAMPS_OVERHEAD_BYTES = MESSAGE_HEAD.size + HEAD_BYTES
+_FLUSH_SHARE = 0.95
+"""Of ``flush_s``, after which a chunk is closed: the rest is for the thread that writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,7 @@ class WriterPolicy:
     Attributes:
         chunk_bytes: Chunks are closed before they grow larger (one frame may be larger than this); 1 MiB
             stays in the cache (specs/performance.md 2a).
-        flush_s: A killed process loses at most this much.
+        flush_s: A killed process loses at most this much, on a disk that keeps up.
         sync_s: A power cut loses at most this much; None = only what the kernel keeps.
         min_free_bytes: ``has_room`` says no below this.
         reserve_bytes: Kept allocated while recording, so that a full disk still lets the episode be closed.
@@ -67,7 +73,7 @@ class WriterPolicy:
 
 @dataclass(slots=True)
 class Written:
-    """What one instance of a stream has in the file; ``pending`` lies in chunks that are still open.
+    """What one instance of a stream has in the file; ``pending`` lies in chunks that are not on disk yet.
 
     ``stored_bytes`` is its share, by payload, of the chunks as they lie on disk.
     """
@@ -80,57 +86,15 @@ class Written:
     lost_samples: int = 0
 
 
-@dataclass(slots=True)
-class _Share:
-    """What an open chunk holds of one stream instance, until it is known to be written."""
-
-    frames: int = 0
-    samples: int = 0
-    payload_bytes: int = 0
-
-
 class _ChunkLine:
-    """The chunk that is being filled for one compression in one file."""
+    """Where the messages of one compression go in one file."""
 
-    def __init__(self, file: McapFile, compression: str) -> None:
+    __slots__ = ("chunk", "file", "is_compressible")
+
+    def __init__(self, file: McapFile, is_compressible: bool) -> None:
         self.file = file
-        self.compression = compression
-        self.opened_ns: int | None = None
-        self.size = 0
-        self.reserved = 0
-        self._parts: list[Buffer] = []
-        self._index: dict[int, list[tuple[int, int]]] = {}
-        self._stamps: dict[int, StampRows] = {}
-        self.shares: dict[tuple[str, int], _Share] = {}
-
-    def add(
-        self, channel_id: int, sequence: int, log_ns: int, publish_ns: int, parts: Sequence[Buffer]
-    ) -> int:
-        size = sum(map(len, parts))
-        head = MESSAGE_HEAD.pack(MESSAGE, 22 + size, channel_id, sequence & 0xFFFFFFFF, log_ns, publish_ns)
-        self._index.setdefault(channel_id, []).append((log_ns, self.size))
-        self._parts.append(head)
-        self._parts.extend(parts)
-        self.size += len(head) + size
-        return len(head) + size
-
-    def stamp(self, channel_id: int, instance: int, frame: Frame, stamped: Stamped, log_ns: int) -> None:
-        rows = self._stamps.get(channel_id)
-        if rows is None:
-            rows = self._stamps[channel_id] = StampRows()
-            self.reserved += HEAD_BYTES + MESSAGE_HEAD.size
-        rows.add(instance, frame, stamped, log_ns)
-        self.reserved += rows.row_bytes(frame, stamped)
-
-    def take(self) -> tuple[list[Buffer], dict[int, list[tuple[int, int]]]]:
-        """Return parts and index of the chunk with the stamps of its frames, and begin a new one."""
-        for channel_id, rows in self._stamps.items():
-            self.add(channel_id, len(rows.frames), rows.last_log_ns, rows.last_log_ns, [rows.pack()])
-        taken = self._parts, self._index
-        self._parts, self._index, self._stamps = [], {}, {}
-        self.size = self.reserved = 0
-        self.opened_ns = None
-        return taken
+        self.is_compressible = is_compressible
+        self.chunk: OpenChunk | None = None
 
 
 @dataclass(slots=True)
@@ -140,13 +104,13 @@ class _StreamOutput:
     line: _ChunkLine
     channel_id: int
     stamps_id: int
-    bytes_stored: int = 0
+    meta_count: int
 
 
 @dataclass(slots=True)
 class _FileOutput:
     file: McapFile
-    lines: dict[str, _ChunkLine] = field(default_factory=dict)
+    lines: dict[bool, _ChunkLine] = field(default_factory=dict)
 
 
 def storable(info: StreamInfo) -> MessageLayout:
@@ -163,8 +127,13 @@ def storable(info: StreamInfo) -> MessageLayout:
 class EpisodeWriter:
     """Writes frames on arrival; call :meth:`step` often so that chunks close in time.
 
-    A disk that is full raises ``WriteError`` (an ``EpisodeError``) once per lost chunk; the samples of that
-    chunk are booked as lost (``written``), the files stay whole and may be written to again or closed.
+    One thread owns the writer. ``write`` references the payload and never waits for the disk: chunks are
+    compressed and written by threads in the background, and what a stalled disk has not taken stays in memory
+    (``unsettled_bytes``) until the caller gives no more. ``take_settled`` returns the ``held`` of the frames
+    whose payload is needed no longer.
+
+    A disk that is full costs whole chunks: their samples are booked as lost (``written``), the error is raised
+    once by ``step``, the files stay whole and may be written to again or closed.
     """
 
     def __init__(
@@ -179,14 +148,15 @@ class EpisodeWriter:
         self.episode_id = episode_id
         self.timeline = timeline
         self.policy = policy or WriterPolicy()
-        self.is_closed = False
         self._files: dict[str, _FileOutput] = {}
         self._streams: dict[str, _StreamOutput] = {}
         self._written: dict[tuple[str, int], Written] = {}
+        self._settled: list[Any] = []
+        self._failures: list[EpisodeError] = []
         self._now_ns: int | None = None
-        self._synced_ns: int | None = None
-        self._sync_pool: ThreadPoolExecutor | None = None
-        self._sync_job: Future[None] | None = None
+        self._queue = ChunkQueue(self.policy.zstd_level)
+        self._sync = DiskSync(self.policy.sync_s)
+        self._ending: Future[None] | None = None
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._allocate_reserve()
@@ -210,6 +180,8 @@ class EpisodeWriter:
         Raises:
             ConfigError: If its encoding cannot be stored, or its name is reserved.
             EpisodeError: If it was declared differently before, or the disk is full.
+
+        Its record is written before this returns: on a disk that stalls, this waits.
         """
         known = self._streams.get(info.name)
         if known is not None:
@@ -220,45 +192,42 @@ class EpisodeWriter:
             return
         layout = storable(info)
         output = self._files[DATA_FILE] if not info.is_personal else self._open_file(stream_file(info.name))
-        line = self._line(output, "" if is_compressed(info) else "zstd")
+        line = self._line(output, is_compressible=not is_compressed(info))
         metadata = {STREAM_INFO_KEY: dump_stream_info(info)}
         channel_id = self._add_channel(output.file, layout.channel.topic, layout.channel.schema, metadata)
         stamps_topic = layout.channel.topic + STAMPS_SUFFIX
         stamps_id = self._add_channel(output.file, stamps_topic, protobuf_schema(schemas.Stamps), {})
-        self._streams[info.name] = _StreamOutput(info, layout, line, channel_id, stamps_id)
+        self._streams[info.name] = _StreamOutput(
+            info, layout, line, channel_id, stamps_id, len(info.meta_fields)
+        )
 
-    def write(self, frame: Frame, stamped: Stamped, instance: int) -> int:
-        """Store a frame of a declared stream and return the bytes that it takes before compression.
+    def write(self, frame: Frame, stamped: Stamped, instance: int, held: Any = None) -> int:
+        """Take a frame of a declared stream and return the bytes that it takes before compression.
+
+        Args:
+            held: What ``take_settled`` is to return once the frame's bytes are on disk or given up; its
+                payload must stay as it is until then.
 
         Raises:
-            WriteError: If the disk is full; this frame and those of its chunk are booked as lost.
-            EpisodeError: If the stream is unknown or the frame not laid out as declared; nothing is booked.
+            EpisodeError: If the stream is unknown, the frame not laid out as declared, or the writer closed;
+                nothing is booked, and ``held`` remains the caller's.
         """
         output = self._streams.get(frame.stream)
-        if output is None:
-            raise EpisodeError(f"stream {frame.stream} was not declared to the episode")
-        if len(frame.meta) != len(output.info.meta_fields):
-            raise EpisodeError(
-                f"frame {frame.seq} of {frame.stream} carries {len(frame.meta)} numbers, "
-                f"its stream declares {len(output.info.meta_fields)}"
-            )
-        capture_utc_ns = self._utc(int(stamped.capture_ns[0]))
-        log_ns = self._utc(int(frame.arrival_ns[-1]))
+        if output is None or len(frame.meta) != output.meta_count or self._ending is not None:
+            raise self._refusal(frame, output)
+        capture_utc_ns = self._utc(stamped.capture_ns.item(0))
+        log_ns = self._utc(frame.arrival_ns.item(-1))
         parts = output.layout.wrap_parts(frame, capture_utc_ns)
-        line = output.line
-        try:
-            stamp_bytes = StampRows.row_bytes(frame, stamped) + _STAMPS_OVERHEAD_BYTES
-            self._make_room(line, sum(map(len, parts)) + stamp_bytes)
-        except WriteError:
-            self._count(frame.stream, instance).lost_samples += frame.count
-            raise
-        size = line.add(output.channel_id, frame.seq, log_ns, capture_utc_ns, parts)
-        line.stamp(output.stamps_id, instance, frame, stamped, log_ns)
-        self._book(line, frame, instance)
-        output.bytes_stored += size
-        if line.size + line.reserved >= self.policy.chunk_bytes:
-            self._flush(line)
-        return size
+        size = sum(map(len, parts))
+        row_bytes = StampRows.row_bytes(frame, stamped)
+        chunk = self._chunk(output.line, size + row_bytes + _STAMPS_OVERHEAD_BYTES)
+        chunk.add(output.channel_id, frame.seq, log_ns, capture_utc_ns, parts, size)
+        chunk.stamp(output.stamps_id, instance, frame, stamped, log_ns, row_bytes)
+        if held is not None:
+            chunk.held.append(held)
+        if chunk.size + chunk.reserved_bytes >= self.policy.chunk_bytes:
+            self._hand_over(output.line)
+        return MESSAGE_HEAD.size + size
 
     def write_row(self, row: SyncRow) -> None:
         """Store what matches one reference tick."""
@@ -296,8 +265,34 @@ class EpisodeWriter:
 
     # -- what became of it
 
+    def take_settled(self) -> list[Any]:
+        """Return the ``held`` of every frame that was written or given up since the last call, in order.
+
+        "Written" is handed to the kernel: it survives this process, not a power cut (``sync_s``).
+        """
+        self._book()
+        settled, self._settled = self._settled, []
+        return settled
+
+    def unsettled_bytes(self) -> int:
+        """Return what is in memory: chunks being filled, and those that the disk has not taken yet."""
+        self._book()
+        return self._queue.waiting_bytes + sum(
+            line.chunk.size for line in self._lines() if line.chunk is not None
+        )
+
     def written(self) -> dict[tuple[str, int], Written]:
-        """Return the counts per (stream, instance); samples + pending + lost = all that was given."""
+        """Return the counts per (stream, instance); samples + pending + lost = all that was given.
+
+        They are final, with nothing pending, once the future of ``finish`` is done.
+        """
+        self._book()
+        for found in self._written.values():
+            found.pending_samples = 0
+        for chunk in (*self._queue.waiting(), *(line.chunk for line in self._lines())):
+            if chunk is not None:
+                for key, share in chunk.shares.items():
+                    self._count(key).pending_samples += share.samples
         return self._written
 
     def bytes_stored(self) -> int:
@@ -305,67 +300,81 @@ class EpisodeWriter:
         return sum(output.file.offset for output in self._files.values())
 
     def has_room(self) -> bool:
-        """Return whether the disk has more than ``min_free_bytes`` left; if not, stop capture and close."""
+        """Return whether the disk keeps more than ``min_free_bytes`` once it has taken what is in memory.
+
+        If not, stop capture and close.
+        """
         found = os.statvfs(self.folder)
-        return found.f_bavail * found.f_frsize > self.policy.min_free_bytes
+        return found.f_bavail * found.f_frsize - self.unsettled_bytes() > self.policy.min_free_bytes
 
     # -- time
 
     def step(self, now_ns: int) -> None:
-        """Write chunks whose first message is older than ``flush_s`` and start a sync when one is due.
+        """Close chunks whose first message is ``flush_s`` old and start a sync when one is due.
 
         Raises:
             EpisodeError: If a chunk could not be written (its samples are booked as lost), or the disk did
                 not take what was written before.
         """
         self._now_ns = now_ns
-        limit_ns = int(self.policy.flush_s * SECOND_NS)
-        failures: list[WriteError] = []
+        limit_ns = int(_FLUSH_SHARE * self.policy.flush_s * SECOND_NS)
         for line in self._lines():
-            if line.size and line.opened_ns is None:
-                line.opened_ns = now_ns
-            if line.opened_ns is not None and now_ns - line.opened_ns >= limit_ns:
-                self._try_flush(line, failures)
-        self._sync_when_due(now_ns)
-        if failures:
-            raise failures[0]
+            chunk = line.chunk
+            if chunk is not None:
+                if chunk.opened_ns is None:
+                    chunk.opened_ns = now_ns
+                if now_ns - chunk.opened_ns >= limit_ns:
+                    self._hand_over(line)
+        self._sync.step(now_ns, [output.file for output in self._files.values()])
+        self._book()
+        self._raise_failure()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Return whether all chunks that were closed until now are settled, waiting for them if need be.
+
+        For a caller that paces itself; a loop that must not wait looks at ``take_settled``.
+        """
+        return self._queue.wait(timeout_s)
 
     def flush(self) -> None:
-        """Write all open chunks now.
+        """Write all open chunks, and return once the disk has taken them.
 
         Raises:
-            EpisodeError: If one could not be written; the others are.
+            EpisodeError: If a chunk could not be written; the others are.
         """
-        failures: list[WriteError] = []
         for line in self._lines():
-            self._try_flush(line, failures)
-        if failures:
-            raise failures[0]
+            self._hand_over(line)
+        self._queue.wait()
+        self._book()
+        self._raise_failure()
+
+    def finish(self) -> "Future[None]":
+        """Write what is open, finish every file and release the reserve, all in the background.
+
+        Returns:
+            What is done once the files are closed; always the same one. It holds an ``EpisodeError`` if the
+            disk did not take all; the files are closed anyway and stay recoverable.
+        """
+        if self._ending is None:
+            jobs: list[Future[Any]] = [self._queue.run(self._release_reserve)]
+            for line in self._lines():
+                self._hand_over(line)
+            jobs += self._queue.jobs()
+            syncing = self._sync.end()
+            if syncing is not None:
+                jobs.append(syncing)
+            failures, self._failures = self._failures, []
+            self._ending = self._queue.run(partial(self._end, jobs, failures))
+            self._queue.end()
+        return self._ending
 
     def close(self) -> None:
-        """Write what is open, finish every file and release the reserve; safe to call twice.
+        """Finish, and return once that is done; to call it again changes nothing.
 
         Raises:
             EpisodeError: If the disk did not take all; the files are closed anyway and stay recoverable.
         """
-        if self.is_closed:
-            return
-        self.is_closed = True
-        failures: list[WriteError] = []
-        if self._sync_pool is not None:
-            self._sync_pool.shutdown(wait=True)
-        (self.folder / RESERVE_FILE).unlink(missing_ok=True)
-        for line in self._lines():
-            self._try_flush(line, failures)
-        for output in self._files.values():
-            try:
-                output.file.add_metadata(END_METADATA, {"episode_id": self.episode_id, "truncated": "false"})
-                output.file.finish()
-            except WriteError as err:
-                failures.append(err)
-                output.file.abandon()
-        if failures:
-            raise failures[0]
+        self.finish().result()
 
     # -- inside
 
@@ -380,7 +389,7 @@ class EpisodeWriter:
     def _open_file(self, name: str) -> _FileOutput:
         if name in self._files:
             return self._files[name]  # left by a declaration that a full disk cut short
-        file = McapFile(self.folder / name, self.policy.zstd_level)
+        file = McapFile(self.folder / name)
         origin = {
             "episode_id": self.episode_id,
             "host_id": self.timeline.host_id,
@@ -401,100 +410,100 @@ class EpisodeWriter:
         schema_id = file.add_schema(schema.name, schema.encoding, schema.data)
         return file.add_channel(topic, schema.message_encoding, schema_id, metadata)
 
-    def _line(self, output: _FileOutput, compression: str) -> _ChunkLine:
-        if compression not in output.lines:
-            output.lines[compression] = _ChunkLine(output.file, compression)
-        return output.lines[compression]
+    def _line(self, output: _FileOutput, is_compressible: bool) -> _ChunkLine:
+        if is_compressible not in output.lines:
+            output.lines[is_compressible] = _ChunkLine(output.file, is_compressible)
+        return output.lines[is_compressible]
 
     def _lines(self) -> list[_ChunkLine]:
         return [line for output in self._files.values() for line in output.lines.values()]
 
     def _utc(self, host_ns: int) -> int:
         """MCAP stamps are unsigned; the exact host stamps lie in the stamps channel."""
-        return max(host_ns + self.timeline.utc_minus_host_ns, 0)
+        utc_ns = host_ns + self.timeline.utc_minus_host_ns
+        return utc_ns if utc_ns > 0 else 0
 
     def _write_entry(self, entry_format: EntryFormat[Any], entry: Any) -> None:
         utc_ns = self._utc(entry_format.host_ns(entry))
         self._write_bytes(self._entry_channels[entry_format.topic], entry_format.pack(entry, utc_ns), utc_ns)
 
     def _write_bytes(self, channel_id: int, data: bytes, utc_ns: int) -> None:
-        output = self._files[DATA_FILE]
-        line = self._line(output, "zstd")
-        self._make_room(line, len(data))
-        line.add(channel_id, 0, utc_ns, utc_ns, [data])
+        chunk = self._chunk(self._line(self._files[DATA_FILE], is_compressible=True), len(data))
+        chunk.add(channel_id, 0, utc_ns, utc_ns, (data,), len(data))
 
-    def _make_room(self, line: _ChunkLine, size: int) -> None:
-        if line.size and line.size + line.reserved + size + MESSAGE_HEAD.size > self.policy.chunk_bytes:
-            self._flush(line)
-        if not line.size:
-            # Older than the message by at most one step: a chunk may close early, never late.
-            line.opened_ns = self._now_ns
+    def _chunk(self, line: _ChunkLine, size: int) -> OpenChunk:
+        """Return the chunk of a line that has room for a message of ``size`` bytes, its stamps included."""
+        chunk = line.chunk
+        if chunk is not None:
+            if chunk.size + chunk.reserved_bytes + size + MESSAGE_HEAD.size <= self.policy.chunk_bytes:
+                return chunk
+            self._hand_over(line)
+        # Older than the message by at most one step: a chunk may close early, never late.
+        line.chunk = chunk = OpenChunk(line.file, line.is_compressible, self._now_ns)
+        return chunk
 
-    def _count(self, stream: str, instance: int) -> Written:
-        key = (stream, instance)
+    def _hand_over(self, line: _ChunkLine) -> None:
+        chunk, line.chunk = line.chunk, None
+        if chunk is not None:
+            self._queue.put(chunk)
+
+    def _count(self, key: tuple[str, int]) -> Written:
         found = self._written.get(key)
         if found is None:
             found = self._written[key] = Written()
         return found
 
-    def _book(self, line: _ChunkLine, frame: Frame, instance: int) -> None:
-        self._count(frame.stream, instance).pending_samples += frame.count
-        key = (frame.stream, instance)
-        share = line.shares.get(key)
-        if share is None:
-            share = line.shares[key] = _Share()
-        share.frames += 1
-        share.samples += frame.count
-        share.payload_bytes += len(frame.payload)
-
-    def _try_flush(self, line: _ChunkLine, failures: list[WriteError]) -> None:
-        try:
-            self._flush(line)
-        except WriteError as err:
-            failures.append(err)
-
-    def _flush(self, line: _ChunkLine) -> None:
-        if not line.size:
-            return
-        parts, index = line.take()
-        shares, line.shares = line.shares, {}
-        try:
-            stored_bytes = line.file.add_chunk(line.compression, parts, index)
-        except WriteError:
+    def _book(self) -> None:
+        """Account for the chunks that are done."""
+        for done in self._queue.take_done():
+            self._settled += done.chunk.held
+            if done.error is not None and self._ending is None:
+                self._failures.append(done.error)
+            shares = done.chunk.shares
+            payload_bytes = max(1, sum(share.payload_bytes for share in shares.values()))
             for key, share in shares.items():
-                self._written[key].pending_samples -= share.samples
-                self._written[key].lost_samples += share.samples
-            raise
-        chunk_payload_bytes = max(1, sum(share.payload_bytes for share in shares.values()))
-        for key, share in shares.items():
-            written = self._written[key]
-            written.pending_samples -= share.samples
-            written.frames += share.frames
-            written.samples += share.samples
-            written.payload_bytes += share.payload_bytes
-            written.stored_bytes += stored_bytes * share.payload_bytes / chunk_payload_bytes
+                written = self._count(key)
+                if done.error is not None:
+                    written.lost_samples += share.samples
+                    continue
+                written.frames += share.frames
+                written.samples += share.samples
+                written.payload_bytes += share.payload_bytes
+                written.stored_bytes += done.stored_bytes * share.payload_bytes / payload_bytes
 
-    def _sync_when_due(self, now_ns: int) -> None:
-        """Sync in a thread: a disk that stalls must not stop the loop that takes in frames."""
-        if self.policy.sync_s is None:
-            return
-        if self._synced_ns is None:
-            self._synced_ns = now_ns
-        if self._sync_job is not None and self._sync_job.done():
-            job, self._sync_job = self._sync_job, None
-            job.result()
-        if self._sync_job is None and now_ns - self._synced_ns >= self.policy.sync_s * SECOND_NS:
-            if self._sync_pool is None:
-                self._sync_pool = ThreadPoolExecutor(1, thread_name_prefix="episode-sync")
-            self._synced_ns = now_ns
-            self._sync_job = self._sync_pool.submit(
-                self._sync, [output.file for output in self._files.values()]
-            )
+    def _raise_failure(self) -> None:
+        failures, self._failures = self._failures, []
+        if failures:
+            raise failures[0]
 
-    @staticmethod
-    def _sync(files: Sequence[McapFile]) -> None:
-        for file in files:
+    def _refusal(self, frame: Frame, output: _StreamOutput | None) -> EpisodeError:
+        if self._ending is not None:
+            return EpisodeError(f"episode {self.episode_id} is closed; frame {frame.seq} of {frame.stream}")
+        if output is None:
+            return EpisodeError(f"stream {frame.stream} was not declared to the episode")
+        return EpisodeError(
+            f"frame {frame.seq} of {frame.stream} carries {len(frame.meta)} numbers, "
+            f"its stream declares {output.meta_count}"
+        )
+
+    # -- what the disk's thread does at the end
+
+    def _release_reserve(self) -> None:
+        try:
+            (self.folder / RESERVE_FILE).unlink(missing_ok=True)
+        except OSError as err:
+            raise EpisodeError(f"{self.folder / RESERVE_FILE} cannot be removed: {err.strerror}") from err
+
+    def _end(self, jobs: Sequence["Future[Any]"], failures: list[EpisodeError]) -> None:
+        """Finish every file once the jobs are done, and raise the first of all failures."""
+        wait(jobs)
+        errors = failures + [error for job in jobs if (error := failure_of(job)) is not None]
+        for output in self._files.values():
             try:
-                file.sync()
-            except OSError as err:
-                raise EpisodeError(f"{file.path} could not be synced to disk: {err.strerror}") from err
+                output.file.add_metadata(END_METADATA, {"episode_id": self.episode_id, "truncated": "false"})
+                output.file.finish()
+            except WriteError as err:
+                errors.append(err)
+                output.file.abandon()
+        if errors:
+            raise errors[0]

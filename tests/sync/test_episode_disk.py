@@ -41,8 +41,10 @@ def write_until_full(writer: EpisodeWriter) -> tuple[Counter[str], int]:
     refusals = 0
     for frame, stamped in all_frames(400):
         given[frame.stream] += frame.count
+        writer.write(frame, stamped, 0)
+        writer.wait()
         try:
-            writer.write(frame, stamped, 0)
+            writer.step(int(frame.arrival_ns[-1]))
         except WriteError:
             refusals += 1
         if refusals == 3:

@@ -12,6 +12,7 @@ from sensorium.drivers.frame import Column, Frame, Modality, StreamInfo, stamps
 from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode import schemas
+from sensorium.sync.episode.checksum import combine_crc32, crc32, plain_combine_crc32
 from sensorium.sync.episode.layouts import (
     channel_for,
     dump_stream_info,
@@ -20,7 +21,6 @@ from sensorium.sync.episode.layouts import (
     unwrap,
     wrap,
 )
-from sensorium.sync.episode.mcap_file import combine_crc32
 from sensorium.sync.episode.stamp_rows import StampRows, unpack_stamps
 
 UTC_NS = 1_700_000_000_123_456_789
@@ -114,7 +114,10 @@ def test_timestamps_before_1970_are_written_as_protobuf_does() -> None:
 
 @given(st.binary(), st.binary())
 def test_checksums_of_parts_combine_to_that_of_the_whole(first: bytes, second: bytes) -> None:
-    assert combine_crc32(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+    whole = zlib.crc32(first + second)
+    assert crc32(second, crc32(first, 0)) == whole
+    assert combine_crc32(zlib.crc32(first), zlib.crc32(second), len(second)) == whole
+    assert plain_combine_crc32(zlib.crc32(first), zlib.crc32(second), len(second)) == whole
 
 
 int64s = st.integers(-(2**63), 2**63 - 1)

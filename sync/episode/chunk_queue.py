@@ -1,0 +1,130 @@
+"""Chunks on their way to the disk: compressed in a pool, then written in order by one thread."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import zstandard
+
+from sensorium.errors import EpisodeError
+from sensorium.sync.episode.chunks import PackedChunk
+from sensorium.sync.episode.open_chunk import OpenChunk
+
+_Result = TypeVar("_Result")
+
+_MOST_IN_PRESS = 32
+"""Chunks that may wait for the pool. Those beyond are stored as they came: where compression cannot follow,
+the disk gets more bytes, and nobody waits (32 MiB are 80 ms of one thread at level 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoneChunk:
+    """A chunk that the disk has taken, or that is given up with an ``error``; ``stored_bytes`` is 0 then."""
+
+    chunk: OpenChunk
+    stored_bytes: int
+    error: EpisodeError | None
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    chunk: OpenChunk
+    packed: "Future[PackedChunk] | None"
+    stored: "Future[int]"
+
+
+class _Compressor(threading.local):
+    """One for each thread: a context cannot be shared."""
+
+    def __init__(self, level: int) -> None:
+        self.zstd = zstandard.ZstdCompressor(level=level)
+
+
+class ChunkQueue:
+    """Takes chunks from one thread, the owner, which alone calls its methods; only ``wait`` waits.
+
+    Attributes:
+        waiting_bytes: Of the chunks that are not known to be done.
+    """
+
+    def __init__(self, zstd_level: int) -> None:
+        self.waiting_bytes = 0
+        self._under_way: deque[_UnderWay] = deque()
+        self._compressor = _Compressor(zstd_level)
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="episode-disk")
+        self._press = ThreadPoolExecutor(
+            max(1, min(4, (os.cpu_count() or 1) - 1)), thread_name_prefix="episode-zstd"
+        )
+
+    def put(self, chunk: OpenChunk) -> None:
+        """Hand a chunk over."""
+        packed = None
+        if chunk.is_compressible and self._in_press() < _MOST_IN_PRESS:
+            packed = self._press.submit(_compress, chunk, self._compressor)
+        self._under_way.append(_UnderWay(chunk, packed, self._disk.submit(_store, chunk, packed)))
+        self.waiting_bytes += chunk.size
+
+    def run(self, job: Callable[[], _Result]) -> "Future[_Result]":
+        """Run ``job`` on the disk's thread, behind all chunks that were put so far."""
+        return self._disk.submit(job)
+
+    def waiting(self) -> list[OpenChunk]:
+        """Return the chunks that were put and not yet taken as done."""
+        return [entry.chunk for entry in self._under_way]
+
+    def jobs(self) -> "list[Future[int]]":
+        """Return what is done once the chunks that were put are."""
+        return [entry.stored for entry in self._under_way]
+
+    def take_done(self) -> list[DoneChunk]:
+        """Return what was written or given up since the last call, in order."""
+        found = []
+        while self._under_way and self._under_way[0].stored.done():
+            entry = self._under_way.popleft()
+            self.waiting_bytes -= entry.chunk.size
+            found.append(_done(entry))
+        return found
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Return whether all that was put until now is done, waiting for it if need be."""
+        return not wait(self.jobs(), timeout_s).not_done
+
+    def end(self) -> None:
+        """Let the threads go once they have done what they were given."""
+        self._press.shutdown(wait=False)
+        self._disk.shutdown(wait=False)
+
+    def _in_press(self) -> int:
+        return sum(entry.packed is not None and not entry.packed.done() for entry in self._under_way)
+
+
+def _compress(chunk: OpenChunk, compressor: _Compressor) -> PackedChunk:
+    return chunk.pack(compressor.zstd)
+
+
+def _store(chunk: OpenChunk, packed: "Future[PackedChunk] | None") -> int:
+    return chunk.file.add_chunk(chunk.pack(None) if packed is None else packed.result())
+
+
+def _done(entry: _UnderWay) -> DoneChunk:
+    error = failure_of(entry.stored)
+    return DoneChunk(entry.chunk, 0 if error is not None else entry.stored.result(), error)
+
+
+def failure_of(job: "Future[Any]") -> EpisodeError | None:
+    """Return why a job that is done failed, without the traceback.
+
+    That would keep alive the parts of a chunk, which their owner is about to be told are free.
+    """
+    error = job.exception()
+    if error is None:
+        return None
+    if not isinstance(error, EpisodeError):
+        raise error
+    if error.__cause__ is not None:
+        error.__cause__.with_traceback(None)
+    return error.with_traceback(None)
