@@ -36,7 +36,8 @@ class HostSpec(BaseModel):
     """What the supervisor tells a driver host.
 
     Attributes:
-        codec: The ``codec`` key of the device's entry in the rig file; None = what its options ask for.
+        codec: The ``codec`` key of the device's entry in the rig file; None = what its options ask for,
+            then what is exact and pays.
         batch_ms: Small samples are joined for so long before they travel; 0 = never.
     """
 
@@ -64,7 +65,8 @@ class DriverHost:
         self.driver: Driver[Any] = driver_type(config, driver_context)
         try:
             infos = _with_consent_flag(self.driver.open(), config.personal)
-            self._pipeline = Pipeline(stages_for(self.driver, spec.codec, spec.batch_ms), infos)
+            stages = stages_for(self.driver, infos, spec.codec, spec.batch_ms)
+            self._pipeline = Pipeline(stages, infos)
             self._bus = self._connect(spec, self._pipeline.infos, context)
         except BaseException:
             self.driver.close()

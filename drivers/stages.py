@@ -13,7 +13,7 @@ import numpy as np
 
 from sensorium.drivers.driver import Driver
 from sensorium.drivers.frame import COUNTER_GAP, Encoding, Frame, Loss, Place, StreamInfo
-from sensorium.drivers.payloads.codec import UNPACKED, Codec, CodecChoice, parse_codec
+from sensorium.drivers.payloads.codec import DEFAULTS, UNPACKED, Codec, CodecChoice, Pack, parse_codec
 from sensorium.drivers.payloads.table import packed_as
 from sensorium.errors import ConfigError
 from sensorium.timebase import SECOND_NS
@@ -99,10 +99,18 @@ class Pipeline:
 class CodecStage(Stage):
     """Packs the payloads of those streams that the codec can pack; the others pass."""
 
-    def __init__(self, choice: CodecChoice, first_seq: Mapping[str, int], *, must_fit: bool) -> None:
+    def __init__(
+        self,
+        choice: CodecChoice,
+        first_seq: Mapping[str, int],
+        *,
+        must_fit: bool,
+        only: frozenset[str] | None = None,
+    ) -> None:
         """Args:
         first_seq: Where the numbers of a stream begin, if not at 0.
         must_fit: Refuse a device without a stream for this codec: the rig file names it.
+        only: Pack streams of these encodings; None = of all that the codec can pack.
 
         Raises:
             ConfigError: If the codec has no such level.
@@ -110,22 +118,23 @@ class CodecStage(Stage):
         self._choice = choice
         self._codec: Codec = choice.load()
         self._level = choice.level if choice.level is not None else self._codec.level or 0
+        self._sources = self._codec.sources if only is None else self._codec.sources & only
         self._must_fit = must_fit
         self._first_seq = first_seq
         self._next_seq: dict[str, int] = {}
-        self._infos: dict[str, StreamInfo] = {}
+        self._packs: dict[str, Pack] = {}
 
     def declare(self, infos: Sequence[StreamInfo]) -> Sequence[StreamInfo]:
-        packable = [info for info in infos if info.encoding in self._codec.sources]
+        packable = [info for info in infos if info.encoding in self._sources]
         if self._must_fit and not packable:
             found = ", ".join(f"{info.name} is {info.encoding}" for info in infos)
             raise ConfigError(
                 f"codec {self._choice.name} packs {', '.join(sorted(self._codec.sources))}, but {found}; "
                 "choose a codec for that, or leave codec away"
             )
-        self._infos = {info.name: info for info in packable}
-        self._next_seq = {name: self._first_seq.get(name, 0) for name in self._infos}
-        return [self._declared(info) if info.name in self._infos else info for info in infos]
+        self._packs = {info.name: self._codec.packer(info, self._level) for info in packable}
+        self._next_seq = {name: self._first_seq.get(name, 0) for name in self._packs}
+        return [self._declared(info) if info.name in self._packs else info for info in infos]
 
     def _declared(self, info: StreamInfo) -> StreamInfo:
         level = "" if self._codec.level is None else f":{self._level}"
@@ -138,15 +147,15 @@ class CodecStage(Stage):
         return replace(packed, details={**info.details, **said})
 
     def apply(self, item: Item) -> Sequence[Item]:
-        info = self._infos.get(item.stream)
-        if info is None:
+        pack = self._packs.get(item.stream)
+        if pack is None:
             return (item,)
         if isinstance(item, Loss):
             self._next_seq[item.stream] += item.count
             return (item,)
         gap = item.seq - self._next_seq[item.stream]
         self._next_seq[item.stream] = item.next_seq
-        payload = self._codec.encode(info, item.payload, self._level)
+        payload = pack(item.payload, item.count)
         if payload is not None:
             return (replace(item, payload=payload),)
         lost = Loss(item.stream, item.count, Place.DRIVER, f"could not be packed as {self._codec.name}")
@@ -297,11 +306,17 @@ class _Held:
         return b"".join(pieces)
 
 
-def stages_for(driver: Driver[Any], codec: str | None, batch_ms: float) -> list[Stage]:
-    """Return the stages of an opened driver whose rig entry says ``codec``.
+def stages_for(
+    driver: Driver[Any], infos: Sequence[StreamInfo], codec: str | None, batch_ms: float
+) -> list[Stage]:
+    """Return the stages of an opened driver with the streams ``infos``.
 
-    What blocks is a recording: its frames stay as they were. On a virtual host clock no time passes that a
-    batch could wait for.
+    What blocks is a recording: its frames stay as they were, unless ``codec`` says otherwise. On a virtual host
+    clock no time passes that a batch could wait for.
+
+    Args:
+        codec: The ``codec`` key of the device's entry in the rig file; None = what its options ask for, then
+            what is exact and pays.
 
     Raises:
         ConfigError: If the codec is unknown.
@@ -309,7 +324,12 @@ def stages_for(driver: Driver[Any], codec: str | None, batch_ms: float) -> list[
     stages: list[Stage] = []
     if batch_ms > 0 and not driver.blocks and driver.timeline is None:
         stages.append(BatchStage(round(batch_ms * 1e6)))
-    choice = parse_codec(codec if codec is not None else driver.codec or UNPACKED)
+    wanted = codec if codec is not None else driver.codec
+    choice = None if wanted is None else parse_codec(wanted)
     if choice is not None:
         stages.append(CodecStage(choice, driver.first_seq, must_fit=codec is not None))
+    if wanted != UNPACKED and not driver.blocks:
+        for encoding in dict.fromkeys(info.encoding for info in infos if info.encoding in DEFAULTS):
+            default = CodecChoice(DEFAULTS[encoding])
+            stages.append(CodecStage(default, driver.first_seq, must_fit=False, only=frozenset({encoding})))
     return stages

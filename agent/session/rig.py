@@ -104,7 +104,8 @@ class Device:
     """A device of the rig with its driver class and validated options.
 
     Attributes:
-        codec: What its streams are packed with, as written; None = what its options ask for.
+        codec: What its streams are packed with, as written; None = what its options ask for, then what is exact
+            and pays.
     """
 
     name: str

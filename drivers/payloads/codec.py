@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sensorium.drivers.frame import StreamInfo
@@ -10,11 +10,17 @@ from sensorium.errors import ConfigError
 
 Payload = bytes | memoryview
 
+Pack = Callable[[Payload, int], bytes | None]
+"""From a frame's payload and count to the packed payload; None when this one cannot be packed."""
+
 CODECS = {
     "jpeg": "sensorium.drivers.payloads.images:JPEG",
     "png": "sensorium.drivers.payloads.images:PNG",
 }
 """Name in the rig file -> ``module:codec``; lazy, so that a host loads only the libraries that it needs."""
+
+DEFAULTS: Mapping[str, str] = {}
+"""Encoding -> the exact codec that packs it where neither the rig file nor the device's options say anything."""
 
 UNPACKED = "none"
 """In the place of a codec's name: publish what the driver gives as it is."""
@@ -22,7 +28,7 @@ UNPACKED = "none"
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How payloads are packed, one by one.
+    """How payloads are packed, frame by frame.
 
     Attributes:
         sources: Encodings that it packs.
@@ -31,7 +37,8 @@ class Codec:
         level: Quality or effort where the rig file names none; None = the codec has no such setting.
         levels: The lowest and highest level allowed.
         declare: The stream as it is once packed, but for ``encoding``.
-        encode: The packed payload; None when this one cannot be packed.
+        packer: From the stream as the driver declares it, and a level, to what packs its payloads; called
+            once per stream, then given its frames in order.
     """
 
     name: str
@@ -39,7 +46,7 @@ class Codec:
     encoding: str
     is_exact: bool
     declare: Callable[[StreamInfo], StreamInfo]
-    encode: Callable[[StreamInfo, Payload, int], bytes | None]
+    packer: Callable[[StreamInfo, int], Pack]
     level: int | None = None
     levels: tuple[int, int] = (0, 0)
 

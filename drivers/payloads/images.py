@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from sensorium.drivers.frame import Encoding, StreamInfo
-from sensorium.drivers.payloads.codec import Codec
+from sensorium.drivers.payloads.codec import Codec, Pack
 from sensorium.drivers.payloads.payload import AS_STORED, Buffer, Payload, Pixels, View
 from sensorium.errors import ConfigError, PayloadError
 
@@ -201,13 +201,16 @@ def _declare_compressed(info: StreamInfo) -> StreamInfo:
     return replace(info, shape=info.shape[:2], max_payload_bytes=_largest_compressed(info))
 
 
-def _pack(encoding: str, info: StreamInfo, payload: Buffer, jpeg_quality: int) -> bytes | None:
-    if len(payload) != _raw_bytes(info):
-        return None
-    try:
-        return compress(encoding, _decode_raw(info, payload, AS_STORED), jpeg_quality)
-    except PayloadError:  # JPEG ends at 65500 pixels a side
-        return None
+def _packer(encoding: str, info: StreamInfo, jpeg_quality: int) -> Pack:
+    def pack(payload: Buffer, _count: int) -> bytes | None:
+        if len(payload) != _raw_bytes(info):
+            return None
+        try:
+            return compress(encoding, _decode_raw(info, payload, AS_STORED), jpeg_quality)
+        except PayloadError:  # JPEG ends at 65500 pixels a side
+            return None
+
+    return pack
 
 
 JPEG = Codec(
@@ -216,11 +219,11 @@ JPEG = Codec(
     Encoding.JPEG,
     False,
     _declare_compressed,
-    partial(_pack, Encoding.JPEG),
+    partial(_packer, Encoding.JPEG),
     level=85,
     levels=(1, 100),
 )
-PNG = Codec("png", frozenset(_RAW), Encoding.PNG, True, _declare_compressed, partial(_pack, Encoding.PNG))
+PNG = Codec("png", frozenset(_RAW), Encoding.PNG, True, _declare_compressed, partial(_packer, Encoding.PNG))
 
 ROWS = (
     *(

@@ -53,7 +53,8 @@ class Camera:
 
     def __init__(self, driver: OpenCvDriver, codec: str | None) -> None:
         self._driver = driver
-        self._pipeline = Pipeline(stages_for(driver, codec, batch_ms=0), driver.open())
+        infos = driver.open()
+        self._pipeline = Pipeline(stages_for(driver, infos, codec, batch_ms=0), infos)
         (self.info,) = self._pipeline.infos
 
     def read(self, timeout_s: float) -> Sequence[Frame | Loss]:

@@ -271,7 +271,7 @@ def test_a_coded_stream_declares_the_rate_of_the_plain_one(deflate: str) -> None
 
 def test_an_image_packed_as_jpeg_restores_to_nothing_and_decodes_itself() -> None:
     packed = table.packed_as(images.JPEG.declare(RAW), Encoding.JPEG)
-    payload = images.JPEG.encode(RAW, textured(6, 8).tobytes(), 90)
+    payload = images.JPEG.packer(RAW, 90)(textured(6, 8).tobytes(), 1)
     assert packed.restores_to == ""
     assert payload is not None
     assert Decoder(packed).pixels(payload).shape == (6, 8, 3)

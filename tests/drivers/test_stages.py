@@ -29,9 +29,9 @@ from sensorium.drivers.frame import (
 )
 from sensorium.drivers.host import DriverHost, HostSpec
 from sensorium.drivers.payloads.codec import CODECS, CodecChoice, parse_codec
-from sensorium.drivers.stages import CodecStage, Item, Pipeline, Stage, stages_for
+from sensorium.drivers.stages import BatchStage, CodecStage, Item, Pipeline, Stage, stages_for
 from sensorium.errors import ConfigError, DeviceError, EndOfStreamError
-from sensorium.timebase import SECOND_NS, HostClock, VirtualClock
+from sensorium.timebase import SECOND_NS, HostClock, Timeline, VirtualClock
 
 CLOCK = HostClock()
 SIZE = (48, 64)
@@ -244,7 +244,7 @@ def test_the_host_publishes_what_the_stages_make_and_books_what_they_drop(
     monkeypatch.setitem(registry.BUILT_IN, "film", f"{__name__}:Film")
     monkeypatch.setattr(
         "sensorium.drivers.host.stages_for",
-        lambda driver, text, batch_ms: [Hold(), *stages_for(driver, text, batch_ms)],
+        lambda *args: [Hold(), *stages_for(*args)],
     )
     options = {"ends_with": ends_with}
     spec = HostSpec(
@@ -286,6 +286,44 @@ def test_a_codec_that_fits_no_stream_ends_the_host_with_its_reason(
     )
     with pytest.raises(ConfigError, match="codec png packs bgr8, mono16, mono8, rgb8, but jpg is jpeg"):
         DriverHost(spec, HostClock(), context)
+
+
+def film(tmp_path: Path) -> Film:
+    return Film(FilmConfig(), DriverContext("cam", "here", CLOCK, tmp_path))
+
+
+def test_what_is_not_asked_for_is_packed_only_exactly_and_a_recording_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensorium.drivers.stages.DEFAULTS", {Encoding.BGR8: "png", Encoding.JPEG: "jpeg"})
+    infos = [RAW, GREY]
+    driver = film(tmp_path)
+
+    def encodings(codec: str | None) -> list[str]:
+        return [info.encoding for info in Pipeline(stages_for(driver, infos, codec, 0.0), infos).infos]
+
+    assert encodings(None) == [Encoding.PNG, Encoding.MONO8]
+    assert encodings("none") == [Encoding.BGR8, Encoding.MONO8]
+    assert encodings("jpeg") == [Encoding.JPEG, Encoding.JPEG]
+    monkeypatch.setattr(Film, "codec", "jpeg:50")
+    assert encodings(None) == [Encoding.JPEG, Encoding.JPEG]
+    monkeypatch.setattr(Film, "codec", None)
+    monkeypatch.setattr(Film, "blocks", True)
+    assert encodings(None) == [Encoding.BGR8, Encoding.MONO8]
+    assert encodings("png") == [Encoding.PNG, Encoding.PNG]
+
+
+def test_a_recording_and_a_virtual_clock_are_not_batched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = film(tmp_path)
+    assert [type(stage) for stage in stages_for(driver, [RAW], None, 10.0)] == [BatchStage]
+    assert stages_for(driver, [RAW], None, 0.0) == []
+    driver.timeline = Timeline("here", 0, is_virtual=True)
+    assert stages_for(driver, [RAW], None, 10.0) == []
+    driver.timeline = None
+    monkeypatch.setattr(Film, "blocks", True)
+    assert stages_for(driver, [RAW], None, 10.0) == []
 
 
 class Tick(Driver[DriverConfig]):
