@@ -1,0 +1,68 @@
+"""``sensorium consent``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sensorium.agent.arguments.options import DEFAULT_SPOOL, Json, SpoolOption
+
+group = typer.Typer(help="Give, withdraw and show consent grants.", no_args_is_help=True)
+
+
+@group.command("grant")
+def consent_grant(
+    subject: Annotated[str, typer.Argument(help="Pseudonym: sub:1f0c9a, group:lab or site:hall2.")],
+    streams: Annotated[list[str], typer.Option("--stream", help="Stream name or pattern.")] = ["*"],  # noqa: B006
+    purposes: Annotated[
+        list[str], typer.Option("--purpose", help="record, live, upload, export, ai:train ...")
+    ] = [  # noqa: B006
+        "record",
+        "upload",
+    ],
+    days: Annotated[float, typer.Option("--days", min=0.001, help="Validity from now.")] = 1.0,
+    controller: Annotated[str, typer.Option("--controller", help="Who answers for the data.")] = "",
+    folder: Annotated[
+        Path | None, typer.Option("--consent", help="Consent folder; default SPOOL/consent.")
+    ] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+    as_json: Json = False,
+) -> None:
+    """Enter a subject's permission."""
+    from sensorium.agent.commands.consent import give_consent
+
+    code = give_consent(
+        folder or spool / "consent",
+        subject,
+        streams,
+        purposes,
+        days=days,
+        controller=controller,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
+
+
+@group.command("withdraw")
+def consent_withdraw(
+    grant: Annotated[str, typer.Argument(help="Grant id or subject.")],
+    folder: Annotated[Path | None, typer.Option("--consent")] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+    as_json: Json = False,
+) -> None:
+    """End a grant (or all of a subject's) for good."""
+    from sensorium.agent.commands.consent import withdraw_consent
+
+    raise typer.Exit(withdraw_consent(folder or spool / "consent", grant, as_json=as_json))
+
+
+@group.command("show")
+def consent_show(
+    folder: Annotated[Path | None, typer.Option("--consent")] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+    as_json: Json = False,
+) -> None:
+    """List grants, what they are worth now, and whether a pause is on."""
+    from sensorium.agent.commands.consent import show_consent
+
+    raise typer.Exit(show_consent(folder or spool / "consent", as_json=as_json))

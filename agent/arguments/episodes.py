@@ -1,0 +1,50 @@
+"""``sensorium episodes``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sensorium.agent.arguments.options import DEFAULT_SPOOL, Json, SpoolOption
+
+group = typer.Typer(help="Look at, check and recover episodes.", no_args_is_help=True)
+
+
+@group.command("list")
+def episodes_list(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+    """List the episodes of a spool with their state."""
+    from sensorium.agent.commands.episodes import list_episodes
+
+    raise typer.Exit(list_episodes(spool, as_json=as_json))
+
+
+@group.command("show")
+def episodes_show(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
+    """Show what an episode says about itself."""
+    from sensorium.agent.commands.episodes import show_episode
+
+    raise typer.Exit(show_episode(episode, as_json=as_json))
+
+
+@group.command("verify")
+def episodes_verify(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
+    """Check signature, hashes and balance of an episode against its files."""
+    from sensorium.agent.commands.episodes import verify_episode
+
+    raise typer.Exit(verify_episode(episode, as_json=as_json))
+
+
+@group.command("recover")
+def episodes_recover(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> None:
+    """Recover and seal what a crash left open."""
+    from sensorium.agent.commands.episodes import recover_episodes
+
+    raise typer.Exit(recover_episodes(spool, as_json=as_json))
+
+
+@group.command("report")
+def episodes_report(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
+    """Write the HTML report of an episode anew and print its path."""
+    from sensorium.agent.commands.episodes import report_episode
+
+    raise typer.Exit(report_episode(episode, as_json=as_json))

@@ -1,0 +1,16 @@
+"""Options that several commands share."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_SPOOL = Path(os.environ.get("SENSORIUM_SPOOL", "spool"))
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+SpoolOption = Annotated[Path, typer.Option("--spool", help="Folder that episodes are recorded into.")]
+Despite = Annotated[
+    bool, typer.Option("--despite-calibration", help="Record although a calibration check failed before.")
+]
+Seconds = Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after so much time.")]
