@@ -55,12 +55,14 @@ class Driver(ABC, Generic[ConfigT]):
     Attributes:
         config_type: Validated from the rig file before any process starts.
         blocks: Wait for credit instead of dropping; only sensible for recordings that can wait.
+        niceness: How far its host process steps back behind others; a device that cannot wait has 0.
         timeline: The host clock of the arrival stamps; None = this machine's, now.
         first_seq: Where the numbers of a stream begin, if not at 0 (a recording from the middle of a session).
     """
 
     config_type: ClassVar[type[DriverConfig]]
     blocks: ClassVar[bool] = False
+    niceness: ClassVar[int] = 0
     timeline: Timeline | None = None
     first_seq: Mapping[str, int] = MappingProxyType({})
 

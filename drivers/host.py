@@ -26,6 +26,7 @@ from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.registry import load_driver
 from sensorium.drivers.stages import Item, Pipeline, stages_for
 from sensorium.errors import DeviceError, EndOfStreamError, SensoriumError
+from sensorium.priority import give_way
 from sensorium.timebase import SECOND_NS, Clock, HostClock, Timeline, read_bases
 
 READ_TIMEOUT_S = 0.02
@@ -175,6 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     with zmq.Context() as context:
         try:
+            niceness = load_driver(spec.driver).niceness
+            if niceness:
+                give_way(niceness, HostClock())
             host = DriverHost(spec, HostClock(), context)
 
             def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -92,6 +92,11 @@ class SimulatedCamera(SimulatedDriver[SimulatedCameraConfig]):
             self.config.distortion if bent else (),
         )
 
+    def prepare(self) -> None:
+        # One thread per camera process: the machine's cores belong to all of them.
+        cv2.setNumThreads(1)
+        self._renderer = Renderer(self.world.scene, self.intrinsics, self.rng("noise"))
+
     def streams(self) -> Sequence[StreamInfo]:
         config, name = self.config, self.context.name
         if config.render == "cached" and config.motion != "walk":
@@ -103,9 +108,6 @@ class SimulatedCamera(SimulatedDriver[SimulatedCameraConfig]):
                 f"found {loop:g}; change rate_hz or use render: live"
             )
         self.mount()
-        # One thread per camera process: the machine's cores belong to all of them.
-        cv2.setNumThreads(1)
-        self._renderer = Renderer(self.world.scene, self.intrinsics, self.rng("noise"))
         min_ns = round(config.latency.min_ms * 1e6)
         trigger, phase_s = rig_trigger(config.seed, config.rate_hz) if config.triggered else (None, None)
         width, height = config.size

@@ -23,7 +23,8 @@ def demo_rig(seed: int = 1, start_ns: int | None = None, **common: Any) -> dict[
     skews within +-50 ppm.
 
     Args:
-        start_ns: Common host time of world time 0; None leaves it to whoever starts the processes.
+        start_ns: Common host time of world time 0; None leaves it to whoever starts the processes (of the rig
+            file, to the devices: they wait for each other).
         common: Further options for every device (``speed``, ``seconds``, ``drop_probability``, ...).
     """
     shared: dict[str, Any] = {"seed": seed, **common}
@@ -70,4 +71,8 @@ def write_demo_rig(folder: Path, seed: int = 1, start_ns: int | None = None, **c
 
 def demo_rig_yaml(seed: int = 1, start_ns: int | None = None, **common: Any) -> str:
     """Return the rig file's text."""
-    return yaml.safe_dump(demo_rig(seed, start_ns, **common), sort_keys=False)
+    rig = demo_rig(seed, start_ns, **common)
+    if start_ns is None:
+        for options in rig["devices"].values():
+            options["starts_with"] = list(rig["devices"])
+    return yaml.safe_dump(rig, sort_keys=False, default_flow_style=None)

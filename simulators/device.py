@@ -1,6 +1,5 @@
 """What all simulated devices share: the common start, sample trains on a device clock, delivery, faults."""
 
-import heapq
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from sensorium.calibration.geometry import Array, rotation_from_rpy, transform
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import Column, Encoding, Frame, Latency, Loss, Modality, StreamInfo
 from sensorium.errors import ConfigError, DeviceError, EndOfStreamError
+from sensorium.simulators.ahead import FramesAhead
+from sensorium.simulators.common_start import agree_on_start
 from sensorium.simulators.device_clock import (
     ClockConfig,
     LatencyConfig,
@@ -26,6 +27,7 @@ from sensorium.simulators.device_clock import (
     stream_rng,
 )
 from sensorium.simulators.faults import DropPlan, Fault, Faults, damaged
+from sensorium.simulators.pace import PaceWriter
 from sensorium.simulators.rig import MOUNTS, SPARE_MOUNTS
 from sensorium.simulators.truth import FOLDER, SUFFIX, TruthWriter
 from sensorium.simulators.world import MotionName, World
@@ -54,6 +56,8 @@ class SimulatedConfig(DriverConfig):
     Attributes:
         seed: Of the world, the device's clock and its noise. Devices of one rig share it.
         start_ns: Host time at which world time is 0; devices of one rig share it. None = when opened.
+        starts_with: Devices of the rig to wait for instead: the world begins for all of them together, a second
+            after the last one was opened.
         utc_minus_host_ns: For accelerated runs: the UTC of the simulated host clock. None = the real one's.
         speed: Simulated seconds per real second. Other than 1, stamps are on a virtual host clock that passes
             ``start_ns`` when the real one does; a device that cannot keep up runs late and skips nothing.
@@ -66,6 +70,7 @@ class SimulatedConfig(DriverConfig):
 
     seed: NonNegativeInt = 1
     start_ns: NonNegativeInt | None = None
+    starts_with: tuple[str, ...] = ()
     utc_minus_host_ns: int | None = None
     speed: PositiveFloat = 1.0
     seconds: PositiveFloat | None = None
@@ -214,6 +219,8 @@ class SampleTrain:
 class SimulatedDriver(Driver[SimConfigT]):
     """A device of the simulated rig. Subclasses name its streams and produce their frames."""
 
+    niceness = 5
+
     def __init__(self, config: SimConfigT, context: DriverContext) -> None:
         super().__init__(config, context)
         self.world = World(config.seed, config.motion)
@@ -223,8 +230,8 @@ class SimulatedDriver(Driver[SimConfigT]):
         self.faults = Faults(config.faults)
         self.device_clock = simulated_clock(config.clock, config.seed, context.name, self.faults.resets_s)
         self._real_start_ns = 0
-        self._queue: list[tuple[int, int, Frame]] = []
-        self._pushed = 0
+        self._ahead = FramesAhead(context.name, self.produce)
+        self._pace: PaceWriter | None = None
         self._coming_disconnect: Fault | None = None
         self._last_payload: dict[str, bytes] = {}
         self._truths: list[TruthWriter] = []
@@ -242,12 +249,19 @@ class SimulatedDriver(Driver[SimConfigT]):
 
     @abstractmethod
     def produce(self) -> bool:
-        """Push the next frames with :meth:`push`; return False when every train has ended."""
+        """Push the next frames with :meth:`push`; return False when every train has ended.
+
+        Called by the thread that works ahead.
+        """
+
+    def prepare(self) -> None:
+        """Do what takes time before the world begins; called once by ``open``."""
 
     def open(self) -> Sequence[StreamInfo]:
+        self.prepare()
         config = self.config
+        self.start_ns = self._begin()
         now_ns = self.context.clock.now_ns()
-        self.start_ns = now_ns if config.start_ns is None else config.start_ns
         self._real_start_ns = self.start_ns
         if config.clock.keeps == "utc":
             self.device_clock = self.device_clock.set_to(self.start_ns + read_bases().utc_minus_host_ns)
@@ -260,6 +274,8 @@ class SimulatedDriver(Driver[SimConfigT]):
                 shift_ns = self.context.clock.utc_ns() - now_ns
             self.timeline = Timeline(self.context.host_id, shift_ns, is_virtual=True)
             late_s = late_s if self._has_run_before() else 0.0
+        else:
+            self._pace = PaceWriter(self.context.run_dir, self.context.name)
         self.first_s = late_s
         done = self._past_disconnects()
         coming = [fault for fault in config.faults if not (fault.kind == "disconnect" and fault.at_s in done)]
@@ -273,29 +289,31 @@ class SimulatedDriver(Driver[SimConfigT]):
     def read(self, timeout_s: float) -> Sequence[Frame | Loss]:
         clock = self.context.clock
         deadline_ns = clock.now_ns() + round(timeout_s * SECOND_NS)
-        while not self._queue:
-            if not self.produce():
-                return self._end(deadline_ns)
-        due_ns = self._real_ns(self._queue[0][0])
+        next_ns = self._ahead.next_ns()
+        if next_ns is None:
+            return self._end(deadline_ns)
+        due_ns = self._real_ns(next_ns)
         if due_ns > deadline_ns:
             clock.sleep_until(deadline_ns)
             return ()
         clock.sleep_until(due_ns)
-        frames = [heapq.heappop(self._queue)[2]]
         now_ns = self._simulated_now_ns()
-        while self._queue and self._queue[0][0] <= now_ns:
-            frames.append(heapq.heappop(self._queue)[2])
-        return frames
+        if self._pace is not None:
+            self._pace.note(next_ns, now_ns)
+        # A clock that sleeps to the microsecond may wake a little before the time that was rounded up.
+        return self._ahead.take(max(now_ns, next_ns))
 
     def close(self) -> None:
+        self._ahead.close()
+        if self._pace is not None:
+            self._pace.flush()
         for truth in self._truths:
             truth.close()
         self._truths.clear()
 
     def push(self, frame: Frame) -> None:
         """Queue a frame for the moment when its last byte has arrived."""
-        heapq.heappush(self._queue, (int(frame.arrival_ns[-1]), self._pushed, frame))
-        self._pushed += 1
+        self._ahead.push(frame)
 
     def columnar(
         self, modality: Modality, rate_hz: float, block: int, columns: Sequence[Column], latency_min_ns: int
@@ -383,6 +401,15 @@ class SimulatedDriver(Driver[SimConfigT]):
     def rng(self, purpose: str) -> np.random.Generator:
         """Return this device's random stream for one purpose."""
         return stream_rng(self.config.seed, self.context.name, purpose)
+
+    def _begin(self) -> int:
+        """Return the host time of world time 0."""
+        config, context = self.config, self.context
+        if config.start_ns is not None:
+            return config.start_ns
+        if config.starts_with:
+            return agree_on_start(context.run_dir, context.name, config.starts_with, context.clock)
+        return context.clock.now_ns()
 
     def _simulated_now_ns(self) -> int:
         elapsed_ns = self.context.clock.now_ns() - self._real_start_ns

@@ -70,6 +70,9 @@ class SimulatedLidar(SimulatedDriver[SimulatedLidarConfig]):
     def _per_frame(self) -> int:
         return self.metadata.packets_per_frame
 
+    def prepare(self) -> None:
+        _ = self.world.scene  # paints it; every later look finds it
+
     def streams(self) -> Sequence[StreamInfo]:
         config, name = self.config, self.context.name
         self.mount()

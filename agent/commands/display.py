@@ -13,9 +13,6 @@ from rich.text import Text
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.transfer import Progress as UploadProgress
 
-START_UP_NS = 5 * SECOND_NS
-"""From the start of the demo's processes to the beginning of its world: imports and images take a while."""
-
 CHECKER_SILENT_S = 15.0
 _PLAIN_EVERY_NS = 2 * SECOND_NS
 _COLOUR = {

@@ -42,10 +42,7 @@ def run_demo(out: Path, seconds: float, is_granted: bool, seed: int, as_json: bo
     out.mkdir(parents=True, exist_ok=True)
     spool = out / "spool"
     _grant_demo(ConsentStore(spool / "consent", clock), is_granted, clock)
-    rig = load_rig(write_demo_rig(out, seed=seed, start_ns=None, seconds=seconds))
-    start_ns = clock.now_ns() + display.START_UP_NS  # the simulated world begins when all sensors are up
-    request = request_for(rig, spool, None)
-    request = replace(request, devices=tuple(_starting_at(device, start_ns) for device in request.devices))
+    request = request_for(load_rig(write_demo_rig(out, seed=seed, seconds=seconds)), spool, None)
     with display.Progress("demo", as_json) as progress:
         result = run_session(request, clock, progress.show)
         progress.show({"phase": "uploading"})
@@ -54,11 +51,6 @@ def run_demo(out: Path, seconds: float, is_granted: bool, seed: int, as_json: bo
         deliver(service, clock, progress)
         result.verification = verification(service, store, {folder.name for folder in result.episodes})
         return _finish(result, progress, as_json)
-
-
-def _starting_at(device: Device, start_ns: int) -> Device:
-    options = {**device.options, "start_ns": start_ns}
-    return replace(device, options=options, config=device.driver_type.config_type.model_validate(options))
 
 
 def _grant_demo(store: ConsentStore, is_granted: bool, clock: HostClock) -> None:

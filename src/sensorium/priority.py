@@ -21,7 +21,9 @@ def give_way(niceness: int, clock: Clock) -> None:
 
     Args:
         niceness: 1 (a little) to 19 (only what nobody else wants); threads that are started later inherit it.
+            Whoever is lower already stays there.
     """
+    niceness = max(niceness, os.getpriority(os.PRIO_PROCESS, 0))
     os.setpriority(os.PRIO_PROCESS, 0, niceness)  # of the calling thread alone, on Linux
     if os.getsid(0) == os.getpid():
         _lower_session(niceness, clock)

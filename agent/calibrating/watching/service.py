@@ -32,7 +32,7 @@ from sensorium.sync.recording.service import unpack_set
 from sensorium.sync.recording.sets import AlignedSet, SetRequest
 from sensorium.timebase import SECOND_NS, Clock, HostClock, process_cpu_ns
 
-NICENESS = 15
+NICENESS = 5
 PLAN_NS = 10 * SECOND_NS
 REPORT_NS = 2 * SECOND_NS
 _IDLE_NS = SECOND_NS // 4
