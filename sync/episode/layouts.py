@@ -9,6 +9,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -74,12 +75,29 @@ def bytes_tag(number: int) -> bytes:
 def timestamp_field(utc_ns: int) -> bytes:
     """Return field 1, a google.protobuf.Timestamp, as protobuf writes it."""
     seconds, nanos = divmod(utc_ns, 1_000_000_000)
-    inner = b""
-    if seconds:
-        inner += b"\x08" + varint(seconds & (1 << 64) - 1)
-    if nanos:
+    inner = _seconds_field(seconds)
+    if nanos >= 1 << 28:  # three in four; written out because every frame has one
+        inner += bytes(
+            (
+                0x10,
+                nanos & 0x7F | 0x80,
+                nanos >> 7 & 0x7F | 0x80,
+                nanos >> 14 & 0x7F | 0x80,
+                nanos >> 21 & 0x7F | 0x80,
+                nanos >> 28,
+            )
+        )
+    elif nanos:
         inner += b"\x10" + varint(nanos)
-    return b"\x0a" + varint(len(inner)) + inner
+    return _TIMESTAMP_HEADS[len(inner)] + inner
+
+
+@lru_cache(maxsize=64)
+def _seconds_field(seconds: int) -> bytes:
+    return b"\x08" + varint(seconds & (1 << 64) - 1) if seconds else b""
+
+
+_TIMESTAMP_HEADS = [b"\x0a" + varint(size) for size in range(32)]
 
 
 class MessageLayout(ABC):
@@ -187,20 +205,32 @@ class _Columns(MessageLayout):
         self._column_tag = bytes_tag(schemas.field_number(schemas.SampleBlock, "columns"))
         self._data_tag = bytes_tag(schemas.field_number(schemas.SampleColumn, "data"))
         self._count_tag = varint(schemas.field_number(schemas.SampleBlock, "count") << 3)
+        self._frame_count = 1
+        self._heads, self._tail = self._frame_of(1)
 
     def wrap_parts(self, frame: Frame, capture_utc_ns: int) -> Sequence[Buffer]:
         self.check(frame)
+        if frame.count != self._frame_count:  # nearly always that of the frame before
+            self._frame_count = frame.count
+            self._heads, self._tail = self._frame_of(frame.count)
         view = memoryview(frame.payload)
         out: list[Buffer] = [timestamp_field(capture_utc_ns) + self._head]
+        for head, begin, end in self._heads:
+            out += (head, view[begin:end])
+        out.append(self._tail)
+        return (b"".join(out),)
+
+    def _frame_of(self, count: int) -> tuple[list[tuple[bytes, int, int]], bytes]:
+        """Return what stands before each column of so many samples and where its data lie, and what ends it."""
+        heads = []
         at = 0
         for head, item_bytes in self._columns:
-            size = frame.count * item_bytes
+            size = count * item_bytes
             data_head = self._data_tag + varint(size)
-            out.append(self._column_tag + varint(len(head) + len(data_head) + size) + head + data_head)
-            out.append(view[at : at + size])
+            size_field = varint(len(head) + len(data_head) + size)
+            heads.append((self._column_tag + size_field + head + data_head, at, at + size))
             at += size
-        out.append(self._count_tag + varint(frame.count))
-        return (b"".join(out),)
+        return heads, self._count_tag + varint(count)
 
     def unwrap(self, data: Buffer) -> bytes:
         return b"".join(column.data for column in _parse(schemas.SampleBlock, data, self.info.name).columns)
