@@ -21,6 +21,7 @@ from sensorium.agent.calibrating.shots import (
     decoded_cloud,
     decoded_image,
     fastest_gyro,
+    image_file,
     is_sweep,
     stereo_pairs_of,
     take_shot,
@@ -166,15 +167,6 @@ def spread(count: int, wanted: int) -> list[int]:
     return [int(index) for index in np.linspace(0, count - 1, wanted)]
 
 
-def _read_image(path: Path) -> Image:
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise CalibrationError(f"image {path} cannot be read")
-    if image.dtype == np.uint16:
-        image = np.asarray(image // 256, np.uint8)
-    return np.asarray(image[..., :3] if image.ndim == 3 else image, np.uint8)
-
-
 def _size_of(image: Image) -> tuple[int, int]:
     return image.shape[1], image.shape[0]
 
@@ -195,7 +187,7 @@ def _open_euroc(path: Path, root: Path, calibration: ImportResult) -> Recording:
     }
     for name, files in images.items():
         if files:
-            found.sizes[name] = _size_of(_read_image(next(iter(files.values()))))
+            found.sizes[name] = _size_of(image_file(next(iter(files.values()))))
     for left, right in stereo_pairs_of(calibration.calibration, list(images)):
         _add_stereo(found, left, right, images[left], images[right])
     return found
@@ -210,7 +202,7 @@ def _add_stereo(
         return
 
     def load(stem: str) -> Callable[[], tuple[Image, Image]]:
-        return lambda: (_read_image(lefts[stem]), _read_image(rights[stem]))
+        return lambda: (image_file(lefts[stem]), image_file(rights[stem]))
 
     chosen = [stems[index] for index in spread(len(stems), MAX_STEREO_PAIRS)]
     found.stereo.append(StereoSet(left, right, [load(stem) for stem in chosen]))
@@ -254,7 +246,7 @@ def _open_kitti(path: Path, layout: _Kitti, given: ImportResult | None) -> Recor
     }
     for name, images in files.items():
         if images:
-            found.sizes[name] = _size_of(_read_image(next(iter(images.values()))))
+            found.sizes[name] = _size_of(image_file(next(iter(images.values()))))
     if layout.calibs is not None and given is None:
         found.sizes.clear()  # each frame has a calibration, and often an image size, of its own
     for left, right in stereo_pairs_of(calibration.calibration, list(files)):
@@ -292,7 +284,7 @@ def _kitti_shot(
 ) -> Callable[[], Shot]:
     def load() -> Shot:
         calibration, lidar = shared, _lidar_of(shared)
-        image = _read_image(image_path)
+        image = image_file(image_path)
         if calibs is not None:
             calibration = import_calibration(
                 calibs / f"{image_path.stem}.txt", size=_size_of(image)

@@ -27,7 +27,7 @@ from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.errors import CalibrationError
 from sensorium.sync.content.onsets import audio_onsets
-from sensorium.sync.episode.aligned import decode_samples
+from sensorium.sync.decoding import samples
 from sensorium.sync.episode.reader import Episode
 from sensorium.timebase import SECOND_NS
 
@@ -245,7 +245,7 @@ class SensorData:
         start_s, next_seq, count = 0.0, None, 0
         with Episode(self.path) as episode:
             for recorded in episode.frames({info.name}):
-                values = decode_samples(info, recorded.frame.payload, recorded.frame.count)
+                values = samples(info, recorded.frame.payload, recorded.frame.count)
                 if values is None or not len(values):
                     continue
                 if next_seq is None:

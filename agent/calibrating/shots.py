@@ -7,19 +7,18 @@ Used on episodes (:mod:`sensorium.agent.calibrating.recording`) and while record
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.agent.reporting.pictures import UNSHOWABLE, cloud_points, decode_picture
 from sensorium.calibration.geometry import Array, Intrinsics, apply, in_image, project
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sweep import deskew
 from sensorium.drivers.frame import Encoding, Frame, StreamInfo
-from sensorium.drivers.payloads.ouster import decode_scan, scan_points
-from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
-from sensorium.errors import CalibrationError
-from sensorium.sync.episode.aligned import decode_samples
+from sensorium.drivers.payloads.images import decompress
+from sensorium.errors import CalibrationError, PayloadError
+from sensorium.sync import decoding
 from sensorium.timebase import SECOND_NS
 
 Image = NDArray[np.uint8]
@@ -84,8 +83,9 @@ def imu_samples(
     """Return (N,) times (s, host) and (N, 3) values of the columns with this unit; None without samples."""
     axes = [index for index, column in enumerate(info.columns) if column.unit == unit]
     times, rows = [], []
+    decoder = decoding.StreamDecoder(info)
     for frame, capture_ns in frames:
-        values = decode_samples(info, frame.payload, frame.count)
+        values = decoder.samples(frame.payload, frame.count)
         if values is None or not len(values):
             continue
         if len(capture_ns) != len(values):  # one stamp for a block: of its first sample
@@ -134,9 +134,22 @@ def decoded_image(info: StreamInfo, payload: bytes) -> Image:
         CalibrationError: If it does not decode.
     """
     try:
-        return decode_picture(info, payload)
-    except UNSHOWABLE as err:
-        raise CalibrationError(f"an image of {info.name} does not decode: {err}") from err
+        return decoding.picture(info, payload)
+    except PayloadError as err:
+        raise CalibrationError(str(err)) from err
+
+
+def image_file(path: Path) -> Image:
+    """Return the grey or BGR image in a file, as stored: an EXIF orientation does not turn it.
+
+    Raises:
+        CalibrationError: If it cannot be read or is no image.
+    """
+    try:
+        pixels = decompress(path.read_bytes())
+    except (OSError, PayloadError) as err:
+        raise CalibrationError(f"image {path} cannot be read: {err}") from err
+    return np.asarray(pixels // 256 if pixels.dtype == np.uint16 else pixels, np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,19 +188,12 @@ def decoded_cloud(info: StreamInfo, sample: Sample) -> Cloud:
         CalibrationError: If it does not decode.
     """
     try:
-        if info.encoding != Encoding.OUSTER:
-            return Cloud(cloud_points(info, sample.payload))
-        metadata = OusterMetadata.from_json(info.details.get("metadata", ""))
-        scan = decode_scan(sample.payload, metadata)
-    except UNSHOWABLE as err:
-        raise CalibrationError(f"a sweep of {info.name} does not decode: {err}") from err
-    returns = np.flatnonzero(scan.range_mm)
-    ring, column = np.divmod(returns, scan.range_mm.shape[1])
-    valid = np.flatnonzero(scan.column_valid)
-    if not len(returns) or not len(valid):
-        return Cloud(scan_points(scan, metadata), ring)
-    since_ns = scan.column_ns[column] - scan.column_ns[valid[0]]
-    return Cloud(scan_points(scan, metadata), ring, (sample.capture_ns + since_ns) / SECOND_NS)
+        found = decoding.cloud(info, sample.payload)
+    except PayloadError as err:
+        raise CalibrationError(str(err)) from err
+    if found.since_ns is None:
+        return Cloud(found.points, found.ring)
+    return Cloud(found.points, found.ring, (sample.capture_ns + found.since_ns) / SECOND_NS)
 
 
 def take_shot(

@@ -1,25 +1,19 @@
 """Pictures of single frames: thumbnails of images, LiDAR from above, LiDAR on the camera image."""
 
 import base64
-import struct
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from sensorium.calibration.overlay import lidar_overlay
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.drivers.frame import Encoding, Modality, StreamInfo
-from sensorium.drivers.payloads.ouster import decode_scan, scan_points
-from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
-from sensorium.errors import SensoriumError, SourceError
-from sensorium.sync.episode import schemas
-from sensorium.sync.sources.ros_types import short_name
+from sensorium.drivers.frame import StreamInfo
+from sensorium.drivers.payloads.decoder import DAMAGE
+from sensorium.errors import PayloadError
+from sensorium.sync.decoding import Image, picture
 
-Image = NDArray[np.uint8]
 Points = NDArray[np.float32]
 
 THUMBNAIL_PX = 320
@@ -30,21 +24,9 @@ _BIRD_POINTS = 60_000
 _RING_COLOUR = (92, 78, 70)
 _TEXT_COLOUR = (190, 180, 170)
 _DARK = (30, 24, 20)
-_CHANNELS = {Encoding.MONO8: 1, Encoding.BGR8: 3, Encoding.RGB8: 3, Encoding.MONO16: 1}
-_PCL_TYPES = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 8: "<f8"}
 
-UNSHOWABLE = (
-    SensoriumError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    TypeError,
-    OSError,
-    struct.error,
-    DecodeError,
-    cv2.error,
-)
-"""What a damaged or hostile payload makes a decoder raise; the report then says so in the picture's place."""
+UNSHOWABLE = (*DAMAGE, cv2.error)
+"""What damaged or hostile data make drawing raise; the report then says so in the picture's place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,121 +42,13 @@ class Picture:
 # -- images
 
 
-def decode_picture(info: StreamInfo, payload: bytes | memoryview, is_small: bool = False) -> Image:
-    """Return the grey or BGR image of a frame; with ``is_small`` large JPEGs are decoded reduced.
-
-    Raises:
-        SourceError: If the frame holds no image that is understood; others of ``UNSHOWABLE`` if damaged.
-    """
-    if info.encoding in (Encoding.JPEG, Encoding.PNG):
-        width = info.shape[1] if is_small and len(info.shape) > 1 else 0
-        return _decompress(payload, _reduction(width), info)
-    if info.encoding in _CHANNELS:
-        dtype = "<u2" if info.encoding == Encoding.MONO16 else "u1"
-        pixels = np.frombuffer(payload, dtype).reshape(info.shape)
-        if info.encoding == Encoding.RGB8:
-            pixels = pixels[:, :, ::-1]
-        return _to_bytes(pixels, info)
-    if info.encoding == Encoding.MESSAGE and info.schema is not None:
-        return _decode_message(info, payload)
-    raise SourceError(f"encoding {info.encoding} is not an image")
-
-
-def _reduction(width: int) -> int:
-    if width >= 8 * THUMBNAIL_PX:
-        return int(cv2.IMREAD_REDUCED_COLOR_8)
-    if width >= 4 * THUMBNAIL_PX:
-        return int(cv2.IMREAD_REDUCED_COLOR_4)
-    return int(cv2.IMREAD_UNCHANGED)
-
-
-def _decompress(payload: bytes | memoryview, flags: int, info: StreamInfo) -> Image:
-    image = cv2.imdecode(np.frombuffer(payload, np.uint8), flags)
-    if image is None:
-        raise SourceError(f"its {len(payload)} bytes do not decode as an image")
-    return _to_bytes(np.asarray(image), info)
-
-
-def _to_bytes(pixels: NDArray[Any], info: StreamInfo) -> Image:
-    """Return pixels of any depth as 8 bit grey or BGR; depth and 16 bit are spread over their range."""
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    if pixels.ndim == 3 and pixels.shape[2] == 4:
-        pixels = pixels[:, :, :3]
-    if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels)
-    values = pixels.astype(np.float32)
-    seen = values[np.isfinite(values) & (values > 0)]
-    low, high = np.percentile(seen, (2, 98)) if len(seen) else (0.0, 1.0)
-    scaled = np.clip((values - low) * (255 / max(high - low, 1e-9)), 0, 255)
-    grey = np.nan_to_num(scaled).astype(np.uint8)
-    if info.modality is not Modality.DEPTH:
-        return grey
-    coloured = np.asarray(cv2.applyColorMap(255 - grey, cv2.COLORMAP_TURBO), np.uint8)
-    coloured[~(values > 0)] = 0
-    return coloured
-
-
-def _decode_message(info: StreamInfo, payload: bytes | memoryview) -> Image:
-    assert info.schema is not None
-    kind = short_name(info.schema.name)
-    if info.schema.message_encoding == "protobuf" and kind in ("CompressedImage", "RawImage"):
-        message = schemas.FOXGLOVE[kind].FromString(bytes(payload))
-        if kind == "CompressedImage":
-            return _decompress(message.data, cv2.IMREAD_UNCHANGED, info)
-        return _raw_pixels(message, message.data, info)
-    if kind not in ("Image", "CompressedImage"):
-        raise SourceError(f"messages of {info.schema.name} are not drawn")
-    found = _decode_ros(info, payload, f"sensor_msgs/msg/{kind}")
-    if kind == "CompressedImage":
-        return _decompress(found.data.tobytes(), cv2.IMREAD_UNCHANGED, info)
-    return _raw_pixels(found, found.data, info)
-
-
-def _raw_pixels(message: Any, data: Any, info: StreamInfo) -> Image:
-    """Return the pixels of a sensor_msgs/Image or foxglove.RawImage."""
-    code = message.encoding.lower()
-    conversions = {"rgb8": cv2.COLOR_RGB2BGR, "rgba8": cv2.COLOR_RGBA2BGR, "bgra8": cv2.COLOR_BGRA2BGR}
-    conversions |= {"yuv422": cv2.COLOR_YUV2BGR_UYVY, "yuv422_yuy2": cv2.COLOR_YUV2BGR_YUY2}
-    conversions |= {"bayer_rggb8": cv2.COLOR_BayerBG2BGR, "bayer_bggr8": cv2.COLOR_BayerRG2BGR}
-    conversions |= {"bayer_gbrg8": cv2.COLOR_BayerGR2BGR, "bayer_grbg8": cv2.COLOR_BayerGB2BGR}
-    channels = {"rgb8": 3, "bgr8": 3, "8uc3": 3, "rgba8": 4, "bgra8": 4, "yuv422": 2, "yuv422_yuy2": 2}
-    types = {"mono16": "u2", "16uc1": "u2", "32fc1": "f4"}
-    if code not in channels and code not in types and code not in ("mono8", "8uc1") and "bayer" not in code:
-        raise SourceError(f"pixel format {message.encoding[:40]!r} is not drawn")
-    order = ">" if getattr(message, "is_bigendian", 0) else "<"
-    dtype = np.dtype(order + types.get(code, "u1"))
-    depth = channels.get(code, 1)
-    rows = np.frombuffer(data, np.uint8)[: message.height * message.step].reshape(
-        message.height, message.step
-    )
-    packed = np.ascontiguousarray(rows[:, : message.width * depth * dtype.itemsize])
-    pixels = packed.view(dtype).reshape(message.height, message.width, depth)
-    if code in conversions:
-        pixels = np.asarray(cv2.cvtColor(pixels, conversions[code]))
-    return _to_bytes(pixels, info)
-
-
-def _decode_ros(info: StreamInfo, payload: bytes | memoryview, type_name: str) -> Any:
-    assert info.schema is not None
-    try:
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError:
-        raise SourceError(f"install sensorium[ros] to see messages of {info.schema.name}") from None
-    if info.schema.message_encoding == "ros1":
-        return get_typestore(Stores.ROS1_NOETIC).deserialize_ros1(bytes(payload), type_name)
-    if info.schema.message_encoding == "cdr":
-        return get_typestore(Stores.ROS2_HUMBLE).deserialize_cdr(bytes(payload), type_name)
-    raise SourceError(f"messages encoded as {info.schema.message_encoding} are not drawn")
-
-
 def thumbnail(info: StreamInfo, payload: bytes | memoryview) -> Picture:
     """Return a small JPEG of an image frame.
 
     Raises:
-        SourceError: As :func:`decode_picture`.
+        PayloadError: If the frame holds no image that is understood.
     """
-    return _as_jpeg(_shrink(decode_picture(info, payload, is_small=True), THUMBNAIL_PX), _THUMBNAIL_QUALITY)
+    return _as_jpeg(_shrink(picture(info, payload, THUMBNAIL_PX), THUMBNAIL_PX), _THUMBNAIL_QUALITY)
 
 
 def encoded(image: Image) -> Picture:
@@ -204,49 +78,15 @@ def _embed(media_type: str, data: NDArray[np.uint8], image: Image, caption: str)
 # -- LiDAR
 
 
-def cloud_points(info: StreamInfo, payload: bytes | memoryview) -> Points:
-    """Return (N, 4) float32 x, y, z (m, sensor frame), intensity of a LiDAR frame.
-
-    Raises:
-        SensoriumError: If the frame is no point cloud that is understood; others of ``UNSHOWABLE`` if damaged.
-    """
-    if info.encoding == Encoding.OUSTER:
-        metadata = OusterMetadata.from_json(info.details.get("metadata", ""))
-        return scan_points(decode_scan(payload, metadata), metadata)
-    if info.encoding == Encoding.POINTS:
-        return np.frombuffer(payload, "<f4").reshape(-1, 4)
-    if info.schema is not None and short_name(info.schema.name) == "PointCloud2":
-        return _ros_points(_decode_ros(info, payload, "sensor_msgs/msg/PointCloud2"))
-    what = info.schema.name if info.schema is not None else f"encoding {info.encoding}"
-    raise SourceError(f"{what} is not drawn as a point cloud")
-
-
-def _ros_points(message: Any) -> Points:
-    order = ">" if message.is_bigendian else "<"
-    known = {field.name: field for field in message.fields}
-    if not {"x", "y", "z"} <= known.keys():
-        raise SourceError(f"a cloud with fields {', '.join(known)[:80]} has no x, y, z")
-    names = [name for name in ("x", "y", "z", "intensity") if name in known]
-    formats = [order + _PCL_TYPES[known[name].datatype].lstrip("<") for name in names]
-    offsets = [known[name].offset for name in names]
-    layout = {"names": names, "formats": formats, "offsets": offsets, "itemsize": message.point_step}
-    dtype: Any = np.dtype(layout)  # type: ignore[call-overload]
-    rows: NDArray[Any] = np.frombuffer(message.data.tobytes(), dtype)
-    points = np.zeros((len(rows), 4), np.float32)
-    for index, name in enumerate(names):
-        points[:, index] = rows[name]
-    return points
-
-
 def bird_view(points: Points) -> Picture:
     """Return a view from above, x forward = up, y left = left, coloured by height, with range rings.
 
     Raises:
-        SourceError: If there is no return to show.
+        PayloadError: If there is no return to show.
     """
     points = points[np.isfinite(points[:, :3]).all(axis=1) & np.any(points[:, :3] != 0, axis=1)]
     if not len(points):
-        raise SourceError("the frame holds no returns")
+        raise PayloadError("the frame holds no returns")
     if len(points) > _BIRD_POINTS:
         points = points[:: -(-len(points) // _BIRD_POINTS)]
     reach_m = float(np.quantile(np.hypot(points[:, 0], points[:, 1]), 0.985)) * 1.08 + 1e-3
@@ -314,10 +154,10 @@ def overlay_picture(
 
     Raises:
         CalibrationError: If the calibration does not join the two frames.
-        SourceError: As :func:`decode_picture`.
+        PayloadError: If the frame holds no image that is understood.
     """
     T_camera_lidar = calibration.transform(camera.frame_id, lidar.frame_id)
-    image = decode_picture(camera, image_payload)
+    image = picture(camera, image_payload)
     intrinsics = calibration.camera(camera.frame_id)
     height, width = image.shape[:2]
     if (width, height) != (intrinsics.width, intrinsics.height):

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo
-from sensorium.errors import EpisodeError, SensoriumError
+from sensorium.errors import PayloadError, SensoriumError
 from sensorium.sync.align import Match, SyncRow
-from sensorium.sync.episode.aligned import decode_samples
+from sensorium.sync.decoding import StreamDecoder
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.reader import Episode
@@ -254,6 +254,7 @@ class _Taker:
         self._middle_ns = middle_ns if middle_ns is not None else sum(found.span) // 2
         self._span = found.span
         info = stream.info
+        self._decoder = StreamDecoder(info)
         self._keeps_frames = is_image(info) or is_cloud(info)
         self._loss_events = [
             event for event in found.events if event.kind == "loss" and event.stream == info.name
@@ -343,8 +344,8 @@ class _Taker:
 
     def _measure(self, frame: Frame, capture: _Int64s) -> None:
         try:
-            values = decode_samples(self._stream.info, frame.payload, frame.count)
-        except EpisodeError:
+            values = self._decoder.samples(frame.payload, frame.count)
+        except PayloadError:
             return  # drawn without it; its own check says what is wrong with it
         if values is None or not len(values):
             return

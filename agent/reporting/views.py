@@ -4,9 +4,10 @@ from functools import partial
 
 from sensorium.agent.reporting import page, plots
 from sensorium.agent.reporting.material import Material, attempt, rate_text
-from sensorium.agent.reporting.pictures import bird_view, cloud_points, overlay_picture, thumbnail
+from sensorium.agent.reporting.pictures import bird_view, overlay_picture, thumbnail
 from sensorium.agent.reporting.survey import OverlayPair, Snapshot, StreamSurvey, is_cloud, is_image
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
+from sensorium.sync.decoding import cloud
 from sensorium.sync.episode.manifest import StreamRecord
 from sensorium.timebase import SECOND_NS
 
@@ -62,7 +63,7 @@ def _bird(material: Material, record: StreamRecord) -> str:
     shot = found.middle
 
     def make() -> str:
-        picture = bird_view(cloud_points(info, shot.payload))
+        picture = bird_view(cloud(info, shot.payload).points)
         caption = f"Sweep at {material.seconds(shot.capture_ns):.3f} s: {picture.caption}."
         return page.figure(page.image(picture, title), title, caption)
 
@@ -88,7 +89,7 @@ def _overlay(material: Material, lidar: StreamRecord, camera: StreamRecord) -> s
     image = material.streams[camera.info.name].wanted.get(pair.camera_seq) if pair else None
     if pair is None or sweep is None or image is None:
         return page.figure(page.note("no reference tick has both a sweep and an image"), title)
-    points = cloud_points(lidar.info, sweep.payload)
+    points = cloud(lidar.info, sweep.payload).points
     picture = overlay_picture(camera.info, image.payload, points, lidar.info, material.calibration)
     caption = (
         f"Tick at {material.seconds(pair.tick_ns):.3f} s; middle of the sweep and image are "

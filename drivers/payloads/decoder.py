@@ -3,9 +3,13 @@
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from numpy.typing import NDArray
 
 from sensorium.drivers.frame import StreamInfo
 from sensorium.drivers.payloads.payload import AS_STORED, Buffer, Cloud, Floats, Pixels, View
+from sensorium.drivers.payloads.samples import raw_columns
 from sensorium.drivers.payloads.table import payload_check, payload_of, plain_of
 from sensorium.errors import PayloadError, SensoriumError
 
@@ -89,3 +93,12 @@ class Decoder:
             return None
         with reading(self.info):
             return decode(self.info, self.plain(payload, count), count)
+
+    def columns(self, payload: Buffer, count: int) -> dict[str, NDArray[Any]]:
+        """Return each column's (count,) raw numbers by name, exact; physical = raw * scale.
+
+        Raises:
+            PayloadError: If the stream has no columns, or the payload does not hold so many samples.
+        """
+        with reading(self.info):
+            return raw_columns(self.info, self.plain(payload, count), count)

@@ -6,7 +6,9 @@ from enum import Enum
 
 import numpy as np
 
-from sensorium.drivers.frame import Frame
+from sensorium.drivers.frame import Frame, StreamInfo
+from sensorium.drivers.payloads.decoder import Decoder
+from sensorium.errors import PayloadError
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.distribution import Distribution
 from sensorium.timebase import SECOND_NS
@@ -153,8 +155,9 @@ class PpsWatch:
     phase as it was, gives names that disagree. Which second it truly is no pulse can say.
     """
 
-    def __init__(self, stream: str) -> None:
-        self._stream = stream
+    def __init__(self, info: StreamInfo) -> None:
+        self._stream = info.name
+        self._decoder = Decoder(info)
         self._tracker = PpsTracker()
         self.begin()
 
@@ -168,8 +171,11 @@ class PpsWatch:
 
     def take(self, frame: Frame, stamped: Stamped) -> None:
         """Take edges; the payload holds their stamps on REALTIME as int64 nanoseconds."""
-        stamps_ns = np.frombuffer(frame.payload, "<i8")
-        for edge_ns, realtime_ns in zip(stamped.capture_ns.tolist(), stamps_ns.tolist(), strict=True):
+        try:
+            stamps_ns = self._decoder.columns(frame.payload, frame.count)["realtime"]
+        except (PayloadError, KeyError):  # recorded all the same; without names there is nothing to compare
+            return
+        for edge_ns, realtime_ns in zip(stamped.capture_ns.tolist(), stamps_ns.tolist(), strict=False):
             if self._tracker.edge(edge_ns) is Edge.GLITCH:
                 continue
             utc_s = (realtime_ns + SECOND_NS // 2) // SECOND_NS

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from sensorium.calibration.geometry import Intrinsics, undistort
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
-from sensorium.errors import ClockError
+from sensorium.errors import ClockError, PayloadError
 from sensorium.sync.clocks.model import Uncertainty
 from sensorium.sync.content.image_rotation import RotationFinder, gyro_offset
 from sensorium.sync.content.offsets import ContentOffset, Delay, event_offset, judge
 from sensorium.sync.content.onsets import Onset, audio_onsets, flash_onset, force_onsets
-from sensorium.sync.episode.aligned import decode_samples
+from sensorium.sync.decoding import StreamDecoder
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recorded import RecordedFrame
 from sensorium.timebase import SECOND_NS
@@ -141,11 +141,12 @@ def _turning(
     times: list[int] = []
     claims: list[Uncertainty] = []
     step_ns = int(0.75 * SECOND_NS / _STEPS_HZ)
+    decoder = StreamDecoder(camera)
     for recorded in _within(episode, camera, span):
         at_ns = int(recorded.stamped.capture_ns[0])
         if times and at_ns - times[-1] < step_ns:
             continue
-        image = _grey(camera, recorded)
+        image = _grey(decoder, recorded)
         if image is None:
             continue
         finder.add(image)
@@ -255,9 +256,10 @@ def _images_near(
     span = (round(events_ns.min() - reach_ns), round(events_ns.max() + reach_ns))
     images, claims = [], []
     exposure_at = camera.meta_fields.index("exposure_ns") if "exposure_ns" in camera.meta_fields else None
+    decoder = StreamDecoder(camera)
     for recorded in _within(episode, camera, span):
         at_ns = float(recorded.stamped.capture_ns[0])
-        image = _grey(camera, recorded) if np.abs(events_ns - at_ns).min() <= reach_ns else None
+        image = _grey(decoder, recorded) if np.abs(events_ns - at_ns).min() <= reach_ns else None
         if image is None:
             continue
         exposure_ns = 0.0 if exposure_at is None else float(recorded.frame.meta[exposure_at])
@@ -284,16 +286,12 @@ def _flash(images: Sequence[_Seen], event_ns: float) -> tuple[float, float] | No
     return flash_onset(starts, near[0].exposure_ns, grid[:, row, column])
 
 
-def _grey(camera: StreamInfo, recorded: RecordedFrame) -> NDArray[np.uint8] | None:
-    payload = np.frombuffer(recorded.frame.payload, np.uint8)
-    if camera.encoding in (Encoding.JPEG, Encoding.PNG):
-        image = cv2.imdecode(payload, cv2.IMREAD_GRAYSCALE)
-        return None if image is None else np.asarray(image, np.uint8)
-    if camera.encoding == Encoding.MONO8:
-        return payload.reshape(camera.shape)
-    if camera.encoding in (Encoding.BGR8, Encoding.RGB8):
-        return np.asarray(payload.reshape(camera.shape).mean(axis=2), np.uint8)
-    return None
+def _grey(decoder: StreamDecoder, recorded: RecordedFrame) -> NDArray[np.uint8] | None:
+    """Return an image's brightness; None where it does not decode: what it lacks is said by the other images."""
+    try:
+        return decoder.grey(recorded.frame.payload)
+    except PayloadError:
+        return None
 
 
 def _times(signal: _Signal, samples: list[float], origin_ns: int) -> Floats:
@@ -313,9 +311,10 @@ def _within(episode: Episode, info: StreamInfo, span: tuple[int, int]) -> Iterat
 
 def _signal(episode: Episode, info: StreamInfo, span: tuple[int, int]) -> _Signal | None:
     times, values, claims = [], [], []
+    decoder = StreamDecoder(info)
     for recorded in _within(episode, info, span):
         frame, capture = recorded.frame, recorded.stamped.capture_ns
-        block = decode_samples(info, frame.payload, frame.count)
+        block = decoder.samples(frame.payload, frame.count)
         if block is None:
             return None
         if len(capture) != frame.count:

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import Encoding, StreamInfo
+from sensorium.drivers.payloads.decoder import Decoder
+from sensorium.drivers.payloads.payload import Floats
 from sensorium.errors import EpisodeError
 from sensorium.sync.align import Match
 from sensorium.sync.clocks.model import Stamped
@@ -25,13 +27,11 @@ from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.recorded import RecordedFrame
 from sensorium.timebase import SECOND_NS, Timeline
 
-Floats = NDArray[np.float64]
 Stamps = NDArray[np.int64]
 StampsOf = Mapping[tuple[str, int, int], Stamped]
 """Better stamps by (stream, instance, first sequence number), from an offline re-map."""
 
 _GAP_PERIODS = 3.0
-_PCM_FULL_SCALE = 32768.0
 _QUATERNION = re.compile(r"(.*?(?:q|quat|quaternion|orientation|rotation)_?)([wxyz])")
 _NEARLY_PARALLEL = 0.9995
 
@@ -89,30 +89,6 @@ class AlignedRow:
     @property
     def is_complete(self) -> bool:
         return all(value.is_present for value in self.values.values())
-
-
-def decode_samples(info: StreamInfo, payload: bytes | memoryview, count: int) -> Floats | None:
-    """Return (count, columns) physical values, audio in full scales; None for other payloads.
-
-    Raises:
-        EpisodeError: If the payload does not hold so many samples.
-    """
-    try:
-        if info.encoding == Encoding.PCM_S16LE:
-            channels = info.shape[0] if info.shape else 1
-            pcm = np.frombuffer(payload, "<i2", count * channels).reshape(count, channels)
-            return np.asarray(pcm / _PCM_FULL_SCALE, np.float64)
-        if info.encoding != Encoding.COLUMNS:
-            return None
-        values = np.empty((count, len(info.columns)))
-        at = 0
-        for index, column in enumerate(info.columns):
-            raw = np.frombuffer(payload, column.dtype, count, at)
-            values[:, index] = raw * column.scale
-            at += raw.nbytes
-    except ValueError as err:
-        raise EpisodeError(f"a frame of {info.name} does not hold its {count} samples: {err}") from err
-    return values
 
 
 def quaternion_columns(info: StreamInfo) -> list[tuple[int, int, int, int]]:
@@ -254,8 +230,8 @@ class _Track:
         self.blocks: deque[_Block] = deque()
         self.first_seen_ns: int | None = None
         self.seen_until_ns: int | None = None
-        self.is_audio = info.encoding == Encoding.PCM_S16LE
-        self.is_interpolated = info.is_sampled and info.encoding == Encoding.COLUMNS
+        self.is_audio = info.plain_encoding == Encoding.PCM_S16LE
+        self.is_interpolated = info.is_sampled and info.plain_encoding == Encoding.COLUMNS
         self.period_ns = SECOND_NS / info.rate_hz if info.rate_hz else 0.0
         frame_ns = SECOND_NS / info.message_rate_hz if info.message_rate_hz else float(row_ns or SECOND_NS)
         self.tolerance_ns = options.tolerance_ns if options.tolerance_ns is not None else int(frame_ns / 2)
@@ -263,15 +239,13 @@ class _Track:
         self.max_gap_ns = options.max_gap_ns if options.max_gap_ns is not None else limit_ns
         self.half_row_ns = row_ns // 2 if row_ns else int(frame_ns / 2)
         self._longest_ns = 0
+        self._decoder = Decoder(info)
         self._quaternions = quaternion_columns(info)
         self._last_frame: RecordedFrame | None = None
 
     def add(self, recorded: RecordedFrame, stamped: Stamped) -> _Block:
         times_ns = self._times(recorded, stamped.capture_ns)
-        wants_values = self.is_interpolated or self.is_audio or self.info.encoding == Encoding.COLUMNS
-        values = (
-            decode_samples(self.info, recorded.frame.payload, recorded.frame.count) if wants_values else None
-        )
+        values = self._decoder.samples(recorded.frame.payload, recorded.frame.count)
         block = _Block(recorded, stamped, times_ns, values)
         self.blocks.append(block)
         self.first_seen_ns = min(

@@ -7,7 +7,7 @@ need: payload, geometry, and the capture time as ``timestamp``.
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -312,6 +312,11 @@ _LAYOUTS: Mapping[str, Callable[[StreamInfo], MessageLayout]] = {
     Encoding.MESSAGE: _Passthrough,
 }
 """One row per encoding of ``drivers/payloads/table.py``."""
+
+
+def encodings() -> Collection[str]:
+    """Return the encodings that an episode holds."""
+    return _LAYOUTS.keys()
 
 
 def channel_for(info: StreamInfo) -> ChannelFormat:

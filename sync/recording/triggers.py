@@ -69,7 +69,7 @@ class SessionTriggers:
         for name, stream in instance.streams.items():
             self._infos[name] = stream.info
             if stream.info.details.get(MARKS) == UTC_SECOND and name not in self._seconds:
-                self._seconds[name] = PpsWatch(name)
+                self._seconds[name] = PpsWatch(stream.info)
             old = self._driven.pop(name, None)
             if old is not None:
                 yield from _ready(old, None)

@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from simulated_rig import run
 
 from sensorium.agent.reporting.episode import write_report
-from sensorium.agent.reporting.pictures import bird_view, decode_picture, thumbnail
+from sensorium.agent.reporting.pictures import bird_view, thumbnail
 from sensorium.agent.reporting.survey import CLOCK_POINTS, MAX_LOSSES, TIME_BINS, Envelope, Thinned, survey
 from sensorium.agent.session.outcome import SessionResult, document
 from sensorium.drivers.frame import Frame, MessageSchema, Modality, Place, StreamInfo, stamps
-from sensorium.errors import SourceError
+from sensorium.errors import PayloadError
 from sensorium.simulators.demo_rig import demo_calibration
 from sensorium.sync.align import Aligner
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.clocks.tracker import StreamTracker
+from sensorium.sync.decoding import picture
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.manifest import (
     Balance,
@@ -450,7 +451,7 @@ def test_what_lies_ahead_is_up_and_what_lies_left_is_left() -> None:
 
 
 def test_a_sweep_without_returns_is_an_error() -> None:
-    with pytest.raises(SourceError, match="no returns"):
+    with pytest.raises(PayloadError, match="no returns"):
         bird_view(np.zeros((5, 4), np.float32))
 
 
@@ -468,7 +469,7 @@ def test_every_image_encoding_decodes_to_the_same_scene(encoding: str) -> None:
     }
     shape = (40, 60) if encoding.startswith("mono") else (40, 60, 3)
     info = StreamInfo("cam", Modality.CAMERA, encoding, 30.0, "cam", shape=shape)
-    image = decode_picture(info, payloads[encoding])
+    image = picture(info, payloads[encoding])
     assert image.dtype == np.uint8
     assert image.shape[:2] == (40, 60)
     right, left = image[:, 30:].astype(int), image[:, :30].astype(int)
@@ -494,7 +495,7 @@ def test_ros_images_are_decoded(kind: str) -> None:
     payload = bytes(store.serialize_ros1(message, message.__msgtype__))
     schema = MessageSchema("ros1", f"sensor_msgs/{kind}", "ros1msg", b"")
     info = StreamInfo("cam", Modality.CAMERA, "message", 30.0, "cam", schema=schema)
-    np.testing.assert_array_equal(decode_picture(info, payload), pixels[:, :, ::-1])
+    np.testing.assert_array_equal(picture(info, payload), pixels[:, :, ::-1])
     assert thumbnail(info, payload).uri.startswith("data:image/jpeg;base64,")
 
 

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from payload_samples import textured, turned_by_exif
 
 from sensorium.drivers.devices.opencv import PixelFormat
 from sensorium.drivers.frame import Column, Encoding, MessageSchema, Modality, StreamInfo
@@ -128,21 +127,6 @@ def test_audio_decodes_in_full_scales_and_clips_what_is_louder() -> None:
 
 
 # -- images
-
-
-def textured(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
-    """Smooth colours, so that JPEG keeps them within a few steps."""
-    y, x = np.mgrid[0:height, 0:width]
-    planes = [(x * 3 + y) % 200, (x + y * 2) % 180, 255 - x % 128]
-    image = np.stack(planes[:channels], axis=-1).astype(np.uint8)
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), 2.0), np.uint8)
-
-
-def turned_by_exif(jpeg: bytes, orientation: int) -> bytes:
-    """Return the JPEG with an EXIF segment that asks viewers to turn it."""
-    entry = b"\x01\x12\x00\x03\x00\x00\x00\x01" + orientation.to_bytes(2, "big") + b"\0\0"
-    body = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + entry + b"\0\0\0\0"
-    return jpeg[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + jpeg[2:]
 
 
 @pytest.mark.parametrize("encoding", [Encoding.MONO8, Encoding.BGR8, Encoding.RGB8, Encoding.PNG])

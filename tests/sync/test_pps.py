@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sensorium.drivers.frame import Frame, stamps
+from sensorium.drivers.devices.pps import pulse_stream
+from sensorium.drivers.frame import Frame, Latency, stamps
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.clocks.pps import Edge, PpsTracker, PpsWatch
 from sensorium.timebase import SECOND_NS
@@ -68,7 +69,7 @@ def _watched(
     Args:
         stepped_s: (number of an edge, seconds): from there on it is so many whole seconds further off.
     """
-    watch = PpsWatch("gnss")
+    watch = PpsWatch(pulse_stream("gnss", 1.0, "local", Latency(), details={}))
     for number, edge_ns in enumerate(_edges(count)):
         off_ns = phase_ns + round(rate_ppm * 1e-6 * number * SECOND_NS)
         if stepped_s is not None and number >= stepped_s[0]:

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image, is_sweep
+from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image, image_file, is_sweep
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo
 from sensorium.errors import CalibrationError
 from sensorium.sync.episode.reader import Episode
@@ -224,10 +223,7 @@ def _of_images(path: Path) -> Iterator[Moment]:
         for name, files in cameras.items():
             if number not in files:
                 continue
-            image = cv2.imread(str(files[number]), cv2.IMREAD_COLOR)
-            if image is None:
-                raise CalibrationError(f"image {files[number]} cannot be read")
-            images[name] = Shown(np.asarray(image, np.uint8))
+            images[name] = Shown(image_file(files[number]))
         sweeps = {
             name: partial(_sweep_of, files[number]) for name, files in lidars.items() if number in files
         }

@@ -1,0 +1,247 @@
+"""The readers' one door: images, clouds and samples of our encodings and of foreign messages."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from foxglove_schemas_protobuf.PointCloud_pb2 import PointCloud
+from foxglove_schemas_protobuf.RawImage_pb2 import RawImage
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from payload_samples import textured, turned_by_exif
+
+from sensorium.agent.calibrating.shots import decoded_image, image_file
+from sensorium.agent.reporting.pictures import thumbnail
+from sensorium.drivers.frame import Encoding, MessageSchema, Modality, StreamInfo
+from sensorium.drivers.payloads import images
+from sensorium.drivers.payloads.payload import View
+from sensorium.drivers.payloads.table import TABLE
+from sensorium.errors import PayloadError
+from sensorium.sync import decoding
+from sensorium.sync.episode.layouts import encodings
+
+CAMERA = StreamInfo("cam", Modality.CAMERA, Encoding.JPEG, 30.0, "cam", shape=(48, 64))
+
+
+def foreign(modality: Modality, message_encoding: str, name: str) -> StreamInfo:
+    schema = MessageSchema(message_encoding, name, "", b"")
+    return StreamInfo("other", modality, Encoding.MESSAGE, 10.0, "other", schema=schema)
+
+
+def test_every_encoding_has_its_place_in_an_episode() -> None:
+    assert encodings() == TABLE.keys()
+
+
+# -- images
+
+
+def saved(read: Callable[[Path], Any], path: Path) -> Callable[[bytes], Any]:
+    def through_a_file(payload: bytes) -> Any:
+        path.write_bytes(payload)
+        return read(path)
+
+    return through_a_file
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_no_reader_turns_an_image_by_its_exif(orientation: int, tmp_path: Path) -> None:
+    plain = images.compress(Encoding.JPEG, textured(48, 64))
+    turned = turned_by_exif(plain, orientation)
+    # The file does ask for it: whoever obeys the orientation sees another image.
+    assert not np.array_equal(*(cv2.imdecode(np.frombuffer(data, np.uint8), 1) for data in (plain, turned)))
+    readers: list[Callable[[bytes], Any]] = [
+        lambda payload: decoding.image(CAMERA, payload),
+        lambda payload: decoding.image(CAMERA, payload, View(is_grey=True)),
+        lambda payload: decoding.grey(CAMERA, payload),
+        lambda payload: decoding.picture(CAMERA, payload),
+        lambda payload: decoding.picture(CAMERA, payload, 16),
+        lambda payload: np.frombuffer(thumbnail(CAMERA, payload).uri.encode(), np.uint8),
+        lambda payload: decoded_image(CAMERA, payload),
+        saved(image_file, tmp_path / "image.jpg"),
+    ]
+    for read in readers:
+        np.testing.assert_array_equal(read(turned), read(plain))
+
+
+def test_sixteen_bits_reach_a_reader_whole_and_eyes_spread() -> None:
+    pixels = (np.arange(48 * 64, dtype=np.uint16) * 4 + 1000).reshape(48, 64)
+    info = replace(CAMERA, encoding=Encoding.MONO16)
+    payload = pixels.astype("<u2").tobytes()
+    np.testing.assert_array_equal(decoding.image(info, payload), pixels)
+    np.testing.assert_array_equal(decoding.grey(info, payload), pixels >> 8)
+    shown = decoding.picture(info, payload)
+    assert shown.dtype == np.uint8
+    assert (int(shown.min()), int(shown.max())) == (0, 255)
+
+
+def test_depth_is_shown_in_colours_and_black_where_nothing_was_measured() -> None:
+    depth = np.full((48, 64), 1500, np.uint16)
+    depth[:, :20] = 4000
+    depth[0, 0] = 0
+    info = replace(CAMERA, modality=Modality.DEPTH, encoding=Encoding.MONO16)
+    shown = decoding.picture(info, depth.astype("<u2").tobytes())
+    assert shown.shape == (48, 64, 3)
+    assert shown[0, 0].tolist() == [0, 0, 0]
+    near, far = shown[10, 50].astype(int), shown[10, 5].astype(int)
+    assert near[2] > near[0]  # red
+    assert far[0] > far[2]  # blue
+
+
+@pytest.mark.parametrize(
+    ("code", "pixel"),
+    [
+        ("mono8", [100]),
+        ("8UC3", [10, 20, 200]),
+        ("bgr8", [10, 20, 200]),
+        ("rgb8", [200, 20, 10]),
+        ("rgba8", [200, 20, 10, 255]),
+        ("bgra8", [10, 20, 200, 255]),
+    ],
+)
+def test_foxglove_pixels_come_as_grey_or_bgr(code: str, pixel: list[int]) -> None:
+    row = bytes(pixel) * 6 + b"\xee\xee"  # two bytes of padding
+    message = RawImage(width=6, height=4, step=len(row), encoding=code, data=row * 4)
+    info = foreign(Modality.CAMERA, "protobuf", "foxglove.RawImage")
+    found = decoding.image(info, message.SerializeToString())
+    assert found.shape[:2] == (4, 6)
+    assert np.unique(found.reshape(24, -1), axis=0).tolist() == [[100] if code == "mono8" else [10, 20, 200]]
+
+
+def test_a_pixel_format_that_is_not_known_is_named_not_guessed() -> None:
+    info = foreign(Modality.CAMERA, "protobuf", "foxglove.RawImage")
+    message = RawImage(width=2, height=1, step=4, encoding="bayer_rggb16", data=bytes(4))
+    with pytest.raises(PayloadError, match="'bayer_rggb16' is not drawn"):
+        decoding.image(info, message.SerializeToString())
+
+
+# -- clouds
+
+
+def points(count: int = 5) -> NDArray[np.float32]:
+    return np.arange(count * 4, dtype=np.float32).reshape(count, 4)
+
+
+def foxglove_cloud(rows: NDArray[np.float32]) -> PointCloud:
+    fields = [
+        {"name": name, "offset": 4 * at, "type": 7} for at, name in enumerate(("x", "y", "z", "intensity"))
+    ]
+    return PointCloud(point_stride=16, fields=fields, data=rows.tobytes())
+
+
+def test_a_foxglove_cloud_comes_in_its_frame() -> None:
+    info = foreign(Modality.LIDAR, "protobuf", "foxglove.PointCloud")
+    message = foxglove_cloud(points())
+    np.testing.assert_array_equal(decoding.cloud(info, message.SerializeToString()).points, points())
+    message.pose.position.x = 2.0
+    message.pose.orientation.z = message.pose.orientation.w = np.sqrt(0.5)  # a quarter turn to the left
+    found = decoding.cloud(info, message.SerializeToString()).points
+    expected = points().copy()
+    expected[:, 0], expected[:, 1] = 2.0 - points()[:, 1], points()[:, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("is_bigendian", [False, True])
+def test_a_ros_cloud_is_read_by_its_fields(padding: int, is_bigendian: bool) -> None:
+    rosbags = pytest.importorskip("rosbags.typesys", reason="rosbags is not installed")
+    store = rosbags.get_typestore(rosbags.Stores.ROS2_HUMBLE)
+    types = store.types
+    order = ">" if is_bigendian else "<"
+    layout = np.dtype([("ring", "u1"), ("y", order + "f8"), ("x", order + "f4"), ("z", order + "f4")])
+    rows = np.zeros((2, 3), layout)
+    rows["x"], rows["y"], rows["z"] = 1.0, np.arange(6.0).reshape(2, 3), -2.0
+    data = b"".join(row.tobytes() + bytes(padding) for row in rows)
+    numbers = {"ring": 2, "y": 8, "x": 7, "z": 7}
+    field_type, offsets = types["sensor_msgs/msg/PointField"], layout.fields
+    assert offsets is not None
+    fields = [field_type(name, offsets[name][1], kind, 1) for name, kind in numbers.items()]
+    header = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](1, 2), "lidar")
+    message = types["sensor_msgs/msg/PointCloud2"](
+        header,
+        2,
+        3,
+        fields,
+        is_bigendian,
+        layout.itemsize,
+        3 * layout.itemsize + padding,
+        np.frombuffer(data, np.uint8),
+        True,
+    )
+    payload = bytes(store.serialize_cdr(message, message.__msgtype__))
+    info = foreign(Modality.LIDAR, "cdr", "sensor_msgs/msg/PointCloud2")
+    found = decoding.cloud(info, payload).points
+    assert found.tolist() == [[1.0, float(y), -2.0, 0.0] for y in range(6)]
+
+
+def test_a_cloud_without_coordinates_is_refused_with_its_fields() -> None:
+    info = foreign(Modality.LIDAR, "protobuf", "foxglove.PointCloud")
+    message = foxglove_cloud(points())
+    message.fields[2].name = "height"
+    with pytest.raises(PayloadError, match="fields x, y, height, intensity has no x, y, z"):
+        decoding.cloud(info, message.SerializeToString())
+
+
+def test_points_of_our_own_come_as_they_were() -> None:
+    info = StreamInfo("points", Modality.LIDAR, Encoding.POINTS, 10.0, "lidar")
+    found = decoding.cloud(info, points().tobytes())
+    np.testing.assert_array_equal(found.points, points())
+    assert found.ring is None
+    assert found.since_ns is None
+
+
+# -- damage
+
+FOREIGN = [
+    foreign(modality, dialect, name)
+    for modality, dialect, name in (
+        (Modality.CAMERA, "protobuf", "foxglove.RawImage"),
+        (Modality.CAMERA, "protobuf", "foxglove.CompressedImage"),
+        (Modality.LIDAR, "protobuf", "foxglove.PointCloud"),
+        (Modality.CAMERA, "ros1", "sensor_msgs/Image"),
+        (Modality.CAMERA, "ros1", "sensor_msgs/CompressedImage"),
+        (Modality.LIDAR, "ros1", "sensor_msgs/PointCloud2"),
+        (Modality.CAMERA, "cdr", "sensor_msgs/msg/Image"),
+        (Modality.LIDAR, "cdr", "sensor_msgs/msg/PointCloud2"),
+        (Modality.CAMERA, "json", "foxglove.RawImage"),
+    )
+]
+
+
+def mutated(payload: bytes, cuts: list[tuple[int, int]]) -> bytes:
+    data = bytearray(payload)
+    for at, value in cuts:
+        data[at % len(data)] = value
+    return bytes(data)
+
+
+def complaint(read: Callable[[StreamInfo, bytes], object], info: StreamInfo, payload: bytes) -> str:
+    """Return what a reader says against a payload; "" if it reads it."""
+    try:
+        read(info, payload)
+    except PayloadError as err:
+        return str(err)
+    return ""
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused_by_name_whatever_they_claim_to_be(payload: bytes) -> None:
+    for info in FOREIGN:
+        for read in (decoding.image, decoding.cloud, decoding.picture, decoding.grey):
+            complaint(read, info, payload)  # any other exception fails the test
+        assert decoding.samples(info, payload, 1) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4))
+def test_damaged_messages_raise_nothing_but_payload_errors(cuts: list[tuple[int, int]]) -> None:
+    image = RawImage(width=6, height=4, step=18, encoding="rgb8", data=bytes(72)).SerializeToString()
+    cloud = foxglove_cloud(points()).SerializeToString()
+    for message in (image, cloud):
+        for info in FOREIGN[:3]:
+            for read in (decoding.image, decoding.cloud, decoding.picture):
+                said = complaint(read, info, mutated(message, cuts))
+                assert "Traceback" not in said
