@@ -163,6 +163,7 @@ def print_session(found: Mapping[str, Any]) -> None:
     for label in ("problems", "limitations", "warnings"):
         for text in found.get(label, ()):
             console.print(f"[bold yellow]{label[:-1]}[/]  {text}", highlight=False)
+    console.print(f"[bold]summary[/]      {found['summary']}", soft_wrap=True, highlight=False)
     for episode in found["episodes"]:
         console.print(f"[bold]episode[/]      {episode}", soft_wrap=True, highlight=False)
     if found["report"]:

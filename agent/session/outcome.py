@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium.agent.session.summary import machine_too_slow, summarize
 from sensorium.simulators.truth import load_truth
 from sensorium.sync.episode.manifest import Manifest, StreamRecord, read_manifest
 from sensorium.sync.episode.reader import Episode
@@ -126,21 +127,29 @@ def document(result: SessionResult) -> dict[str, Any]:
     """Return the document that ``--json`` prints."""
     manifests = [read_manifest(folder) for folder in result.episodes]
     truths = [measure_clocks(folder, result.run_dir) for folder in result.episodes]
+    streams, slow = _streams(manifests, truths), machine_too_slow(result.run_dir)
     return {
         "episodes": [str(folder) for folder in result.episodes],
-        "streams": _streams(manifests, truths),
+        "streams": streams,
         "alignment": _alignment(manifests),
         "calibration": _calibration(manifests),
         "clocks": _clocks(manifests),
         "consent": _consent(manifests),
         "quality": _quality(manifests),
         "verification": result.verification or {"status": "not uploaded"},
+        "machine_too_slow": slow,
+        "summary": summarize(streams, slow, simulated=_is_simulated(manifests)),
         "limitations": sorted({text for manifest in manifests for text in manifest.limitations}),
         "warnings": result.warnings,
         "problems": result.problems,
         "bytes_on_disk": sum(file.bytes for manifest in manifests for file in manifest.files),
         "report": str(result.report) if result.report else None,
     }
+
+
+def _is_simulated(manifests: Sequence[Manifest]) -> bool:
+    infos = [record.info for manifest in manifests for record in manifest.streams]
+    return bool(infos) and all(info.is_synthetic for info in infos)
 
 
 def _streams(

@@ -55,6 +55,8 @@ def test_the_demo_ends_well_and_prints_the_promised_document(demo: Done) -> None
     assert document["consent"]["decision"] == "allow"
     assert document["quality"] == {"status": "ok", "reasons": []}
     assert document["warnings"] == document["problems"] == document["limitations"] == []
+    assert document["summary"].startswith("the pipeline is right: ")
+    assert set(document["machine_too_slow"]) <= {"behind_s", "reason"}
 
 
 def test_every_sample_of_the_demo_is_recorded_or_explained(demo: Done, out: Path) -> None:
