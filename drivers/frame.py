@@ -47,6 +47,7 @@ class Encoding:
     ``MESSAGE``: a message of somebody else's schema, untouched; see ``StreamInfo.schema``.
 
     A codec adds an encoding of its own, which restores to one of these; ``drivers/payloads/table.py`` lists all.
+    ``RANGE_IMAGE``: LiDAR packets. ``PACKED_IMAGE16``: 16-bit pixels. ``PACKED_COLUMNS``: columns.
     """
 
     JPEG: ClassVar[str] = "jpeg"
@@ -60,6 +61,9 @@ class Encoding:
     OUSTER: ClassVar[str] = "ouster"
     POINTS: ClassVar[str] = "points"
     MESSAGE: ClassVar[str] = "message"
+    RANGE_IMAGE: ClassVar[str] = "range_image"
+    PACKED_IMAGE16: ClassVar[str] = "packed_image16"
+    PACKED_COLUMNS: ClassVar[str] = "packed_columns"
 
 
 class ClockKind(str, Enum):

@@ -16,6 +16,9 @@ Pack = Callable[[Payload, int], bytes | None]
 CODECS = {
     "jpeg": "sensorium.drivers.payloads.images:JPEG",
     "png": "sensorium.drivers.payloads.images:PNG",
+    "range_image": "sensorium.drivers.payloads.range_image:CODEC",
+    "columns": "sensorium.drivers.payloads.columns:CODEC",
+    "depth": "sensorium.drivers.payloads.depth:CODEC",
 }
 """Name in the rig file -> ``module:codec``; lazy, so that a host loads only the libraries that it needs."""
 

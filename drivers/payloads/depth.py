@@ -13,10 +13,13 @@ Measured on the RealSense frames of specs/performance.md 4d: docs/codecs.md.
 """
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium.drivers.frame import Encoding, StreamInfo
+from sensorium.drivers.payloads.codec import Codec, Pack
 from sensorium.drivers.payloads.envelope import (
     FIRST_VERSION,
     MAX_PAYLOAD_BYTES,
@@ -29,7 +32,7 @@ from sensorium.drivers.payloads.envelope import (
     squeeze,
     unsqueeze,
 )
-from sensorium.drivers.payloads.payload import Buffer
+from sensorium.drivers.payloads.payload import Buffer, Payload, Restore
 from sensorium.drivers.payloads.planes import Bytes, differences, from_planes, planes, sums, unzigzag, zigzag
 from sensorium.errors import PayloadError
 
@@ -113,3 +116,27 @@ def _predicted(remainder: Pixels) -> Pixels:
 
 def _planes(joined: bytes) -> Bytes:
     return np.frombuffer(joined, np.uint8).reshape(2, -1)
+
+
+def _declare(info: StreamInfo) -> StreamInfo:
+    return replace(info, max_payload_bytes=info.max_payload_bytes + 1)
+
+
+def _packer(info: StreamInfo, _level: int) -> Pack:
+    height, width = info.shape[:2]
+    return lambda payload, _count: encode(payload, height, width)
+
+
+def _restorer(_info: StreamInfo) -> Restore:
+    return lambda coded, _count: decode(coded)
+
+
+CODEC = Codec("depth", frozenset({Encoding.MONO16}), Encoding.PACKED_IMAGE16, True, _declare, _packer)
+ROWS = (
+    Payload(
+        Encoding.PACKED_IMAGE16,
+        is_compressed=True,
+        restores=frozenset({Encoding.MONO16}),
+        restorer=_restorer,
+    ),
+)

@@ -8,14 +8,16 @@ never grows by more than that byte.
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from sensorium.drivers.payloads.payload import Buffer
 from sensorium.errors import PayloadError
+
+if TYPE_CHECKING:
+    import zstandard
 
 AS_IT_CAME = 0
 AS_IT_CAME_ZSTD = 1
@@ -30,25 +32,31 @@ BLOCK_BYTES = 1 << 15
 zstd's 128 KiB) and cost 10 us each."""
 ZSTD_BLOCK_BYTES = 1 << 17
 _LENGTH = struct.Struct("<I")
-_NOISE = zstandard.ZstdCompressionParameters(
-    # Differences of sensor values are noise: what pays is the Huffman coder, not the search for repeats. Only
-    # long matches, and a table that stays in the first cache, are twice as fast as level 1 and no larger.
-    window_log=17,
-    hash_log=12,
-    min_match=7,
-    strategy=zstandard.STRATEGY_FAST,
-    target_length=0,
-    write_content_size=True,
-)
 _local = threading.local()
 
 
-def _compressor() -> zstandard.ZstdCompressor:
+def _compressor() -> "zstandard.ZstdCompressor":
     """Return this thread's compressor: making one costs more than packing a small block."""
-    found: zstandard.ZstdCompressor | None = getattr(_local, "compressor", None)
-    if found is None:
-        found = _local.compressor = zstandard.ZstdCompressor(compression_params=_NOISE)
+    found: zstandard.ZstdCompressor = getattr(_local, "compressor", None) or _new_compressor()
+    _local.compressor = found
     return found
+
+
+def _new_compressor() -> "zstandard.ZstdCompressor":
+    import zstandard  # here, because whoever only looks into the table of encodings does not need it
+
+    # Differences of sensor values are noise: what pays is the Huffman coder, not the search for repeats. Only long
+    # matches, and a table that stays in the first cache, are twice as fast as level 1 and no larger.
+    return zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(
+            window_log=17,
+            hash_log=12,
+            min_match=7,
+            strategy=zstandard.STRATEGY_FAST,
+            target_length=0,
+            write_content_size=True,
+        )
+    )
 
 
 def _bytes_of(part: Buffer | NDArray[Any]) -> memoryview:
@@ -61,6 +69,8 @@ def squeeze(*parts: Buffer | NDArray[Any], block_bytes: int = BLOCK_BYTES) -> by
     views = [_bytes_of(part) for part in parts if len(part)]
     if len(views) <= 1 and (block_bytes >= ZSTD_BLOCK_BYTES or sum(map(len, views)) <= block_bytes):
         return _compressor().compress(views[0]) if views else b""
+    import zstandard
+
     stream = _compressor().compressobj(size=sum(map(len, views)))
     out = []
     for view in views:
@@ -79,10 +89,12 @@ def unsqueeze(packed: Buffer, size: int) -> bytes:
     """
     if not size and not len(packed):
         return b""
+    found = plain_size(packed)
+    if found != size:
+        raise PayloadError(f"a coded payload is damaged: a part holds {found} B instead of {size} B")
+    import zstandard
+
     try:
-        found = zstandard.get_frame_parameters(packed).content_size
-        if found != size or size > MAX_PAYLOAD_BYTES:
-            raise PayloadError(f"a coded payload is damaged: a part holds {found} B instead of {size} B")
         plain: bytes = zstandard.ZstdDecompressor().decompress(packed)
     except zstandard.ZstdError as err:
         raise PayloadError(f"a coded payload is damaged: {err}") from err
@@ -119,6 +131,8 @@ def plain_size(packed: Buffer) -> int:
     Raises:
         PayloadError: If it is none, or claims more than any payload has.
     """
+    import zstandard
+
     try:
         size: int = zstandard.get_frame_parameters(packed).content_size
     except zstandard.ZstdError as err:

@@ -15,12 +15,14 @@ The idea and its figures: specs/performance.md 4a; the coder is zstd's Huffman s
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium.drivers.frame import Encoding, StreamInfo
+from sensorium.drivers.payloads.codec import Codec, Pack
 from sensorium.drivers.payloads.envelope import (
     FIRST_VERSION,
     demand_version,
@@ -32,7 +34,7 @@ from sensorium.drivers.payloads.envelope import (
     unsqueeze,
 )
 from sensorium.drivers.payloads.ouster_metadata import FOOTER_BYTES, HEADER_BYTES, PROFILES, OusterMetadata
-from sensorium.drivers.payloads.payload import Buffer
+from sensorium.drivers.payloads.payload import Buffer, Payload, Restore
 from sensorium.drivers.payloads.planes import (
     Bytes,
     Unsigned,
@@ -422,3 +424,27 @@ class _WordDecoder:
         image: Unsigned = np.zeros(self._pixels, word.dtype)
         image[valid] = _read_numbers(self._sections, len(valid), word.dtype)
         return image
+
+
+def _declare(info: StreamInfo) -> StreamInfo:
+    return replace(info, max_payload_bytes=info.max_payload_bytes + 1)
+
+
+def _packer(info: StreamInfo, _level: int) -> Pack:
+    layout = ouster_layout(OusterMetadata.from_json(info.details.get("metadata", "")))
+    return lambda payload, _count: encode(payload, layout)
+
+
+def _restorer(_info: StreamInfo) -> Restore:
+    return lambda coded, _count: decode(coded)
+
+
+CODEC = Codec("range_image", frozenset({Encoding.OUSTER}), Encoding.RANGE_IMAGE, True, _declare, _packer)
+ROWS = (
+    Payload(
+        Encoding.RANGE_IMAGE,
+        is_compressed=True,
+        restores=frozenset({Encoding.OUSTER}),
+        restorer=_restorer,
+    ),
+)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from sensorium.drivers.frame import Encoding, StreamInfo
-from sensorium.drivers.payloads import clouds, images, samples
+from sensorium.drivers.payloads import clouds, columns, depth, images, range_image, samples
 from sensorium.drivers.payloads.payload import Buffer, Payload
 from sensorium.errors import ConfigError, PayloadError
 
@@ -16,8 +16,10 @@ _FOREIGN = (Payload(Encoding.MESSAGE),)
 """Messages of somebody else's schema; read by :mod:`sensorium.sync.decoding`."""
 
 TABLE: Mapping[str, Payload] = {
-    row.encoding: row for row in (*images.ROWS, *samples.ROWS, *clouds.ROWS, *_FOREIGN)
-}
+    row.encoding: row
+    for module in (images, samples, clouds, range_image, columns, depth)
+    for row in module.ROWS
+} | {row.encoding: row for row in _FOREIGN}
 
 
 def payload_of(info: StreamInfo) -> Payload:

@@ -298,6 +298,10 @@ def _packets(info: StreamInfo) -> MessageLayout:
     return _OneField(info, schemas.Packets, {"frame_id": info.frame_id})
 
 
+def _coded(info: StreamInfo) -> MessageLayout:
+    return _OneField(info, schemas.Coded, {"frame_id": info.frame_id, "encoding": info.encoding})
+
+
 _LAYOUTS: Mapping[str, Callable[[StreamInfo], MessageLayout]] = {
     Encoding.JPEG: _compressed_image,
     Encoding.PNG: _compressed_image,
@@ -309,6 +313,9 @@ _LAYOUTS: Mapping[str, Callable[[StreamInfo], MessageLayout]] = {
     Encoding.PCM_S16LE: _audio,
     Encoding.COLUMNS: _Columns,
     Encoding.OUSTER: _packets,
+    Encoding.RANGE_IMAGE: _coded,
+    Encoding.PACKED_IMAGE16: _coded,
+    Encoding.PACKED_COLUMNS: _coded,
     Encoding.MESSAGE: _Passthrough,
 }
 """One row per encoding of ``drivers/payloads/table.py``."""

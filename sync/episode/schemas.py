@@ -43,6 +43,15 @@ _MESSAGES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     # UDP packets of one LiDAR revolution back to back, all of equal size.
     "Packets": (("timestamp", _TIMESTAMP), ("frame_id", "string"), ("data", "bytes"), ("count", "uint32")),
+    # What a codec made of a frame; ``encoding`` names the codec's encoding (docs/codecs.md), ``data`` begins with its
+    # version. The stream's declaration in the channel's metadata says what it restores to.
+    "Coded": (
+        ("timestamp", _TIMESTAMP),
+        ("frame_id", "string"),
+        ("encoding", "string"),
+        ("data", "bytes"),
+        ("count", "uint32"),
+    ),
     # One entry per frame of the same chunk, in order. ``*_counts`` say how many of the stamps belong to each.
     "Stamps": (
         ("instance", "*fixed32"),
@@ -145,6 +154,7 @@ _OWN = _own_classes()
 SampleColumn: Any = _OWN["SampleColumn"]
 SampleBlock: Any = _OWN["SampleBlock"]
 Packets: Any = _OWN["Packets"]
+Coded: Any = _OWN["Coded"]
 Stamps: Any = _OWN["Stamps"]
 SyncRowMessage: Any = _OWN["SyncRow"]
 SyncMatchMessage: Any = _OWN["SyncMatch"]

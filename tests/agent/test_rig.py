@@ -66,7 +66,11 @@ def test_a_codec_is_a_key_of_every_device_and_none_of_its_options():
 
 @pytest.mark.parametrize(
     ("codec", "hint"),
-    [("jpgg", "did you mean 'jpeg'?"), ("7", "known: jpeg, "), ("jpeg:high", "level 'high' is not a number")],
+    [
+        ("jpgg", "did you mean 'jpeg'?"),
+        ("7", "known: columns, "),
+        ("jpeg:high", "level 'high' is not a number"),
+    ],
 )
 def test_an_unknown_codec_is_refused_at_its_place(codec, hint):
     (line,) = problems(f"rig: r\ndevices:\n  f: {{driver: sim_force, codec: {codec}}}\n")
