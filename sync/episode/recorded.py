@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sensorium.drivers.frame import Frame
 from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.timebase import SECOND_NS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -13,6 +17,17 @@ class RecordedFrame:
     frame: Frame
     stamped: Stamped
     instance: int
+
+    def sample_times_ns(self, rate_hz: float) -> NDArray[np.int64]:
+        """Return the (count,) capture times of the samples, host ns.
+
+        Where only that of the first is stated, the others follow at the stream's rate; at once where it has none.
+        """
+        stated, count = self.stamped.capture_ns, self.frame.count
+        if len(stated) == count:
+            return stated
+        period_ns = SECOND_NS / rate_hz if rate_hz else 0.0
+        return np.asarray(stated[0] + np.rint(np.arange(count) * period_ns), np.int64)
 
     @property
     def uncertainty(self) -> Uncertainty:
