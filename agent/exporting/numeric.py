@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from sensorium.agent.exporting.exporter import ExportJob
 from sensorium.drivers.frame import Column, Encoding, StreamInfo
-from sensorium.drivers.payloads.decoder import Decoder
-from sensorium.drivers.payloads.samples import raw_columns
 from sensorium.drivers.payloads.table import plain_of
 from sensorium.errors import EpisodeError
-from sensorium.sync.episode.recorded import RecordedFrame
+from sensorium.sync.decoding import StreamDecoder
+from sensorium.sync.episode.recorded import RecordedFrame, sample_times_ns
 
 Values = NDArray[np.generic]
 
@@ -88,7 +87,7 @@ def table_batches(job: ExportJob, info: StreamInfo) -> Iterator[tuple[Values, ..
 
 
 def _batches(job: ExportJob, info: StreamInfo) -> Iterator[tuple[Values, ...]]:
-    decoder = Decoder(info)
+    decoder = StreamDecoder(info)
     offset_ns = job.episode.timeline.utc_minus_host_ns
     frames: list[tuple[Values, ...]] = []
     rows = 0
@@ -102,16 +101,16 @@ def _batches(job: ExportJob, info: StreamInfo) -> Iterator[tuple[Values, ...]]:
         yield _joined(frames)
 
 
-def _frame_columns(decoder: Decoder, recorded: RecordedFrame, offset_ns: int) -> tuple[Values, ...]:
+def _frame_columns(decoder: StreamDecoder, recorded: RecordedFrame, offset_ns: int) -> tuple[Values, ...]:
     frame, info = recorded.frame, decoder.info
-    raw = raw_columns(info, decoder.plain(frame.payload, frame.count), frame.count)
+    raw = decoder.columns(frame.payload, frame.count)
     own = [
         numbers if _is_exact(column) else numbers * column.scale
         for column, numbers in zip(info.columns, raw.values(), strict=True)
     ]
     bounds = recorded.uncertainty
     return (
-        recorded.sample_times_ns(info.rate_hz) + offset_ns,
+        sample_times_ns(recorded.stamped.capture_ns, frame.count, info.rate_hz) + offset_ns,
         np.full(frame.count, bounds.bound95_ns),
         np.full(frame.count, bounds.asymmetry_ns),
         np.full(frame.count, recorded.instance, np.uint32),

@@ -18,17 +18,17 @@ class RecordedFrame:
     stamped: Stamped
     instance: int
 
-    def sample_times_ns(self, rate_hz: float) -> NDArray[np.int64]:
-        """Return the (count,) capture times of the samples, host ns.
-
-        Where only that of the first is stated, the others follow at the stream's rate; at once where it has none.
-        """
-        stated, count = self.stamped.capture_ns, self.frame.count
-        if len(stated) == count:
-            return stated
-        period_ns = SECOND_NS / rate_hz if rate_hz else 0.0
-        return np.asarray(stated[0] + np.rint(np.arange(count) * period_ns), np.int64)
-
     @property
     def uncertainty(self) -> Uncertainty:
         return self.stamped.uncertainty
+
+
+def sample_times_ns(capture_ns: NDArray[np.int64], count: int, rate_hz: float) -> NDArray[np.int64]:
+    """Return the (count,) capture times of a frame's samples, host ns.
+
+    Where only that of the first is stated, the others follow at the stream's rate; at once where it has none.
+    """
+    if len(capture_ns) == count:
+        return capture_ns
+    period_ns = SECOND_NS / rate_hz if rate_hz else 0.0
+    return np.asarray(capture_ns[0] + np.rint(np.arange(count) * period_ns), np.int64)
