@@ -169,20 +169,24 @@ class _Reader:
                 if not data:
                     raise OSError("end of file")
                 self._put(data, self._clock.now_ns())
-        except OSError as err:
+        except DeviceError as err:
             self._fail(err)
+        except OSError as err:
+            self._fail(_gone(self._label, err))
 
     def _put(self, data: bytes, arrival_ns: int) -> None:
         with self._changed:
             if self._queued_bytes > _QUEUE_BYTES:
-                raise OSError(f"nobody took its last {self._queued_bytes} bytes")
+                raise DeviceError(
+                    f"{self._label}: {self._queued_bytes} bytes wait unread; the machine is overloaded"
+                )
             self._chunks.append(Chunk(data, arrival_ns))
             self._queued_bytes += len(data)
             self._changed.notify_all()
 
-    def _fail(self, cause: OSError) -> None:
+    def _fail(self, error: DeviceError) -> None:
         with self._changed:
-            self._error = _gone(self._label, cause)
+            self._error = error
             self._changed.notify_all()
 
 
