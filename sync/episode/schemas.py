@@ -52,18 +52,20 @@ _MESSAGES: dict[str, tuple[tuple[str, str], ...]] = {
         ("data", "bytes"),
         ("count", "uint32"),
     ),
-    # One entry per frame of the same chunk, in order. ``*_counts`` say how many of the stamps belong to each.
+    # One entry per frame of the same chunk, in order; ``*_counts*`` say how many of the stamps belong to each. A
+    # ``step`` is a value minus the one before it in its column, the first minus zero, modulo 2^64; ``seq_gap`` is the
+    # frame's first sequence number minus the end (first number plus count) of the frame before, the first minus zero.
     "Stamps": (
-        ("instance", "*fixed32"),
-        ("seq", "*sfixed64"),
-        ("count", "*fixed32"),
-        ("epoch", "*sfixed32"),
-        ("tick_counts", "*fixed32"),
-        ("device_ticks", "*sfixed64"),
-        ("arrival_counts", "*fixed32"),
-        ("arrival_host_ns", "*sfixed64"),
-        ("capture_counts", "*fixed32"),
-        ("capture_host_ns", "*sfixed64"),
+        ("instance_step", "*sint64"),
+        ("seq_gap", "*sint64"),
+        ("count_step", "*sint64"),
+        ("epoch_step", "*sint64"),
+        ("tick_counts_step", "*sint64"),
+        ("arrival_counts_step", "*sint64"),
+        ("capture_counts_step", "*sint64"),
+        ("device_ticks_step", "*sint64"),
+        ("arrival_host_step_ns", "*sint64"),
+        ("capture_host_step_ns", "*sint64"),
         ("statistical_ns", "*double"),
         ("floor_ns", "*double"),
         ("asymmetry_ns", "*double"),

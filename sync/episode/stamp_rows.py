@@ -1,8 +1,11 @@
-"""The columnar stamps of a stream: one row per frame, packed beside the frames of the same chunk."""
+"""The columnar stamps of a stream: one row per frame, packed beside the frames of the same chunk.
+
+Integers are stored by difference, because stamps of a steady stream are far from zero and close to each other: with
+a compressed chunk around them, a block of samples takes what its arrivals are uncertain by, and little more.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,30 +16,33 @@ from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode import schemas
 from sensorium.sync.episode.layouts import bytes_tag, varint
 from sensorium.sync.episode.mcap_records import Buffer
+from sensorium.sync.episode.varints import pack_sint64, unpack_sint64
 
 _Int64s = NDArray[np.int64]
 _NO_STAMPS = np.empty(0, np.int64)
 
-_COLUMNS = (
-    ("instance", "<u4"),
-    ("seq", "<i8"),
-    ("count", "<u4"),
-    ("epoch", "<i4"),
-    ("tick_counts", "<u4"),
-    ("device_ticks", "<i8"),
-    ("arrival_counts", "<u4"),
-    ("arrival_host_ns", "<i8"),
-    ("capture_counts", "<u4"),
-    ("capture_host_ns", "<i8"),
-    ("statistical_ns", "<f8"),
-    ("floor_ns", "<f8"),
-    ("asymmetry_ns", "<f8"),
-    ("meta", "<f8"),
+_STEPS = (
+    "instance_step",
+    "seq_gap",
+    "count_step",
+    "epoch_step",
+    "tick_counts_step",
+    "arrival_counts_step",
+    "capture_counts_step",
+    "device_ticks_step",
+    "arrival_host_step_ns",
+    "capture_host_step_ns",
 )
-_FIXED_ROW_BYTES = 6 * 4 + 8 + 3 * 8
-HEAD_BYTES = 11 * len(_COLUMNS)
+_PER_ROW = 7
+"""So many of the steps have one entry per row; the others have as many as the counts say."""
+_DOUBLES = ("statistical_ns", "floor_ns", "asymmetry_ns", "meta")
+_TAGS = {name: bytes_tag(schemas.field_number(schemas.Stamps, name)) for name in (*_STEPS, *_DOUBLES)}
+_NAMES = {tag: name for name, tag in _TAGS.items()}
+_MAX_STEP_BYTES = 10
+_FIXED_ROW_BYTES = 5 + _MAX_STEP_BYTES + 4 + 5 + 3 * 4 + 3 * 8
+"""What the steps and doubles of one row take at most, its stamps apart: no count exceeds 2^20."""
+HEAD_BYTES = 11 * len(_TAGS)
 """Largest size of the tags and lengths of one message."""
-_TAGS = {bytes_tag(schemas.field_number(schemas.Stamps, name)): (name, dtype) for name, dtype in _COLUMNS}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,41 +71,66 @@ class StampRows:
 
     @staticmethod
     def row_bytes(frame: Frame, stamped: Stamped) -> int:
-        """Return what a frame adds to the packed message, not counting its head."""
+        """Return what a frame adds to the packed message at most, not counting its head."""
         ticks = 0 if frame.device_ticks is None else len(frame.device_ticks)
-        return _FIXED_ROW_BYTES + 8 * (
-            ticks + len(frame.arrival_ns) + len(stamped.capture_ns) + len(frame.meta)
-        )
+        stamps = ticks + len(frame.arrival_ns) + len(stamped.capture_ns)
+        return _FIXED_ROW_BYTES + _MAX_STEP_BYTES * stamps + 8 * len(frame.meta)
 
     def pack(self) -> bytes:
         """Return the rows as a ``sensorium.Stamps`` message, the bytes that protobuf would write."""
         frames = [frame for _, frame, _ in self.frames]
         stamped = [stamps for _, _, stamps in self.frames]
         ticks = [_NO_STAMPS if frame.device_ticks is None else frame.device_ticks for frame in frames]
-        arrivals = [frame.arrival_ns for frame in frames]
-        captures = [stamps.capture_ns for stamps in stamped]
-        columns = (
-            [instance for instance, _, _ in self.frames],
-            [frame.seq for frame in frames],
-            [frame.count for frame in frames],
-            [stamps.epoch for stamps in stamped],
-            [len(values) for values in ticks],
-            np.concatenate(ticks),
-            [len(values) for values in arrivals],
-            np.concatenate(arrivals),
-            [len(values) for values in captures],
-            np.concatenate(captures),
-            [stamps.uncertainty.statistical_ns for stamps in stamped],
-            [stamps.uncertainty.floor_ns for stamps in stamped],
-            [stamps.uncertainty.asymmetry_ns for stamps in stamped],
-            [value for frame in frames for value in frame.meta],
-        )
-        out = []
-        for (tag, (_, dtype)), values in zip(_TAGS.items(), columns, strict=True):
-            data = np.asarray(values, dtype).tobytes()
-            if data:
-                out += [tag, varint(len(data)), data]
-        return b"".join(out)
+        columns = [
+            *self._steps_per_row(ticks),
+            _steps(np.concatenate(ticks)),
+            _steps(np.concatenate([frame.arrival_ns for frame in frames])),
+            _steps(np.concatenate([stamps.capture_ns for stamps in stamped])),
+        ]
+        packed, sizes = pack_sint64(np.concatenate(columns))
+        ends = np.cumsum(sizes)[np.cumsum([len(column) for column in columns]) - 1].tolist()
+        parts = [packed[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        widths = [stamps.uncertainty for stamps in stamped]
+        parts += [
+            _doubles([width.statistical_ns for width in widths]),
+            _doubles([width.floor_ns for width in widths]),
+            _doubles([width.asymmetry_ns for width in widths]),
+            _doubles([value for frame in frames for value in frame.meta]),
+        ]
+        named = zip(_TAGS.values(), parts, strict=True)
+        return b"".join(piece for tag, part in named if part for piece in (tag, varint(len(part)), part))
+
+    def _steps_per_row(self, ticks: list[_Int64s]) -> _Int64s:
+        """Return (7, rows) steps: instance, gap of sequence numbers, count, epoch, and three counts of stamps."""
+        rows: _Int64s = np.array(
+            [
+                (
+                    instance,
+                    frame.seq,
+                    frame.count,
+                    stamps.epoch,
+                    len(own_ticks),
+                    len(frame.arrival_ns),
+                    len(stamps.capture_ns),
+                )
+                for (instance, frame, stamps), own_ticks in zip(self.frames, ticks, strict=True)
+            ],
+            np.int64,
+        ).T
+        steps = _steps(rows)
+        steps[1, 1:] -= rows[2, :-1]
+        return steps
+
+
+def _steps(values: _Int64s) -> _Int64s:
+    """Return each value minus the one before it along the last axis, modulo 2^64; the first as it is."""
+    steps: _Int64s = values.copy()
+    steps[..., 1:] -= values[..., :-1]
+    return steps
+
+
+def _doubles(values: list[float]) -> bytes:
+    return np.asarray(values, "<f8").tobytes()
 
 
 def unpack_stamps(data: Buffer, meta_width: int) -> Iterator[StampRow]:
@@ -108,53 +139,59 @@ def unpack_stamps(data: Buffer, meta_width: int) -> Iterator[StampRow]:
     Raises:
         EpisodeError: If the message is damaged.
     """
-    columns = _parse_columns(memoryview(data))
-    rows = len(columns["seq"])
-    tick_ends = np.cumsum(columns["tick_counts"], dtype=np.int64)
-    arrival_ends = np.cumsum(columns["arrival_counts"], dtype=np.int64)
-    capture_ends = np.cumsum(columns["capture_counts"], dtype=np.int64)
-    per_row = ("instance", "count", "epoch", "statistical_ns", "floor_ns", "asymmetry_ns")
-    sizes = {len(columns[name]) for name in per_row} | {len(tick_ends), len(arrival_ends), len(capture_ends)}
-    if sizes != {rows} or len(columns["meta"]) != rows * meta_width:
-        raise EpisodeError(f"a stamps message is damaged: {rows} rows, columns of {sorted(sizes)}")
-    for row in range(rows):
-        ticks = _slice(columns["device_ticks"], tick_ends, row)
-        uncertainty = Uncertainty(
-            float(columns["statistical_ns"][row]),
-            float(columns["floor_ns"][row]),
-            float(columns["asymmetry_ns"][row]),
-        )
-        capture = _slice(columns["capture_host_ns"], capture_ends, row)
+    parts = _parse(memoryview(data))
+    instance, gaps, counts, epoch, *stamp_counts, ticks, arrivals, captures = (
+        np.cumsum(unpack_sint64(parts[name])) for name in _STEPS
+    )
+    statistical, floor, asymmetry, meta = (_read_doubles(parts[name]) for name in _DOUBLES)
+    rows = len(counts)
+    per_row = (instance, gaps, epoch, *stamp_counts, statistical, floor, asymmetry)
+    if any(len(column) != rows for column in per_row) or len(meta) != rows * meta_width:
+        raise EpisodeError(f"a stamps message is damaged: {rows} rows, columns of {[*map(len, per_row)]}")
+    seqs = gaps + np.concatenate([[0], np.cumsum(counts)[:-1]]) if rows else gaps
+    groups = [
+        _split(values, lengths)
+        for values, lengths in zip((ticks, arrivals, captures), stamp_counts, strict=True)
+    ]
+    for row, (own_ticks, arrival, capture) in enumerate(zip(*groups, strict=True)):
+        uncertainty = Uncertainty(float(statistical[row]), float(floor[row]), float(asymmetry[row]))
         yield StampRow(
-            int(columns["instance"][row]),
-            int(columns["seq"][row]),
-            int(columns["count"][row]),
-            ticks if len(ticks) else None,
-            _slice(columns["arrival_host_ns"], arrival_ends, row),
-            Stamped(capture, uncertainty, int(columns["epoch"][row])),
-            tuple(columns["meta"][row * meta_width : (row + 1) * meta_width].tolist()),
+            int(instance[row]),
+            int(seqs[row]),
+            int(counts[row]),
+            own_ticks if len(own_ticks) else None,
+            arrival,
+            Stamped(capture, uncertainty, int(epoch[row])),
+            tuple(meta[row * meta_width : (row + 1) * meta_width].tolist()),
         )
 
 
-def _slice(values: _Int64s, ends: _Int64s, row: int) -> _Int64s:
-    begin = int(ends[row - 1]) if row else 0
-    return values[begin : int(ends[row])]
+def _split(values: _Int64s, lengths: _Int64s) -> list[_Int64s]:
+    """Return the stamps of each row."""
+    ends = np.cumsum(lengths)
+    if (lengths < 0).any() or (ends[-1] if len(ends) else 0) != len(values):
+        raise EpisodeError(f"a stamps message is damaged: {len(values)} stamps in rows of {lengths[:10]}")
+    return [values[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
 
 
-def _parse_columns(view: memoryview) -> dict[str, NDArray[Any]]:
-    columns: dict[str, NDArray[Any]] = {name: np.empty(0, dtype) for name, dtype in _COLUMNS}
+def _parse(view: memoryview) -> dict[str, memoryview]:
+    """Return the bytes of every column; empty where the message has none."""
+    parts = dict.fromkeys(_TAGS, memoryview(b""))
     at = 0
     while at < len(view):
-        tag = bytes(view[at : at + 1])
+        name = _NAMES.get(bytes(view[at : at + 1]))
         size, begin = _read_varint(view, at + 1)
-        if tag not in _TAGS or begin + size > len(view):
+        if name is None or begin + size > len(view):
             raise EpisodeError(f"a stamps message is damaged at byte {at} of {len(view)}")
-        name, dtype = _TAGS[tag]
-        if size % np.dtype(dtype).itemsize:
-            raise EpisodeError(f"a stamps message is damaged: column {name} has {size} bytes")
-        columns[name] = np.frombuffer(view[begin : begin + size], dtype)
+        parts[name] = view[begin : begin + size]
         at = begin + size
-    return columns
+    return parts
+
+
+def _read_doubles(data: memoryview) -> NDArray[np.float64]:
+    if len(data) % 8:
+        raise EpisodeError(f"a stamps message is damaged: a column of numbers has {len(data)} bytes")
+    return np.frombuffer(data, "<f8")
 
 
 def _read_varint(view: memoryview, at: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from episode_samples import TIMELINE
+from episode_samples import FREE_CLOCK, TIMELINE
 
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.drivers.payloads.codec import CODECS, DEFAULTS, CodecChoice
@@ -113,3 +113,36 @@ def test_what_is_packed_by_default_is_packed_exactly_and_has_its_row() -> None:
         assert codec.is_exact
         assert source in codec.sources
         assert source in TABLE[codec.encoding].restores
+
+
+@pytest.mark.parametrize("arrivals_per_block", [10, 1])
+def test_a_small_stream_is_smaller_on_disk_than_as_the_driver_gave_it(
+    tmp_path: Path, arrivals_per_block: int
+) -> None:
+    """An IMU at 1 kHz in blocks of 10: values, device stamps and arrivals, with all that an episode adds."""
+    rng = np.random.default_rng(3)
+    columns = tuple(Column(name, "m/s^2", "<i2", 0.01) for name in "abcdef")
+    info = StreamInfo("imu", Modality.IMU, Encoding.COLUMNS, 1000.0, "imu", columns=columns, clock=FREE_CLOCK)
+    pipeline = _pipeline("columns", info)
+    writer = EpisodeWriter(tmp_path / "e", new_ulid(TIMELINE.utc_minus_host_ns), TIMELINE)
+    writer.declare(pipeline.infos[0])
+    empty_bytes = writer.bytes_stored()
+    given_bytes = 0
+    for start in range(0, 20_000, 10):
+        sample = np.arange(start, start + 10)
+        values = 3000 * np.sin(sample / 300 + np.arange(6)[:, None]) + rng.normal(0, 12, (6, 10))
+        capture_ns = sample * 1_000_000
+        arrival_ns = (capture_ns + 700_000 + np.cumsum(rng.integers(0, 20_000, 10)))[-arrivals_per_block:]
+        frame = Frame("imu", start, 10, sample * 1000, arrival_ns, np.rint(values).astype("<i2").tobytes())
+        given_bytes += len(frame.payload) + 8 * (10 + arrivals_per_block)
+        (packed,) = pipeline.apply([frame])
+        assert isinstance(packed, Frame)
+        writer.write(packed, Stamped(capture_ns, Uncertainty(1000.0, 10.0, 0.0), 0), 1)
+        writer.step(int(arrival_ns[-1]))
+    writer.flush()
+    values_bytes = 20_000 * 12
+    stored_bytes = writer.bytes_stored() - empty_bytes
+    assert stored_bytes < 0.55 * given_bytes
+    if arrivals_per_block == 1:
+        assert stored_bytes < values_bytes
+    writer.close()
