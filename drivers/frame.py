@@ -22,6 +22,12 @@ COUNTER_GAP = "gap in the device's counter"
 
 
 class Modality(str, Enum):
+    """What kind of thing a stream measures or says.
+
+    ``JOINTS`` are measured states of a robot, ``ACTION`` what it was told to do; ``SCALAR`` slow readings such as
+    temperature or voltage; ``TEXT`` what somebody said or typed.
+    """
+
     CAMERA = "camera"
     DEPTH = "depth"
     LIDAR = "lidar"
@@ -29,10 +35,59 @@ class Modality(str, Enum):
     AUDIO = "audio"
     FORCE = "force"
     GNSS = "gnss"
+    RADAR = "radar"
+    TACTILE = "tactile"
+    JOINTS = "joints"
+    ACTION = "action"
+    EVENT_CAMERA = "event_camera"
+    CAN = "can"
+    SCALAR = "scalar"
+    TEXT = "text"
     OTHER = "other"
 
 
-PERSONAL_BY_DEFAULT = frozenset({Modality.CAMERA, Modality.AUDIO, Modality.GNSS})
+_IS_PERSONAL = {
+    Modality.CAMERA: True,
+    Modality.DEPTH: False,
+    Modality.LIDAR: False,
+    Modality.IMU: False,
+    Modality.AUDIO: True,
+    Modality.FORCE: False,
+    Modality.GNSS: True,
+    Modality.RADAR: False,
+    Modality.TACTILE: False,
+    Modality.JOINTS: False,
+    Modality.ACTION: False,
+    Modality.EVENT_CAMERA: True,
+    Modality.CAN: False,
+    Modality.SCALAR: False,
+    Modality.TEXT: True,
+    Modality.OTHER: False,
+}
+
+REFERENCE_ORDER = (
+    Modality.CAMERA,
+    Modality.LIDAR,
+    Modality.DEPTH,
+    Modality.RADAR,
+    Modality.TACTILE,
+    Modality.IMU,
+    Modality.FORCE,
+    Modality.JOINTS,
+    Modality.ACTION,
+    Modality.AUDIO,
+    Modality.EVENT_CAMERA,
+)
+"""Whose frames are the instants of alignment where nobody says so; of what is not listed the fastest stream."""
+
+
+def is_personal_by_default(modality: Modality, *, carries_colour: bool = False) -> bool:
+    """Return whether a stream is personal unless the rig file says otherwise.
+
+    Args:
+        carries_colour: The stream holds colour images too: that makes depth personal.
+    """
+    return _IS_PERSONAL[modality] or (modality is Modality.DEPTH and carries_colour)
 
 
 class Encoding:
@@ -160,8 +215,7 @@ class StreamInfo:
         has_device_counter: "Produced" is the device's own count; else what the driver observed.
         reference_of: For a derived stream (a thinned view), the stream it derives from; "" for originals.
         max_payload_bytes: Upper bound of one frame's payload; sizes credits and is enforced on the bus.
-        meta_fields: Names of the numbers in ``Frame.meta``, in order (units in names: ``exposure_ns``). A name that
-            ends in ``_any`` is of bits that at least one sample of the frame has set: joined frames have them all.
+        meta_fields: Names of the numbers in ``Frame.meta``, in order (units in names: ``exposure_ns``).
         details: What a decoder or a reader of the manifest needs once: sensor metadata, serial, firmware.
         is_synthetic: Produced by a simulator.
         restores_to: The plain encoding that a coded one gives back; "" where ``encoding`` is plain itself. Shape,
@@ -289,7 +343,7 @@ class Frame:
 
 
 class Place(str, Enum):
-    """Where samples can be lost, from the sensor to the file."""
+    """Where samples can be lost, from the sensor to the file; ``POLICY`` is what a capture rule left out."""
 
     SOURCE = "source"
     DEVICE = "device"
@@ -298,6 +352,7 @@ class Place(str, Enum):
     BUS = "bus"
     SYNCHRONIZER = "synchronizer"
     WRITER = "writer"
+    POLICY = "policy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ OPTIONAL_MODULES = (
     "hypothesis",
     "matplotlib",
     "mcap_protobuf",
-    "pyarrow",
     "pytest",
     "rosbags",
     "scipy",

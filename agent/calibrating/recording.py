@@ -22,7 +22,6 @@ from sensorium.agent.calibrating.shots import (
     decoded_image,
     fastest_gyro,
     image_file,
-    is_sweep,
     stereo_pairs_of,
     take_shot,
 )
@@ -31,6 +30,7 @@ from sensorium.calibration.geometry import Array
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.rotation import excited_span
 from sensorium.drivers.frame import Modality, StreamInfo
+from sensorium.drivers.roles import Role, has_role
 from sensorium.errors import CalibrationError, UsageError
 from sensorium.sync.align import Match
 from sensorium.sync.episode.files import DATA_FILE
@@ -318,7 +318,7 @@ def _open_episode(path: Path, given: ImportResult | None) -> Recording:
         calibration = given.calibration
         gyro = _read_gyro(episode, calibration)
     by_frame = {info.frame_id: info for info in streams.values() if info.modality is Modality.CAMERA}
-    lidars = [info for info in streams.values() if is_sweep(info)]
+    lidars = [info for info in streams.values() if has_role(info, Role.SWEEP)]
     for frame, info in by_frame.items():
         found.sizes[frame] = (info.shape[1], info.shape[0]) if len(info.shape) > 1 else None
     found.sizes |= {info.frame_id: None for info in lidars}

@@ -17,14 +17,13 @@ from sensorium.agent.calibrating.shots import (
     Sample,
     decoded_cloud,
     imu_samples,
-    is_gyro,
-    is_sweep,
 )
 from sensorium.calibration import force_torque, inertial, lidar_lidar, microphones, rotation
 from sensorium.calibration.geometry import Array
 from sensorium.calibration.inertial import Inertial
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.drivers.frame import Modality, StreamInfo
+from sensorium.drivers.frame import StreamInfo
+from sensorium.drivers.roles import Role, has_role
 from sensorium.errors import CalibrationError
 from sensorium.sync.content.onsets import audio_onsets
 from sensorium.sync.decoding import samples
@@ -37,7 +36,6 @@ MAX_SOUND_S = 120.0
 CLIP_S = (0.01, 0.05)
 # A mark "clap left" speaks of the claps this long before and after it.
 MARKED_S = 2.0
-_TORQUE_UNITS = ("Nm", "N*m", "N m")
 _SIDES = {
     "front": (1.0, 0.0, 0.0),
     "back": (-1.0, 0.0, 0.0),
@@ -99,14 +97,10 @@ class SensorData:
     def __init__(self, path: Path, streams: Sequence[StreamInfo], calibration: RigCalibration) -> None:
         self.path = path
         self.calibration = calibration
-        self.imus = [info for info in streams if is_gyro(info) and _columns(info, ("m/s^2",)) == 3]
-        self.lidars = [info for info in streams if is_sweep(info)]
-        self.forces = [
-            info for info in streams if _columns(info, ("N",)) == 3 and _columns(info, _TORQUE_UNITS) == 3
-        ]
-        self.arrays = [
-            info for info in streams if info.modality is Modality.AUDIO and info.shape and info.shape[0] > 1
-        ]
+        self.imus = [info for info in streams if has_role(info, Role.GYRO, Role.ACCELEROMETER)]
+        self.lidars = [info for info in streams if has_role(info, Role.SWEEP)]
+        self.forces = [info for info in streams if has_role(info, Role.WRENCH)]
+        self.arrays = [info for info in streams if has_role(info, Role.SOUND) and info.shape[0] > 1]
         self._inertial: dict[str, Inertial | None] = {}
         self.tasks = self._tasks()
 
@@ -142,7 +136,7 @@ class SensorData:
     def _read_inertial(self, info: StreamInfo) -> Inertial | None:
         with Episode(self.path) as episode:
             frames = [(each.frame, each.stamped.capture_ns) for each in episode.frames({info.name})]
-        gyro, acc = imu_samples(info, frames, "rad/s"), imu_samples(info, frames, "m/s^2")
+        gyro, acc = imu_samples(info, frames, Role.GYRO), imu_samples(info, frames, Role.ACCELEROMETER)
         return None if gyro is None or acc is None else Inertial(gyro[0], acc[1], gyro[1])
 
     def rest(self, info: StreamInfo) -> list[tuple[float, float]]:
@@ -197,9 +191,7 @@ class SensorData:
             )
         with Episode(self.path) as episode:
             frames = [(each.frame, each.stamped.capture_ns) for each in episode.frames({info.name})]
-        force = imu_samples(info, frames, "N")
-        unit = next(unit for unit in _TORQUE_UNITS if _columns(info, (unit,)))
-        torque = imu_samples(info, frames, unit)
+        force, torque = imu_samples(info, frames, Role.FORCE), imu_samples(info, frames, Role.TORQUE)
         if force is None or torque is None:
             raise CalibrationError(f"nothing was recorded of {info.name}")
         known = self.calibration.imus.get(imu.frame_id)
@@ -267,10 +259,6 @@ class SensorData:
                 words = event.detail.lower().split()
                 if event.kind == "mark" and words[:1] == ["clap"] and words[1:2] and words[1] in _SIDES:
                     yield event.host_ns / SECOND_NS, np.array(_SIDES[words[1]])
-
-
-def _columns(info: StreamInfo, units: Sequence[str]) -> int:
-    return sum(column.unit in units for column in info.columns)
 
 
 def _straightened(cloud: Cloud, first_s: float, gyro: Gyro | None, R_lidar_imu: Array) -> TimedSweep:

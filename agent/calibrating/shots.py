@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from sensorium.calibration.geometry import Array, Intrinsics, apply, in_image, project
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sweep import deskew
-from sensorium.drivers.frame import Encoding, Frame, StreamInfo
+from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.payloads.images import decompress
+from sensorium.drivers.roles import Role, has_role, vector
 from sensorium.errors import CalibrationError, PayloadError
 from sensorium.sync import decoding
 from sensorium.timebase import SECOND_NS
@@ -73,15 +74,17 @@ class Gyro:
     @classmethod
     def of(cls, info: StreamInfo, frames: Iterable[tuple[Frame, NDArray[np.int64]]]) -> "Gyro | None":
         """Return the rates in blocks of an IMU with their capture times (host ns); None without samples."""
-        found = imu_samples(info, frames, "rad/s")
+        found = imu_samples(info, frames, Role.GYRO)
         return None if found is None else cls(info.frame_id, *found)
 
 
 def imu_samples(
-    info: StreamInfo, frames: Iterable[tuple[Frame, NDArray[np.int64]]], unit: str
+    info: StreamInfo, frames: Iterable[tuple[Frame, NDArray[np.int64]]], role: Role
 ) -> tuple[Array, Array] | None:
-    """Return (N,) times (s, host) and (N, 3) values of the columns with this unit; None without samples."""
-    axes = [index for index, column in enumerate(info.columns) if column.unit == unit]
+    """Return (N,) times (s, host) and (N, 3) SI values of a stream's vector; None without it or without samples."""
+    axes = vector(info, role)
+    if axes is None:
+        return None
     times, rows = [], []
     decoder = decoding.StreamDecoder(info)
     for frame, capture_ns in frames:
@@ -91,7 +94,7 @@ def imu_samples(
         if len(capture_ns) != len(values):  # one stamp for a block: of its first sample
             capture_ns = capture_ns[0] + (np.arange(len(values)) * SECOND_NS / info.rate_hz).astype(np.int64)
         times.append(capture_ns / SECOND_NS)
-        rows.append(values[:, axes])
+        rows.append(values[:, axes.columns] * axes.factor)
     if not times:
         return None
     time_s = np.concatenate(times)
@@ -99,18 +102,9 @@ def imu_samples(
     return time_s[order], np.concatenate(rows)[order]
 
 
-def is_gyro(info: StreamInfo) -> bool:
-    return sum(column.unit == "rad/s" for column in info.columns) == 3
-
-
-def is_sweep(info: StreamInfo) -> bool:
-    """Return whether a stream holds whole sweeps of a LiDAR (not a thinned copy of another stream)."""
-    return info.encoding in (Encoding.OUSTER, Encoding.POINTS) and not info.reference_of
-
-
 def fastest_gyro(infos: Iterable[StreamInfo], calibration: RigCalibration) -> StreamInfo | None:
     """Return the fastest IMU whose place on the rig is known, or None."""
-    found = [info for info in infos if info.frame_id in calibration.frames and is_gyro(info)]
+    found = [info for info in infos if info.frame_id in calibration.frames and has_role(info, Role.GYRO)]
     return max(found, key=lambda each: each.rate_hz, default=None)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from sensorium.agent.reporting.pictures import Picture
+from sensorium.drivers.frame import Modality
 
 _GOOD = ("ok", "verified", "allow", "allowed")
 _BAD = ("failed", "deny", "denied")
@@ -94,11 +95,37 @@ def page(title: str, body: str) -> str:
     )
 
 
-STYLE = """
+LANE_COLOURS = {
+    Modality.CAMERA: "#3b82f6",
+    Modality.DEPTH: "#6366f1",
+    Modality.LIDAR: "#0d9488",
+    Modality.IMU: "#8b5cf6",
+    Modality.AUDIO: "#f59e0b",
+    Modality.FORCE: "#ec4899",
+    Modality.GNSS: "#65a30d",
+    Modality.RADAR: "#0891b2",
+    Modality.TACTILE: "#f472b6",
+    Modality.JOINTS: "#a855f7",
+    Modality.ACTION: "#c026d3",
+    Modality.EVENT_CAMERA: "#1d4ed8",
+    Modality.CAN: "#78716c",
+    Modality.SCALAR: "#84cc16",
+    Modality.TEXT: "#475569",
+    Modality.OTHER: "#a16207",
+}
+"""Of the timeline's lanes, by kind of stream."""
+
+_LANES = "".join(
+    f":root{{--{kind.value}:{colour}}}rect.{kind.value}{{fill:var(--{kind.value})}}\n"
+    for kind, colour in LANE_COLOURS.items()
+)
+
+STYLE = (
+    _LANES
+    + """
 :root{color-scheme:light dark;--bg:#f4f5f7;--card:#fff;--ink:#1b2430;--soft:#5d6a7a;--line:#dde2e8;
 --rail:#e6eaef;--good:#1a7f4b;--goodbg:#dcf3e5;--warn:#8f5a00;--warnbg:#fdefcf;--bad:#b3261e;--badbg:#fbe0de;
---plainbg:#e9edf2;--accent:#2563eb;--camera:#3b82f6;--depth:#6366f1;--lidar:#0d9488;--imu:#8b5cf6;
---audio:#f59e0b;--force:#ec4899;--gnss:#65a30d;--other:#a16207;--lost:#dc2626;--gap:#fca5a5;--amber:#f59e0b}
+--plainbg:#e9edf2;--accent:#2563eb;--lost:#dc2626;--gap:#fca5a5;--amber:#f59e0b}
 @media(prefers-color-scheme:dark){:root{--bg:#12161c;--card:#1b212a;--ink:#e4e9ef;--soft:#95a2b3;--line:#2e3743;
 --rail:#29313c;--good:#5fd394;--goodbg:#173a28;--warn:#f4c261;--warnbg:#40310f;--bad:#ff8f87;--badbg:#4a1e1c;
 --plainbg:#2b3440;--accent:#7aa7ff}}
@@ -146,8 +173,6 @@ svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font:11px sys
 .timeline{min-width:760px}.timeline .lane{font-size:12.5px;fill:var(--ink)}.timeline .note{fill:var(--bad)}
 line.tick{stroke:var(--line);stroke-width:1}line.rail{stroke:var(--rail);stroke-width:1}
 line.zero{stroke:var(--soft);stroke-dasharray:3 3}
-rect.camera{fill:var(--camera)}rect.depth{fill:var(--depth)}rect.lidar{fill:var(--lidar)}rect.imu{fill:var(--imu)}
-rect.audio{fill:var(--audio)}rect.force{fill:var(--force)}rect.gnss{fill:var(--gnss)}rect.other{fill:var(--other)}
 rect.gap{fill:var(--gap)}rect.lost{fill:var(--lost)}rect.withheld{fill:var(--soft)}
 rect.denied{fill:var(--badbg);stroke:var(--bad);stroke-dasharray:4 3}
 rect.pause{fill:var(--soft);opacity:.25}
@@ -167,3 +192,4 @@ i.w4{background:var(--imu)}i.w5{background:var(--other)}
 rect.count{fill:var(--lidar)}
 @media(max-width:640px){.strip{grid-template-columns:1fr}}
 """
+)

@@ -7,7 +7,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo
+from sensorium.drivers.frame import Frame, Modality, StreamInfo
+from sensorium.drivers.roles import Role, has_role, roles
 from sensorium.errors import PayloadError, SensoriumError
 from sensorium.sync.align import Match, SyncRow
 from sensorium.sync.decoding import StreamDecoder
@@ -143,17 +144,6 @@ class Survey:
     problems: list[str] = field(default_factory=list)
 
 
-def is_image(info: StreamInfo) -> bool:
-    return info.modality in (Modality.CAMERA, Modality.DEPTH) or info.encoding in _IMAGES
-
-
-def is_cloud(info: StreamInfo) -> bool:
-    return info.encoding in (Encoding.OUSTER, Encoding.POINTS) or info.modality is Modality.LIDAR
-
-
-_IMAGES = (Encoding.JPEG, Encoding.PNG, Encoding.MONO8, Encoding.BGR8, Encoding.RGB8, Encoding.MONO16)
-
-
 def recorded_span(manifest: Manifest) -> tuple[int, int]:
     """Return the first and last capture of any stream (host ns); the episode's own span without any."""
     offset = manifest.timeline.utc_minus_host_ns
@@ -195,7 +185,9 @@ def _middles(manifest: Manifest) -> dict[str, int]:
 
 
 def _take_rows(found: Survey, rows: Iterable[SyncRow], reference: str) -> None:
-    clouds = [s.info for s in found.streams.values() if is_cloud(s.info) and not s.info.reference_of]
+    clouds = [
+        s.info for s in found.streams.values() if has_role(s.info, Role.CLOUD) and not s.info.reference_of
+    ]
     cameras = [s.info for s in found.streams.values() if s.info.modality is Modality.CAMERA]
     wanted = [(cloud, camera) for cloud in clouds for camera in cameras]
     middle_ns = sum(found.span) // 2
@@ -255,7 +247,7 @@ class _Taker:
         self._span = found.span
         info = stream.info
         self._decoder = StreamDecoder(info)
-        self._keeps_frames = is_image(info) or is_cloud(info)
+        self._keeps_frames = bool(roles(info) & {Role.IMAGE, Role.CLOUD})
         self._loss_events = [
             event for event in found.events if event.kind == "loss" and event.stream == info.name
         ]

@@ -5,8 +5,9 @@ from functools import partial
 from sensorium.agent.reporting import page, plots
 from sensorium.agent.reporting.material import Material, attempt, rate_text
 from sensorium.agent.reporting.pictures import bird_view, overlay_picture, thumbnail
-from sensorium.agent.reporting.survey import OverlayPair, Snapshot, StreamSurvey, is_cloud, is_image
+from sensorium.agent.reporting.survey import OverlayPair, Snapshot, StreamSurvey
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
+from sensorium.drivers.roles import Role, has_role
 from sensorium.sync.decoding import cloud
 from sensorium.sync.episode.manifest import StreamRecord
 from sensorium.timebase import SECOND_NS
@@ -15,7 +16,7 @@ _MAX_PANEL_COLUMNS = 24
 
 
 def cameras(material: Material) -> str:
-    rows = [_camera(material, record) for record in material.records if is_image(record.info)]
+    rows = [_camera(material, record) for record in material.records if has_role(record.info, Role.IMAGE)]
     return page.section("cameras", "Cameras", "".join(rows), "First, middle and last recorded image.")
 
 
@@ -45,7 +46,7 @@ def _shot(material: Material, info: StreamInfo, shot: Snapshot) -> str:
 
 
 def lidar(material: Material) -> str:
-    clouds = [record for record in material.records if is_cloud(record.info)]
+    clouds = [record for record in material.records if has_role(record.info, Role.CLOUD)]
     originals = [record for record in clouds if not record.info.reference_of] or clouds
     birds = "".join(_bird(material, record) for record in originals)
     overlays = "".join(each for record in originals for each in _overlays(material, record))
@@ -108,7 +109,7 @@ def waveforms(material: Material) -> str:
     panels: list[str] = []
     for record in material.records:
         info = record.info
-        if info.encoding not in (Encoding.COLUMNS, Encoding.PCM_S16LE):
+        if info.plain_encoding not in (Encoding.COLUMNS, Encoding.PCM_S16LE):
             continue
         withheld = material.withheld(record)
         found = material.streams.get(info.name)
@@ -123,7 +124,7 @@ def waveforms(material: Material) -> str:
 
 def _panels(material: Material, info: StreamInfo, found: StreamSurvey) -> str:
     assert found.envelope is not None
-    is_audio = info.encoding == Encoding.PCM_S16LE
+    is_audio = info.plain_encoding == Encoding.PCM_S16LE
     columns = (
         [(f"channel {index + 1}", "full scale") for index in range(found.envelope.low.shape[1])]
         if is_audio

@@ -20,7 +20,6 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import (
-    PERSONAL_BY_DEFAULT,
     ClockKind,
     DeviceClock,
     Encoding,
@@ -30,6 +29,7 @@ from sensorium.drivers.frame import (
     Modality,
     Place,
     StreamInfo,
+    is_personal_by_default,
     stamps,
 )
 from sensorium.drivers.links.inbox import Inbox
@@ -495,7 +495,7 @@ class OpenCvDriver(Driver[OpenCvConfig]):
             shape=shape,
             units="px",
             host_id=self.context.host_id,
-            is_personal=Modality.CAMERA in PERSONAL_BY_DEFAULT if personal is None else personal,
+            is_personal=is_personal_by_default(Modality.CAMERA) if personal is None else personal,
             # A JPEG of noise takes more than its pixels.
             max_payload_bytes=width * height * 9 // 2 + (1 << 16) if is_jpeg else math.prod(shape),
             details={"source": self.config.kind, "device": without_password(str(self.config.device))},

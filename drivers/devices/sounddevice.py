@@ -13,7 +13,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import (
-    PERSONAL_BY_DEFAULT,
     ClockKind,
     DeviceClock,
     Encoding,
@@ -23,6 +22,7 @@ from sensorium.drivers.frame import (
     Modality,
     Place,
     StreamInfo,
+    is_personal_by_default,
     stamps,
 )
 from sensorium.drivers.links.inbox import Inbox
@@ -183,7 +183,9 @@ class SoundDeviceDriver(Driver[SoundDeviceConfig]):
             stamp_of="first_sample",
             shape=(config.channels,),
             host_id=self.context.host_id,
-            is_personal=Modality.AUDIO in PERSONAL_BY_DEFAULT if config.personal is None else config.personal,
+            is_personal=is_personal_by_default(Modality.AUDIO)
+            if config.personal is None
+            else config.personal,
             max_payload_bytes=config.block * config.channels * _BYTES_PER_SAMPLE,
             details={"device": str(config.device), "reported_latency_us": str(round(latency_s * 1e6))},
         )

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.calibration.geometry import Intrinsics, undistort
-from sensorium.drivers.frame import Encoding, Modality, StreamInfo
+from sensorium.drivers.frame import Modality, StreamInfo
+from sensorium.drivers.roles import Role, force_columns, has_role, vector
 from sensorium.errors import ClockError, PayloadError
 from sensorium.sync.clocks.model import Uncertainty
 from sensorium.sync.content.image_rotation import RotationFinder, gyro_offset
@@ -26,7 +27,6 @@ Floats = NDArray[np.float64]
 _SECONDS = 20.0
 _STEPS_HZ = 10.0
 """Images a second that are tracked: slower steps see more turning over the same noise."""
-_GYRO_NAMES = (("gyro_x", "gyro_y", "gyro_z"), ("wx", "wy", "wz"))
 _SETTLE_S = 2.0
 """The clocks' first seconds are left out where the episode is long enough."""
 _ROOM_M = 6.0
@@ -79,9 +79,9 @@ def check_content(
     inputs = inputs or ContentInputs()
     verdicts = []
     infos = list(episode.streams.values())
-    gyros = [info for info in infos if info.modality is Modality.IMU and _gyro_columns(info)]
+    gyros = [info for info in infos if has_role(info, Role.GYRO)]
     gyro = max(gyros, key=lambda info: info.rate_hz, default=None)
-    force = next((info for info in infos if info.modality is Modality.FORCE and info.columns), None)
+    force = next((info for info in infos if force_columns(info)), None)
     span = _span(episode)
     for info in infos:
         if info.modality is Modality.CAMERA and gyro is not None:
@@ -90,7 +90,7 @@ def check_content(
                 subject = f"{info.name}~{gyro.name}"
                 make = partial(_turning, episode, info, model, gyro, span, inputs)
                 verdicts.append(_guarded("content_gyro-visual", subject, make))
-        if info.modality is Modality.AUDIO and info.encoding == Encoding.PCM_S16LE and force is not None:
+        if has_role(info, Role.SOUND) and force is not None:
             subject = f"{force.name}~{info.name}"
             make = partial(_claps, episode, force, info, span, inputs)
             verdicts.append(_guarded("content_clap", subject, make))
@@ -121,14 +121,6 @@ def _span(episode: Episode) -> tuple[int, int]:
     return start_ns + spare_ns // 2, last_ns - spare_ns // 2
 
 
-def _gyro_columns(info: StreamInfo) -> list[int]:
-    names = [column.name for column in info.columns]
-    for wanted in _GYRO_NAMES:
-        if all(name in names for name in wanted):
-            return [names.index(name) for name in wanted]
-    return []
-
-
 def _turning(
     episode: Episode,
     camera: StreamInfo,
@@ -152,15 +144,15 @@ def _turning(
         finder.add(image)
         times.append(at_ns)
         claims.append(recorded.uncertainty)
-    felt = _signal(episode, gyro, span)
-    if felt is None or len(times) < 2:
+    felt, axes = _signal(episode, gyro, span), vector(gyro, Role.GYRO)
+    if felt is None or axes is None or len(times) < 2:
         raise ClockError(f"{camera.name} or {gyro.name} has no samples in the stretch that was looked at")
     order = np.concatenate([[True], np.diff(felt.times_ns) > 0])
     found = gyro_offset(
         finder,
         np.array(times, np.int64),
         felt.times_ns[order],
-        felt.values[order][:, _gyro_columns(gyro)],
+        felt.values[order][:, axes.columns] * axes.factor,
         gyro_delay=inputs.delay(gyro.name),
         visual_delay=_exposure_delay(episode, camera),
     )
@@ -200,10 +192,9 @@ def _claps(
 
 
 def _knocks(felt: _Signal, force: StreamInfo) -> list[Onset]:
-    """Return the knocks of the axis that feels them most, of all that share the first one's unit."""
-    axes = [i for i, column in enumerate(force.columns) if column.unit == force.columns[0].unit]
+    """Return the knocks of the axis that feels them most."""
     return max(
-        (force_onsets(felt.values[:, axis], force.rate_hz) for axis in axes),
+        (force_onsets(felt.values[:, axis], force.rate_hz) for axis in force_columns(force)),
         key=lambda onsets: sum(onset.strength for onset in onsets),
     )
 

@@ -17,7 +17,7 @@ from sensorium.drivers.bus.credits import Held
 from sensorium.drivers.bus.live import LivePublisher
 from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.drivers.bus.wire import Control, Declare, End, Heartbeat, Inbound, Lost
-from sensorium.drivers.frame import Frame, Modality, Place, StreamInfo
+from sensorium.drivers.frame import REFERENCE_ORDER, Frame, Place, StreamInfo
 from sensorium.errors import CalibrationError, ConfigError, EpisodeError, WireError
 from sensorium.sync.align import Aligner, SyncRow
 from sensorium.sync.clocks.model import Stamped
@@ -50,14 +50,6 @@ NOT_STARTED = -1
 """Start of a replay's episode until its first frame says when that was."""
 DECLARE_GRACE_NS = 20 * SECOND_NS
 _FASTEST_REFERENCE_HZ = 100.0
-_REFERENCE_ORDER = (
-    Modality.CAMERA,
-    Modality.LIDAR,
-    Modality.DEPTH,
-    Modality.IMU,
-    Modality.FORCE,
-    Modality.AUDIO,
-)
 
 
 @dataclass(slots=True)
@@ -544,7 +536,7 @@ class Synchronizer:
             return self.spec.reference
         infos = [stream.info for instance in self.instances.values() for stream in instance.streams.values()]
         originals = [info for info in infos if not info.reference_of]
-        for modality in _REFERENCE_ORDER:
+        for modality in REFERENCE_ORDER:
             for info in originals:
                 if info.modality is modality:
                     return info.name

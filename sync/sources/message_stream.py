@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import (
-    PERSONAL_BY_DEFAULT,
     ClockKind,
     DeviceClock,
     Encoding,
@@ -22,6 +21,7 @@ from sensorium.drivers.frame import (
     MessageSchema,
     Modality,
     StreamInfo,
+    is_personal_by_default,
     stamps,
 )
 from sensorium.sync.sources import ros_types
@@ -154,7 +154,7 @@ class MessageChannel:
             shape=shape,
             host_id=RECORDING_HOST,
             schema=self.schema,
-            is_personal=modality in PERSONAL_BY_DEFAULT,
+            is_personal=is_personal_by_default(modality),
             max_payload_bytes=max(1, self.max_bytes),
             details=details,
         )

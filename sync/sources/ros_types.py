@@ -38,6 +38,18 @@ _MODALITY_OF = {
     "AudioDataStamped": Modality.AUDIO,
     "Audio": Modality.AUDIO,
     "RawAudio": Modality.AUDIO,
+    "RadarScan": Modality.RADAR,
+    "RadarTracks": Modality.RADAR,
+    "JointState": Modality.JOINTS,
+    "JointStates": Modality.JOINTS,
+    "JointTrajectory": Modality.ACTION,
+    "EventArray": Modality.EVENT_CAMERA,
+    "EventPacket": Modality.EVENT_CAMERA,
+    "Temperature": Modality.SCALAR,
+    "FluidPressure": Modality.SCALAR,
+    "RelativeHumidity": Modality.SCALAR,
+    "Illuminance": Modality.SCALAR,
+    "BatteryState": Modality.SCALAR,
 }
 _DEPTH_FORMATS = frozenset({"16UC1", "32FC1", "mono16"})
 _HEADER_FIELD = re.compile(r"(std_msgs/(msg/)?)?Header\s+\w+$")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from simulated_rig import run
 
 from sensorium.agent.reporting.episode import write_report
+from sensorium.agent.reporting.page import LANE_COLOURS, STYLE
 from sensorium.agent.reporting.pictures import bird_view, thumbnail
 from sensorium.agent.reporting.survey import CLOCK_POINTS, MAX_LOSSES, TIME_BINS, Envelope, Thinned, survey
 from sensorium.agent.session.outcome import SessionResult, document
@@ -428,6 +429,12 @@ def test_a_missing_manifest_still_gives_a_page_with_the_numbers(
     page = Page(write_report(folder, found, run_dir).read_text())
     assert "the episode cannot be read" in page.text
     assert "camera_left" in page.text
+
+
+def test_each_kind_of_stream_has_a_colour_of_its_own_on_the_timeline() -> None:
+    assert set(LANE_COLOURS) == set(Modality)
+    assert len(set(LANE_COLOURS.values())) == len(Modality)
+    assert all(f"rect.{modality.value}{{fill" in STYLE for modality in Modality)
 
 
 # -- single pictures

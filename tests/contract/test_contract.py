@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from sensorium.drivers.driver import Driver, DriverContext
 from sensorium.drivers.frame import (
-    PERSONAL_BY_DEFAULT,
     ClockKind,
     Encoding,
     Frame,
     Loss,
     StreamInfo,
+    is_personal_by_default,
 )
 from sensorium.drivers.registry import load_driver
 from sensorium.errors import DeviceError, EndOfStreamError
@@ -133,7 +133,7 @@ def test_personal_streams_are_flagged_unless_the_rig_file_says_otherwise(
     if not session.is_live:
         pytest.skip("a replay inherits the flags of its source")
     for info in session.infos:
-        assert info.is_personal == (info.modality in PERSONAL_BY_DEFAULT), info.name
+        assert info.is_personal == is_personal_by_default(info.modality), info.name
     default = any(info.is_personal for info in session.infos)
     turned = bench.run(bench.driver(personal=not default), 1)
     assert all(info.is_personal is not default for info in turned.infos)

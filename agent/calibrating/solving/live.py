@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image, is_sweep
+from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image
 from sensorium.agent.calibrating.solving.guide import Guide, write_picture
 from sensorium.agent.calibrating.solving.material import STILL_S, Image, Moment, Points, Shown
 from sensorium.agent.calibrating.watching.service import SetClient
@@ -23,6 +23,7 @@ from sensorium.agent.session.control import ControlClient
 from sensorium.agent.session.rig import Rig
 from sensorium.agent.session.run import Companion, request_for, run_session
 from sensorium.drivers.frame import Modality, StreamInfo
+from sensorium.drivers.roles import Role, has_role
 from sensorium.errors import CalibrationError, ConsentError, SensoriumError
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.recording.sealing import CONSENT_REASON
@@ -61,7 +62,7 @@ def moment_of(found: AlignedSet, label: str) -> Moment:
                     for kept in beside[:2]
                 ),
             )
-        elif is_sweep(info):
+        elif has_role(info, Role.SWEEP):
             sweeps[info.frame_id] = _Sweep(near)
     return Moment(label, images, sweeps)
 
@@ -186,7 +187,7 @@ class LiveGuide:
             return [], []
         infos = [_INFO.validate_python(found) for found in reply["streams"]]
         cameras = [info.name for info in infos if info.modality is Modality.CAMERA]
-        return cameras, [info.name for info in infos if is_sweep(info)]
+        return cameras, [info.name for info in infos if has_role(info, Role.SWEEP)]
 
     def _draw(self) -> None:
         image = self.guide.picture() if self._picture is not None else None

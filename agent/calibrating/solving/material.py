@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image, image_file, is_sweep
-from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo
+from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image, image_file
+from sensorium.drivers.frame import Frame, Modality, StreamInfo
+from sensorium.drivers.roles import Role, has_role
 from sensorium.errors import CalibrationError
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.sources.opening import open_source
@@ -102,8 +103,7 @@ def _is_wanted(info: StreamInfo) -> bool:
 
 
 def _is_cloud(info: StreamInfo) -> bool:
-    is_foreign = info.modality is Modality.LIDAR and info.encoding == Encoding.MESSAGE
-    return is_sweep(info) or is_foreign
+    return has_role(info, Role.CLOUD) and not info.reference_of
 
 
 def _of_video(path: Path, kind: str) -> Iterator[Moment]:

@@ -25,6 +25,7 @@ from sensorium.calibration.geometry import Array
 from sensorium.calibration.inertial import check_ground_gravity
 from sensorium.calibration.lidar_lidar import Registration, check_lidar_lidar, register_sweeps
 from sensorium.calibration.rig_document import RigCalibration
+from sensorium.drivers.roles import Role
 from sensorium.errors import CalibrationError
 from sensorium.sync.recording.sets import AlignedSet, KeptFrame, SetRequest
 from sensorium.timebase import SECOND_NS
@@ -245,7 +246,7 @@ class GroundWatch(Watch[tuple[NDArray[np.floating], Array]]):
             _require_calm(float(np.abs(gyro.rate_rad_s).max()))
         blocks = [kept for kept in aligned.beside if kept.info.name == self.plan.streams[1]]
         pairs = ((kept.frame, kept.capture_ns) for kept in blocks)
-        found = imu_samples(blocks[0].info, pairs, "m/s^2") if blocks else None
+        found = imu_samples(blocks[0].info, pairs, Role.ACCELEROMETER) if blocks else None
         if found is None:
             raise UnusableSetError(f"nothing came of {self.plan.streams[1]} around the sweep")
         return decoded_cloud(sweep.info, _sample(sweep)).points, found[1]

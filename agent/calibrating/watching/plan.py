@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sensorium.agent.calibrating.shots import fastest_gyro, is_sweep, stereo_pairs_of
+from sensorium.agent.calibrating.shots import fastest_gyro, stereo_pairs_of
 from sensorium.agent.session.rig import CheckOptions
 from sensorium.calibration import camera_lidar, inertial, lidar_lidar, stereo
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Modality, StreamInfo
+from sensorium.drivers.roles import Role, has_role
 
 EVERY_S = {"stereo": 5.0, "camera_lidar": 10.0, "lidar_lidar": 10.0, "ground_gravity": 10.0}
 _NAMES = {
@@ -59,7 +60,7 @@ def _every_pair(
     calibration: RigCalibration, infos: Sequence[StreamInfo], gyro: StreamInfo | None
 ) -> list[CheckOptions]:
     cameras = {info.frame_id: info.name for info in infos if info.modality is Modality.CAMERA}
-    lidars = {info.frame_id: info.name for info in infos if is_sweep(info)}
+    lidars = {info.frame_id: info.name for info in infos if has_role(info, Role.SWEEP)}
     found = [
         CheckOptions(check="stereo", streams=(cameras[left], cameras[right]))
         for left, right in stereo_pairs_of(calibration, list(cameras))
@@ -73,7 +74,7 @@ def _every_pair(
         for second in frames[index + 1 :]:
             if calibration.has_transform(first, second):
                 found.append(CheckOptions(check="lidar_lidar", streams=(lidars[first], lidars[second])))
-    if gyro is not None and any(column.unit == "m/s^2" for column in gyro.columns):
+    if gyro is not None and has_role(gyro, Role.ACCELEROMETER):
         found += [
             CheckOptions(check="ground_gravity", streams=(lidar, gyro.name))
             for frame, lidar in lidars.items()
@@ -115,7 +116,7 @@ def _problem(option: CheckOptions, calibration: RigCalibration, found: Sequence[
             return f"the calibration has no lens for {info.frame_id}"
     sweeps = {"camera_lidar": infos[1:], "lidar_lidar": infos, "ground_gravity": infos[:1]}
     for info in sweeps.get(option.check, []):
-        if not is_sweep(info):
+        if not has_role(info, Role.SWEEP):
             return f"{info.name} is no LiDAR whose sweeps can be read"
     if not calibration.has_transform(*(info.frame_id for info in infos)):
         return "the calibration does not join the two"

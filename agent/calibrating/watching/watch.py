@@ -8,7 +8,7 @@ from typing import ClassVar, Generic, TypeVar
 import cv2
 import numpy as np
 
-from sensorium.agent.calibrating.shots import Gyro, is_gyro
+from sensorium.agent.calibrating.shots import Gyro
 from sensorium.agent.calibrating.watching.plan import Planned
 from sensorium.calibration.attribution import Window, is_timing, moved_between
 from sensorium.calibration.checks import ConsecutiveJudge
@@ -234,7 +234,7 @@ class Watch(ABC, Generic[DataT]):
         """
         if not self.plan.gyro:
             return None
-        blocks = [kept for kept in aligned.beside if kept.info.name == self.plan.gyro and is_gyro(kept.info)]
+        blocks = [kept for kept in aligned.beside if kept.info.name == self.plan.gyro]
         found = (
             Gyro.of(blocks[0].info, ((each.frame, each.capture_ns) for each in blocks)) if blocks else None
         )

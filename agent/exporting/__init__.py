@@ -1,1 +1,0 @@
-"""Episodes in other formats; one small interface, one module for each format."""
