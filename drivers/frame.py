@@ -215,7 +215,8 @@ class StreamInfo:
         has_device_counter: "Produced" is the device's own count; else what the driver observed.
         reference_of: For a derived stream (a thinned view), the stream it derives from; "" for originals.
         max_payload_bytes: Upper bound of one frame's payload; sizes credits and is enforced on the bus.
-        meta_fields: Names of the numbers in ``Frame.meta``, in order (units in names: ``exposure_ns``).
+        meta_fields: Names of the numbers in ``Frame.meta``, in order (units in names: ``exposure_ns``). A name that
+            ends in ``_any`` is of bits that at least one sample of the frame has set: joined frames have them all.
         details: What a decoder or a reader of the manifest needs once: sensor metadata, serial, firmware.
         is_synthetic: Produced by a simulator.
         restores_to: The plain encoding that a coded one gives back; "" where ``encoding`` is plain itself. Shape,

@@ -4,9 +4,11 @@ A stage sees a device's items in the order in which its driver gave them. What i
 :class:`Loss` in that place; what it holds back keeps its stamps.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -169,12 +171,13 @@ class BatchStage(Stage):
     """Joins the small frames of numeric and audio streams until ``batch_ns`` after the first sample's arrival.
 
     Only what comes back out as it went in is joined: frames that follow on each other, with a stamp (and, if
-    any, a device stamp) for every sample, and equal meta values. Everything else passes, in its place.
+    any, a device stamp) for every sample, and equal meta values (see ``StreamInfo.meta_fields`` for bits).
+    Everything else passes, in its place.
     """
 
     def __init__(self, batch_ns: int) -> None:
         self._batch_ns = batch_ns
-        self._columns: dict[str, tuple[int, ...]] = {}
+        self._layouts: dict[str, _Layout] = {}
         self._held: dict[str, _Held] = {}
 
     def declare(self, infos: Sequence[StreamInfo]) -> Sequence[StreamInfo]:
@@ -186,10 +189,7 @@ class BatchStage(Stage):
         return is_fast and info.encoding in (Encoding.COLUMNS, Encoding.PCM_S16LE)
 
     def _declared(self, info: StreamInfo) -> StreamInfo:
-        if info.encoding == Encoding.COLUMNS:
-            self._columns[info.name] = tuple(np.dtype(column.dtype).itemsize for column in info.columns)
-        else:
-            self._columns[info.name] = (2 * info.shape[0],)
+        self._layouts[info.name] = _Layout.of(info)
         together = math.ceil(info.message_rate_hz * self._batch_ns / SECOND_NS)
         latency = replace(info.latency, max_ns=info.latency.max_ns + self._batch_ns)
         return replace(
@@ -200,16 +200,16 @@ class BatchStage(Stage):
         )
 
     def apply(self, item: Item) -> Sequence[Item]:
-        columns = self._columns.get(item.stream)
-        if columns is None:
+        layout = self._layouts.get(item.stream)
+        if layout is None:
             return (item,)
         held = self._held.get(item.stream)
-        if isinstance(item, Frame) and self._is_small(item, sum(columns)):
+        if isinstance(item, Frame) and self._is_small(item, layout.row_bytes):
             if held is not None and held.can_take(item, self._batch_ns):
                 held.add(item)
                 return ()
             before = self._release(item.stream)
-            self._held[item.stream] = _Held(item, columns)
+            self._held[item.stream] = _Held(item, layout)
             self._note_due()
             return before
         return (*self._release(item.stream), item) if held is not None else (item,)
@@ -253,12 +253,42 @@ class BatchStage(Stage):
         self.due_ns = None if first_ns is None else first_ns + self._batch_ns
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What joining needs to know of a stream.
+
+    Attributes:
+        column_bytes: Width of each column; audio is one.
+        is_any: Which meta values are bits that any sample of the frame has set.
+    """
+
+    column_bytes: tuple[int, ...]
+    row_bytes: int
+    is_any: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, info: StreamInfo) -> "_Layout":
+        is_any = tuple(name.endswith("_any") for name in info.meta_fields)
+        if info.encoding == Encoding.PCM_S16LE:
+            return cls((2 * info.shape[0],), 2 * info.shape[0], is_any)
+        widths = tuple(np.dtype(column.dtype).itemsize for column in info.columns)
+        return cls(widths, sum(widths), is_any)
+
+    def have_alike(self, one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        """Return whether frames with these meta values may be joined."""
+        if one == other:
+            return True
+        if not len(one) == len(other) == len(self.is_any):
+            return False
+        return all(is_any or a == b for a, b, is_any in zip(one, other, self.is_any, strict=True))
+
+
 class _Held:
     """Frames that follow on each other and will leave as one."""
 
-    def __init__(self, frame: Frame, column_bytes: tuple[int, ...]) -> None:
+    def __init__(self, frame: Frame, layout: _Layout) -> None:
         self._frames = [frame]
-        self._column_bytes = column_bytes
+        self._layout = layout
         self._size_bytes = len(frame.payload)
         self._count = frame.count
         self.first_ns = int(frame.arrival_ns[0])
@@ -267,7 +297,7 @@ class _Held:
         last = self._frames[-1]
         return (
             frame.seq == last.next_seq
-            and frame.meta == last.meta
+            and self._layout.have_alike(frame.meta, last.meta)
             and (frame.device_ticks is None) == (last.device_ticks is None)
             and self.first_ns <= int(frame.arrival_ns[0])
             and int(frame.arrival_ns[-1]) - self.first_ns < batch_ns
@@ -291,15 +321,25 @@ class _Held:
             device_ticks=np.concatenate(ticks) if ticks else None,
             arrival_ns=np.concatenate([frame.arrival_ns for frame in self._frames]),
             payload=self._payload(),
+            meta=self._meta(),
+        )
+
+    def _meta(self) -> tuple[float, ...]:
+        metas = {frame.meta for frame in self._frames}
+        if len(metas) == 1:
+            return self._frames[0].meta
+        return tuple(
+            float(functools.reduce(operator.or_, map(int, values))) if is_any else values[0]
+            for values, is_any in zip(zip(*metas, strict=True), self._layout.is_any, strict=True)
         )
 
     def _payload(self) -> bytes:
         """Return the frames' columns, each in one piece: a column of the first frame, of the second, ..."""
-        if len(self._column_bytes) == 1:
+        if len(self._layout.column_bytes) == 1:
             return b"".join([frame.payload for frame in self._frames])
         pieces = []
         offset = 0
-        for width in self._column_bytes:
+        for width in self._layout.column_bytes:
             for frame in self._frames:
                 pieces.append(frame.payload[offset * frame.count : (offset + width) * frame.count])
             offset += width

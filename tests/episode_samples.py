@@ -1,8 +1,11 @@
 """Streams of every encoding with seeded random payloads, for tests of the episode on disk."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +147,42 @@ def sealed_episode(tmp_path: Path, frames: int = 5, serial: int = 0) -> Path:
     write_frames(writer, frames)
     writer.close()
     return seal(writer.folder, manifest_of(writer))
+
+
+class PipeDisk:
+    """A disk that stalls: a pipe behind the file's own descriptor, which takes nothing until it is drained."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._before = path.read_bytes()
+        (fd,) = _descriptors_of(path)
+        self._read_fd, write_fd = os.pipe()
+        os.dup2(write_fd, fd)
+        os.close(write_fd)
+        self._taken: list[bytes] = []
+        self._drain = threading.Thread(target=self._take)
+
+    def resume(self) -> None:
+        self._drain.start()
+
+    def put_back(self) -> None:
+        """Leave in the file what a disk would hold, once the writer has closed it."""
+        self._drain.join()
+        self.path.write_bytes(self._before + b"".join(self._taken))
+
+    def _take(self) -> None:
+        while data := os.read(self._read_fd, 1 << 20):
+            self._taken.append(data)
+        os.close(self._read_fd)
+
+
+def _descriptors_of(path: Path) -> list[int]:
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of the listing itself is gone
+            if link.readlink() == path:
+                found.append(int(link.name))
+    return found
 
 
 def run_doctor(path: Path) -> list[dict[str, object]]:

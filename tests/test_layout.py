@@ -21,6 +21,7 @@ OPTIONAL_MODULES = (
     "hypothesis",
     "matplotlib",
     "mcap_protobuf",
+    "pyarrow",
     "pytest",
     "rosbags",
     "scipy",

@@ -77,9 +77,12 @@ class Progress:
 
     def show_upload(self, progress: UploadProgress) -> None:
         """Show how far an upload is."""
-        if self._live is not None and progress.total_bytes:
-            share = progress.done_bytes / progress.total_bytes
-            self._live.update(Text(f"{self._title}: {progress.phase} {progress.episode_id} {share:.0%}"))
+        self.show_share(f"{progress.phase} {progress.episode_id}", progress.done_bytes, progress.total_bytes)
+
+    def show_share(self, what: str, done: int, total: int) -> None:
+        """Show on a terminal how much of something long is done."""
+        if self._live is not None and total:
+            self._live.update(Text(f"{self._title}: {what} {done / total:.0%}"))
 
 
 def _line(title: str, status: Mapping[str, Any]) -> str:

@@ -3,16 +3,11 @@
 Source: "MT Low Level Communication Protocol Documentation" (Xsens): states, SetOutputConfiguration.
 """
 
-import contextlib
 import math
-import select
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
-import serial
 from pydantic import Field, PositiveFloat
 
 from sensorium.drivers.devices.mtdata2 import (
@@ -36,6 +31,7 @@ from sensorium.drivers.devices.mtdata2 import (
     encode_message,
     parse_sample,
 )
+from sensorium.drivers.devices.sample_frames import MAX_FRAME_SAMPLES, SampleFrames
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import (
     ClockKind,
@@ -48,17 +44,15 @@ from sensorium.drivers.frame import (
     Modality,
     Place,
     StreamInfo,
-    stamps,
 )
+from sensorium.drivers.links.serial_line import SerialLine, refuse_silence, require_port
 from sensorium.errors import DeviceError
-from sensorium.timebase import SECOND_NS
+from sensorium.timebase import SECOND_NS, Clock
 
 _COUNTER_MODULUS = 1 << 16
 _TIME_MODULUS = 1 << 32
 _TICK_NS = 100_000
 _TICKS_PER_SECOND = SECOND_NS // _TICK_NS
-_BLOCK_NS = 20_000_000
-_BLOCK_SAMPLES = 10
 _ANSWER_TRIES = 3
 _ANSWER_NS = 500_000_000
 _DEVICE_LATENCY_NS = 2_000_000
@@ -86,95 +80,167 @@ class XsensConfig(DriverConfig):
     silence_s: PositiveFloat = 2.0
 
 
-@dataclass(slots=True)
-class _Block:
-    """Consecutive samples that wait to become one frame."""
+class MtiLine:
+    """MTData2 messages over a serial line, and commands that are answered.
 
-    seq: int
-    samples: list[Sample] = field(default_factory=list)
-    arrival_ns: list[int] = field(default_factory=list)
+    Attributes:
+        parser: Its counters say what on the line was no message.
+    """
+
+    def __init__(self, line: SerialLine, label: str, clock: Clock) -> None:
+        self.parser = MessageParser()
+        self._line = line
+        self._label = label
+        self._clock = clock
+
+    def receive(self, timeout_s: float) -> list[Message]:
+        """Return the messages that are complete within ``timeout_s``, as soon as bytes have come.
+
+        Raises:
+            DeviceError: If the line is not open or the device gone.
+        """
+        chunks = self._line.receive(timeout_s)
+        return [message for chunk in chunks for message in self.parser.feed(chunk.data, chunk.arrival_ns)]
+
+    def command(self, kind: int, data: bytes = b"") -> bytes:
+        """Send a command, return the data of its answer.
+
+        Raises:
+            DeviceError: If the device refuses it or does not answer.
+        """
+        for _ in range(_ANSWER_TRIES):
+            self._line.write(encode_message(kind, data))
+            deadline_ns = self._clock.now_ns() + _ANSWER_NS
+            while self._clock.now_ns() < deadline_ns:
+                for message in self.receive(0.02):
+                    if message.kind == kind + 1:
+                        return message.data
+                    if message.kind == ERROR:
+                        raise DeviceError(
+                            f"{self._label}: command 0x{kind:02X} refused: error {message.data.hex()}"
+                        )
+        raise DeviceError(
+            f"{self._label}: no answer to command 0x{kind:02X} at {self._line.baud} baud ("
+            f"{self.parser.skipped_bytes} B were no Xsens message); check them, or set configure: false"
+        )
+
+    def configure(self, outputs: dict[int, int]) -> str:
+        """Write the output configuration, read it back, start measuring; return the device's id.
+
+        Raises:
+            DeviceError: If the device does not answer or has not taken an output; names both rates.
+        """
+        self.command(GOTO_CONFIG)
+        device_id = self.command(REQ_DID)
+        packed = b"".join(struct.pack(">HH", identifier, rate) for identifier, rate in outputs.items())
+        self.command(OUTPUT_CONFIGURATION, packed)
+        answer = self.command(OUTPUT_CONFIGURATION)
+        found = dict(struct.iter_unpack(">HH", answer[: len(answer) // 4 * 4]))
+        for identifier, rate in outputs.items():
+            if identifier not in found or (rate != EVERY_MESSAGE and found[identifier] != rate):
+                raise DeviceError(
+                    f"{self._label}: output 0x{identifier:04X} at {rate} Hz was not accepted, the "
+                    f"device has {found.get(identifier, 'none')}; choose a rate that it offers"
+                )
+        self.command(GOTO_MEASUREMENT)
+        return device_id.hex().upper()
+
+
+class SampleCounter:
+    """Counts what the device produced, from its packet counter and its time.
+
+    Attributes:
+        restarts: Times that the device's clock began anew.
+    """
+
+    def __init__(self, rate_hz: float) -> None:
+        self.restarts = 0
+        self._rate_hz = rate_hz
+        self._last: tuple[Sample, int] | None = None
+
+    def missed_before(self, sample: Sample, arrival_ns: int) -> int:
+        """Return how many samples the device counted between the last message and this one; -1 = a repeat.
+
+        A count that the time cannot hold is a restarted device: 0, it goes on with the next number.
+        """
+        last, self._last = self._last, (sample, arrival_ns)
+        if last is None or sample.counter is None or last[0].counter is None:
+            return 0
+        step = (sample.counter - last[0].counter) % _COUNTER_MODULUS
+        if step == 0 and sample.ticks == last[0].ticks:
+            self._last = last
+            return -1
+        elapsed_s, has_restarted = self._elapsed(*last, sample, arrival_ns, step)
+        if has_restarted:
+            self.restarts += 1
+            return 0
+        whole_turns = round((elapsed_s * self._rate_hz - step) / _COUNTER_MODULUS)
+        return step - 1 + max(0, whole_turns) * _COUNTER_MODULUS
+
+    def _elapsed(
+        self, last: Sample, last_arrival_ns: int, sample: Sample, arrival_ns: int, step: int
+    ) -> tuple[float, bool]:
+        """Return the seconds since the last message, and whether the device has begun anew in them."""
+        elapsed_s = max(0, arrival_ns - last_arrival_ns) / SECOND_NS
+        if sample.ticks is None or last.ticks is None:
+            return elapsed_s, step > 2 * elapsed_s * self._rate_hz + _COUNTER_MODULUS // 8
+        ticks = (sample.ticks - last.ticks) % _TIME_MODULUS
+        return max(elapsed_s, ticks / _TICKS_PER_SECOND), ticks > _TIME_MODULUS // 2
 
 
 class XsensDriver(Driver[XsensConfig]):
-    """One stream ``<name>`` of acceleration and rate of turn; ``frame.meta`` is the OR of the status words.
+    """One stream ``<name>`` of acceleration and rate of turn; ``frame.meta`` is the status word.
 
     Sequence numbers follow the device's packet counter; device stamps are SampleTimeFine.
 
     Attributes:
-        parser: Its counters say what on the line was no message.
         items: What the messages held that is not recorded.
         incomplete_messages: Data messages without acceleration or rate of turn; lost in the driver.
         duplicates: Messages that repeat the last one's counter and time.
-        restarts: Times that the device's clock began anew.
     """
 
     config_type: ClassVar[type[DriverConfig]] = XsensConfig
 
     def __init__(self, config: XsensConfig, context: DriverContext) -> None:
         super().__init__(config, context)
-        self.parser = MessageParser()
         self.items = ItemCounters()
         self.incomplete_messages = 0
         self.duplicates = 0
-        self.restarts = 0
         self._label = f"Xsens {config.port}"
-        self._serial: serial.Serial | None = None
+        self._line = SerialLine(config.port, config.baud, self._label, context.clock)
+        self._device = MtiLine(self._line, self._label, context.clock)
+        self._counter = SampleCounter(config.rate_hz)
+        self._frames = SampleFrames(context.name, ())
         self._backlog: list[Message] = []
-        self._block = _Block(0)
-        self._block_samples = max(1, min(_BLOCK_SAMPLES, int(config.rate_hz * _BLOCK_NS / SECOND_NS)))
-        self._value_code = "f"
-        self._last: tuple[Sample, int] | None = None
-        self._next_seq = 0
-        self._last_message_ns = 0
+        self._heard_ns = 0
+
+    @property
+    def parser(self) -> MessageParser:
+        """Its counters say what on the line was no message."""
+        return self._device.parser
+
+    @property
+    def restarts(self) -> int:
+        """Times that the device's clock began anew."""
+        return self._counter.restarts
 
     @classmethod
     def check(cls, config: Any) -> None:
         """Raise if the port does not exist."""
-        if not Path(config.port).exists():
-            raise DeviceError(f"Xsens: serial port {config.port} does not exist; is the device plugged in?")
+        require_port("Xsens", config.port)
 
     def open(self) -> Sequence[StreamInfo]:
         try:
-            return self._open()
+            self._line.open()
+            details: dict[str, str] = {}
+            if self.config.configure:
+                details["device_id"] = self._device.configure(self._wanted_outputs())
+            info = self._info(self._first_sample(), details)
         except BaseException:
             self.close()
             raise
-
-    def _open(self) -> Sequence[StreamInfo]:
-        config = self.config
-        try:
-            self._serial = serial.Serial(
-                config.port, config.baud, timeout=0, write_timeout=1.0, exclusive=True
-            )
-        except (OSError, ValueError) as err:
-            raise DeviceError(
-                f"Xsens {config.port}: cannot be opened: {err}; is it plugged in, are you in group dialout?"
-            ) from err
-        # A pty, or a USB CDC device, has no UART whose buffering could be cut.
-        with contextlib.suppress(OSError, ValueError, NotImplementedError, AttributeError):
-            self._serial.set_low_latency_mode(True)
-        details = self._configure() if config.configure else {}
-        first = self._first_sample()
-        self._value_code = "d" if first.is_double else "f"
-        return (self._info(first, details),)
-
-    def _configure(self) -> dict[str, str]:
-        """Write the output configuration, read it back, and return what identifies the device."""
-        self._command(GOTO_CONFIG)
-        device_id = self._command(REQ_DID)
-        wanted = self._wanted_outputs()
-        packed = b"".join(struct.pack(">HH", identifier, rate) for identifier, rate in wanted.items())
-        self._command(OUTPUT_CONFIGURATION, packed)
-        answer = self._command(OUTPUT_CONFIGURATION)
-        found = dict(struct.iter_unpack(">HH", answer[: len(answer) // 4 * 4]))
-        for identifier, rate in wanted.items():
-            if identifier not in found or (rate != EVERY_MESSAGE and found[identifier] != rate):
-                raise DeviceError(
-                    f"{self._label}: output 0x{identifier:04X} at {rate} Hz was not accepted, the "
-                    f"device has {found.get(identifier, 'none')}; choose a rate that it offers"
-                )
-        self._command(GOTO_MEASUREMENT)
-        return {"device_id": device_id.hex().upper()}
+        self._frames = SampleFrames(info.name, info.columns)
+        return (info,)
 
     def _wanted_outputs(self) -> dict[int, int]:
         rate = round(self.config.rate_hz)
@@ -183,40 +249,16 @@ class XsensDriver(Driver[XsensConfig]):
             outputs[QUATERNION] = rate
         return outputs | {ACCELERATION: rate, RATE_OF_TURN: rate, STATUS_WORD: EVERY_MESSAGE}
 
-    def _command(self, kind: int, data: bytes = b"") -> bytes:
-        """Send a command, return the data of its answer.
-
-        Raises:
-            DeviceError: If the device refuses it or does not answer.
-        """
-        for _ in range(_ANSWER_TRIES):
-            self._write(encode_message(kind, data))
-            deadline_ns = self.context.clock.now_ns() + _ANSWER_NS
-            while self.context.clock.now_ns() < deadline_ns:
-                for message in self._receive(0.02):
-                    if message.kind == kind + 1:
-                        return message.data
-                    if message.kind == ERROR:
-                        raise DeviceError(
-                            f"{self._label}: command 0x{kind:02X} refused: error {message.data.hex()}"
-                        )
-        raise DeviceError(
-            f"{self._label}: no answer to command 0x{kind:02X} at {self.config.baud} baud ("
-            f"{self.parser.skipped_bytes} B were no Xsens message); check them, or set configure: false"
-        )
-
     def _first_sample(self) -> Sample:
         """Wait for the first usable message; it stays in line to be read."""
         clock = self.context.clock
         deadline_ns = clock.now_ns() + round(self.config.silence_s * SECOND_NS)
         while clock.now_ns() < deadline_ns:
-            for message in self._receive(0.02):
-                if message.kind == MTDATA2:
-                    self._backlog.append(message)
+            self._backlog += [found for found in self._device.receive(0.02) if found.kind == MTDATA2]
             for message in self._backlog:
                 sample = parse_sample(message.data, ItemCounters())
                 if sample.acceleration is not None and sample.rate_of_turn is not None:
-                    self._last_message_ns = clock.now_ns()
+                    self._heard_ns = clock.now_ns()
                     return sample
         raise DeviceError(
             f"{self._label}: no acceleration and rate of turn within {self.config.silence_s:g} s "
@@ -239,159 +281,56 @@ class XsensDriver(Driver[XsensConfig]):
             modality=Modality.IMU,
             encoding=Encoding.COLUMNS,
             rate_hz=config.rate_hz,
-            frame_rate_hz=config.rate_hz / self._block_samples,
             frame_id=self.context.name,
             clock=DeviceClock(ClockKind.FREE, _TICK_NS, 1, _TIME_MODULUS) if has_time else DeviceClock(),
             # The time on the line is not subtracted: over USB there is none.
-            latency=Latency(0, _DEVICE_LATENCY_NS + line_ns, _BLOCK_NS + 200_000_000),
+            latency=Latency(0, _DEVICE_LATENCY_NS + line_ns, 200_000_000),
             stamp_of="sample",
             host_id=self.context.host_id,
             is_personal=bool(self.config.personal),
             columns=tuple(columns),
             is_sampled=True,
             has_device_counter=first.counter is not None,
-            max_payload_bytes=4096,
+            max_payload_bytes=MAX_FRAME_SAMPLES * 8 * len(columns),
             meta_fields=("status_any",),
             details={"port": config.port, "baud": str(config.baud), **details},
         )
 
     def read(self, timeout_s: float) -> Sequence[Frame | Loss]:
-        if self._serial is None:
-            raise DeviceError(f"Xsens {self.context.name} is not open")
         clock = self.context.clock
         deadline_ns = clock.now_ns() + round(timeout_s * SECOND_NS)
+        messages, self._backlog = self._backlog, []
         while True:
-            remaining_s = max(0.0, (deadline_ns - clock.now_ns()) / SECOND_NS)
-            messages, self._backlog = self._backlog, []
-            received = self._receive(0.0 if messages else remaining_s)
-            items: list[Frame | Loss] = []
+            remaining_s = 0.0 if messages else max(0.0, (deadline_ns - clock.now_ns()) / SECOND_NS)
+            received = self._device.receive(remaining_s)
             for message in (*messages, *received):
-                items += self._take(message)
-            items += self._expire(clock.now_ns())
-            if items or remaining_s == 0.0 or not received:
-                self._refuse_silence()
+                self._take(message)
+            messages = []
+            items = self._frames.take()
+            if items or not received:
+                refuse_silence(self._label, self._heard_ns, clock.now_ns(), self.config.silence_s)
                 return items
 
-    def _write(self, data: bytes) -> None:
-        assert self._serial is not None
-        try:
-            self._serial.write(data)
-        except OSError as err:
-            raise self._gone(err) from err
-
-    def _receive(self, timeout_s: float) -> list[Message]:
-        """Return the messages that arrive within ``timeout_s``, as soon as there are bytes."""
-        assert self._serial is not None
-        poller = select.poll()
-        poller.register(self._serial.fileno(), select.POLLIN)
-        if not poller.poll(timeout_s * 1000.0):
-            return []
-        try:
-            data = self._serial.read(4096)
-        except OSError as err:
-            raise self._gone(err) from err
-        if not data:
-            raise self._gone("end of file")
-        return self.parser.feed(data, self.context.clock.now_ns())
-
-    def _gone(self, cause: object) -> DeviceError:
-        return DeviceError(f"{self._label}: device is gone ({cause}); was it unplugged?")
-
-    def _refuse_silence(self) -> None:
-        silence_ns = self.context.clock.now_ns() - self._last_message_ns
-        if silence_ns > self.config.silence_s * SECOND_NS:
-            raise DeviceError(
-                f"{self._label}: no data for {silence_ns / SECOND_NS:.1f} s; check power and cable"
-            )
-
-    def _take(self, message: Message) -> list[Frame | Loss]:
+    def _take(self, message: Message) -> None:
         if message.kind != MTDATA2:
-            return []
-        self._last_message_ns = message.arrival_ns
+            return
+        self._heard_ns = message.arrival_ns
         sample = parse_sample(message.data, self.items)
         restarts = self.restarts
-        missed = self._missed_before(sample, message.arrival_ns)
+        missed = self._counter.missed_before(sample, message.arrival_ns)
         if missed < 0:
             self.duplicates += 1
-            return []
-        self._last = (sample, message.arrival_ns)
-        items: list[Frame | Loss] = self._emit() if missed or self.restarts != restarts else []
-        seq = self._next_seq + missed
-        self._next_seq = seq + 1
-        if sample.acceleration is None or sample.rate_of_turn is None:
+        elif sample.acceleration is None or sample.rate_of_turn is None:
             self.incomplete_messages += 1
-            return [
-                *items,
-                *self._emit(),
-                Loss(self.context.name, 1, Place.DRIVER, "message without IMU data"),
-            ]
-        if not self._block.samples:
-            self._block = _Block(seq)
-        self._block.samples.append(sample)
-        self._block.arrival_ns.append(message.arrival_ns)
-        return items + self._emit() if len(self._block.samples) >= self._block_samples else items
-
-    def _missed_before(self, sample: Sample, arrival_ns: int) -> int:
-        """Return how many samples the device counted between the last message and this one; -1 = a repeat.
-
-        A count that the time cannot hold is a restarted device: 0, it goes on with the next number.
-        """
-        if self._last is None or sample.counter is None or self._last[0].counter is None:
-            return 0
-        last, last_arrival_ns = self._last
-        assert last.counter is not None
-        step = (sample.counter - last.counter) % _COUNTER_MODULUS
-        if step == 0 and sample.ticks == last.ticks:
-            return -1
-        elapsed_s = max(0, arrival_ns - last_arrival_ns) / SECOND_NS
-        if sample.ticks is not None and last.ticks is not None:
-            elapsed_s = max(elapsed_s, (sample.ticks - last.ticks) % _TIME_MODULUS / _TICKS_PER_SECOND)
-            has_restarted = (sample.ticks - last.ticks) % _TIME_MODULUS > _TIME_MODULUS // 2
+            self._frames.skip(missed)
+            self._frames.lose(1, Place.DRIVER, "message without IMU data")
         else:
-            has_restarted = step > 2 * elapsed_s * self.config.rate_hz + _COUNTER_MODULUS // 8
-        if has_restarted:
-            self.restarts += 1
-            return 0
-        whole_turns = round((elapsed_s * self.config.rate_hz - step) / _COUNTER_MODULUS)
-        return step - 1 + max(0, whole_turns) * _COUNTER_MODULUS
-
-    def _emit(self) -> list[Frame | Loss]:
-        block = self._block
-        if not block.samples:
-            return []
-        self._block = _Block(self._next_seq)
-        ticks = [sample.ticks for sample in block.samples if sample.ticks is not None]
-        status = 0
-        for sample in block.samples:
-            status |= sample.status
-        frame = Frame(
-            stream=self.context.name,
-            seq=block.seq,
-            count=len(block.samples),
-            device_ticks=stamps(*ticks) if len(ticks) == len(block.samples) else None,
-            arrival_ns=stamps(*block.arrival_ns),
-            payload=self._payload(block.samples),
-            meta=(float(status),),
-        )
-        return [frame]
-
-    def _payload(self, samples: list[Sample]) -> bytes:
-        missing = (math.nan,) * 4
-        rows = []
-        for sample in samples:
-            assert sample.acceleration is not None
-            assert sample.rate_of_turn is not None
+            if missed or self.restarts != restarts:
+                self._frames.skip(missed)
             row = (*sample.acceleration, *sample.rate_of_turn)
-            rows.append((*row, *(sample.quaternion or missing)) if self.config.quaternion else row)
-        columns = zip(*rows, strict=True)
-        return b"".join(struct.pack(f"<{len(rows)}{self._value_code}", *column) for column in columns)
-
-    def _expire(self, now_ns: int) -> list[Frame | Loss]:
-        is_old = bool(self._block.samples) and now_ns - self._block.arrival_ns[0] >= _BLOCK_NS
-        return self._emit() if is_old else []
+            if self.config.quaternion:
+                row += sample.quaternion or (math.nan,) * 4
+            self._frames.add(row, message.arrival_ns, sample.ticks, (float(sample.status),))
 
     def close(self) -> None:
-        if self._serial is not None:
-            with contextlib.suppress(OSError):  # an unplugged adapter has nothing left to release
-                self._serial.close()
-            self._serial = None
+        self._line.close()

@@ -167,3 +167,18 @@ def resolve(host: str) -> str:
         raise DeviceError(
             f"host {host!r} cannot be resolved: {err}; check the name or use its address"
         ) from err
+
+
+def local_address_towards(address: tuple[str, int]) -> str:
+    """Return the local address from which ``address`` is reached; bound to it, only that network can answer.
+
+    Raises:
+        DeviceError: If there is no route.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(address)
+        except OSError as err:
+            raise DeviceError(f"{address[0]}: no network route: {err}; is the interface up?") from err
+        local: str = probe.getsockname()[0]
+        return local

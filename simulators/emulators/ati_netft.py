@@ -8,7 +8,7 @@ import struct
 import threading
 from collections.abc import Callable
 
-from sensorium.drivers.devices import ati_netft
+from sensorium.drivers.devices import rdt
 from sensorium.simulators.emulators.emulator import NO_FAULTS, Emulator, Signal, WireFaults
 from sensorium.timebase import Clock
 
@@ -55,15 +55,15 @@ class AtiNetFtEmulator(Emulator):
         self._signal = signal
         self._status = status
         self._scale = (
-            counts_per_force / ati_netft.NEWTON[force_unit],
-            counts_per_torque / ati_netft.NEWTON_METRE[torque_unit],
+            counts_per_force / rdt.NEWTON[force_unit],
+            counts_per_torque / rdt.NEWTON_METRE[torque_unit],
         )
         self._first_rdt_seq = first_rdt_seq
         self._first_ft_seq = first_ft_seq
         self._buffer_records = buffer_records
         self._buffered: list[bytes] = []
         self._client: tuple[str, int] | None = None
-        self._command = ati_netft.COMMAND_STOP
+        self._command = rdt.COMMAND_STOP
         self._started_at = 0
         self._is_connected = True
         self.starts = 0
@@ -97,18 +97,18 @@ class AtiNetFtEmulator(Emulator):
                 request, client = self._socket.recvfrom(2048)
             except OSError:
                 return
-            if len(request) == ati_netft.REQUEST.size:
-                header, command, _ = ati_netft.REQUEST.unpack(request)
-                if header == ati_netft.REQUEST_HEADER:
+            if len(request) == rdt.REQUEST.size:
+                header, command, _ = rdt.REQUEST.unpack(request)
+                if header == rdt.REQUEST_HEADER:
                     self._obey(command, client)
 
     def _obey(self, command: int, client: tuple[str, int]) -> None:
-        if command in (ati_netft.COMMAND_REALTIME, ati_netft.COMMAND_BUFFERED):
+        if command in (rdt.COMMAND_REALTIME, rdt.COMMAND_BUFFERED):
             self._client, self._command = client, command
             self._started_at = self._sample
             self._buffered = []
             self.starts += 1
-        elif command == ati_netft.COMMAND_STOP:
+        elif command == rdt.COMMAND_STOP:
             self._client = None
 
     def encode(self, sample: int) -> bytes:
@@ -116,7 +116,7 @@ class AtiNetFtEmulator(Emulator):
         counts = [round(value * self._scale[0]) for value in forces]
         counts += [round(value * self._scale[1]) for value in torques]
         rdt_seq = self._first_rdt_seq + sample - self._started_at
-        ft_seq = self._first_ft_seq + round(sample * ati_netft.INTERNAL_RATE_HZ / self.rate_hz)
+        ft_seq = self._first_ft_seq + round(sample * rdt.INTERNAL_RATE_HZ / self.rate_hz)
         return struct.pack(">III6i", rdt_seq & 0xFFFFFFFF, ft_seq & 0xFFFFFFFF, self._status(sample), *counts)
 
     def spoil(self, data: bytes) -> bytes:
@@ -126,7 +126,7 @@ class AtiNetFtEmulator(Emulator):
     def send(self, data: bytes) -> None:
         if self._client is None:
             return
-        if self._command == ati_netft.COMMAND_BUFFERED and len(data) == ati_netft.RECORD_BYTES:
+        if self._command == rdt.COMMAND_BUFFERED and len(data) == rdt.RECORD_BYTES:
             self._buffered.append(data)
             if len(self._buffered) < self._buffer_records:
                 return
@@ -162,7 +162,7 @@ def _netft_page(
         "scfgtu": torque_unit,
         "comrdte": "Enabled",
         "comrdtrate": f"{rate_hz:g}",
-        "runrate": ati_netft.INTERNAL_RATE_HZ,
+        "runrate": rdt.INTERNAL_RATE_HZ,
     }
     body = "".join(f"<{tag}>{value}</{tag}>" for tag, value in values.items())
     return f'<?xml version="1.0" encoding="UTF-8"?><netft>{body}</netft>'.encode()

@@ -59,6 +59,10 @@ class StoreError(SensoriumError):
     """A store did not take, keep or return bytes as it must."""
 
 
+class ExportError(SensoriumError):
+    """An export could not be written; the episode is as it was."""
+
+
 class ConsentError(SensoriumError):
     """No live grant covers what was asked for."""
 

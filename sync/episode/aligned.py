@@ -24,7 +24,7 @@ from sensorium.errors import EpisodeError
 from sensorium.sync.align import Match
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.episode.manifest import Manifest
-from sensorium.sync.episode.recorded import RecordedFrame
+from sensorium.sync.episode.recorded import RecordedFrame, sample_times_ns
 from sensorium.timebase import SECOND_NS, Timeline
 
 Stamps = NDArray[np.int64]
@@ -244,7 +244,7 @@ class _Track:
         self._last_frame: RecordedFrame | None = None
 
     def add(self, recorded: RecordedFrame, stamped: Stamped) -> _Block:
-        times_ns = self._times(recorded, stamped.capture_ns)
+        times_ns = sample_times_ns(stamped.capture_ns, recorded.frame.count, self.info.rate_hz)
         values = self._decoder.samples(recorded.frame.payload, recorded.frame.count)
         block = _Block(recorded, stamped, times_ns, values)
         self.blocks.append(block)
@@ -254,13 +254,6 @@ class _Track:
         self.seen_until_ns = max(block.last_ns, self.seen_until_ns or block.last_ns)
         self._longest_ns = max(self._longest_ns, block.last_ns - block.first_ns)
         return block
-
-    def _times(self, recorded: RecordedFrame, capture_ns: Stamps) -> Stamps:
-        count = recorded.frame.count
-        if len(capture_ns) == count or not self.period_ns:
-            return capture_ns
-        steps: Stamps = capture_ns[0] + np.rint(np.arange(count) * self.period_ns).astype(np.int64)
-        return steps
 
     def covers(self, tick_ns: int, arrival_ns: int) -> bool:
         """Return whether nothing that concerns the row can still come."""

@@ -213,7 +213,7 @@ class EpisodeWriter:
                 nothing is booked, and ``held`` remains the caller's.
         """
         output = self._streams.get(frame.stream)
-        if output is None or len(frame.meta) != output.meta_count or self._ending is not None:
+        if output is None or len(frame.meta) != output.meta_count:
             raise self._refusal(frame, output)
         capture_utc_ns = self._utc(stamped.capture_ns.item(0))
         log_ns = self._utc(frame.arrival_ns.item(-1))
@@ -434,6 +434,8 @@ class EpisodeWriter:
     def _chunk(self, line: _ChunkLine, size: int) -> OpenChunk:
         """Return the chunk of a line that has room for a message of ``size`` bytes, its stamps included."""
         chunk = line.chunk
+        if self._ending is not None:
+            raise EpisodeError(f"episode {self.episode_id} is closed and takes nothing more")
         if chunk is not None:
             if chunk.size + chunk.reserved_bytes + size + MESSAGE_HEAD.size <= self.policy.chunk_bytes:
                 return chunk
@@ -477,8 +479,6 @@ class EpisodeWriter:
             raise failures[0]
 
     def _refusal(self, frame: Frame, output: _StreamOutput | None) -> EpisodeError:
-        if self._ending is not None:
-            return EpisodeError(f"episode {self.episode_id} is closed; frame {frame.seq} of {frame.stream}")
         if output is None:
             return EpisodeError(f"stream {frame.stream} was not declared to the episode")
         return EpisodeError(

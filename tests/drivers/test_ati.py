@@ -12,15 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from sensorium.drivers.devices.ati_netft import (
-    NEWTON,
-    NEWTON_METRE,
-    AtiNetFtConfig,
-    AtiNetFtDriver,
-    parse_calibration,
-)
+from sensorium.drivers.devices.ati_netft import AtiNetFtConfig, AtiNetFtDriver
+from sensorium.drivers.devices.rdt import NEWTON, NEWTON_METRE, parse_calibration
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, Frame, Loss, StreamInfo
+from sensorium.drivers.stages import BatchStage, Pipeline
 from sensorium.errors import DeviceError
 from sensorium.simulators.emulators.ati_netft import AtiNetFtEmulator, force_signal
 from sensorium.simulators.emulators.emulator import WireFaults
@@ -61,6 +57,12 @@ def read_samples(driver: AtiNetFtDriver, count: int) -> list[Frame | Loss]:
         assert CLOCK.now_ns() < deadline_ns, "the emulator's records did not come"
         items += driver.read(0.1)
     return items
+
+
+def batched(items: Sequence[Frame | Loss], info: StreamInfo) -> list[Frame | Loss]:
+    """Return the items as the driver's host joins them."""
+    pipeline = Pipeline([BatchStage(10_000_000)], [info])
+    return pipeline.apply(items) + pipeline.flush()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -160,7 +162,7 @@ def test_both_counters_wrap_without_a_gap(tmp_path: Path) -> None:
     assert ticks.min() < INTERNAL_HZ
     assert ticks.max() > (1 << 32) - 1400
     np.testing.assert_array_equal(np.diff(ticks) % (1 << 32), 7)
-    assert driver.counters.restarts == 0
+    assert driver.records.restarts == 0
 
 
 def test_dropped_records_are_gaps_at_the_right_place(tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_status_words_are_counted_and_kept(tmp_path: Path) -> None:
     saturated, monitor = 0x80020000, 0x80010000
     emulator = AtiNetFtEmulator(1000.0, status=lambda sample: [0, saturated, monitor][sample % 3])
     with opened(emulator, tmp_path) as (driver, info):
-        frames = frames_of(read_samples(driver, 60))
+        frames = frames_of(batched(read_samples(driver, 60), info))
     count = len(sequence(frames))
     assert info.meta_fields == ("status_any",)
     assert {frame.meta for frame in frames if frame.count >= 3} == {(float(saturated | monitor),)}
@@ -217,7 +219,7 @@ def test_a_sensor_that_forgot_its_client_is_started_again(tmp_path: Path) -> Non
         items += read_samples(driver, 200)
     frames = frames_of(items)
     assert emulator.starts == 2
-    assert driver.counters.restarts == 1
+    assert driver.records.restarts == 1
     # The internal counter ran on, so the break is counted although rdt_seq began anew.
     samples, seqs = samples_of(frames, 1000.0), sequence(frames)
     assert (np.diff(samples) > 400).sum() == 1

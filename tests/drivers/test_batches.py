@@ -27,8 +27,19 @@ from sensorium.drivers.stages import BATCH_BYTES, BatchStage, Item
 MS = 1_000_000
 BATCH_NS = 10 * MS
 COLUMNS = (Column("a", "N", "<i2"), Column("b", "N", "<f8"), Column("c", "", "<u1"))
-FORCE = StreamInfo("force", Modality.FORCE, Encoding.COLUMNS, 1000.0, "f", columns=COLUMNS)
-SOUND = StreamInfo("mic", Modality.AUDIO, Encoding.PCM_S16LE, 8000.0, "m", shape=(2,), frame_rate_hz=1000.0)
+FORCE = StreamInfo(
+    "force", Modality.FORCE, Encoding.COLUMNS, 1000.0, "f", columns=COLUMNS, meta_fields=("status_any",)
+)
+SOUND = StreamInfo(
+    "mic",
+    Modality.AUDIO,
+    Encoding.PCM_S16LE,
+    8000.0,
+    "m",
+    shape=(2,),
+    frame_rate_hz=1000.0,
+    meta_fields=("gain_db",),
+)
 INFOS = {info.name: info for info in (FORCE, SOUND)}
 Rows = NDArray[np.void]
 ROW = {
@@ -57,7 +68,7 @@ def frame(
     arrival_ms: Sequence[float],
     *,
     stream: str = "force",
-    meta: tuple[float, ...] = (),
+    meta: tuple[float, ...] = (0.0,),
     ticks: bool = True,
 ) -> Frame:
     """Return a frame of one sample per arrival; its values tell its sequence numbers."""
@@ -105,7 +116,7 @@ def rides(draw: st.DrawFn) -> list[tuple[Item, int]]:
         steps = [draw(st.sampled_from([0.0, 0.2, 1.0, 4.0, 12.0])) for _ in range(min(count, 6))]
         arrivals = list(now_ms + np.cumsum([*steps, *[0.0] * (count - len(steps))]))
         now_ms = arrivals[-1]
-        meta = (draw(st.sampled_from([0.0, 0.0, 0.0, 1.0])),)
+        meta = (draw(st.sampled_from([0.0, 0.0, 4.0, 2.0**31 + 1])),)
         made = frame(next_seq[stream], arrivals, stream=stream, meta=meta, ticks=draw(st.integers(0, 9)) > 0)
         if kind == "single":  # one stamp for all samples
             made = replace(made, device_ticks=None, arrival_ns=made.arrival_ns[-1:])
@@ -131,7 +142,8 @@ def samples(items: Sequence[Item], stream: str) -> list[object]:
         ticks = [None] * item.count if item.device_ticks is None else item.device_ticks.tolist()
         arrivals = np.broadcast_to(item.arrival_ns, item.count).tolist()
         recorded = [None] * item.count if item.recorded is None else item.recorded.capture_ns.tolist()
-        found += [(*sample, item.meta) for sample in zip(seq, rows, ticks, arrivals, recorded, strict=True)]
+        meta = item.meta if stream == "mic" else "joined"
+        found += [(*sample, meta) for sample in zip(seq, rows, ticks, arrivals, recorded, strict=True)]
     return found
 
 
@@ -151,6 +163,18 @@ def test_samples_stamps_meta_values_numbers_and_losses_come_out_as_they_went_in(
         assert samples(out, stream) == samples(given_items, stream)
     assert batch.due_ns is None
     assert not batch.flush()
+    for made in out:
+        if isinstance(made, Frame) and made.stream == "force":
+            assert made.meta == (any_of(given_items, made),)
+
+
+def any_of(items: Sequence[Item], made: Frame) -> float:
+    """Return the bits that the frames inside ``made`` have between them."""
+    bits = 0
+    for item in items:
+        if isinstance(item, Frame) and item.stream == made.stream and made.seq <= item.seq < made.next_seq:
+            bits |= int(item.meta[0])
+    return float(bits)
 
 
 @settings(deadline=None)
@@ -211,6 +235,20 @@ def test_a_loss_stays_between_the_samples_that_it_lies_between() -> None:
     items: list[Item] = [frame(0, [0.0]), frame(1, [1.0]), lost, frame(4, [2.0]), frame(5, [3.0])]
     out = [item for given_item in items for item in batch.apply(given_item)]
     assert seqs([*out, *batch.flush()]) == [(0, 2), lost, (4, 2)]
+
+
+def test_status_bits_are_gathered_but_another_gain_ends_a_batch() -> None:
+    batch = stage()
+    for seq, status in enumerate([0.0, 2.0**31, 4.0]):
+        assert not batch.apply(frame(seq, [float(seq)], meta=(status,)))
+    out = [
+        item
+        for seq, gain in enumerate([6.0, 6.0, 12.0])
+        for item in batch.apply(frame(seq, [float(seq)], stream="mic", meta=(gain,)))
+    ]
+    out += batch.flush()
+    metas = [(item.stream, item.count, item.meta) for item in out if isinstance(item, Frame)]
+    assert metas == [("mic", 2, (6.0,)), ("force", 3, (2.0**31 + 4,)), ("mic", 1, (12.0,))]
 
 
 def test_a_gap_in_the_numbers_ends_a_batch() -> None:

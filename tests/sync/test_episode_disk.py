@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from episode_samples import STREAMS, all_frames, begin_episode, manifest_of
+from episode_samples import STREAMS, PipeDisk, all_frames, begin_episode, make_frame, manifest_of
 
 from sensorium.errors import EpisodeError
 from sensorium.sync.episode.manifest import seal
@@ -85,6 +86,21 @@ def test_room_runs_out_before_the_disk_does(small_disk: Path) -> None:
         pytest.fail("the disk never came close to full")
     writer.close()
     assert all(found.lost_samples == 0 for found in writer.written().values())
+
+
+def test_what_a_stalled_disk_has_not_taken_yet_is_no_room(small_disk: Path) -> None:
+    writer = begin_episode(small_disk, POLICY)
+    disk = PipeDisk(writer.folder / "data.mcap")
+    assert writer.has_room()
+    frame, stamped = make_frame(STREAMS[1], 0, np.random.default_rng(0))
+    large = replace(frame, payload=bytes(100_000))
+    for _ in range(6):
+        writer.write(large, stamped, 0)
+    assert not writer.has_room()
+    disk.resume()
+    writer.flush()
+    assert writer.has_room()
+    writer.close()
 
 
 def test_a_disk_full_from_the_start_says_so(small_disk: Path) -> None:

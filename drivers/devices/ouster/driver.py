@@ -1,8 +1,6 @@
 """Ouster OS LiDARs: UDP packets of the lidar and its IMU, metadata from a file or from the sensor itself."""
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from sensorium.drivers.devices.ouster.assembler import DEFAULT_PREVIEW_POINTS, OusterAssembler, OusterCounters
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import Frame, Loss, Place, StreamInfo
+from sensorium.drivers.links.http import fetch
 from sensorium.drivers.links.udp import Datagram, UdpReceiver, resolve, wait_readable
 from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import ConfigError, DeviceError
@@ -21,7 +20,6 @@ from sensorium.timebase import SECOND_NS
 __all__ = ["OusterAssembler", "OusterConfig", "OusterCounters", "OusterDriver"]
 
 _METADATA_PATH = "/api/v1/sensor/metadata"
-_MAX_METADATA_BYTES = 4 << 20
 _IMU_BUFFER_BYTES = 1 << 20
 _MAX_DRAINS = 4
 _OVERFLOW = "kernel receive buffer overflow"
@@ -207,15 +205,12 @@ def _metadata_from_file(path: Path) -> OusterMetadata:
 
 def _fetch_metadata(config: OusterConfig) -> str:
     url = f"http://{config.host}:{config.http_port}{_METADATA_PATH}"
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # sensors are never behind a proxy
+    label = f"Ouster {config.host}"
+    document = fetch(label, "metadata", url, config.http_timeout_s, "give a metadata file")
     try:
-        with direct.open(url, timeout=config.http_timeout_s) as answer:
-            text: str = answer.read(_MAX_METADATA_BYTES).decode()
-    except (OSError, ValueError, urllib.error.URLError) as err:
-        raise DeviceError(
-            f"Ouster {config.host}: no metadata from {url}: {err}; check the address, or give a metadata file"
-        ) from err
-    return text
+        return document.decode()
+    except UnicodeDecodeError as err:
+        raise DeviceError(f"{label}: metadata from {url} is no text: {err}; give a metadata file") from err
 
 
 def _refuse_other_ports(text: str, config: OusterConfig) -> None:

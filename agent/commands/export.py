@@ -1,0 +1,44 @@
+"""What `sensorium export` does."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sensorium.agent.commands import display
+from sensorium.agent.commands.output import print_json
+from sensorium.agent.exporting.exporter import Export, Progress, export_episode
+from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
+from sensorium.sync.episode.spool import Spool
+from sensorium.timebase import HostClock
+
+
+def run_export(
+    episode: Path, to: str, folder: Path, streams: Sequence[str], consent: Path | None, as_json: bool
+) -> int:
+    """Write an episode in another format and say what lies where.
+
+    Args:
+        consent: Folder of the grants; None = that of the spool which the episode lies in.
+
+    Raises:
+        SensoriumError: As :func:`sensorium.agent.exporting.exporter.export_episode`.
+    """
+    ledger = ConsentStore(consent or Spool.of(episode).root / DEFAULT_FOLDER).poll()
+    with display.Progress("export", as_json) as shown:
+
+        def show(progress: Progress) -> None:
+            shown.show_share(f"{progress.done} of {progress.total} samples", progress.done, progress.total)
+
+        export = export_episode(episode, to, folder, ledger, HostClock().utc_ns(), streams, show)
+    if as_json:
+        print_json({"folder": str(folder), **asdict(export)})
+    else:
+        _print_export(folder, export)
+    return 0
+
+
+def _print_export(folder: Path, export: Export) -> None:
+    samples = ", ".join(f"{name} {count}" for name, count in export.streams.items())
+    display.say(f"{folder}: {export.episode} as {export.to}; samples: {samples}")
+    if export.left_out:
+        display.say(f"left out: {', '.join(export.left_out)}")

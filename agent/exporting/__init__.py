@@ -1,0 +1,1 @@
+"""Episodes in other formats; one small interface, one module for each format."""
