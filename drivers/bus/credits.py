@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sensorium.drivers.frame import Encoding, StreamInfo
+from sensorium.drivers.payloads import table
 
 DEFAULT_BUDGET_BYTES = 256_000_000
 HEADER_OVERHEAD_BYTES = 256
 """What a frame costs on the bus beside its payload."""
 
 LEAST_LIMIT_BYTES = 256 << 10
-_PIXEL_BYTES = {Encoding.MONO8: 1, Encoding.BGR8: 1, Encoding.RGB8: 1, Encoding.MONO16: 2}
 _NO_SLOT = -1
 
 
@@ -35,25 +35,14 @@ class Held(NamedTuple):
 
 
 def declared_bytes_per_s(info: StreamInfo) -> float:
-    """Return what a stream will put on the bus in a second, by its declaration.
-
-    Exact for columns, PCM and raw images, whose samples have one size; else the most that it may be.
-    """
-    overhead = info.message_rate_hz * HEADER_OVERHEAD_BYTES
-    if info.encoding == Encoding.COLUMNS:
-        return info.rate_hz * info.row_bytes + overhead
-    if info.encoding == Encoding.PCM_S16LE:
-        return info.rate_hz * 2 * math.prod(info.shape) + overhead
-    if info.encoding in _PIXEL_BYTES and info.shape:
-        pixels = math.prod(info.shape)
-        return info.message_rate_hz * pixels * _PIXEL_BYTES[info.encoding] + overhead
-    return info.message_rate_hz * info.max_payload_bytes + overhead
+    """Return what a stream will put on the bus in a second, by its declaration."""
+    return table.declared_bytes_per_s(info) + info.message_rate_hz * HEADER_OVERHEAD_BYTES
 
 
 def largest_frame_bytes(info: StreamInfo) -> int:
     """Return what the largest frame of a stream costs; no frame of samples is taken to last over a second."""
     declared = info.max_payload_bytes
-    if info.rate_hz and info.encoding in (Encoding.COLUMNS, Encoding.PCM_S16LE):
+    if info.rate_hz and info.plain_encoding in (Encoding.COLUMNS, Encoding.PCM_S16LE):
         declared = min(declared, math.ceil(declared_bytes_per_s(info)))
     return declared + HEADER_OVERHEAD_BYTES
 

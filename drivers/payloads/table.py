@@ -111,15 +111,31 @@ def is_compressed(info: StreamInfo) -> bool:
     return payload_of(info).is_compressed
 
 
+def sample_bytes(info: StreamInfo) -> int | None:
+    """Return the bytes of one sample of a plain payload; None where they vary or the declaration does not tell.
+
+    Asked of whatever a driver declares: what is wrong with it, :func:`check_stream` says.
+    """
+    row = TABLE.get(info.plain_encoding)
+    if row is None or row.sample_bytes is None:
+        return None
+    try:
+        row.check_stream(info)
+    except ConfigError:
+        return None
+    return row.sample_bytes(info)
+
+
 def largest_payload_bytes(info: StreamInfo, count: int = 1) -> int:
     """Return the bound of a plain payload of ``count`` samples that follows from shape and columns.
 
     Where none follows it is what the stream declares.
     """
-    row = payload_of(plain_of(info))
-    if row.sample_bytes is not None:
-        return count * row.sample_bytes(info)
-    return row.largest_bytes(info) if row.largest_bytes is not None else info.max_payload_bytes
+    size = sample_bytes(info)
+    if size is not None:
+        return count * size
+    row = TABLE.get(info.plain_encoding)
+    return info.max_payload_bytes if row is None or row.largest_bytes is None else row.largest_bytes(info)
 
 
 def declared_bytes_per_s(info: StreamInfo) -> float:
@@ -128,7 +144,5 @@ def declared_bytes_per_s(info: StreamInfo) -> float:
     Exact for columns, PCM and raw images, which a codec makes smaller only; of others every message is taken to
     be as large as the stream allows.
     """
-    row = payload_of(plain_of(info))
-    if row.sample_bytes is not None:
-        return info.rate_hz * row.sample_bytes(info)
-    return info.message_rate_hz * info.max_payload_bytes
+    size = sample_bytes(info)
+    return info.rate_hz * size if size is not None else info.message_rate_hz * info.max_payload_bytes

@@ -56,6 +56,12 @@ def test_columns_audio_and_raw_images_declare_their_exact_rate_and_others_their_
     assert table.declared_bytes_per_s(replace(IMU, rate_hz=0.0)) == 0.0
 
 
+def test_of_a_declaration_that_is_wrong_the_bound_is_its_largest_payload() -> None:
+    for wrong in (replace(RAW, shape=()), replace(SOUND, shape=(0,)), replace(RAW, encoding="bgr9")):
+        assert table.declared_bytes_per_s(wrong) == wrong.message_rate_hz * wrong.max_payload_bytes
+        assert table.largest_payload_bytes(wrong) == wrong.max_payload_bytes
+
+
 @pytest.mark.parametrize(
     ("info", "complaint"),
     [
