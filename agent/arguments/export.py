@@ -10,7 +10,7 @@ from sensorium.agent.arguments.options import Json
 
 def export(
     episode: Annotated[Path, typer.Argument(help="Folder of a sealed episode.")],
-    to: Annotated[str, typer.Option("--to", help="csv or parquet: numeric streams, one file for each.")],
+    to: Annotated[str, typer.Option("--to", help="Format, such as csv or parquet (numeric streams).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make; nothing is overwritten.")],
     streams: Annotated[list[str], typer.Option("--stream", help="Only this stream; may be repeated.")] = [],  # noqa: B006
     consent: Annotated[

@@ -24,7 +24,12 @@ def give_consent(
     controller: str,
     as_json: bool,
 ) -> int:
-    """Enter a grant and print its id."""
+    """Enter a grant and print its id.
+
+    Raises:
+        UsageError: If a purpose is unknown, or a field malformed.
+        ConsentError: If the folder cannot hold it.
+    """
     try:
         wanted = [Purpose(purpose) for purpose in purposes]
     except ValueError as err:
@@ -44,7 +49,12 @@ def give_consent(
 
 
 def withdraw_consent(folder: Path, grant: str, as_json: bool) -> int:
-    """End one grant, or all grants of a subject."""
+    """End one grant, or all grants of a subject.
+
+    Raises:
+        ConsentError: If there is no such grant.
+        ConfigError: If the records in the folder cannot be read or written.
+    """
     store = ConsentStore(folder)
     if ":" in grant:
         ended: Sequence[str] = store.withdraw_subject(grant, by=os.environ.get("USER", ""))
@@ -59,7 +69,11 @@ def withdraw_consent(folder: Path, grant: str, as_json: bool) -> int:
 
 
 def show_consent(folder: Path, as_json: bool) -> int:
-    """List grants with what they are worth now."""
+    """List grants with what they are worth now.
+
+    Raises:
+        ConfigError: If the records in the folder cannot be read.
+    """
     ledger = ConsentStore(folder).ledger()
     now_ns = HostClock().utc_ns()
     rows = [

@@ -22,38 +22,41 @@ from sensorium.verdict import Status
 
 
 def list_episodes(spool: Path, as_json: bool) -> int:
-    """List the episodes of a spool with their upload state."""
-    found = Spool(spool)
+    """List the episodes of a spool with their upload state.
+
+    Raises:
+        UsageError: If there is no such folder.
+    """
     if not spool.is_dir():
         raise UsageError(f"{spool} is not a spool; name one with --spool")
+    found = Spool(spool)
     rows: list[dict[str, Any]] = [
         {"episode": folder.name, "state": "open", "path": str(folder)} for folder in found.open_folders()
     ]
-    for folder in found.sealed_folders():
-        row: dict[str, Any] = {
-            "episode": folder.name,
-            "state": upload_state(folder).value,
-            "path": str(folder),
-        }
-        reasons = upload_reasons(folder)
-        if reasons:
-            row["reasons"] = list(reasons)
-        try:
-            manifest = read_manifest(folder)
-        except SensoriumError as err:
-            row["error"] = str(err)
-        else:
-            row["duration_s"] = (manifest.end_utc_ns - manifest.start_utc_ns) / 1e9
-            row["bytes"] = sum(file.bytes for file in manifest.files)
-            row["start"] = format_utc(manifest.start_utc_ns)
-            row["quality"] = manifest.quality.status.value
-            row["truncated"] = manifest.truncated
-        rows.append(row)
+    rows += [_sealed_row(folder) for folder in found.sealed_folders()]
     if as_json:
         print_json({"episodes": rows})
     else:
         display.print_episodes(rows)
     return 0
+
+
+def _sealed_row(folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"episode": folder.name, "state": upload_state(folder).value, "path": str(folder)}
+    reasons = upload_reasons(folder)
+    if reasons:
+        row["reasons"] = list(reasons)
+    try:
+        manifest = read_manifest(folder)
+    except SensoriumError as err:
+        return row | {"error": str(err)}
+    return row | {
+        "duration_s": (manifest.end_utc_ns - manifest.start_utc_ns) / 1e9,
+        "bytes": sum(file.bytes for file in manifest.files),
+        "start": format_utc(manifest.start_utc_ns),
+        "quality": manifest.quality.status.value,
+        "truncated": manifest.truncated,
+    }
 
 
 def _session_of(episode: Path) -> SessionResult:
@@ -64,7 +67,11 @@ def _session_of(episode: Path) -> SessionResult:
 
 
 def show_episode(episode: Path, as_json: bool) -> int:
-    """Print what an episode says about itself."""
+    """Print what an episode says about itself.
+
+    Raises:
+        EpisodeError: If it is not sealed, or damaged.
+    """
     found = document(_session_of(episode))
     found["verification"] = {"status": upload_state(episode).value}
     if as_json:
@@ -87,22 +94,16 @@ def verify_episode(episode: Path, as_json: bool) -> int:
 
 
 def recover_episodes(spool: Path, as_json: bool) -> int:
-    """Recover and seal what a crash left open; exit code 3 if something could not be."""
+    """Recover and seal what a crash left open; exit code 3 if something could not be.
+
+    Raises:
+        BusyError: If an agent owns the spool.
+        EpisodeError: If the spool cannot be made or locked.
+    """
     found = Spool(spool.resolve())
     with found.lock():
         end_survivors(found.root, HostClock())  # they may still write what looks like an orphan
-        spec = SyncSpec(
-            spool=found.root,
-            run_dir=found.root / "run",
-            bus_endpoint="",
-            control_endpoint="",
-            sets_endpoint="",
-            live_endpoint="",
-            host_id=os.uname().nodename,
-            devices=(),
-            consent=found.root / "consent",
-        )
-        recovered = recover_orphans(spec)
+        recovered = recover_orphans(_spec_of(found))
     rows = [
         {"episode": each.episode_id, "path": str(each.path or ""), "error": each.error} for each in recovered
     ]
@@ -116,8 +117,27 @@ def recover_episodes(spool: Path, as_json: bool) -> int:
     return 3 if any(row["error"] for row in rows) else 0
 
 
+def _spec_of(spool: Spool) -> SyncSpec:
+    """Return the spec of a session that nobody runs; what an episode needs of its own is in its journal."""
+    return SyncSpec(
+        spool=spool.root,
+        run_dir=spool.root / "run",
+        bus_endpoint="",
+        control_endpoint="",
+        sets_endpoint="",
+        live_endpoint="",
+        host_id=os.uname().nodename,
+        devices=(),
+        consent=spool.root / "consent",
+    )
+
+
 def report_episode(episode: Path, as_json: bool) -> int:
-    """Write the report of an episode anew."""
+    """Write the report of an episode anew.
+
+    Raises:
+        EpisodeError: If it is not sealed, or damaged, or its folder does not take the file.
+    """
     result = _session_of(episode)
     path = write_report(episode, document(result), result.run_dir)
     if as_json:

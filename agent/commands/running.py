@@ -12,7 +12,11 @@ from sensorium.sync.consent.store import ConsentStore
 
 
 def tell_agent(spool: Path, cmd: str, fields: Mapping[str, Any], as_json: bool) -> int:
-    """Send a command to the agent of a spool and print its reply."""
+    """Send a command to the agent of a spool and print its reply.
+
+    Raises:
+        SensoriumError: If no agent runs there, it does not answer, or it refuses.
+    """
     reply = ask_agent(spool.resolve(), cmd, **fields)
     reply.pop("ok", None)
     if as_json:
@@ -38,7 +42,11 @@ def _told(cmd: str, reply: Mapping[str, Any]) -> str:
 
 
 def run_pause(spool: Path, cmd: str, as_json: bool) -> int:
-    """Pause or resume; without a running agent the next one starts paused, or not."""
+    """Pause or resume; without a running agent the next one starts paused, or not.
+
+    Raises:
+        SensoriumError: If the consent folder does not take it, or a running agent cannot be told to resume.
+    """
     spool = spool.resolve()
     if AgentNote.load(spool) is not None:
         try:

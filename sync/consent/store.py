@@ -75,7 +75,11 @@ class ConsentStore:
         return grant
 
     def adopt(self, by: str = "") -> tuple[str, ...]:
-        """Enter grant files that somebody put into the folder in the log; return their ids."""
+        """Enter grant files that somebody put into the folder in the log; return their ids.
+
+        Raises:
+            ConfigError: If the records cannot be read or written.
+        """
         ledger = self.ledger()
         known = {event.grant_id for event in ledger.events}
         fresh = tuple(grant for grant in ledger.grants if grant.id not in known)
@@ -104,7 +108,11 @@ class ConsentStore:
         self._append(_event_row(ConsentEvent(grant_id, kind, self._now_ns(at_utc_ns), by)))
 
     def withdraw_subject(self, subject: str, by: str = "") -> tuple[str, ...]:
-        """End every grant of a subject that is not ended yet; return their ids."""
+        """End every grant of a subject that is not ended yet; return their ids.
+
+        Raises:
+            ConfigError: If the records cannot be read or written.
+        """
         ledger = self.ledger()
         ended = {event.grant_id for event in ledger.events if event.kind in _ENDING}
         ids = tuple(grant.id for grant in ledger.grants if grant.subject == subject and grant.id not in ended)
@@ -115,7 +123,12 @@ class ConsentStore:
     def pause(
         self, at_utc_ns: int | None = None, source: str = "api", streams: Sequence[str] = ("*",)
     ) -> PauseEvent:
-        """Deny personal captures from ``at_utc_ns`` (default: now) until ``resume``; on disk on return."""
+        """Deny personal captures from ``at_utc_ns`` (default: now) until ``resume``; on disk on return.
+
+        Raises:
+            ConsentError: If the folder cannot be made.
+            ConfigError: If the log cannot be written.
+        """
         self._make_folder()
         at_ns = self._clock.utc_ns() if at_utc_ns is None else at_utc_ns
         pause = PauseEvent(new_ulid(at_ns), at_ns, None, tuple(streams), source)
@@ -124,7 +137,11 @@ class ConsentStore:
         return pause
 
     def resume(self, at_utc_ns: int | None = None, source: str = "api") -> tuple[str, ...]:
-        """End every pause that is on; return their ids. Captures before ``at_utc_ns`` stay denied."""
+        """End every pause that is on; return their ids. Captures before ``at_utc_ns`` stay denied.
+
+        Raises:
+            ConfigError: If the records cannot be read or written.
+        """
         on = [pause for pause in self.ledger().pauses if pause.is_on]
         if on:
             # Not before the presses: a clock set back in between would leave a pause that never was.
