@@ -12,7 +12,7 @@ ENTRY_POINT_GROUP = "sensorium.drivers"
 
 BUILT_IN = {
     "ati_netft": "sensorium.drivers.devices.ati_netft:AtiNetFtDriver",
-    "opencv": "sensorium.drivers.devices.opencv:OpenCvDriver",
+    "opencv": "sensorium.drivers.devices.opencv.driver:OpenCvDriver",
     "ouster": "sensorium.drivers.devices.ouster.driver:OusterDriver",
     "pps": "sensorium.drivers.devices.pps:PpsDriver",
     "sounddevice": "sensorium.drivers.devices.sounddevice:SoundDeviceDriver",

@@ -13,7 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from sensorium.drivers.devices.opencv import OpenCvConfig, OpenCvDriver, V4l2Source
+from sensorium.drivers.devices.opencv.config import OpenCvConfig
+from sensorium.drivers.devices.opencv.driver import OpenCvDriver
+from sensorium.drivers.devices.opencv.sources import V4l2Source
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, Encoding, Frame, Loss, Place, StreamInfo
 from sensorium.drivers.links.inbox import Inbox
