@@ -3,10 +3,7 @@
 Tried on PulseAudio null sinks through ALSA. Hardware seen: no.
 """
 
-import importlib.util
 from collections.abc import Sequence
-from ctypes.util import find_library
-from types import ModuleType
 from typing import Any, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -26,14 +23,13 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.drivers.links.inbox import Inbox
-from sensorium.errors import ConfigError, DeviceError
+from sensorium.drivers.links.portaudio import AudioInput, require_portaudio
+from sensorium.errors import DeviceError
 from sensorium.timebase import SECOND_NS
 
 _BYTES_PER_SAMPLE = 2
 _QUEUE_S = 2.0
 _UNFLAGGED_GAP_S = 0.2  # PulseAudio's ALSA plug-in stamps with up to 50 ms of jitter (measured)
-_NEEDS_PACKAGE = "recording audio needs the sounddevice package: pip install 'sensorium[audio]'"
-_NEEDS_LIBRARY = "recording audio needs the PortAudio library: apt-get install libportaudio2"
 
 
 class SoundDeviceConfig(DriverConfig):
@@ -93,47 +89,19 @@ class SoundDeviceDriver(Driver[SoundDeviceConfig]):
         super().__init__(config, context)
         self._inbox = Inbox(max(4, round(_QUEUE_S * config.rate_hz / config.block)))
         self._counter = SampleCounter(config.rate_hz)
-        self._stream: Any = None
+        self._input: AudioInput | None = None
         self._last_ns = 0
 
     @classmethod
     def check(cls, config: Any) -> None:  # noqa: ARG003 - what devices there are shows only when opened
-        if importlib.util.find_spec("sounddevice") is None:
-            raise ConfigError(_NEEDS_PACKAGE)
-        if find_library("portaudio") is None:
-            raise DeviceError(_NEEDS_LIBRARY)
+        require_portaudio()
 
     def open(self) -> Sequence[StreamInfo]:
-        portaudio = _portaudio()
         config = self.config
-        try:
-            self._stream = portaudio.RawInputStream(
-                samplerate=config.rate_hz,
-                blocksize=config.block,
-                device=config.device,
-                channels=config.channels,
-                dtype="int16",
-                callback=self._receive,
-            )
-        except (portaudio.PortAudioError, ValueError) as err:
-            raise DeviceError(
-                f"microphone {config.device!r}: cannot be opened with rate_hz {config.rate_hz} and channels "
-                f"{config.channels} ({_one_line(err)}); inputs here: {_inputs(portaudio)}"
-            ) from err
-        found_hz, found_channels = float(self._stream.samplerate), int(self._stream.channels)
-        if abs(found_hz - config.rate_hz) > 0.5 or found_channels != config.channels:
-            self.close()
-            raise DeviceError(
-                f"microphone {config.device!r}: asked for rate_hz {config.rate_hz} and channels "
-                f"{config.channels}, it set {found_hz:g} and {found_channels}"
-            )
-        info = self._describe(float(self._stream.latency))
+        self._input = AudioInput(config.device, config.rate_hz, config.channels, config.block, self._receive)
+        info = self._describe(self._input.latency_s)
         self._last_ns = self.context.clock.now_ns()
-        try:
-            self._stream.start()
-        except portaudio.PortAudioError as err:
-            self.close()
-            raise DeviceError(f"microphone {config.device!r}: cannot be started ({_one_line(err)})") from err
+        self._input.start()
         return [info]
 
     def read(self, timeout_s: float) -> Sequence[Frame | Loss]:
@@ -141,7 +109,7 @@ class SoundDeviceDriver(Driver[SoundDeviceConfig]):
         now_ns = self.context.clock.now_ns()
         if items:
             self._last_ns = now_ns
-        elif self._stream is not None and now_ns - self._last_ns > self.config.stall_s * SECOND_NS:
+        elif self._input is not None and now_ns - self._last_ns > self.config.stall_s * SECOND_NS:
             raise DeviceError(
                 f"microphone {self.config.device!r}: no sound blocks for {self.config.stall_s:g} s; "
                 "is it unplugged, muted by the system or suspended?"
@@ -150,9 +118,9 @@ class SoundDeviceDriver(Driver[SoundDeviceConfig]):
 
     def close(self) -> None:
         self._inbox.close()
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()  # sounddevice ignores errors here, so a device that is gone does no harm
+        opened, self._input = self._input, None
+        if opened is not None:
+            opened.close()
 
     def _receive(self, samples: Any, count: int, time: Any, status: Any) -> None:
         """Take one block; called by PortAudio in its own thread."""
@@ -189,23 +157,3 @@ class SoundDeviceDriver(Driver[SoundDeviceConfig]):
             max_payload_bytes=config.block * config.channels * _BYTES_PER_SAMPLE,
             details={"device": str(config.device), "reported_latency_us": str(round(latency_s * 1e6))},
         )
-
-
-def _portaudio() -> ModuleType:
-    try:
-        import sounddevice
-    except ImportError as err:
-        raise ConfigError(_NEEDS_PACKAGE) from err
-    except OSError as err:
-        raise DeviceError(f"{_NEEDS_LIBRARY} ({_one_line(err)})") from err
-    module: ModuleType = sounddevice
-    return module
-
-
-def _inputs(portaudio: ModuleType) -> str:
-    names = [entry["name"] for entry in portaudio.query_devices() if entry["max_input_channels"] > 0]
-    return ", ".join(repr(name) for name in names) or "none"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
