@@ -27,6 +27,19 @@ class DriverConfig(BaseModel):
     required: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A device that is plugged in or answers.
+
+    Attributes:
+        name: What it calls itself.
+        options: What leads to it, as its entry in the rig file says it.
+    """
+
+    name: str
+    options: Mapping[str, str]
+
+
 ConfigT = TypeVar("ConfigT", bound=DriverConfig)
 
 
@@ -78,6 +91,11 @@ class Driver(ABC, Generic[ConfigT]):
     @classmethod
     def check(cls, config: Any) -> None:
         """Raise ``DeviceError`` or ``ConfigError`` if the device is plainly missing; cheap, opens nothing."""
+
+    @classmethod
+    def discover(cls) -> Sequence[Seen]:
+        """Return what is there of this family; opens no device, takes a second at most, raises nothing."""
+        return ()
 
     @abstractmethod
     def open(self) -> Sequence[StreamInfo]:

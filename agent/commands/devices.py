@@ -18,7 +18,8 @@ def list_devices(as_json: bool) -> int:
             rows.append({"driver": name, "class": target, "available": False, "reason": str(err)})
             continue
         fields = [field for field in driver.config_type.model_fields if field not in ("personal", "required")]
-        rows.append({"driver": name, "class": target, "available": True, "options": fields})
+        seen = [{"name": found.name, "options": dict(found.options)} for found in driver.discover()]
+        rows.append({"driver": name, "class": target, "available": True, "options": fields, "seen": seen})
     plugged = [
         str(path) for folder in ("v4l", "serial") for path in sorted(Path(f"/dev/{folder}/by-id").glob("*"))
     ]

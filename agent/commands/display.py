@@ -271,11 +271,16 @@ def _print_checks(console: Console, checks: Mapping[str, Any]) -> None:
 def print_devices(rows: Sequence[Mapping[str, Any]], plugged: Sequence[str]) -> None:
     """Print drivers and devices."""
     console = _console()
-    table = Table("driver", "options")
+    table = Table("driver", "options", "seen")
     for row in rows:
-        table.add_row(row["driver"], ", ".join(row["options"]) if row["available"] else row["reason"])
+        options = ", ".join(row["options"]) if row["available"] else row["reason"]
+        table.add_row(row["driver"], options, "\n".join(_seen(found) for found in row.get("seen", ())))
     console.print(table)
     console.print("plugged in: " + (", ".join(plugged) or "no camera or serial device with a stable name"))
+
+
+def _seen(found: Mapping[str, Any]) -> str:
+    return f"{found['name']} ({', '.join(f'{key}: {value}' for key, value in found['options'].items())})"
 
 
 def print_episodes(rows: Sequence[Mapping[str, Any]]) -> None:

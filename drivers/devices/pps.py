@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
+from sensorium.drivers.driver import Driver, DriverConfig, DriverContext, Seen
 from sensorium.drivers.frame import (
     ClockKind,
     Column,
@@ -31,6 +31,7 @@ from sensorium.drivers.frame import (
 from sensorium.errors import DeviceError
 from sensorium.timebase import SECOND_NS, read_bases
 
+_SOURCES = Path("/sys/class/pps")
 COUNT_MODULUS = 1 << 32
 """The kernel counts edges in a ``__u32`` and prints it with %d, so the upper half shows as negative."""
 LOOKS_PER_PERIOD = 20
@@ -107,6 +108,13 @@ def parse_edge(text: str) -> KernelEdge | None:
     return KernelEdge(int(found[1]) * SECOND_NS + int(found[2]), int(found[3]) % COUNT_MODULUS)
 
 
+def _source_name(source: Path) -> str:
+    try:
+        return (source / "name").read_text().strip()
+    except OSError:
+        return source.name
+
+
 class PpsDriver(Driver[PpsConfig]):
     """One stream, named like the device, with one sample per pulse."""
 
@@ -129,6 +137,13 @@ class PpsDriver(Driver[PpsConfig]):
                 f"PPS source {config.source} has no file {config.edge!r}; ls /sys/class/pps lists the sources "
                 "(modprobe pps_ldisc or pps-gpio makes one)"
             )
+
+    @classmethod
+    def discover(cls) -> Sequence[Seen]:
+        """Return the kernel's PPS sources."""
+        return [
+            Seen(_source_name(source), {"source": str(source)}) for source in sorted(_SOURCES.glob("pps*"))
+        ]
 
     def open(self) -> Sequence[StreamInfo]:
         self.check(self.config)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
+from sensorium.drivers.driver import Driver, DriverConfig, DriverContext, Seen
 from sensorium.drivers.frame import (
     ClockKind,
     DeviceClock,
@@ -23,7 +23,7 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.drivers.links.inbox import Inbox
-from sensorium.drivers.links.portaudio import AudioInput, require_portaudio
+from sensorium.drivers.links.portaudio import AudioInput, alsa_inputs, require_portaudio
 from sensorium.errors import DeviceError
 from sensorium.timebase import SECOND_NS
 
@@ -95,6 +95,11 @@ class SoundDeviceDriver(Driver[SoundDeviceConfig]):
     @classmethod
     def check(cls, config: Any) -> None:  # noqa: ARG003 - what devices there are shows only when opened
         require_portaudio()
+
+    @classmethod
+    def discover(cls) -> Sequence[Seen]:
+        """Return the sound cards' inputs; PortAudio's own list may take seconds where a sound server starts."""
+        return [Seen(name, {"device": device}) for device, name in alsa_inputs()]
 
     def open(self) -> Sequence[StreamInfo]:
         config = self.config

@@ -6,6 +6,7 @@ Source: "MT Low Level Communication Protocol Documentation" (Xsens): states, Set
 import math
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, PositiveFloat
@@ -32,7 +33,7 @@ from sensorium.drivers.devices.mtdata2 import (
     parse_sample,
 )
 from sensorium.drivers.devices.sample_frames import MAX_FRAME_SAMPLES, SampleFrames
-from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
+from sensorium.drivers.driver import Driver, DriverConfig, DriverContext, Seen
 from sensorium.drivers.frame import (
     ClockKind,
     Column,
@@ -45,7 +46,7 @@ from sensorium.drivers.frame import (
     Place,
     StreamInfo,
 )
-from sensorium.drivers.links.serial_line import SerialLine, refuse_silence, require_port
+from sensorium.drivers.links.serial_line import SerialLine, refuse_silence, require_port, serial_ports
 from sensorium.errors import DeviceError
 from sensorium.timebase import SECOND_NS, Clock
 
@@ -228,6 +229,12 @@ class XsensDriver(Driver[XsensConfig]):
     def check(cls, config: Any) -> None:
         """Raise if the port does not exist."""
         require_port("Xsens", config.port)
+
+    @classmethod
+    def discover(cls) -> Sequence[Seen]:
+        """Return the serial ports whose adapter says that it is Xsens'; behind another's none shows."""
+        ports = [port for port in serial_ports() if "xsens" in port.lower()]
+        return [Seen(Path(port).name, {"port": port}) for port in ports]
 
     def open(self) -> Sequence[StreamInfo]:
         try:

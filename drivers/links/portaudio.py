@@ -1,8 +1,10 @@
 """An audio input through PortAudio (the ``sounddevice`` package)."""
 
 import importlib.util
+import re
 from collections.abc import Callable
 from ctypes.util import find_library
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +12,8 @@ from sensorium.errors import ConfigError, DeviceError
 
 _NEEDS_PACKAGE = "recording audio needs the sounddevice package: pip install 'sensorium[audio]'"
 _NEEDS_LIBRARY = "recording audio needs the PortAudio library: apt-get install libportaudio2"
+
+_ALSA_PLACE = re.compile(r"\d+-\d+")
 
 Receive = Callable[[Any, int, Any, Any], None]
 """PortAudio's callback: samples, their count, its times, its status; called in a thread of its own."""
@@ -96,6 +100,21 @@ def _portaudio() -> ModuleType:
 def input_names(portaudio: ModuleType) -> list[str]:
     """Return PortAudio's names of the inputs of this machine."""
     return [entry["name"] for entry in portaudio.query_devices() if entry["max_input_channels"] > 0]
+
+
+def alsa_inputs(listing: Path = Path("/proc/asound/pcm")) -> list[tuple[str, str]]:
+    """Return the inputs of the sound cards: the part of PortAudio's name that is unique, and the card's own."""
+    try:
+        lines = listing.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        place, _, rest = line.partition(": ")
+        if _ALSA_PLACE.fullmatch(place) and "capture" in rest:
+            card, device = place.split("-")
+            found.append((f"hw:{int(card)},{int(device)}", rest.partition(" : ")[0].strip()))
+    return found
 
 
 def _one_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ import serial
 from sensorium.errors import DeviceError
 from sensorium.timebase import SECOND_NS, Clock
 
-_BY_ID = Path("/dev/serial/by-id")
+BY_ID = Path("/dev/serial/by-id")
 _READ_BYTES = 4096
 _QUEUE_BYTES = 1 << 20
 """Seconds of the fastest UART. A host that stays away longer has a failed device: how many samples its unread
@@ -225,10 +225,10 @@ def require_port(label: str, port: str) -> None:
     """Raise ``DeviceError`` if there is no such device file; opens nothing."""
     if not Path(port).exists():
         present = serial_ports()
-        there = f"present: {', '.join(present)}" if present else f"none is listed in {_BY_ID}"
+        there = f"present: {', '.join(present)}" if present else f"none is listed in {BY_ID}"
         raise DeviceError(f"{label}: serial port {port} does not exist; is the device plugged in? ({there})")
 
 
-def serial_ports(folder: Path = _BY_ID) -> Sequence[str]:
+def serial_ports() -> Sequence[str]:
     """Return the serial ports that are plugged in, by their stable names."""
-    return sorted(str(entry) for entry in folder.glob("*")) if folder.is_dir() else []
+    return sorted(str(entry) for entry in BY_ID.glob("*")) if BY_ID.is_dir() else []

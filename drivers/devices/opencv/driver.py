@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.devices.opencv.config import OpenCvConfig
-from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
+from sensorium.drivers.driver import Driver, DriverConfig, DriverContext, Seen
 from sensorium.drivers.frame import (
     Encoding,
     Frame,
@@ -112,6 +112,12 @@ class OpenCvDriver(Driver[OpenCvConfig]):
                 raise DeviceError(f"camera {path}: no such device; {there}")
         elif config.kind == "file" and not Path(config.device).is_file():
             raise DeviceError(f"video file {config.device}: no such file")
+
+    @classmethod
+    def discover(cls) -> Sequence[Seen]:
+        """Return the V4L2 cameras by their stable names; index 0 is the one of several nodes that has pictures."""
+        nodes = sorted(_BY_ID.glob("*-index0")) if _BY_ID.is_dir() else []
+        return [Seen(_card_name(node), {"device": str(node)}) for node in nodes]
 
     def open(self) -> Sequence[StreamInfo]:
         from sensorium.drivers.devices.opencv.sources import open_source, require_rate
@@ -212,6 +218,14 @@ class OpenCvDriver(Driver[OpenCvConfig]):
             self._inbox.fail(failure)
         finally:
             source.close()
+
+
+def _card_name(node: Path) -> str:
+    """Return what the kernel calls the camera."""
+    try:
+        return Path(f"/sys/class/video4linux/{node.resolve().name}/name").read_text().strip()
+    except OSError:
+        return node.name
 
 
 def _until_whole(source: "PictureSource", name: str) -> list["Picture"]:

@@ -9,16 +9,19 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sensorium.drivers.devices.ouster.assembler import DEFAULT_PREVIEW_POINTS, OusterAssembler, OusterCounters
-from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
+from sensorium.drivers.driver import Driver, DriverConfig, DriverContext, Seen
 from sensorium.drivers.frame import Frame, Loss, Place, StreamInfo
 from sensorium.drivers.links.http import fetch
+from sensorium.drivers.links.mdns import find_services
 from sensorium.drivers.links.udp import Datagram, UdpReceiver, resolve, wait_readable
 from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import ConfigError, DeviceError
-from sensorium.timebase import SECOND_NS
+from sensorium.timebase import SECOND_NS, HostClock
 
 __all__ = ["OusterAssembler", "OusterConfig", "OusterCounters", "OusterDriver"]
 
+_SERVICE = "_roger._tcp.local"
+"""Under which sensors announce themselves (Software User Manual, "Networking Guide": mDNS)."""
 _METADATA_PATH = "/api/v1/sensor/metadata"
 _IMU_BUFFER_BYTES = 1 << 20
 _MAX_DRAINS = 4
@@ -89,6 +92,12 @@ class OusterDriver(Driver[OusterConfig]):
     def ports(self) -> tuple[int, ...]:
         """The bound lidar and IMU ports."""
         return tuple(receiver.port for receiver in self._receivers)
+
+    @classmethod
+    def discover(cls) -> Sequence[Seen]:
+        """Return the sensors that answer on this network."""
+        offers = find_services(_SERVICE, HostClock())
+        return [Seen(offer.instance, {"host": offer.address}) for offer in offers]
 
     def open(self) -> Sequence[StreamInfo]:
         try:
