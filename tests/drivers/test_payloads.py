@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from payload_samples import textured, turned_by_exif
 
-from sensorium.drivers.devices.opencv import PixelFormat
+from sensorium.drivers.devices.opencv.driver import PictureForm
 from sensorium.drivers.frame import Column, Encoding, MessageSchema, Modality, StreamInfo
 from sensorium.drivers.payloads import images, samples, table
 from sensorium.drivers.payloads.decoder import Decoder
@@ -170,7 +170,7 @@ def test_an_exif_orientation_turns_no_image(orientation: int, view: View) -> Non
 def test_a_camera_whose_jpegs_are_turned_by_exif_can_be_published_as_pixels() -> None:
     plain = images.compress(Encoding.JPEG, textured(48, 64))
     for is_grey in (False, True):
-        form = PixelFormat(keeps_jpeg=False, is_grey=is_grey, size=(64, 48))
+        form = PictureForm(keeps_jpeg=False, is_grey=is_grey, size=(64, 48))
         assert form.payload(turned_by_exif(plain, 6)) == form.payload(plain)
 
 
