@@ -9,14 +9,12 @@ from sensorium.agent.commands import display
 from sensorium.agent.commands.consent import enter_grant
 from sensorium.agent.commands.output import print_json
 from sensorium.agent.commands.upload import WAITING, deliver, verification
-from sensorium.agent.reporting.episode import write_report
 from sensorium.agent.session.outcome import SessionResult, document, exit_code
 from sensorium.agent.session.rig import Device, load_rig
 from sensorium.agent.session.run import SessionRequest, request_for, run_session
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import UsageError, VerdictError
 from sensorium.simulators.demo_rig import write_demo_rig
-from sensorium.simulators.player import ReplayConfig, ReplayDriver
 from sensorium.sync.consent.grants import (
     ConsentLedger,
     Purpose,
@@ -117,6 +115,8 @@ def run_replay(
     as_json: bool,
 ) -> int:
     """Replay a recording and record it; return the exit code."""
+    from sensorium.simulators.player import ReplayConfig, ReplayDriver
+
     clock = HostClock()
     options = {"source": str(source.resolve()), "rate": _rate(rate), "loop": loop}
     config = ReplayConfig.model_validate(options)
@@ -201,6 +201,8 @@ def _has_replay_grant(
 
 def _finish(result: SessionResult, progress: display.Progress, as_json: bool) -> int:
     """Write the report, print the document or the tables, and return the exit code."""
+    from sensorium.agent.reporting.episode import write_report  # heavy: not before the devices start
+
     progress.show({"phase": "reporting"})
     found = document(result)
     if result.episodes:
