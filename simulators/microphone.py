@@ -5,6 +5,7 @@ hum and white room noise. The device stamp is the number of samples since the dr
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import ClockKind, DeviceClock, Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.simulators.device import SampleTrain, SimulatedConfig, SimulatedDriver
 from sensorium.simulators.device_clock import LatencyConfig
+from sensorium.simulators.imu import BATCH_S
 from sensorium.simulators.world import SOUND_M_S, Clap, World
 from sensorium.timebase import SECOND_NS
 
@@ -111,29 +113,33 @@ class SimulatedMicrophone(SimulatedDriver[SimulatedMicrophoneConfig]):
 
     def produce(self) -> bool:
         assert self._train is not None
-        samples = self._train.take(1)
+        config = self.config
+        samples = self._train.take(max(1, round(BATCH_S * config.rate_hz / config.block)))
         if samples is None:
             return False
-        block = self.config.block
-        world_s, index = float(samples.world_s[0]), int(samples.index[0])
         if self._first_index is None:
-            self._first_index = index
-        counter = (index - self._first_index) * block
-        resets = [reset_s for reset_s in self.faults.resets_s if reset_s <= world_s]
-        if resets:
-            counter = round((world_s - resets[-1]) * self.config.rate_hz)
-        if samples.kept[0]:
+            self._first_index = int(samples.index[0])
+        for i in np.flatnonzero(samples.kept).tolist():
+            world_s, index = float(samples.world_s[i]), int(samples.index[i])
             self.push(
                 Frame(
                     self.context.name,
-                    int(samples.seq[0]),
-                    block,
-                    stamps(counter),
-                    stamps(int(samples.arrival_ns[0])),
-                    self.payload(self.context.name, world_s, lambda: self._sound(index)),
+                    int(samples.seq[i]),
+                    config.block,
+                    stamps(self._counter(index, world_s)),
+                    stamps(int(samples.arrival_ns[i])),
+                    self.payload(self.context.name, world_s, partial(self._sound, index)),
                 )
             )
         return True
+
+    def _counter(self, index: int, world_s: float) -> int:
+        """Return how many samples the device has counted since it was opened, or since its last reset."""
+        assert self._first_index is not None
+        resets = [reset_s for reset_s in self.faults.resets_s if reset_s <= world_s]
+        if resets:
+            return round((world_s - resets[-1]) * self.config.rate_hz)
+        return (index - self._first_index) * self.config.block
 
     def _sound(self, index: int) -> bytes:
         assert self._train is not None

@@ -114,17 +114,21 @@ class Box:
         self._brightness.append(np.ascontiguousarray(grey))
         self._axes.append((corner, right, up, 2 * half_width))
 
-    def select(self, origin_m: Array, directions: Rays) -> NDArray[np.intp]:
-        """Return the indices of the rays that may hit: those within the cone of the bounding sphere."""
-        away = self.centre_m - origin_m
-        distance = float(np.linalg.norm(away))
-        # The origins move by centimetres within one scan; 0.1 m of margin covers them.
-        radius = float(np.linalg.norm(self.half_m)) + 0.1
+    def select(self, origin_m: Array, directions: Rays, level: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Return the indices of the rays that may hit: those that, from above, pass the footprint's circle.
+
+        The origins move by centimetres within one scan; 0.1 m of margin covers them.
+
+        Args:
+            level: (n,) how long the rays are, seen from above.
+        """
+        x, y = self.centre_m[:2] - origin_m[:2]
+        distance = float(np.hypot(x, y))
+        radius = float(np.hypot(*self.half_m[:2])) + 0.1
         if radius >= distance:
             return np.arange(directions.shape[1])
-        x, y, z = (away / distance).astype(np.float32)
-        along = directions[0] * x + directions[1] * y + directions[2] * z
-        return np.flatnonzero(along > np.sqrt(1 - (radius / distance) ** 2))
+        along = directions[0] * np.float32(x / distance) + directions[1] * np.float32(y / distance)
+        return np.flatnonzero(along > level * np.float32(np.sqrt(1 - (radius / distance) ** 2)))
 
     def cast(self, origins_m: Rays, directions: Rays) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
         """Return (n,) distances to the visible side (inf = missed) and (n,) face numbers (slab method)."""
@@ -202,8 +206,9 @@ class BoxScene:
         nearest, faces = room.cast(origins, rays)
         owner = np.zeros(len(nearest), np.int8)
         middle = origins_m[len(origins_m) // 2].astype(np.float64)
+        level = np.hypot(rays[0], rays[1])
         for number, box in enumerate(others, start=1):
-            chosen = box.select(middle, rays)
+            chosen = box.select(middle, rays, level)
             distance, face = box.cast(origins[:, chosen], rays[:, chosen])
             nearer = distance < nearest[chosen]
             chosen = chosen[nearer]
