@@ -10,6 +10,7 @@ from simulated_rig import START_NS, run
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.sync.align import Match, Matched, SyncRow
 from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import Balance, Manifest, StreamRecord, seal
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
@@ -58,6 +59,13 @@ def board_episode(folder: Path, seconds: float, devices: Mapping[str, Mapping[st
     start_utc_ns = TIMELINE.utc_minus_host_ns + START_NS
     end_utc_ns = start_utc_ns + int(seconds * SECOND_NS)
     manifest = Manifest(
-        episode_id, "0.1", "simulated", start_utc_ns, end_utc_ns, TIMELINE, records, reference=first
+        episode_id,
+        "0.1",
+        SessionFacts(rig="simulated"),
+        start_utc_ns,
+        end_utc_ns,
+        TIMELINE,
+        records,
+        reference=first,
     )
     return seal(writer.folder, manifest)

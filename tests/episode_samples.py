@@ -22,6 +22,7 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import Balance, Manifest, StreamRecord, seal
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
@@ -137,7 +138,13 @@ def manifest_of(writer: EpisodeWriter) -> Manifest:
         records.append(StreamRecord(info, balances))
     start_utc_ns = TIMELINE.utc_minus_host_ns
     return Manifest(
-        writer.episode_id, "0.1", "bench", start_utc_ns, start_utc_ns + SECOND_NS, TIMELINE, tuple(records)
+        writer.episode_id,
+        "0.1",
+        SessionFacts(rig="bench"),
+        start_utc_ns,
+        start_utc_ns + SECOND_NS,
+        TIMELINE,
+        tuple(records),
     )
 
 

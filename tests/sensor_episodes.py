@@ -21,6 +21,7 @@ from sensorium.simulators.rig import rig_calibration
 from sensorium.sync.align import Match, Matched, SyncRow
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode.entries import EpisodeEvent
+from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import Balance, Manifest, StreamRecord, seal
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
@@ -101,7 +102,14 @@ def sensor_episode(
     end_ns = start_ns + int(seconds * SECOND_NS)
     reference = "lidar" if "lidar" in streams else next(iter(streams))
     manifest = Manifest(
-        episode_id, "0.1", "simulated", start_ns, end_ns, TIMELINE, records, reference=reference
+        episode_id,
+        "0.1",
+        SessionFacts(rig="simulated"),
+        start_ns,
+        end_ns,
+        TIMELINE,
+        records,
+        reference=reference,
     )
     sealed = seal(writer.folder, manifest)
     shutil.copytree(sealed, folder / "given")

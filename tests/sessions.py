@@ -35,6 +35,8 @@ CLOCK = HostClock()
 CAMERA = {"driver": "sim_camera", "size": [160, 120], "render": "cached"}
 IMU = {"driver": "sim_imu"}
 FORCE = {"driver": "sim_force"}
+CORE = ("synchronizer", "thinker")
+"""Processes of a session that are no device's."""
 SMALL_RIG: dict[str, dict[str, Any]] = {"camera_left": CAMERA, "imu": IMU, "force": FORCE}
 _FOUND = TypeVar("_FOUND")
 

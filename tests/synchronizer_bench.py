@@ -1,4 +1,4 @@
-"""A synchronizer and driver ends of its bus in one process, on a virtual clock."""
+"""Recorder, thinker and driver ends of the bus in one process, on a virtual clock."""
 
 from pathlib import Path
 
@@ -12,15 +12,17 @@ from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import StreamInfo
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import Manifest, read_manifest
+from sensorium.sync.recording.notes import RecorderLink, ThinkerLink
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.synchronizer import Synchronizer
+from sensorium.sync.thinking.thinker import Thinker
 from sensorium.timebase import SECOND_NS, Timeline, VirtualClock
 
 START_NS = 1000 * SECOND_NS
 
 
 class Bench:
-    """A synchronizer and driver ends of its bus, all on one virtual clock."""
+    """A recorder with its thinker, and driver ends of its bus, all on one virtual clock."""
 
     def __init__(
         self, tmp_path: Path, context: zmq.Context, devices: tuple[str, ...], **options: object
@@ -31,11 +33,13 @@ class Bench:
         self.run_dir.mkdir()
         self.endpoint = f"inproc://bus-{id(self)}"
         self.store = ConsentStore(tmp_path / "consent", self.clock)
+        notes = f"inproc://notes-{id(self)}"
         spec = SyncSpec(
             spool=tmp_path / "spool",
             run_dir=self.run_dir,
             bus_endpoint=self.endpoint,
             control_endpoint="",
+            notes_endpoint=notes,
             sets_endpoint="",
             live_endpoint="",
             host_id="here",
@@ -45,8 +49,11 @@ class Bench:
         )
         receiver = BusReceiver(self.endpoint, 1, context)
         live = LivePublisher(f"inproc://live-{id(self)}", context)
-        self.synchronizer = Synchronizer(spec, receiver, live, self.store, self.clock)
-        self._receiver, self._live = receiver, live
+        link = ThinkerLink(notes, context)
+        self.synchronizer = Synchronizer(spec, receiver, live, link, self.store, self.clock)
+        self._recorder_link = RecorderLink(notes, context)
+        self.thinker = Thinker(spec, self.clock, self._recorder_link.say)
+        self._receiver, self._live, self._link = receiver, live, link
 
     def driver(self, info: StreamInfo, instance: int) -> BusPublisher:
         counters = CounterFile(self.run_dir / f"{instance}.counters", instance, [info.name])
@@ -66,8 +73,17 @@ class Bench:
         for _ in range(4):
             while self.synchronizer.step():
                 pass
+            self._think()
             for driver in drivers:
                 driver.step(wait_s=0.001)
+
+    def _think(self) -> None:
+        while True:
+            batch = self._recorder_link.receive()
+            if batch is None:
+                break
+            self.thinker.take(batch)
+        self.thinker.step()
 
     def advance(self, seconds: float, *drivers: BusPublisher) -> None:
         self.clock.advance(int(seconds * SECOND_NS))
@@ -75,7 +91,9 @@ class Bench:
 
     def close(self) -> list[Manifest]:
         self.synchronizer.close()
-        self._receiver.close()
-        self._live.close()
-        assert not any(sealed.error for sealed in self.synchronizer.sealed)
-        return [read_manifest(sealed.path) for sealed in self.synchronizer.sealed if sealed.path]
+        self._think()
+        self.thinker.close()
+        for end in (self._receiver, self._live, self._link, self._recorder_link):
+            end.close()
+        assert not any(sealed.error for sealed in self.thinker.sealed)
+        return [read_manifest(sealed.path) for sealed in self.thinker.sealed if sealed.path]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
 from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope, parse_utc
+from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import LEAF_BYTES, Balance, Manifest, StreamRecord, seal
 from sensorium.sync.episode.signing import device_key
 from sensorium.sync.episode.spool import Spool
@@ -84,7 +85,7 @@ def seal_episode(
     manifest = Manifest(
         episode_id=episode_id,
         agent_version="0",
-        rig="test",
+        facts=SessionFacts(rig="test"),
         start_utc_ns=CAPTURED[0],
         end_utc_ns=CAPTURED[1],
         timeline=Timeline("host", CAPTURED[0]),

@@ -10,7 +10,7 @@ from simulated_rig import START_NS, run
 
 from sensorium.drivers.frame import StreamInfo
 from sensorium.simulators.truth import load_truth
-from sensorium.sync.recording.sets import MARGIN_NS, AlignedSet, KeptFrame, SetRequest
+from sensorium.sync.thinking.sets import MARGIN_NS, AlignedSet, KeptFrame, SetRequest
 from sensorium.timebase import SECOND_NS
 
 SECONDS = 21.0

@@ -1,6 +1,5 @@
 """What `sensorium episodes` does; each function returns an exit code."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from sensorium.sync.consent.grants import format_utc
 from sensorium.sync.episode.manifest import read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import verify
-from sensorium.sync.recording.orphans import recover_orphans
-from sensorium.sync.recording.spec import SyncSpec
+from sensorium.sync.thinking.orphans import recover_orphans
 from sensorium.timebase import HostClock
 from sensorium.uploader.receipt import upload_reasons, upload_state
 from sensorium.verdict import Status
@@ -103,7 +101,7 @@ def recover_episodes(spool: Path, as_json: bool) -> int:
     found = Spool(spool.resolve())
     with found.lock():
         end_survivors(found.root, HostClock())  # they may still write what looks like an orphan
-        recovered = recover_orphans(_spec_of(found))
+        recovered = recover_orphans(found.root, found.root / "consent")
     rows = [
         {"episode": each.episode_id, "path": str(each.path or ""), "error": each.error} for each in recovered
     ]
@@ -115,21 +113,6 @@ def recover_episodes(spool: Path, as_json: bool) -> int:
         if not rows:
             display.say("nothing to recover")
     return 3 if any(row["error"] for row in rows) else 0
-
-
-def _spec_of(spool: Spool) -> SyncSpec:
-    """Return the spec of a session that nobody runs; what an episode needs of its own is in its journal."""
-    return SyncSpec(
-        spool=spool.root,
-        run_dir=spool.root / "run",
-        bus_endpoint="",
-        control_endpoint="",
-        sets_endpoint="",
-        live_endpoint="",
-        host_id=os.uname().nodename,
-        devices=(),
-        consent=spool.root / "consent",
-    )
 
 
 def report_episode(episode: Path, as_json: bool) -> int:

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sensorium.agent.commands import display
 from sensorium.agent.commands.consent import enter_grant
 from sensorium.agent.commands.output import print_json
 from sensorium.agent.commands.upload import WAITING, deliver, verification
 from sensorium.agent.session.outcome import SessionResult, document, exit_code
-from sensorium.agent.session.rig import Device, load_rig
+from sensorium.agent.session.rig import REQUIRED, Device, load_rig
 from sensorium.agent.session.run import SessionRequest, request_for, run_session
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import UsageError, VerdictError
@@ -20,9 +19,11 @@ from sensorium.sync.consent.grants import (
     Purpose,
 )
 from sensorium.sync.consent.store import ConsentStore
+from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.recording.permit import Refusal
+from sensorium.sync.recording.spec import SessionPlan
 from sensorium.sync.sources import open_source
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.service import open_service
@@ -83,19 +84,23 @@ def run_record(
         VerdictError: If a failed calibration check refuses it and the operator did not say otherwise.
     """
     rig = load_rig(rig_path)
-    if rig.document.operator == "required" and not operator:
+    if rig.document.operator == REQUIRED and not operator:
         raise UsageError(f"rig {rig.document.rig} requires an operator: add --operator NAME")
     request = request_for(rig, spool, seconds)
     ConsentStore(request.consent).adopt(by=operator)
-    said: dict[str, Any] = {"operator": operator} if operator else {}
-    if despite_calibration:
-        said["despite_calibration"] = True
-    elif rig.document.on_failed_check == "stop" and rig.document.calibration is not None:
+    plan = request.plan.model_copy(update={"despite_calibration": despite_calibration})
+    if operator:
+        plan = plan.model_copy(update={"facts": plan.facts.model_copy(update={"operator": operator})})
+    if (
+        not despite_calibration
+        and rig.document.on_failed_check == "stop"
+        and rig.document.calibration is not None
+    ):
         calibration_id = RigCalibration.load(rig.document.calibration).calibration_id
         refusal = Refusal.load(request.spool, calibration_id)
         if refusal is not None:
             raise VerdictError(refusal.sentence)
-    request = replace(request, fields={**request.fields, **said})
+    request = replace(request, plan=plan)
     with display.Progress(rig.document.rig, as_json) as progress:
         result = run_session(request, HostClock(), progress.show)
         if request.uploads_in_background:
@@ -133,12 +138,12 @@ def run_replay(
         devices=(Device("replay", "replay", ReplayDriver, config, options),),
         spool=spool,
         consent=_replay_consent(source.resolve(), span_utc_ns, spool, clock),
-        rig="replay",
-        fields={
-            "reference": reference,
-            "tolerance_ns": int(tolerance_ms * 1e6),
-            "calibration": str(calibration.resolve()) if calibration else None,
-        },
+        plan=SessionPlan(
+            facts=SessionFacts(rig="replay"),
+            reference=reference,
+            tolerance_ns=int(tolerance_ms * 1e6),
+            calibration=calibration.resolve() if calibration else None,
+        ),
         calibration=calibration.resolve() if calibration else None,
         seconds=seconds,
     )

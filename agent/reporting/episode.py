@@ -89,7 +89,7 @@ def render(material: Material) -> str:
         ("footer", _footer),
     )
     body = "".join(attempt(name, partial(make, material)) for name, make in sections)
-    rig = material.manifest.rig if material.manifest else material.folder.name
+    rig = material.manifest.facts.rig if material.manifest else material.folder.name
     return page.page(f"{rig}: episode {material.folder.name}", body)
 
 
@@ -100,7 +100,7 @@ def _header(material: Material) -> str:
     words = [page.badge(word) for word, is_set in _tags(manifest) if is_set]
     when = material.utc(material.survey.span[0]) if material.survey else utc_text(manifest.start_utc_ns)
     return (
-        f"<header><h1>{page.text(manifest.rig)}</h1>{''.join(words)}"
+        f"<header><h1>{page.text(manifest.facts.rig)}</h1>{''.join(words)}"
         f'<span class="when">{page.text(when)} · {material.length_s:.1f} s recorded</span>'
         f'<span class="id">{page.text(manifest.episode_id)}</span></header>'
     )
@@ -188,9 +188,7 @@ def _footer(material: Material) -> str:
     facts = [
         ("agent", manifest.agent_version),
         ("host", manifest.timeline.host_id),
-        ("operator", manifest.operator),
-        ("task", manifest.task),
-        *manifest.labels.items(),
+        *((name, value) for name, value in manifest.facts.model_dump().items() if name != "rig"),
         ("device key", manifest.device_public_key),
         ("previous episode", manifest.prev_manifest),
     ]

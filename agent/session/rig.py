@@ -21,9 +21,13 @@ from sensorium.errors import CalibrationError, ConfigError, DeviceError
 from sensorium.sync.clocks.probe import load_key
 from sensorium.sync.clocks.triggered import TriggerSettings
 from sensorium.sync.clocks.watch import NodeSettings, WatchSettings
+from sensorium.sync.episode.facts import SessionFacts
+from sensorium.sync.recording.spec import RecorderSettings, ThinkingSettings
 from sensorium.sync.recording.triggers import check_streams
 
 Location = tuple[str | int, ...]
+REQUIRED = "required"
+"""As ``operator``: whoever records has to say who they are."""
 
 _ENTRY_KEYS = ("driver", "codec")
 """Keys of a device's entry that are not its driver's options."""
@@ -63,33 +67,21 @@ class CheckerOptions(_Strict):
     over_s: PositiveFloat = 60.0
 
 
-class RecorderOptions(_Strict):
-    """How the recorder works.
+class RigDocument(SessionFacts):
+    """The keys of a rig file; ``devices`` entries carry their driver's options beside ``driver`` and ``codec``.
 
-    Attributes:
-        memory_mb: What may be under way between the drivers and the disk; None = the larger of 256 MB and one
-            second of the declared rates, at most a quarter of the machine's memory.
-        batch_ms: Small samples of one stream wait so long for each other and travel together; 0 = never.
+    What only is handed on to the manifest (operator, task, ...) are keys of ``SessionFacts``.
     """
 
-    memory_mb: int | None = Field(default=None, gt=0)
-    batch_ms: float = Field(default=10.0, ge=0, le=1000)
-
-
-class RigDocument(_Strict):
-    """The keys of a rig file; ``devices`` entries carry their driver's options beside ``driver`` and ``codec``."""
-
     rig: str = Field(pattern=r"[A-Za-z0-9_.-]{1,64}")
-    operator: str | None = None
-    task: str = ""
-    instruction: str = ""
     devices: dict[str, dict[str, Any]] = Field(min_length=1)
     episode: EpisodeOptions = EpisodeOptions()
     clocks: WatchSettings = WatchSettings()
     triggers: tuple[TriggerSettings, ...] = ()
     checks: tuple[CheckOptions, ...] | None = None
     checker: CheckerOptions = CheckerOptions()
-    recorder: RecorderOptions = RecorderOptions()
+    recorder: RecorderSettings = RecorderSettings()
+    thinking: ThinkingSettings = ThinkingSettings()
     on_failed_check: Literal["warn", "split", "stop"] = "warn"
     calibration: Path | None = None
     consent: Path | None = None
@@ -97,6 +89,12 @@ class RigDocument(_Strict):
     spool: Path | None = None
     store: str | None = None
     upload: bool = True
+
+    @property
+    def facts(self) -> SessionFacts:
+        """What people say about the recording; an operator that is only required is nobody yet."""
+        said = {name: getattr(self, name) for name in SessionFacts.model_fields}
+        return SessionFacts(**{**said, "operator": "" if self.operator == REQUIRED else self.operator})
 
 
 @dataclass(frozen=True, slots=True)

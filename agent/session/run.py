@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from sensorium.agent.session.checker_spec import CheckerSpec
 from sensorium.agent.session.outcome import SessionResult
 from sensorium.agent.session.rig import CheckerOptions, CheckOptions, Device, Rig
-from sensorium.agent.session.supervisor import SessionOptions, Supervisor
+from sensorium.agent.session.supervisor import Supervisor
 from sensorium.errors import SensoriumError
+from sensorium.sync.recording.spec import SessionPlan
 from sensorium.timebase import SECOND_NS, Clock
 
 Status = dict[str, Any]
@@ -27,21 +28,18 @@ class SessionRequest:
         seconds: Stop after so much recorded time; None = until the sources end or somebody stops it.
         checks: Calibration checks beside the recording; None = those that the calibration allows.
         uploads_in_background: Run the uploader process beside the recording.
-        batch_ms: How long small samples wait for each other in a driver's host.
     """
 
     devices: tuple[Device, ...]
     spool: Path
     consent: Path
-    rig: str = ""
-    fields: dict[str, Any] = field(default_factory=dict)
+    plan: SessionPlan = field(default_factory=SessionPlan)
     checks: tuple[CheckOptions, ...] | None = ()
     checker: CheckerOptions = field(default_factory=CheckerOptions)
     calibration: Path | None = None
     store: str | None = None
     seconds: float | None = None
     uploads_in_background: bool = False
-    batch_ms: float = 10.0
 
 
 def request_for(rig: Rig, spool: Path | None, seconds: float | None) -> SessionRequest:
@@ -53,29 +51,26 @@ def request_for(rig: Rig, spool: Path | None, seconds: float | None) -> SessionR
         devices=rig.devices,
         spool=base.resolve(),
         consent=(found.consent or base / "consent").resolve(),
-        rig=found.rig,
-        fields={
-            "operator": found.operator if found.operator not in (None, "required") else "",
-            "task": found.task,
-            "instruction": found.instruction,
-            "max_s": episode.max_s,
-            "max_bytes": episode.max_bytes,
-            "reference": episode.reference,
-            "tolerance_ns": int(episode.tolerance_ms * 1e6),
-            "start": episode.start,
-            "calibration": str(found.calibration) if found.calibration else None,
-            "on_failed_check": found.on_failed_check,
-            "memory_bytes": None if found.recorder.memory_mb is None else found.recorder.memory_mb * 10**6,
-            "clocks": found.clocks,
-            "triggers": found.triggers,
-        },
+        plan=SessionPlan(
+            facts=found.facts,
+            max_s=episode.max_s,
+            max_bytes=episode.max_bytes,
+            reference=episode.reference,
+            tolerance_ns=int(episode.tolerance_ms * 1e6),
+            start=episode.start,
+            calibration=found.calibration,
+            on_failed_check=found.on_failed_check,
+            clocks=found.clocks,
+            triggers=found.triggers,
+            recorder=found.recorder,
+            thinking=found.thinking,
+        ),
         checks=found.checks,
         checker=found.checker,
         calibration=found.calibration,
         store=found.store,
         seconds=seconds,
         uploads_in_background=found.upload and found.store is not None,
-        batch_ms=found.recorder.batch_ms,
     )
 
 
@@ -101,8 +96,7 @@ def run_session(
     Raises:
         SensoriumError: If a required device did not start, capture stopped by itself, or nothing was sealed.
     """
-    options = SessionOptions(request.spool, request.consent, request.rig, request.fields, request.batch_ms)
-    supervisor = Supervisor(request.devices, options, clock)
+    supervisor = Supervisor(request.devices, request.spool, request.consent, request.plan, clock)
     with supervisor, _Interrupts(supervisor) as interrupts:
         _start_helpers(supervisor, request)
         if companion is not None:

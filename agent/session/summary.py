@@ -6,7 +6,7 @@ from typing import Any
 
 from sensorium.drivers.frame import Place
 from sensorium.simulators.pace import load_pace
-from sensorium.sync.recording.sealing import CONSENT_REASON
+from sensorium.sync.quality.passport import CONSENT_REASON
 
 _BEHIND_THE_DEVICES = (Place.BUS.value, Place.SYNCHRONIZER.value, Place.WRITER.value)
 

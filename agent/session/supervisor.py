@@ -1,7 +1,7 @@
 """Starts, watches, restarts and stops the processes of a recording session.
 
 The processes share sockets and the spool, nothing else. A driver that dies is restarted with backoff while
-the others record on; a synchronizer that dies is restarted at once and seals what its predecessor left open.
+the others record on; a synchronizer or thinker that dies is restarted at once, and what was left open is sealed.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,23 @@ from sensorium.agent.session.control import AgentNote, ControlClient
 from sensorium.agent.session.rig import Device
 from sensorium.errors import DeviceError, SensoriumError
 from sensorium.sync.episode.spool import Spool
-from sensorium.sync.recording.service import SEALED_FILE
-from sensorium.sync.recording.spec import SyncSpec
+from sensorium.sync.recording.spec import SessionPlan, SyncSpec
+from sensorium.sync.thinking.sealed import SEALED_FILE
 from sensorium.timebase import SECOND_NS, Clock
 
 FIRST_BACKOFF_NS = SECOND_NS // 2
 LONGEST_BACKOFF_NS = 30 * SECOND_NS
 HEALTHY_NS = 10 * SECOND_NS
-MAX_SYNCHRONIZER_DEATHS = 5
+MAX_CORE_DEATHS = 5
 STOP_DRIVERS_NS = 8 * SECOND_NS
 STOP_SYNCHRONIZER_NS = 120 * SECOND_NS
+STOP_THINKER_NS = 600 * SECOND_NS
 STOP_HELPERS_NS = 5 * SECOND_NS
 _TICK_NS = SECOND_NS // 20
+_SOCKETS = ("bus", "control", "notes", "sets", "live")
+
+_ENDED_LAST = {"synchronizer": 1, "thinker": 2}
+_PATIENCE_NS = {"synchronizer": STOP_SYNCHRONIZER_NS, "thinker": STOP_THINKER_NS}
 
 # Held ZeroMQ frames make glibc map and unmap every payload otherwise (specs/performance.md 3c).
 _CHILD_ENVIRONMENT = {
@@ -66,35 +71,25 @@ class Child:
     last_error: str = ""
 
 
-@dataclass(slots=True)
-class SessionOptions:
-    """What a session records beyond its devices; becomes the synchronizer's spec.
-
-    Attributes:
-        batch_ms: How long small samples wait for each other in a driver's host.
-    """
-
-    spool: Path
-    consent: Path
-    rig: str = ""
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    batch_ms: float = 10.0
-
-
 class Supervisor:
     """One recording session. Use as a context manager: leaving it stops every process."""
 
-    def __init__(self, devices: Sequence[Device], options: SessionOptions, clock: Clock) -> None:
+    def __init__(
+        self, devices: Sequence[Device], spool: Path, consent: Path, plan: SessionPlan, clock: Clock
+    ) -> None:
         self.devices = tuple(devices)
-        self.options = options
+        self.spool = spool.resolve()
         self.session = secrets.token_hex(4)
-        self.run_dir = options.spool.resolve() / "run" / self.session
+        self.run_dir = self.spool / "run" / self.session
+        self._consent = consent
+        self._plan = plan
         self.warnings: list[str] = []
         self._clock = clock
         self._stack = ExitStack()
         self._drivers: dict[str, Child] = {}
         self._helpers: dict[str, Child] = {}
         self._synchronizer: Child | None = None
+        self._thinker: Child | None = None
         self._control: ControlClient | None = None
         self._endpoints: dict[str, str] = {}
         self._is_stopped = False
@@ -103,11 +98,11 @@ class Supervisor:
 
     def __enter__(self) -> "Supervisor":
         with ExitStack() as stack:
-            stack.enter_context(Spool(self.options.spool).lock())
-            self.warnings += end_survivors(self.options.spool, self._clock)
+            stack.enter_context(Spool(self.spool).lock())
+            self.warnings += end_survivors(self.spool, self._clock)
             sockets = Path(tempfile.mkdtemp(prefix="sensorium-"))  # ipc paths are limited to 107 bytes
             stack.callback(shutil.rmtree, sockets, ignore_errors=True)
-            self._endpoints = {name: f"ipc://{sockets}/{name}" for name in ("bus", "control", "sets", "live")}
+            self._endpoints = {name: f"ipc://{sockets}/{name}" for name in _SOCKETS}
             (self.run_dir / "logs").mkdir(mode=0o700, parents=True)
             context = stack.enter_context(zmq.Context())
             self._control = ControlClient(self._endpoints["control"], context)
@@ -123,13 +118,14 @@ class Supervisor:
 
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
-        AgentNote.remove(self.options.spool)
+        AgentNote.remove(self.spool)
 
     def _start(self) -> None:
-        self._synchronizer = self._child(
-            "synchronizer", "sensorium.sync.recording.service", self._sync_spec()
-        )
+        spec = self._sync_spec()
+        self._synchronizer = self._child("synchronizer", "sensorium.sync.recording.service", spec)
         self._spawn(self._synchronizer)
+        self._thinker = self._child("thinker", "sensorium.sync.thinking.service", spec)
+        self._spawn(self._thinker)
         for device in self.devices:
             spec = {
                 "name": device.name,
@@ -139,7 +135,7 @@ class Supervisor:
                 "run_dir": str(self.run_dir),
                 "host_id": os.uname().nodename,
                 "codec": device.codec,
-                "batch_ms": self.options.batch_ms,
+                "batch_ms": self._plan.recorder.batch_ms,
             }
             child = self._child(device.name, "sensorium.drivers.host", spec)
             self._drivers[device.name] = child
@@ -147,17 +143,17 @@ class Supervisor:
 
     def _sync_spec(self) -> dict[str, Any]:
         spec = SyncSpec(
-            spool=self.options.spool.resolve(),
+            **{name: getattr(self._plan, name) for name in SessionPlan.model_fields},
+            spool=self.spool,
             run_dir=self.run_dir,
             bus_endpoint=self._endpoints["bus"],
             control_endpoint=self._endpoints["control"],
+            notes_endpoint=self._endpoints["notes"],
             sets_endpoint=self._endpoints["sets"],
             live_endpoint=self._endpoints["live"],
             host_id=os.uname().nodename,
             devices=tuple(device.name for device in self.devices),
-            rig=self.options.rig,
-            consent=self.options.consent,
-            **self.options.fields,
+            consent=self._consent,
         )
         found: dict[str, Any] = json.loads(spec.model_dump_json())
         return found
@@ -205,10 +201,10 @@ class Supervisor:
     def _save_note(self) -> None:
         control = self._endpoints["control"]
         note = AgentNote(os.getpid(), self.session, str(self.run_dir), control, self.pids())
-        note.save(self.options.spool)
+        note.save(self.spool)
 
     def _children(self) -> list[Child]:
-        first = [self._synchronizer] if self._synchronizer is not None else []
+        first = [child for child in (self._synchronizer, self._thinker) if child is not None]
         return [*first, *self._drivers.values(), *self._helpers.values()]
 
     # -- while it runs
@@ -225,8 +221,10 @@ class Supervisor:
             self._watch_driver(child, now_ns)
         for child in self._helpers.values():
             self._watch_restartable(child, now_ns)
-        is_recording = self._watch_synchronizer()
-        return is_recording and not all(child.is_finished for child in self._drivers.values())
+        for core in (self._synchronizer, self._thinker):
+            assert core is not None
+            self._watch_core(core)
+        return not all(child.is_finished for child in self._drivers.values())
 
     def _watch_driver(self, child: Child, now_ns: int) -> None:
         code = _exit_code(child)
@@ -254,20 +252,18 @@ class Supervisor:
             self._schedule(child, now_ns)
         self._restart_when_due(child, now_ns)
 
-    def _watch_synchronizer(self) -> bool:
-        child = self._synchronizer
-        assert child is not None
+    def _watch_core(self, child: Child) -> None:
+        """Replace a synchronizer or thinker that died, at once, unless it said that it cannot work."""
         code = _exit_code(child)
         if code is None:
-            return True
+            return
         self._note_death(child, code)
         if code == 3 or code == 2:
             raise SensoriumError(child.last_error)
         child.restarts += 1
-        if child.restarts > MAX_SYNCHRONIZER_DEATHS:
-            raise SensoriumError(f"the synchronizer died {child.restarts} times: {child.last_error}")
+        if child.restarts > MAX_CORE_DEATHS:
+            raise SensoriumError(f"the {child.name} died {child.restarts} times: {child.last_error}")
         self._spawn(child)
-        return True
 
     def _note_death(self, child: Child, code: int) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
@@ -302,7 +298,7 @@ class Supervisor:
     # -- the end
 
     def stop(self) -> None:
-        """End the session: drivers first, then the synchronizer drains and seals, then the helpers."""
+        """End the session: drivers first, then the synchronizer drains, the thinker seals, then the helpers."""
         if self._is_stopped:
             return
         self._is_stopped = True
@@ -311,7 +307,20 @@ class Supervisor:
         self._end(self._drivers.values(), STOP_DRIVERS_NS)
         if self._synchronizer is not None:
             self._end([self._synchronizer], STOP_SYNCHRONIZER_NS)
+        self._end_thinker()
         self._end(self._helpers.values(), STOP_HELPERS_NS)
+
+    def _end_thinker(self) -> None:
+        """Let the thinker seal all that is closed; one that dies over it is replaced once."""
+        child = self._thinker
+        if child is None:
+            return
+        for _ in range(2):
+            if _exit_code(child) is not None or child.process is None:
+                self._spawn(child)
+            self._end([child], STOP_THINKER_NS)
+            if child.process is not None and child.process.returncode == 0:
+                return
 
     def _end(self, children: Any, patience_ns: int) -> None:
         waiting = [child for child in children if child.process is not None]
@@ -348,17 +357,17 @@ class Supervisor:
 def end_survivors(spool: Path, clock: Clock) -> list[str]:
     """End what an agent that was killed left running, and say what; the caller owns the spool.
 
-    Drivers first, so that the synchronizer hears their last word and seals.
+    Drivers first, so that the synchronizer hears their last word; the thinker seals what that one closed.
     """
     note = AgentNote.load(spool)
     if note is None:
         return []
     ended = []
     alive = {name: pid for name, pid in note.processes.items() if _is_ours(pid, note.run_dir)}
-    for name in sorted(alive, key=lambda name: name == "synchronizer"):
+    for name in sorted(alive, key=lambda name: _ENDED_LAST.get(name, 0)):
         pid = alive[name]
         ended.append(f"ended {name} (process {pid}), left over from an agent that was killed")
-        patience_ns = STOP_SYNCHRONIZER_NS if name == "synchronizer" else STOP_DRIVERS_NS
+        patience_ns = _PATIENCE_NS.get(name, STOP_DRIVERS_NS)
         deadline_ns = clock.now_ns() + patience_ns
         _signal(pid, signal.SIGTERM)
         while _is_ours(pid, note.run_dir):

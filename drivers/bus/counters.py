@@ -95,7 +95,7 @@ def read_counters(path: Path) -> Counts:
         EpisodeError: If the file is missing or not a counter file.
     """
     try:
-        data = _stable_bytes(path)
+        data = counter_bytes(path)
     except OSError as err:
         raise EpisodeError(
             f"counter file {path} cannot be read ({err.strerror}); losses are unknown"
@@ -121,7 +121,7 @@ def read_counters(path: Path) -> Counts:
     return instance, found
 
 
-def _stable_bytes(path: Path) -> bytes:
+def counter_bytes(path: Path) -> bytes:
     """Return the file as it was at one instant, although a driver may be writing to it.
 
     A single read could pair an old sequence number with a new loss, which would explain a sample twice.

@@ -156,6 +156,9 @@ class LowerEnvelope:
         slope_prior: Skew to expect, and its spread (ratios).
         scale_prior_ns: Expected latency scale, worth ``scale_weight`` samples.
         resolution_ns: Step of the device's stamps; each stamp may be off by that much.
+
+    Attributes:
+        pace: Solve so many times less often than the samples ask for, once no longer young.
     """
 
     def __init__(
@@ -171,6 +174,7 @@ class LowerEnvelope:
         self._scale_ns = scale_prior_ns
         self._scale_weight = scale_weight
         self._resolution_ns = resolution_ns
+        self.pace = 1.0
         self._evidence = SOFTNESS_PRIOR * (EXPONENTS - 1)
         self._window_ns = START_WINDOW_NS
         self._x = np.empty(2 * CAPACITY)
@@ -204,6 +208,7 @@ class LowerEnvelope:
         heir._evidence = self._evidence.copy()
         heir._window_ns = self._window_ns
         heir._floor = self._floor.successor(self._newest)
+        heir.pace = self.pace
         return heir
 
     @property
@@ -246,7 +251,7 @@ class LowerEnvelope:
                 self._first_x = x
         else:
             excess = d - line.offset_ns - line.slope * (x - line.at_ns)
-            is_news = excess < 0 and x - self._solved_x > line.window_ns / SOLVES_AT_MOST
+            is_news = excess < 0 and x - self._solved_x > self.pace * line.window_ns / SOLVES_AT_MOST
             if is_news or self._taken < FEW:
                 self._next_solve = x
         self._newest = x
@@ -342,7 +347,7 @@ class LowerEnvelope:
         self._low += int(np.searchsorted(self._x[self._low : self._high], newest - 1.3 * self._window_ns))
         self._solved_x = newest
         pause_ns = max(SOLVE_EVERY_NS, self._window_ns / SOLVES_PER_WINDOW)
-        self._next_solve = newest + min(pause_ns, span_ns / SOLVES_WHILE_YOUNG)
+        self._next_solve = newest + min(self.pace * pause_ns, span_ns / SOLVES_WHILE_YOUNG)
 
     def _straight(self, x: FloatArray, d: FloatArray, newest: float) -> tuple[float, float, float]:
         anchor = float(d[-1])

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import ClockKind, DeviceClock, Frame, StreamInfo
+from sensorium.sync.clocks.clamp import CaptureClamp
 from sensorium.sync.clocks.model import ONE_WAY, ClockEvent, ClockEventKind, ClockModel, Stamped, Uncertainty
 from sensorium.sync.clocks.oneway import FloatArray, Line, LowerEnvelope
 from sensorium.sync.clocks.unwrap import UNUSABLE, TickKind, Unwrapped, Unwrapper
@@ -102,7 +103,7 @@ class StreamTracker:
         self._last_arrival_ns = 0
         rate_hz = info.message_rate_hz
         self._stall_ns = STALL_NS + 5e9 / rate_hz if rate_hz > 0 else float("inf")
-        self._last_capture_ns = -(1 << 62)
+        self._clamp = CaptureClamp(info.latency.max_ns)
         self._ahead_run = 0
         self._late_since_ns: int | None = None
         self.ahead_count = 0
@@ -116,6 +117,7 @@ class StreamTracker:
         self._followed: ClockModel | None = None
         self._followed_source = 0
         self._follow_epochs = 0
+        self._pace = 1.0
 
     @property
     def line(self) -> Line | None:
@@ -126,6 +128,17 @@ class StreamTracker:
     def evidence(self) -> FloatArray | None:
         """What the samples so far say about the shape of the latency floor."""
         return self._epoch.envelope.evidence if self._epoch is not None else None
+
+    @property
+    def arrival_bound_ns(self) -> float:
+        """The 95 % half width of a capture time that is taken from the arrival alone."""
+        latency = self.info.latency
+        declared_ns = float(latency.max_ns - latency.min_ns)
+        line = self.line
+        if line is None or line.count < MATURE:
+            return declared_ns
+        # Latency above the floor exceeds 3 scales in 5 % of samples, if it is exponential.
+        return min(declared_ns, 3 * line.scale_ns + line.statistical_ns + line.floor_ns)
 
     @property
     def is_on_device_clock(self) -> bool:
@@ -198,6 +211,22 @@ class StreamTracker:
             self._dropped_events = 0
         return events
 
+    @property
+    def pace(self) -> float:
+        """How many times less often than it would like the estimate is solved anew."""
+        return self._pace
+
+    @pace.setter
+    def pace(self, pace: float) -> None:
+        self._pace = pace
+        if self._epoch is not None:
+            self._epoch.envelope.pace = pace
+
+    @property
+    def newest_ticks(self) -> int:
+        """The last tick that was accepted, unwrapped; ``model`` maps it to host time."""
+        return self._unwrapper.last_ticks
+
     def unwrapped(self, ticks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return recent raw ticks unwrapped, as ``model.to_host`` expects them."""
         return self._unwrapper.nearest(ticks)
@@ -249,9 +278,7 @@ class StreamTracker:
                     assert line is not None
                     mapped_ns = device_ns + line.offset_ns + line.slope * (device_ns - line.at_ns)
                     capture_ns = epoch.origin_host_ns + round(mapped_ns) - self._min_ns
-                capture_ns = max(capture_ns, at_ns - self._max_ns, self._last_capture_ns)
-                capture_ns = min(capture_ns, at_ns)
-                self._last_capture_ns = max(self._last_capture_ns, capture_ns)
+                capture_ns = self._clamp.one(capture_ns, at_ns)
                 number = epoch.number + self._follow_epochs
                 return Stamped(np.array([capture_ns], np.int64), uncertainty, number)
         usable = None if kind not in UNUSABLE else np.zeros(1, np.bool_)
@@ -285,7 +312,7 @@ class StreamTracker:
         if self._followed is not None and self._is_credible(int(ticks[-1]), int(arrival_ns[-1])):
             capture_ns, uncertainty = self._followed.to_host(ticks), self._followed.uncertainty
         number = epoch.number + self._follow_epochs
-        return Stamped(self._clamp(capture_ns, arrival_ns, elapsed_ns), uncertainty, number)
+        return Stamped(self._clamp.block(capture_ns, arrival_ns, elapsed_ns), uncertainty, number)
 
     def _is_credible(self, ticks: int, arrival_ns: int) -> bool:
         """Return whether the followed clock puts a stamp where it can be; if not, stop following it."""
@@ -417,28 +444,12 @@ class StreamTracker:
             envelope = LowerEnvelope(resolution_ns=self._resolution_ns)
         else:
             envelope = old.envelope.successor(SKEW_SPREAD_CARRIED)
+        envelope.pace = self._pace
         self._epoch = _Epoch(number, ticks, host_ns, envelope)
         if self._recorder is not None:
             self._recorder.begin(number, ticks, host_ns)
         self._ahead_run = 0
         self._late_since_ns = None
-
-    def _clamp(
-        self, capture_ns: NDArray[np.int64], arrival_ns: NDArray[np.int64], elapsed_ns: FloatArray
-    ) -> NDArray[np.int64]:
-        """Keep captures credible: not before arrival - max, not running backwards, not after arrival."""
-        earliest_ns = arrival_ns - self.info.latency.max_ns
-        if arrival_ns.size < capture_ns.size:
-            # One arrival for the block: its earlier samples have waited for the last one.
-            earliest_ns = earliest_ns - np.rint(elapsed_ns[-1] - elapsed_ns).astype(np.int64)
-        capture_ns = np.maximum(capture_ns, earliest_ns)
-        if capture_ns[0] < self._last_capture_ns:
-            capture_ns = np.maximum(capture_ns, self._last_capture_ns)
-        if capture_ns.size > 1:
-            capture_ns = np.maximum.accumulate(capture_ns)
-        capture_ns = np.minimum(capture_ns, arrival_ns)
-        self._last_capture_ns = max(self._last_capture_ns, int(capture_ns[-1]))
-        return capture_ns
 
     def _stamp_host(self, ticks: NDArray[np.int64], arrival_ns: NDArray[np.int64]) -> Stamped:
         size = max(ticks.size, arrival_ns.size)
@@ -453,7 +464,9 @@ class StreamTracker:
         capture_ns = np.broadcast_to(ticks, (size,)).astype(np.int64)
         elapsed_ns = (capture_ns - capture_ns[0]).astype(np.float64)
         return Stamped(
-            self._clamp(capture_ns, arrival_ns, elapsed_ns), Uncertainty(0.0, 0.0, self._asymmetry_ns), 0
+            self._clamp.block(capture_ns, arrival_ns, elapsed_ns),
+            Uncertainty(0.0, 0.0, self._asymmetry_ns),
+            0,
         )
 
     def _stamp_arrival(self, frame: Frame) -> Stamped:
@@ -468,17 +481,11 @@ class StreamTracker:
         """Stamp without a usable device clock: arrival minus the least latency."""
         self._is_on_device_clock = False
         latency = self.info.latency
-        declared_ns = float(latency.max_ns - latency.min_ns)
-        statistical_ns = declared_ns
-        line = self._epoch.envelope.line if self._epoch is not None else None
-        if line is not None and line.count >= MATURE:
-            # Latency above the floor exceeds 3 scales in 5 % of samples, if it is exponential.
-            statistical_ns = min(declared_ns, 3 * line.scale_ns + line.statistical_ns + line.floor_ns)
         capture_ns = np.broadcast_to(arrival_ns - latency.min_ns, (size,)).astype(np.int64)
         number = self._follow_epochs + (self._epoch.number if self._epoch is not None else 0)
         return Stamped(
-            self._clamp(capture_ns, arrival_ns, np.zeros(size)),
-            Uncertainty(statistical_ns, 0.0, self._asymmetry_ns),
+            self._clamp.block(capture_ns, arrival_ns, np.zeros(size)),
+            Uncertainty(self.arrival_bound_ns, 0.0, self._asymmetry_ns),
             number,
         )
 

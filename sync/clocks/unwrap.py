@@ -90,6 +90,20 @@ class Unwrapper:
         wraps = np.rint((self._last_ticks - raw_ticks) / self._modulus).astype(np.int64)
         return raw_ticks + wraps * self._modulus
 
+    def place(self, raw: int, seq: int) -> int:
+        """Return the unwrapped count of a tick seen before, known by its raw value and sequence number."""
+        if self._modulus is None:
+            return raw
+        expected: float = self._last_ticks
+        if self._is_short and self._period_ticks > 0:
+            expected += (seq - self._last_seq) * self._period_ticks
+        return raw + round((expected - raw) / self._modulus) * self._modulus
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether a tick lasts so long that equal ones in a row are in good order."""
+        return self._is_coarse
+
     def step(self, raw: int, arrival_ns: int, seq: int) -> tuple[int, TickKind]:
         """Unwrap one tick and return it with its kind; a reset has begun a new epoch."""
         if not self._is_started:

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import ConfigError, EpisodeError
+from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import BESIDE_THE_SEAL, MANIFEST_FILE, is_scratch
 from sensorium.sync.episode.signing import choose_key, device_key, open_envelope, peek_payload
 from sensorium.sync.episode.spool import Spool, sync_folder, write_durably
@@ -188,7 +189,7 @@ class Manifest:
 
     episode_id: str
     agent_version: str
-    rig: str
+    facts: SessionFacts
     start_utc_ns: int
     end_utc_ns: int
     timeline: Timeline
@@ -199,9 +200,6 @@ class Manifest:
     clocks: tuple[Verdict, ...] = ()
     quality: QualityRecord = QualityRecord()
     gates: tuple[Verdict, ...] = ()
-    operator: str = ""
-    task: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
     marks: tuple[Mark, ...] = ()
     limitations: tuple[str, ...] = ()
     synthetic: bool = False

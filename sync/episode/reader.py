@@ -1,7 +1,7 @@
 """Reads an episode back: streams, frames exactly as they were published, and what was noted beside."""
 
 import heapq
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from sensorium.sync.episode.layouts import MessageLayout, layout_for, load_strea
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.mcap_reader import McapReader
 from sensorium.sync.episode.mcap_records import ChunkIndex, messages
+from sensorium.sync.episode.origin import EPISODE_METADATA, parse_origin
 from sensorium.sync.episode.recorded import RecordedFrame
 from sensorium.sync.episode.stamp_rows import StampRow, unpack_stamps
-from sensorium.sync.episode.writer import EPISODE_METADATA, STAMPS_SUFFIX, STREAM_INFO_KEY
+from sensorium.sync.episode.writer import STAMPS_SUFFIX, STREAM_INFO_KEY
 from sensorium.timebase import BaseReading, Timeline
 
 _NO_ROWS: Iterator[StampRow] = iter(())
@@ -222,26 +223,17 @@ class Episode:
         return sorted(found, key=lambda entry: (entry[0], entry[2].offset))
 
     def _entries(self, entry: EntryFormat[EntryT]) -> Iterator[EntryT]:
-        reader = self._data
-        ids = [channel.id for channel in reader.contents.channels.values() if channel.topic == entry.topic]
-        for chunk in reader.contents.chunks:
-            if any(channel_id in chunk.index_offsets for channel_id in ids):
-                for message in messages(reader.unpack(chunk)):
-                    if message.channel_id in ids:
-                        yield entry.parse(message.data)
+        """Yield the entries of one kind from the files that hold some, in the order of their times."""
+        return heapq.merge(*(_entries_of(reader, entry) for reader in self._readers), key=entry.host_ns)
 
 
-def parse_origin(values: Mapping[str, str]) -> tuple[str, Timeline]:
-    """Return episode id and timeline from the metadata that every file begins with.
-
-    Raises:
-        EpisodeError: If it is damaged.
-    """
-    try:
-        offset_ns = int(values["utc_minus_host_ns"])
-        return values["episode_id"], Timeline(values["host_id"], offset_ns, values["is_virtual"] == "true")
-    except (KeyError, ValueError) as err:
-        raise EpisodeError(f"metadata {EPISODE_METADATA} is damaged: {err!r}") from err
+def _entries_of(reader: McapReader, entry: EntryFormat[EntryT]) -> Iterator[EntryT]:
+    ids = [channel.id for channel in reader.contents.channels.values() if channel.topic == entry.topic]
+    for chunk in reader.contents.chunks:
+        if any(channel_id in chunk.index_offsets for channel_id in ids):
+            for message in messages(reader.unpack(chunk)):
+                if message.channel_id in ids:
+                    yield entry.parse(message.data)
 
 
 def _chunk_frames(

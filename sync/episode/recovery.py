@@ -40,11 +40,10 @@ from sensorium.sync.episode.mcap_records import (
     Schema,
     index_messages,
 )
-from sensorium.sync.episode.reader import Episode, parse_origin
+from sensorium.sync.episode.origin import END_METADATA, EPISODE_METADATA, parse_origin
+from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import sync_folder
 from sensorium.sync.episode.writer import (
-    END_METADATA,
-    EPISODE_METADATA,
     STREAM_INFO_KEY,
 )
 

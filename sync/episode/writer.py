@@ -37,13 +37,12 @@ from sensorium.sync.episode.layouts import (
 from sensorium.sync.episode.mcap_file import McapFile
 from sensorium.sync.episode.mcap_records import MESSAGE_HEAD, Attachment, WriteError
 from sensorium.sync.episode.open_chunk import OpenChunk
+from sensorium.sync.episode.origin import END_METADATA, EPISODE_METADATA, pack_origin
 from sensorium.sync.episode.scene import scene_messages
 from sensorium.sync.episode.stamp_rows import HEAD_BYTES, StampRows
 from sensorium.timebase import SECOND_NS, BaseReading, Timeline
 
 STREAM_INFO_KEY = "sensorium.stream"
-EPISODE_METADATA = "sensorium.episode"
-END_METADATA = "sensorium.end"
 STAMPS_SUFFIX = "/stamps"
 _STAMPS_OVERHEAD_BYTES = MESSAGE_HEAD.size + HEAD_BYTES
 _FLUSH_SHARE = 0.95
@@ -390,14 +389,8 @@ class EpisodeWriter:
         if name in self._files:
             return self._files[name]  # left by a declaration that a full disk cut short
         file = McapFile(self.folder / name)
-        origin = {
-            "episode_id": self.episode_id,
-            "host_id": self.timeline.host_id,
-            "utc_minus_host_ns": str(self.timeline.utc_minus_host_ns),
-            "is_virtual": "true" if self.timeline.is_virtual else "false",
-        }
         try:
-            file.add_metadata(EPISODE_METADATA, origin)
+            file.add_metadata(EPISODE_METADATA, pack_origin(self.episode_id, self.timeline))
         except WriteError:
             file.discard()
             raise

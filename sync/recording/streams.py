@@ -1,6 +1,5 @@
-"""What the synchronizer keeps of each driver instance and each of its streams."""
+"""What the recorder keeps of each driver instance and each of its streams."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,94 +8,30 @@ from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Encoding, Frame, StreamInfo
 from sensorium.errors import EpisodeError, WireError
-from sensorium.sync.clocks.model import ClockEvent, Stamped, Uncertainty
-from sensorium.sync.clocks.tracker import StreamTracker
-from sensorium.sync.distribution import Distribution
+from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.clocks.published import MapStamper
 from sensorium.sync.recording.accounting import InstanceStream
 from sensorium.timebase import SECOND_NS
 
-_GAP_PERIODS = 3
-_MAX_GAPS = 1000
 _OLDEST_NS = 86_400 * SECOND_NS
 _MAX_STAMP_NS = 1 << 61
 """73 years: UTC in nanoseconds fits, and differences of stamps stay within int64."""
 
 
 @dataclass(slots=True)
-class StreamTally:
-    """What an episode says about one stream beside its balance; across driver restarts."""
-
-    info: StreamInfo
-    frames: int = 0
-    samples: int = 0
-    bytes_raw: int = 0
-    first_arrival_ns: int | None = None
-    last_arrival_ns: int = 0
-    first_capture_ns: int = 0
-    last_capture_ns: int = 0
-    last_frame_ns: int = 0
-    last_count: int = 0
-    gaps: list[tuple[int, int]] = field(default_factory=list)
-    bound_ns: Distribution = field(default_factory=Distribution)
-    asymmetry_ns: float = 0.0
-    skew_ppm: float | None = None
-    clock_method: str = ""
-    clock_epochs: int = 1
-    clock_events: Counter[str] = field(default_factory=Counter)
-    denials: Counter[str] = field(default_factory=Counter)
-
-    def add(self, frame: Frame, stamped: Stamped) -> None:
-        first, last = int(stamped.capture_ns[0]), int(stamped.capture_ns[-1])
-        if self.first_arrival_ns is None:
-            self.first_arrival_ns = int(frame.arrival_ns[0])
-            self.first_capture_ns = first
-        elif self.info.rate_hz:
-            gap_ns = first - self.last_capture_ns
-            if gap_ns > _GAP_PERIODS * SECOND_NS / self.info.message_rate_hz and len(self.gaps) < _MAX_GAPS:
-                self.gaps.append((self.last_capture_ns, gap_ns))
-        self.frames += 1
-        self.samples += frame.count
-        self.bytes_raw += len(frame.payload)
-        self.last_arrival_ns = int(frame.arrival_ns[-1])
-        self.last_capture_ns = last
-        self.last_frame_ns = first
-        self.last_count = frame.count
-        self.bound_ns.add(stamped.uncertainty.bound95_ns)
-        self.asymmetry_ns = stamped.uncertainty.asymmetry_ns
-        self.clock_epochs = max(self.clock_epochs, stamped.epoch + 1)
-
-    def note_clock(self, events: tuple[ClockEvent, ...]) -> None:
-        for event in events:
-            self.clock_events[event.kind.value] += 1
-
-    @property
-    def rate_hz(self) -> float:
-        """Recorded samples per second of capture time; 0 while unknown."""
-        if self.last_frame_ns <= self.first_capture_ns:
-            return 0.0
-        return (self.samples - self.last_count) * SECOND_NS / (self.last_frame_ns - self.first_capture_ns)
-
-
-@dataclass(slots=True)
 class LiveStream:
-    """One stream of a driver instance that is connected now.
-
-    Attributes:
-        is_recorded: Its frames state their capture times: they are an episode's, replayed.
-    """
+    """One stream of a driver instance that is connected now; ``index`` is its place in the declaration."""
 
     info: StreamInfo
-    tracker: StreamTracker
+    index: int
+    stamper: MapStamper
     account: InstanceStream = field(default_factory=InstanceStream)
-    is_recorded: bool = False
 
     def stamp(self, frame: Frame) -> Stamped:
         """Return the capture times of a frame; those of an episode that is replayed stay as they were."""
-        stamped = self.tracker.update(frame)
         known = frame.recorded
         if known is None:
-            return stamped
-        self.is_recorded = True
+            return self.stamper.stamp(frame)
         uncertainty = Uncertainty(known.statistical_ns, known.floor_ns, known.asymmetry_ns)
         return Stamped(known.capture_ns, uncertainty, known.epoch)
 
@@ -164,7 +99,9 @@ class Instance:
 def instance_of(declare: Declare, identity: bytes, now_ns: int) -> Instance:
     """Return the state for a newly declared driver instance."""
     streams = {
-        info.name: LiveStream(info, StreamTracker(info), InstanceStream(declare.first_seq.get(info.name, 0)))
-        for info in declare.streams
+        info.name: LiveStream(
+            info, index, MapStamper(info), InstanceStream(declare.first_seq.get(info.name, 0))
+        )
+        for index, info in enumerate(declare.streams)
     }
     return Instance(declare, identity, streams, now_ns)

@@ -2,8 +2,9 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from sensorium.drivers.bus.credits import Held
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import ConfigError
@@ -19,12 +20,13 @@ _UNDECLARED = "the pulses were not declared yet"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Due:
-    """A frame with its final stamps, to be recorded now."""
+    """A frame with its stamps, and the credit that it holds until it is recorded."""
 
     instance: Instance
     stream: LiveStream
     frame: Frame
     stamped: Stamped
+    held: Held | None = None
 
 
 @dataclass(slots=True)
@@ -36,6 +38,8 @@ class _Driven:
     settings: TriggerSettings | None
     matcher: TriggerMatcher | None = None
     problem: str = ""
+    held: dict[int, Held] = field(default_factory=dict)
+    """Credit of the frames that wait, by their sequence number."""
 
 
 class SessionTriggers:
@@ -123,10 +127,9 @@ class SessionTriggers:
         name = frame.stream
         return name in self._driven or name in self._by_pulses or name in self._seconds
 
-    def take(
-        self, instance: Instance, stream: LiveStream, frame: Frame, stamped: Stamped, now_ns: int
-    ) -> Iterator[Due]:
+    def take(self, due: Due, now_ns: int) -> Iterator[Due]:
         """Take a frame that concerns a trigger, with its ordinary stamps; yield what needs no :meth:`due`."""
+        stream, frame, stamped = due.stream, due.frame, due.stamped
         name = frame.stream
         if name in self._seconds:
             self._seconds[name].take(frame, stamped)
@@ -134,14 +137,16 @@ class SessionTriggers:
         if driven is not None:
             self._frames.add(name)
         if driven is not None and driven.matcher is not None and driven.stream is stream:
+            if due.held is not None:
+                driven.held[frame.seq] = due.held
             driven.matcher.frame(frame, stamped, now_ns)
         else:
             if driven is not None:
                 self._counts.setdefault(name, TriggerCounts()).estimated[_UNDECLARED] += 1
-            yield Due(instance, stream, frame, stamped)
+            yield due
         for each in self._by_pulses.get(name, ()):
             assert each.matcher is not None
-            each.matcher.pulse(frame, stamped, instance.number)
+            each.matcher.pulse(frame, stamped, due.instance.number)
 
     def due(self, now_ns: int | None) -> Iterator[Due]:
         """Yield the frames that are decided by now; None = all that still wait."""
@@ -204,7 +209,7 @@ class SessionTriggers:
 def _ready(driven: _Driven, now_ns: int | None) -> Iterator[Due]:
     if driven.matcher is not None:
         for frame, stamped in driven.matcher.ready(now_ns):
-            yield Due(driven.instance, driven.stream, frame, stamped)
+            yield Due(driven.instance, driven.stream, frame, stamped, driven.held.pop(frame.seq, None))
 
 
 def check_streams(settings: Sequence[TriggerSettings], devices: Iterable[str]) -> Iterator[tuple[int, str]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from sessions import (
+    CORE,
     FORCE,
     IMU,
     Session,
@@ -59,7 +60,7 @@ def test_a_second_ctrl_c_leaves_an_episode_that_can_be_recovered(tmp_path: Path)
         session.until_recorded(2.5, ["camera_left", "imu", "force"])
         run_dir = session.run_dir
         session.kill("synchronizer", signal.SIGSTOP)  # it cannot seal before the second one
-        drivers = [pid for name, pid in session.note_processes().items() if name != "synchronizer"]
+        drivers = [pid for name, pid in session.note_processes().items() if name not in CORE]
         session.signal(signal.SIGINT)
         until(lambda: not any(map(is_alive, drivers)), "the drivers' end")
         done = session.finish(signal.SIGINT)

@@ -29,6 +29,7 @@ from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.clocks.tracker import StreamTracker
 from sensorium.sync.decoding import picture
 from sensorium.sync.episode.entries import EpisodeEvent
+from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import (
     Balance,
     CalibrationRecord,
@@ -168,7 +169,7 @@ def _manifest(writer: EpisodeWriter, scene: Scene, spans: Mapping[str, tuple[int
     return Manifest(
         writer.episode_id,
         "0.1",
-        scene.rig,
+        SessionFacts(rig=scene.rig),
         offset + 5 * SECOND_NS,
         offset + 6 * SECOND_NS,
         TIMELINE,

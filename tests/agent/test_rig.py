@@ -81,7 +81,7 @@ def test_an_unknown_codec_is_refused_at_its_place(codec, hint):
 def test_the_wait_of_small_samples_can_be_set_but_not_below_zero():
     text = "rig: r\ndevices:\n  f: {driver: sim_force}\nrecorder: {batch_ms: %s}\n"
     assert parse_rig(text % 2.5, HERE).document.recorder.batch_ms == 2.5
-    assert request_for(parse_rig(text % 0, HERE), None, None).batch_ms == 0
+    assert request_for(parse_rig(text % 0, HERE), None, None).plan.recorder.batch_ms == 0
     (line,) = problems(text % -1)
     assert line.startswith("/rigs/rig.yaml:4:12: recorder.batch_ms")
 

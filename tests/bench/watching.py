@@ -37,7 +37,7 @@ from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.simulators.demo_rig import demo_calibration
 from sensorium.simulators.device_clock import stream_rng
-from sensorium.sync.recording.sets import AlignedSet, KeptFrame
+from sensorium.sync.thinking.sets import AlignedSet, KeptFrame
 from sensorium.timebase import SECOND_NS, process_cpu_ns
 from sensorium.verdict import Status
 

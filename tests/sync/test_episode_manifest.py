@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.errors import BusyError, EpisodeError
+from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import (
     CLOSING_FILE,
     DATA_FILE,
@@ -76,7 +77,7 @@ def full_manifest() -> Manifest:
     return Manifest(
         new_ulid(0),
         "0.1",
-        "bench",
+        SessionFacts(rig="bench", operator="operator", task="pick", instruction="the red one"),
         1,
         2,
         Timeline("h", 5, True),
@@ -87,9 +88,6 @@ def full_manifest() -> Manifest:
         (verdict,),
         QualityRecord(Status.OK),
         (verdict,),
-        "operator",
-        "pick",
-        {"a": "b"},
         (Mark(5, "here"),),
         ("none known",),
         True,

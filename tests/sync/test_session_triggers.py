@@ -87,7 +87,7 @@ class Line:
     @property
     def recorded(self) -> int:
         assert self.bench.synchronizer.episode is not None
-        return self.bench.synchronizer.episode.tallies["cam"].samples
+        return self.bench.synchronizer.episode.streams["cam"].samples
 
     def close(self) -> list[Manifest]:
         self.box.end(linger_s=0.05)

@@ -5,8 +5,8 @@ import pytest
 
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.sync.align import Match, Matched, SyncRow
-from sensorium.sync.recording.service import pack_set, unpack_set
-from sensorium.sync.recording.sets import (
+from sensorium.sync.thinking.set_messages import pack_set, unpack_set
+from sensorium.sync.thinking.sets import (
     MARGIN_NS,
     MAX_KEPT_BYTES,
     PATIENCE_NS,

@@ -26,8 +26,8 @@ from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.drivers.roles import Role, has_role
 from sensorium.errors import CalibrationError, ConsentError, SensoriumError
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.recording.sealing import CONSENT_REASON
-from sensorium.sync.recording.sets import AlignedSet, KeptFrame, SetRequest
+from sensorium.sync.quality.passport import CONSENT_REASON
+from sensorium.sync.thinking.sets import AlignedSet, KeptFrame, SetRequest
 from sensorium.timebase import SECOND_NS, Clock, HostClock
 
 PICTURE_NS = SECOND_NS
@@ -226,10 +226,10 @@ def record_live(
         CalibrationError: If nothing was recorded.
     """
     request = request_for(rig, None, seconds)
-    fields = {**request.fields, "task": task, "start": "immediately", "max_s": None, "max_bytes": None}
-    request = replace(
-        request, spool=folder, checks=(), store=None, uploads_in_background=False, fields=fields
-    )
+    facts = request.plan.facts.model_copy(update={"task": task})
+    whole = {"facts": facts, "start": "immediately", "max_s": None, "max_bytes": None}
+    plan = request.plan.model_copy(update=whole)
+    request = replace(request, spool=folder, checks=(), store=None, uploads_in_background=False, plan=plan)
     show(f"recording {rig.path} for {'up to ' if companion is not None else ''}{seconds:g} s")
     result = run_session(request, HostClock(), companion=companion)
     if not result.episodes:

@@ -27,7 +27,7 @@ from sensorium.calibration.lidar_lidar import Registration, check_lidar_lidar, r
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.roles import Role
 from sensorium.errors import CalibrationError
-from sensorium.sync.recording.sets import AlignedSet, KeptFrame, SetRequest
+from sensorium.sync.thinking.sets import AlignedSet, KeptFrame, SetRequest
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict
 

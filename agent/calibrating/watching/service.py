@@ -28,8 +28,8 @@ from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import SensoriumError, UsageError
 from sensorium.priority import give_way
 from sensorium.sync.recording.check_book import CheckerReport, CheckMessage, JudgedWindow, PlannedCheck
-from sensorium.sync.recording.service import unpack_set
-from sensorium.sync.recording.sets import AlignedSet, SetRequest
+from sensorium.sync.thinking.set_messages import unpack_set
+from sensorium.sync.thinking.sets import AlignedSet, SetRequest
 from sensorium.timebase import SECOND_NS, Clock, HostClock, process_cpu_ns
 
 NICENESS = 5

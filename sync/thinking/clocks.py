@@ -6,7 +6,7 @@ from sensorium.drivers.frame import ClockKind
 from sensorium.sync.clocks.claims import ClaimWatch, Reference
 from sensorium.sync.clocks.host_base import HOST_CLOCK
 from sensorium.sync.clocks.watch import ClockWatch, WatchEvent, WatchSettings
-from sensorium.sync.recording.streams import Instance, LiveStream
+from sensorium.sync.thinking.tracked import TrackedStream
 from sensorium.timebase import BaseReading, Clock
 from sensorium.verdict import Status, Verdict
 
@@ -45,12 +45,14 @@ class SessionClocks:
         """Do what is due between two readings; never waits."""
         return self._watch.step()
 
-    def second(self, reading: BaseReading, instances: Iterable[Instance]) -> tuple[WatchEvent, ...]:
+    def second(self, reading: BaseReading, streams: Iterable[TrackedStream]) -> tuple[WatchEvent, ...]:
         """Take a reading of the host's clocks and compare every claim with its reference."""
         events = list(self._watch.step(reading))
         ptp = self._watch.ptp_reference()
-        for device, stream in _ticking(instances):
-            node = self._node_of.get(device)
+        for stream in streams:
+            if stream.info.clock.kind not in (ClockKind.FREE, ClockKind.PTP):
+                continue
+            node = self._node_of.get(stream.device)
             if node is not None:
                 events += self._look(
                     stream,
@@ -63,7 +65,7 @@ class SessionClocks:
         return tuple(events)
 
     def _look(
-        self, stream: LiveStream, reference: Reference | None, keeps: str, why_none: str
+        self, stream: TrackedStream, reference: Reference | None, keeps: str, why_none: str
     ) -> Iterator[WatchEvent]:
         name = stream.info.name
         claim = self._claims.setdefault(name, ClaimWatch(stream.info, keeps))
@@ -80,11 +82,3 @@ class SessionClocks:
     def close(self) -> None:
         """Release all sockets."""
         self._watch.close()
-
-
-def _ticking(instances: Iterable[Instance]) -> Iterator[tuple[str, LiveStream]]:
-    for instance in instances:
-        if not instance.has_ended:
-            for stream in instance.streams.values():
-                if stream.info.clock.kind in (ClockKind.FREE, ClockKind.PTP):
-                    yield instance.declare.device, stream

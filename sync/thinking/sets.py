@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.sync.align import Match, SyncRow
+from sensorium.sync.episode.tail import EpisodeTail
 from sensorium.timebase import SECOND_NS
 
 _KEEP_NS = 2 * SECOND_NS
@@ -69,6 +70,21 @@ class SetRequest:
 
     streams: tuple[str, ...]
     beside: tuple[str, ...] = ()
+
+
+def filled(found: AlignedSet, tail: EpisodeTail) -> AlignedSet | None:
+    """Return a set with the payloads of its frames from the open episode's files; None if one is not there yet."""
+    members = [_filled(kept, tail) for kept in found.members]
+    beside = [_filled(kept, tail) for kept in found.beside]
+    if any(kept is None for kept in (*members, *beside)):
+        return None
+    return replace(found, members=tuple(filter(None, members)), beside=tuple(filter(None, beside)))
+
+
+def _filled(kept: KeptFrame, tail: EpisodeTail) -> KeptFrame | None:
+    frame = kept.frame
+    payload = tail.payload(kept.info, frame.seq, int(frame.arrival_ns[-1]))
+    return None if payload is None else replace(kept, frame=replace(frame, payload=payload))
 
 
 class SetKeeper:

@@ -1,0 +1,254 @@
+"""Clock maps that are solved in one place and applied in another: O(1) per frame, honest about their age.
+
+Who records stamps each frame by the map in force and waits for no estimator. The estimator (`StreamTracker`)
+sees the same frames a little later and publishes a new map when it knows better. A map says which sample it was
+made at, so that one of an epoch that has ended since is recognised, and how fast its error may grow, so that a
+map that is not renewed widens instead of lying.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.drivers.frame import ClockKind, DeviceClock, Frame, StreamInfo
+from sensorium.sync.clocks.clamp import CaptureClamp
+from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.clocks.tracker import AHEAD_NS, StreamTracker
+from sensorium.sync.clocks.unwrap import UNUSABLE, TickKind, Unwrapper
+
+DRIFT_PER_S = 2e-7
+"""How fast the skew of a crystal may change while no new map comes (ratio per second): drift and warm-up."""
+OF_THE_WINDOW = 2.0
+"""An error of e at the end of a window of t has a slope of about 2 e / t (a line's end against its middle)."""
+NO_MAP = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ClockMap:
+    """How the frames of a stream are stamped until the next map comes.
+
+    Attributes:
+        epoch: Of the clock; ``NO_MAP`` if ticks cannot be mapped (yet) and only ``arrival_bound_ns`` is news.
+        method: Whose estimate it is (`sensorium.sync.clocks.model.ONE_WAY` or the followed clock's name).
+        ref_ticks, ref_seq: Raw device ticks and sequence number of the sample that it was made at.
+        ref_host_ns: Capture time of that sample (the least latency is subtracted already).
+        uncertainty: As of that sample.
+        spread: 95 % half width of the skew (ratio); the bound grows by it, and by drift, with the map's age.
+        arrival_bound_ns: 95 % half width of samples that are stamped by their arrival.
+    """
+
+    epoch: int
+    method: str
+    ref_ticks: int
+    ref_seq: int
+    ref_host_ns: int
+    ns_per_tick: float
+    uncertainty: Uncertainty
+    spread: float
+    arrival_bound_ns: float
+
+    def pack(self) -> tuple[Any, ...]:
+        """Return the fields as plain values, for a message."""
+        known = self.uncertainty
+        return (
+            *(self.epoch, self.method, self.ref_ticks, self.ref_seq, self.ref_host_ns, self.ns_per_tick),
+            *(known.statistical_ns, known.floor_ns, known.asymmetry_ns, self.spread, self.arrival_bound_ns),
+        )
+
+    @classmethod
+    def unpack(cls, fields: Sequence[Any]) -> "ClockMap":
+        """Return the map in the fields of a message."""
+        epoch, method, ref_ticks, ref_seq, ref_host_ns, ns_per_tick, *rest = fields
+        statistical_ns, floor_ns, asymmetry_ns, spread, arrival_bound_ns = rest
+        known = Uncertainty(statistical_ns, floor_ns, asymmetry_ns)
+        return cls(
+            epoch, method, ref_ticks, ref_seq, ref_host_ns, ns_per_tick, known, spread, arrival_bound_ns
+        )
+
+    def aged(self, age_ns: int) -> Uncertainty:
+        """Return the uncertainty of a sample captured so long after the one that the map was made at."""
+        known = self.uncertainty
+        age_s = abs(age_ns) * 1e-9
+        growth_ns = self.spread * abs(age_ns) + DRIFT_PER_S / 2 * age_s * age_s * 1e9
+        return Uncertainty(known.statistical_ns + growth_ns, known.floor_ns, known.asymmetry_ns)
+
+
+class MapSource:
+    """Turns the state of a stream's tracker into maps, one whenever there is news."""
+
+    def __init__(self, tracker: StreamTracker) -> None:
+        self._tracker = tracker
+        self._modulus = tracker.info.clock.modulus
+        self._of: object = None
+        self._followed: object = None
+        self._arrival_bound_ns = -1.0
+
+    def news(self, last_seq: int) -> ClockMap | None:
+        """Return the map as of the newest sample, whose number is ``last_seq``; None while nothing changed."""
+        tracker = self._tracker
+        line, model = tracker.line, tracker.model
+        followed = model if model is not None and model is not tracker.own_model else None
+        if line is self._of and followed is self._followed:
+            return None
+        self._of, self._followed = line, followed
+        bound_ns = tracker.arrival_bound_ns
+        if model is None:
+            # Arrivals are all there is; how much they jitter changes slowly.
+            if abs(bound_ns - self._arrival_bound_ns) <= 0.05 * self._arrival_bound_ns:
+                return None
+            self._arrival_bound_ns = bound_ns
+            return ClockMap(NO_MAP, "", 0, last_seq, 0, 1.0, Uncertainty(0.0, 0.0, 0.0), 0.0, bound_ns)
+        ticks = tracker.newest_ticks
+        host_ns = model.ref_host_ns + round((ticks - model.ref_ticks) * model.ns_per_tick)
+        spread = 0.0
+        if followed is None and line is not None:
+            spread = OF_THE_WINDOW * (line.statistical_ns + line.floor_ns) / max(line.window_ns, 1e9)
+        raw = ticks if self._modulus is None else ticks % self._modulus
+        known = model.uncertainty
+        return ClockMap(
+            model.epoch, model.method, raw, last_seq, host_ns, model.ns_per_tick, known, spread, bound_ns
+        )
+
+
+class MapStamper:
+    """Stamps the frames of one stream by the map in force; never estimates anything.
+
+    Capture times lie within [arrival - ``latency.max_ns``, arrival] and never run backwards, but for samples
+    that came late: their ticks go on, so the device did, and they keep the time that the clock says.
+    Without a map that fits, a sample is captured at arrival - ``latency.min_ns`` with the wide bound of it; the
+    first frame of all is estimated once, here, so that a recording does not begin with that.
+    """
+
+    def __init__(self, info: StreamInfo) -> None:
+        self.info = info
+        self.map: ClockMap | None = None
+        latency = info.latency
+        self._kind = info.clock.kind
+        self._tick_ns = info.clock.tick_ns
+        self._min_ns, self._max_ns = latency.min_ns, latency.max_ns
+        self._asymmetry_ns = float(latency.min_uncertainty_ns)
+        self._declared_ns = float(latency.max_ns - latency.min_ns)
+        self._by_arrival = Uncertainty(self._declared_ns, 0.0, self._asymmetry_ns)
+        period_ticks = 1e9 / info.rate_hz / self._tick_ns if info.rate_hz > 0 else 0.0
+        self._period_ticks = period_ticks
+        self._unwrapper = Unwrapper(_counting(info.clock), period_ticks, latency.max_ns)
+        self._clamp = CaptureClamp(latency.max_ns)
+        self._epoch = 0
+        self._epoch_seq = 0
+        self._ref_ticks = 0
+        self._is_mapped = False
+        self._is_begun = False
+        self._first: ClockMap | None = None
+
+    @property
+    def method(self) -> str:
+        """Whose estimate stamps the stream now; "" = arrivals."""
+        return self.map.method if self.map is not None else ""
+
+    def use(self, found: ClockMap) -> None:
+        """Stamp by this map from the next frame on, unless it is of an epoch that has ended since."""
+        self.map = found
+        self._by_arrival = Uncertainty(found.arrival_bound_ns, 0.0, self._asymmetry_ns)
+        self._is_mapped = found.epoch != NO_MAP and found.ref_seq >= self._epoch_seq
+        if self._is_mapped:
+            self._epoch = found.epoch
+            self._ref_ticks = self._unwrapper.place(found.ref_ticks, found.ref_seq)
+
+    def stamp(self, frame: Frame) -> Stamped:
+        """Return the capture times of a frame, in order of arrival."""
+        raw, arrival_ns = frame.device_ticks, frame.arrival_ns
+        if raw is None:
+            if self._kind is not ClockKind.SAMPLES:
+                return self._by_arrivals(arrival_ns, arrival_ns.size)
+            raw = np.array([frame.seq], np.int64)
+        elif self._kind is ClockKind.HOST:
+            return self._by_host_stamps(raw, arrival_ns)
+        elif self._kind is ClockKind.NONE:
+            return self._by_arrivals(arrival_ns, max(raw.size, arrival_ns.size))
+        if not self._is_begun:
+            self._begin(frame, raw.size)
+        if raw.size == 1 and arrival_ns.size == 1:
+            return self._one(int(raw[0]), int(arrival_ns[0]), frame.seq)
+        return self._block(raw, arrival_ns, frame.seq)
+
+    def _begin(self, frame: Frame, n_ticks: int) -> None:
+        self._is_begun = True
+        tracker = StreamTracker(self.info)
+        tracker.update(frame)
+        self._first = MapSource(tracker).news(frame.seq + n_ticks - 1)
+
+    def _one(self, raw: int, arrival_ns: int, seq: int) -> Stamped:
+        ticks, kind = self._unwrapper.step(raw, arrival_ns, seq)
+        self._note(kind, seq)
+        found = self.map
+        if found is not None and self._is_mapped and kind not in UNUSABLE:
+            capture_ns = found.ref_host_ns + round((ticks - self._ref_ticks) * found.ns_per_tick)
+            late_ns = arrival_ns - capture_ns - self._max_ns
+            slack_ns = AHEAD_NS + found.uncertainty.bound95_ns
+            if late_ns >= -self._max_ns - slack_ns:
+                known = found.aged(capture_ns - found.ref_host_ns)
+                capture_ns = self._clamp.one(capture_ns, arrival_ns, is_late=late_ns > slack_ns)
+                return Stamped(np.array([capture_ns], np.int64), known, self._epoch)
+        capture_ns = self._clamp.one(arrival_ns - self._min_ns, arrival_ns)
+        return Stamped(np.array([capture_ns], np.int64), self._by_arrival, self._epoch)
+
+    def _block(self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], seq: int) -> Stamped:
+        unwrapped = self._unwrapper.frame(raw, arrival_ns, seq)
+        for index, kind in unwrapped.kinds:
+            self._note(kind, seq + index)
+        size = max(raw.size, arrival_ns.size)
+        found = self.map
+        is_usable = unwrapped.usable is None or bool(unwrapped.usable[-1])
+        if found is None or not self._is_mapped or not is_usable or unwrapped.epoch_start:
+            return self._by_arrivals(arrival_ns, size)
+        ticks = unwrapped.ticks
+        if ticks.size == 1:
+            ticks = ticks[0] + self._steps(arrival_ns)
+        elapsed_ns = (ticks - self._ref_ticks) * found.ns_per_tick
+        capture_ns = found.ref_host_ns + np.rint(elapsed_ns).astype(np.int64)
+        late_ns = int(arrival_ns[-1] - capture_ns[-1]) - self._max_ns
+        slack_ns = AHEAD_NS + found.uncertainty.bound95_ns
+        if late_ns < -self._max_ns - slack_ns:
+            return self._by_arrivals(arrival_ns, size)
+        known = found.aged(int(capture_ns[-1]) - found.ref_host_ns)
+        capture_ns = self._clamp.block(capture_ns, arrival_ns, elapsed_ns, is_late=late_ns > slack_ns)
+        return Stamped(capture_ns, known, self._epoch)
+
+    def _steps(self, arrival_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return ticks since the only stamped sample of a block whose samples arrived one by one."""
+        if self._period_ticks > 0:
+            steps = np.arange(arrival_ns.size) * self._period_ticks
+        else:
+            steps = (arrival_ns - arrival_ns[0]) / self._tick_ns
+        found: NDArray[np.int64] = np.rint(steps).astype(np.int64)
+        return found
+
+    def _note(self, kind: TickKind, seq: int) -> None:
+        """Take note of the beginning of an epoch: maps made before it say nothing about it."""
+        if kind is TickKind.RESET:
+            self._epoch += 1
+        if kind is TickKind.RESET or kind is TickKind.FIRST:
+            self._epoch_seq = seq
+            self._is_mapped = False
+        if kind is TickKind.FIRST and self._first is not None:
+            self.use(self._first)
+
+    def _by_arrivals(self, arrival_ns: NDArray[np.int64], size: int) -> Stamped:
+        capture_ns = np.broadcast_to(arrival_ns - self._min_ns, (size,)).astype(np.int64)
+        return Stamped(
+            self._clamp.block(capture_ns, arrival_ns, np.zeros(size)), self._by_arrival, self._epoch
+        )
+
+    def _by_host_stamps(self, ticks: NDArray[np.int64], arrival_ns: NDArray[np.int64]) -> Stamped:
+        size = max(ticks.size, arrival_ns.size)
+        capture_ns = np.broadcast_to(ticks, (size,)).astype(np.int64)
+        elapsed_ns = (capture_ns - capture_ns[0]).astype(np.float64)
+        capture_ns = self._clamp.block(capture_ns, arrival_ns, elapsed_ns)
+        return Stamped(capture_ns, Uncertainty(0.0, 0.0, self._asymmetry_ns), 0)
+
+
+def _counting(clock: DeviceClock) -> DeviceClock:
+    return clock if clock.kind is not ClockKind.HOST else DeviceClock(ClockKind.HOST)

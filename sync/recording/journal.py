@@ -1,0 +1,102 @@
+"""The notes beside an open episode that let its balance be settled after a crash."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from sensorium.drivers.bus.counters import Counts, read_counters
+from sensorium.errors import EpisodeError
+from sensorium.sync.episode.facts import SessionFacts
+from sensorium.sync.episode.files import JOURNAL_FILE
+from sensorium.sync.recording.accounting import Account, settle_torn
+from sensorium.sync.recording.closing import unpack_reasons
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStream:
+    """Where an episode's account of one stream began, and what had been reported lost before."""
+
+    start_seq: int
+    reported: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class JournalInstance:
+    """A driver instance that takes part in an open episode; ``counters`` is its counter file."""
+
+    device: str
+    counters: str
+    streams: dict[str, JournalStream]
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Lies beside an open episode so that its balance can be settled after a crash."""
+
+    facts: SessionFacts
+    reference: str
+    tolerance_ns: int
+    consent: str
+    instances: dict[str, JournalInstance]
+
+    def save(self, folder: Path) -> None:
+        target = folder / JOURNAL_FILE
+        partial = target.with_suffix(".new")
+        partial.write_bytes(_JOURNAL.dump_json(self))
+        partial.replace(target)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Journal":
+        """Return the journal of an open episode.
+
+        Raises:
+            EpisodeError: If it is missing or unreadable.
+        """
+        try:
+            return _JOURNAL.validate_python(json.loads((folder / JOURNAL_FILE).read_bytes()))
+        except (OSError, ValueError) as err:
+            raise EpisodeError(f"{folder}: no usable journal ({err}); its losses cannot be settled") from err
+
+
+_JOURNAL: TypeAdapter[Journal] = TypeAdapter(Journal)
+
+
+@dataclass(frozen=True, slots=True)
+class SettledStream:
+    """The account of a torn episode's stream, and whether its true end is known."""
+
+    stream: str
+    instance: int
+    account: Account
+    is_end_known: bool
+
+
+def settle_journal(
+    journal: Journal,
+    recorded: Mapping[tuple[str, int], int],
+    read: Callable[[Path], Counts] = read_counters,
+) -> tuple[SettledStream, ...]:
+    """Return the accounts of a torn episode.
+
+    Args:
+        recorded: Samples that the recovered files hold, per (stream, instance).
+        read: Reads counter files; of drivers that live, it must say the same to whoever records on.
+    """
+    settled = []
+    for number, instance in journal.instances.items():
+        try:
+            _, counts = read(Path(instance.counters))
+        except EpisodeError:
+            counts = {}
+        for name, begin in instance.streams.items():
+            held = recorded.get((name, int(number)), 0)
+            known = counts.get(name)
+            if known is None:
+                account = Account(begin.start_seq, begin.start_seq + held, held)
+            else:
+                account = settle_torn(begin.start_seq, unpack_reasons(begin.reported), held, known)
+            settled.append(SettledStream(name, int(number), account, known is not None))
+    return tuple(settled)

@@ -1,0 +1,1 @@
+"""What thinks beside the recorder: clocks, alignment, aligned sets, and the seal. It may lag, and it may die."""

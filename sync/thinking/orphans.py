@@ -1,0 +1,135 @@
+"""Episodes that nobody is writing any more: closed ones are sealed, torn ones recovered, settled and sealed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.drivers.bus.counters import Counts, read_counters
+from sensorium.errors import CalibrationError, EpisodeError
+from sensorium.sync.episode.facts import SessionFacts
+from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
+from sensorium.sync.episode.manifest import finish_seal
+from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.recovery import recover
+from sensorium.sync.episode.spool import Spool
+from sensorium.sync.episode.writer import Written
+from sensorium.sync.recording.accounting import Account
+from sensorium.sync.recording.boundary import boundary_reader
+from sensorium.sync.recording.closing import ClosedAccount, ClosedStream, Closing
+from sensorium.sync.recording.journal import Journal, settle_journal
+from sensorium.sync.thinking.catch_up import catch_up, started_and_ended_ns
+from sensorium.sync.thinking.sealed import Sealed
+from sensorium.sync.thinking.sealing import Thoughts, seal_closing
+
+DEFAULT_TOLERANCE_NS = 10_000_000
+
+
+def recover_orphans(spool: Path, consent: Path) -> list[Sealed]:
+    """Recover and seal every open episode of the spool; the caller owns the spool.
+
+    An episode that cannot be recovered stays where it is and is reported; nothing is deleted.
+
+    Args:
+        consent: The consent log, for episodes that do not say which they were recorded under.
+    """
+    return [seal_orphan(folder, consent) for folder in Spool(spool).open_folders()]
+
+
+def seal_orphan(folder: Path, consent: Path) -> Sealed:
+    """Seal one open episode that nobody writes to; says why where it cannot be."""
+    try:
+        return Sealed(folder.name, recover_orphan(folder, consent))
+    except EpisodeError as err:
+        return Sealed(folder.name, None, f"cannot be recovered: {err}")
+
+
+def recover_orphan(folder: Path, consent: Path) -> Path:
+    """Bring one open episode to its seal; return its folder in ``sealed/``.
+
+    Raises:
+        EpisodeError: If it holds nothing that can be saved.
+    """
+    if (folder / MANIFEST_FILE).exists():
+        return finish_seal(folder)  # the crash came between signing and renaming
+    closing = Closing.load(folder)
+    result = recover(folder)
+    if not result.episode_id:
+        raise EpisodeError(f"{folder} holds no readable record; look at it and remove it by hand")
+    if closing is not None:
+        thoughts = catch_up(folder, closing.reference, closing.tolerance_ns)
+        return seal_closing(folder, closing, thoughts)
+    journal, problem = _journal(folder)
+    tolerance_ns = journal.tolerance_ns if journal else DEFAULT_TOLERANCE_NS
+    thoughts = catch_up(folder, journal.reference if journal else "", tolerance_ns)
+    closing = _closing_of_torn(folder, dict(result.recorded), journal, consent, thoughts)
+    lost = f"recovered after a crash; {result.bytes_lost} bytes of torn records were cut"
+    limitations = (lost, *((problem,) if problem else ()), *closing.limitations)
+    return seal_closing(folder, replace(closing, limitations=limitations), replace(thoughts, limitations=()))
+
+
+def _journal(folder: Path) -> tuple[Journal | None, str]:
+    try:
+        return Journal.load(folder), ""
+    except EpisodeError as err:
+        return None, str(err)
+
+
+def _closing_of_torn(
+    folder: Path,
+    recorded: dict[tuple[str, int], int],
+    journal: Journal | None,
+    consent: Path,
+    thoughts: Thoughts,
+) -> Closing:
+    accounts, limitations = _accounts(folder, recorded, journal)
+    started_ns, ended_ns = started_and_ended_ns(thoughts)
+    with Episode(folder) as episode:
+        marks = tuple((event.host_ns, event.detail) for event in episode.events() if event.kind == "mark")
+        return Closing(
+            facts=journal.facts if journal else SessionFacts(),
+            episode_id=episode.episode_id,
+            timeline=episode.timeline,
+            reference=journal.reference if journal else "",
+            tolerance_ns=journal.tolerance_ns if journal else DEFAULT_TOLERANCE_NS,
+            started_ns=started_ns,
+            ended_ns=ended_ns,
+            now_utc_ns=ended_ns + episode.timeline.utc_minus_host_ns,
+            consent=journal.consent if journal else str(consent),
+            streams=tuple(ClosedStream(info) for info in episode.streams.values()),
+            accounts=tuple(accounts),
+            marks=marks,
+            limitations=tuple(limitations),
+            calibration_id=_calibration_id(folder),
+            is_truncated=True,
+        )
+
+
+def _accounts(
+    folder: Path, recorded: dict[tuple[str, int], int], journal: Journal | None
+) -> tuple[list[ClosedAccount], list[str]]:
+    """Return the balances of a torn episode, and what of them is not known."""
+    if journal is None:
+        plain = [
+            ClosedAccount.of(stream, instance, Account(0, samples, samples), Written(samples=samples))
+            for (stream, instance), samples in recorded.items()
+        ]
+        return plain, []
+    accounts, unknown = [], []
+    read: Callable[[Path], Counts] = boundary_reader(folder, read_counters)
+    for settled in settle_journal(journal, recorded, read):
+        written = Written(samples=recorded.get((settled.stream, settled.instance), 0))
+        accounts.append(ClosedAccount.of(settled.stream, settled.instance, settled.account, written))
+        if not settled.is_end_known:
+            unknown.append(f"{settled.stream}: samples after the last recorded one are unknown")
+    return accounts, unknown
+
+
+def _calibration_id(folder: Path) -> str:
+    path = folder / CALIBRATION_FILE
+    if not path.is_file():
+        return ""
+    try:
+        return RigCalibration.load(path).calibration_id
+    except CalibrationError:
+        return ""
