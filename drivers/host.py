@@ -26,7 +26,7 @@ from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.registry import load_driver
 from sensorium.drivers.stages import Item, Pipeline, stages_for
 from sensorium.errors import DeviceError, EndOfStreamError, SensoriumError
-from sensorium.priority import give_way
+from sensorium.priority import give_way, go_first
 from sensorium.timebase import SECOND_NS, Clock, HostClock, Timeline, read_bases
 
 READ_TIMEOUT_S = 0.02
@@ -169,6 +169,17 @@ def _with_consent_flag(infos: Sequence[StreamInfo], personal: bool | None) -> tu
     return tuple(replace(info, is_personal=personal) for info in infos)
 
 
+def _take_priority(spec: HostSpec) -> None:
+    """Let what can wait give way; a device that cannot goes first, and says so where it is not allowed to."""
+    driver = load_driver(spec.driver)
+    if driver.niceness:
+        give_way(driver.niceness, HostClock())
+    elif not driver.blocks:
+        refused = go_first(f"device {spec.name}")
+        if refused:
+            print(refused, file=sys.stderr)  # noqa: T201 - goes to the log of the device
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one driver host; exit code 0 = the source ended or we were told to stop, else the error's."""
     (spec_path,) = sys.argv[1:] if argv is None else argv
@@ -176,9 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     with zmq.Context() as context:
         try:
-            niceness = load_driver(spec.driver).niceness
-            if niceness:
-                give_way(niceness, HostClock())
+            _take_priority(spec)
             host = DriverHost(spec, HostClock(), context)
 
             def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -17,8 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.bus.live import LivePublisher
 from sensorium.drivers.bus.receiver import BusReceiver
-from sensorium.drivers.priority import Role, take_priority
 from sensorium.errors import ConfigError, SensoriumError, VerdictError
+from sensorium.priority import go_first
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.recording.boundary import draw_boundary
 from sensorium.sync.recording.check_book import CheckMessage
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     (spec_path,) = sys.argv[1:] if argv is None else argv
     spec = SyncSpec.model_validate_json(Path(spec_path).read_text())
     clock = HostClock()
-    refused = take_priority(Role.RECORDER)
+    refused = go_first("the synchronizer")
     with zmq.Context() as context:
         try:
             # One boundary: where the torn episode of a recorder that died ends, the next one begins.

@@ -14,8 +14,8 @@ import msgpack
 import zmq
 from pydantic import TypeAdapter, ValidationError
 
-from sensorium.drivers.priority import Role, take_priority
 from sensorium.errors import SensoriumError
+from sensorium.priority import give_way
 from sensorium.sync.recording.notes import RecorderLink
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.thinking.sealed import report_sealed
@@ -24,6 +24,7 @@ from sensorium.sync.thinking.sets import AlignedSet, SetRequest, filled
 from sensorium.sync.thinking.thinker import Thinker
 from sensorium.timebase import SECOND_NS, Clock, HostClock
 
+NICENESS = 5
 SET_TIMEOUT_NS = 4 * SECOND_NS
 SILENT_NS = SECOND_NS
 QUIET_NS = SECOND_NS // 2
@@ -147,10 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one thinker."""
     (spec_path,) = sys.argv[1:] if argv is None else argv
     spec = SyncSpec.model_validate_json(Path(spec_path).read_text())
-    take_priority(Role.THINKER)
+    clock = HostClock()
+    give_way(NICENESS, clock)
     with zmq.Context() as context:
         try:
-            service = ThinkingService(spec, context, HostClock())
+            service = ThinkingService(spec, context, clock)
 
             def stop(_signal: int, _frame: FrameType | None) -> None:
                 service.stop()
