@@ -89,35 +89,34 @@ def table_batches(job: ExportJob, info: StreamInfo) -> Iterator[tuple[Values, ..
 def _batches(job: ExportJob, info: StreamInfo) -> Iterator[tuple[Values, ...]]:
     decoder = StreamDecoder(info)
     offset_ns = job.episode.timeline.utc_minus_host_ns
-    frames: list[tuple[Values, ...]] = []
+    frames: list[RecordedFrame] = []
+    raw: list[Sequence[Values]] = []
     rows = 0
     for recorded in job.episode.frames([info.name]):
-        frames.append(_frame_columns(decoder, recorded, offset_ns))
+        frames.append(recorded)
+        raw.append(tuple(decoder.columns(recorded.frame.payload, recorded.frame.count).values()))
         rows += recorded.frame.count
         if rows >= BATCH_ROWS:
-            yield _joined(frames)
-            frames, rows = [], 0
+            yield (*_our_values(decoder.info, frames, offset_ns), *_own_values(decoder.info, raw))
+            frames, raw, rows = [], [], 0
     if frames:
-        yield _joined(frames)
+        yield (*_our_values(decoder.info, frames, offset_ns), *_own_values(decoder.info, raw))
 
 
-def _frame_columns(decoder: StreamDecoder, recorded: RecordedFrame, offset_ns: int) -> tuple[Values, ...]:
-    frame, info = recorded.frame, decoder.info
-    raw = decoder.columns(frame.payload, frame.count)
-    own = [
-        numbers if _is_exact(column) else numbers * column.scale
-        for column, numbers in zip(info.columns, raw.values(), strict=True)
-    ]
-    bounds = recorded.uncertainty
+def _our_values(info: StreamInfo, frames: Sequence[RecordedFrame], offset_ns: int) -> tuple[Values, ...]:
+    counts = np.array([each.frame.count for each in frames])
+    times_ns = [sample_times_ns(each.stamped.capture_ns, each.frame.count, info.rate_hz) for each in frames]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return (
-        sample_times_ns(recorded.stamped.capture_ns, frame.count, info.rate_hz) + offset_ns,
-        np.full(frame.count, bounds.bound95_ns),
-        np.full(frame.count, bounds.asymmetry_ns),
-        np.full(frame.count, recorded.instance, np.uint32),
-        np.arange(frame.seq, frame.next_seq, dtype=np.int64),
-        *own,
+        np.concatenate(times_ns) + offset_ns,
+        np.repeat(np.array([each.uncertainty.bound95_ns for each in frames]), counts),
+        np.repeat(np.array([each.uncertainty.asymmetry_ns for each in frames]), counts),
+        np.repeat(np.array([each.instance for each in frames], np.uint32), counts),
+        np.repeat(np.array([each.frame.seq for each in frames], np.int64), counts) + within,
     )
 
 
-def _joined(frames: Sequence[tuple[Values, ...]]) -> tuple[Values, ...]:
-    return tuple(np.concatenate(parts) for parts in zip(*frames, strict=True))
+def _own_values(info: StreamInfo, frames: Sequence[Sequence[Values]]) -> Iterator[Values]:
+    for column, parts in zip(info.columns, zip(*frames, strict=True), strict=True):
+        raw = np.concatenate(parts)
+        yield raw if _is_exact(column) else raw * column.scale

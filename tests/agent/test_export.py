@@ -16,6 +16,8 @@ from upload_samples import grant_for
 
 from sensorium.agent.exporting.exporter import Export, Progress, export_episode
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
+from sensorium.drivers.payloads.codec import CodecChoice
+from sensorium.drivers.payloads.table import packed_as
 from sensorium.errors import ConfigError, ConsentError, EpisodeError, ExportError, UsageError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
@@ -190,6 +192,21 @@ class TestNumbers:
         if info is EDGES:
             assert str(table.schema.types[-1]) == "int64"
         assert json.loads(table.schema.metadata[b"sensorium.stream"])["name"] == info.name
+
+    def test_a_stream_that_a_codec_packed_is_exported_as_what_it_was(self, tmp_path: Path) -> None:
+        codec = CodecChoice("columns").load()
+        packed = packed_as(IMU, codec.encoding)
+        made, writer = begin(tmp_path / "spool", packed)
+        raw = np.arange(3 * COUNT).reshape(COUNT, 3)
+        payload = codec.packer(IMU, 3)(column_payload(IMU, raw), COUNT)
+        assert payload is not None
+        stamped = Stamped(stamps(5), Uncertainty(1.0, 0.0, 0.0), 0)
+        writer.write(Frame("imu", 0, COUNT, None, stamps(9), payload), stamped, 7)
+        finish(made, writer, packed)
+        made.export("csv", tmp_path / "out")
+        names, rows = read_csv(tmp_path / "out" / "imu.csv")
+        assert names == [*OURS, "wx [rad/s]", "t [K]", "seq_2"]
+        assert [row[-3:] for row in rows] == [(w * 0.01, t, s) for w, t, s in raw.tolist()]
 
     def test_without_names_every_numeric_stream_goes_and_the_rest_is_named(
         self, sample: Sample, tmp_path: Path
