@@ -19,7 +19,7 @@ disagree (exit code 1).
 """
 
 import argparse
-import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -31,7 +31,7 @@ from statistics import median
 from typing import Any
 
 from rigs import loads, peers, stalls
-from rigs.machine import burnt_cores, import_times, machine, working_folder
+from rigs.machine import burnt_cores, machine, working_folder
 from rigs.processes import Usage
 from rigs.producers import BenchError, Run, prepare
 from rigs.recording import discard_usages, record_run
@@ -43,6 +43,13 @@ LONG_S = 25.0
 SPLIT_S = 10.0
 STALL_EVERY_S = 6.0
 ZMQ_WRITERS = ("foxglove_sdk", "mcap")
+BLOCKS: dict[str, tuple[str, Callable[[Any, Path], Figures]]] = {
+    "imports": ("start_up.py", lambda bench, _: bench.measure(runs=3)),
+    "codecs": ("codecs.py", lambda bench, _: bench.measure()),
+    "writer": ("writing.py", lambda bench, folder: bench.measure(folder, rounds=3)),
+    "bus": ("bus.py", lambda bench, _: bench.measure()),
+}
+"""Benches of this folder that are run along, and how."""
 
 
 @dataclass(slots=True)
@@ -118,10 +125,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
         for rig, runs in found["rigs"].items()
     }
     if not arguments.only_rigs:
-        found["imports"] = import_times()
-        found["codecs"] = _block("codecs")
-        found["writer"] = _block("test_episode_bench")
-        found["bus"] = _block("bus")
+        found.update({name: _block(name) for name in BLOCKS})
     found["machine"]["load_average_at_the_end"] = [round(each, 2) for each in os.getloadavg()]
     return found
 
@@ -179,15 +183,22 @@ def _joined(rounds: Sequence[Figures]) -> Figures:
     return {**middle, "lost": max(each["lost"] for each in done), "problems": problems, **more}
 
 
-def _block(module: str) -> Figures:
+def _block(name: str) -> Figures:
     """Return what another bench of this folder measures, or why it cannot be had."""
-    print(f"{module} ...", file=sys.stderr, flush=True)
-    try:
-        measure_block = importlib.import_module(module).measure
-    except (ImportError, AttributeError) as err:
-        return {"skipped": str(err)}
-    found: Figures = measure_block()
-    return found
+    file, call = BLOCKS[name]
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    path = Path(__file__).with_name(file)
+    if not path.is_file():
+        return {"skipped": f"there is no tests/bench/{file}"}
+    # By its path: Python has a module of its own that is called codecs.
+    spec = importlib.util.spec_from_file_location(f"bench_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    with working_folder() as folder:
+        return call(module, folder)
 
 
 # -- printing

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory
 
@@ -106,9 +107,9 @@ def read_files(episode: Path) -> dict[str, Read]:
                     continue
                 decoder = decoders.decoder_for(channel.message_encoding, schema)
                 assert decoder is not None, channel.topic
-                stamps = decoder(message.data)
-                read.rows += len(stamps.count)
-                read.samples += sum(stamps.count)
+                counts = np.cumsum(decoder(message.data).count_step)
+                read.rows += len(counts)
+                read.samples += int(counts.sum())
     return found
 
 
