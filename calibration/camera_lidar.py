@@ -11,7 +11,7 @@ RSS 2013, whose single-frame count of worse neighbours it replaces by an estimat
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -783,9 +783,3 @@ def _judge(
         reason = "the scenes pin no degree of freedom to its tolerance"
         return Verdict(CHECK, subject, Status.INSUFFICIENT, quantities, (reason,))
     return Verdict(CHECK, subject, Status.OK, quantities, named)
-
-
-def without_cue(frame: Keyframe, cue: int) -> Keyframe:
-    """Return the keyframe with one cue's edges left out, to see what the others say alone."""
-    empty = Edges(np.empty((0, 3)), np.empty(0))
-    return replace(frame, edges=tuple(empty if k == cue else edges for k, edges in enumerate(frame.edges)))

@@ -256,20 +256,6 @@ class RigCalibration:
             found.append(Loop(path, rotation_angle(gap[:3, :3]), float(np.linalg.norm(gap[:3, 3]))))
         return tuple(found)
 
-    def require_closed_loops(self) -> None:
-        """Refuse a document whose transforms contradict each other (more than 0.2 deg or 1 cm).
-
-        Raises:
-            CalibrationError: Naming the loop and its gap.
-        """
-        for loop in self.loops():
-            if not loop.is_closed:
-                raise CalibrationError(
-                    f"transforms {' -> '.join(loop.frames)} do not close: "
-                    f"{np.rad2deg(loop.rotation_rad):.2f} deg, {loop.translation_m * 100:.1f} cm apart; "
-                    "remove or correct one of them"
-                )
-
     def _spanning_tree(self) -> tuple["RigCalibration", list[Edge]]:
         groups = {name: {name} for name in self.frames}
         kept, extra = [], []

@@ -7,9 +7,7 @@ between the two would need second derivatives and is left to offline tools.
 Source: spec calibration 1.8 and 1.9.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -64,12 +62,6 @@ class Turns:
     def shifted(self, by_s: float) -> "Turns":
         """Return the same turns with stamps moved by ``by_s``."""
         return Turns(self.start_s + by_s, self.end_s + by_s, self.rate_rad_s, self.covariance)
-
-    @classmethod
-    def from_rotations(cls, time_s: Array, rotations: Sequence[Array]) -> "Turns":
-        """Build from orientations R_world_sensor at (N + 1,) instants."""
-        steps = np.array([rotation_log(a.T @ b) for a, b in pairwise(rotations)])
-        return cls(time_s[:-1], time_s[1:], steps.reshape(-1, 3) / np.diff(time_s)[:, None])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,6 @@ import numpy as np
 from sensorium.calibration.geometry import Array
 
 Vector = tuple[float, float, float]
-_ZERO: Vector = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Checks that need motion or rest: gyro against camera, IMU at rest, ground, two LiDARs. On simulated truth."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +41,16 @@ def gyro(world_s: geometry.Array = GYRO_S) -> geometry.Array:
     return InertialNoise(SimulatedImuConfig(), np.random.default_rng(1)).measured(truth)[:, 3:]
 
 
+def turns_of(time_s: geometry.Array, rotations: Sequence[geometry.Array]) -> Turns:
+    """Return the turns between orientations R_world_sensor at (N + 1,) instants."""
+    steps = np.array([geometry.rotation_log(a.T @ b) for a, b in pairwise(rotations)])
+    return Turns(time_s[:-1], time_s[1:], steps.reshape(-1, 3) / np.diff(time_s)[:, None])
+
+
 def true_turns(offset_s: float = 0.0, noise_deg: float = 0.05, frame: str = "camera_left") -> Turns:
     """Ten seconds of a sensor's turns at 10 Hz; its stamps lag the gyro's by ``offset_s``."""
     time_s = np.arange(0.3, 10.3, 0.1)
-    turns = Turns.from_rotations(
-        time_s, [(WORLD.pose(t) @ RIG.transform("body", frame))[:3, :3] for t in time_s]
-    )
+    turns = turns_of(time_s, [(WORLD.pose(t) @ RIG.transform("body", frame))[:3, :3] for t in time_s])
     noise = np.random.default_rng(2).normal(0, np.deg2rad(noise_deg) / 0.1, turns.rate_rad_s.shape)
     return Turns(turns.start_s - offset_s, turns.end_s - offset_s, turns.rate_rad_s + noise)
 
@@ -109,7 +115,7 @@ def test_real_gyro_agrees_with_pose_truth(shared_data: Path) -> None:
     truth = np.loadtxt(folder / "gt0.csv", delimiter=",", comments="#")
     imu_s, truth_s = ((rows[:, 0] - imu[0, 0]) * 1e-9 for rows in (imu, truth))
     chosen = np.flatnonzero((truth_s > 5) & (truth_s < 25))[::4]
-    turns = Turns.from_rotations(
+    turns = turns_of(
         truth_s[chosen], [geometry.rotation_from_quaternion(truth[k, [5, 6, 7, 4]]) for k in chosen]
     )
     found = align(turns, imu_s, imu[:, 1:4])
@@ -296,7 +302,7 @@ def test_a_lidars_turns_come_from_its_sweeps() -> None:
     time_s = np.arange(2.0, 3.0, 0.1)
     poses = [WORLD.pose(t) @ RIG.transform("body", "lidar") for t in time_s]
     turns, moved = sweep_turns([sweep(pose, rng, 32) for pose in poses], time_s)
-    truth = Turns.from_rotations(time_s, [pose[:3, :3] for pose in poses])
+    truth = turns_of(time_s, [pose[:3, :3] for pose in poses])
     # Spec 1.8: 0.02 to 0.2 deg per step is what odometry gives.
     assert np.rad2deg(np.abs(turns.rate_rad_s - truth.rate_rad_s).max() * 0.1) < 0.2
     steps = np.linalg.norm(np.diff([pose[:3, 3] for pose in poses], axis=0), axis=1)
