@@ -186,9 +186,3 @@ def scan_points(scan: Scan, metadata: OusterMetadata, max_points: int | None = N
     points[:, :3] += directions.reshape(-1, 3)[pixels] * ranges_m[:, None]
     points[:, 3] = scan.reflectivity.reshape(-1)[pixels]
     return points
-
-
-def destagger(image: NDArray[Any], metadata: OusterMetadata) -> NDArray[Any]:
-    """Return the (H, W) image with each row moved so that one image column is one viewing direction."""
-    columns = (np.arange(metadata.columns)[None, :] - metadata.pixel_shift[:, None]) % metadata.columns
-    return np.take_along_axis(image, columns, axis=1)

@@ -97,7 +97,7 @@ class OusterMetadata:
         beam_altitude_rad, beam_azimuth_rad: (H,) angles, top ring first.
         pixel_shift: (H,) columns by which a row moves right to line up with its neighbours.
         beam_origin_m: Distance of the beams' origin from the axis of rotation.
-        T_sensor_lidar, T_sensor_imu: (4, 4) float64, metres.
+        T_sensor_lidar: (4, 4) float64, metres.
         serial: Product serial number, "" when unknown.
         init_id: Changes each time the sensor initialises; 0 when unknown.
         timestamp_mode: ``TIME_FROM_INTERNAL_OSC``, ``TIME_FROM_SYNC_PULSE_IN``, ``TIME_FROM_PTP_1588`` or "".
@@ -116,7 +116,6 @@ class OusterMetadata:
     pixel_shift: NDArray[np.int64]
     beam_origin_m: float
     T_sensor_lidar: NDArray[np.float64]
-    T_sensor_imu: NDArray[np.float64]
     serial: str
     init_id: int
     product: str
@@ -209,7 +208,6 @@ def _read_metadata(document: dict[str, Any], text: str) -> OusterMetadata:
         pixel_shift=np.asarray(layout.get("pixel_shift_by_row", [0] * rings), np.int64),
         beam_origin_m=_beam_origin_mm(flat, product) / 1000.0,
         T_sensor_lidar=_transform(flat.get("lidar_to_sensor_transform", _LIDAR_TO_SENSOR_MM)),
-        T_sensor_imu=_transform(flat.get("imu_to_sensor_transform", _IMU_TO_SENSOR_MM)),
         serial=str(flat.get("prod_sn", "")),
         init_id=int(flat.get("initialization_id", 0)),
         product=product,
@@ -222,7 +220,6 @@ def _read_metadata(document: dict[str, Any], text: str) -> OusterMetadata:
 
 _SECTIONS = ("sensor_info", "beam_intrinsics", "imu_intrinsics", "lidar_intrinsics", "config_params")
 _LIDAR_TO_SENSOR_MM = [-1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 1, 36.18, 0, 0, 0, 1]
-_IMU_TO_SENSOR_MM = [1, 0, 0, 6.253, 0, 1, 0, -11.775, 0, 0, 1, 7.645, 0, 0, 0, 1]
 
 
 def _flatten(document: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from sensorium.drivers.payloads.ouster import (
     Scan,
     beam_rays,
     decode_scan,
-    destagger,
     packet_columns,
     pixel_values,
     scan_points,
@@ -274,16 +273,6 @@ def test_garbage_of_the_right_size_is_a_header_or_a_wire_error(noise: bytes, see
         return
     assert 0 <= header.first_column < metadata.columns
     decode_scan(packet, metadata)
-
-
-def test_destagger_undoes_the_shift_of_each_row(shared_data: Path) -> None:
-    text = (shared_data / "ouster" / "OS-0-128-U1_v2.3.0_1024x10.json").read_text()
-    metadata = OusterMetadata.from_json(text)
-    index = np.broadcast_to(np.arange(metadata.columns), (metadata.rings, metadata.columns))
-    straight = destagger(index, metadata)
-    azimuth_deg = 360.0 * straight / metadata.columns + np.degrees(metadata.beam_azimuth_rad)[:, None]
-    spread_deg = (azimuth_deg - azimuth_deg[0] + 180.0) % 360.0 - 180.0
-    assert np.abs(spread_deg).max() <= 360.0 / metadata.columns
 
 
 def test_an_empty_payload_is_an_empty_scan() -> None:
