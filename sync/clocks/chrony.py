@@ -9,7 +9,6 @@ from sensorium.errors import ClockError
 from sensorium.timebase import SECOND_NS, Clock
 from sensorium.verdict import Quantity, Status, Verdict
 
-CHRONYC_TIMEOUT_S = 2.0
 POLL_NS = 16 * SECOND_NS
 _TRACKING_FIELDS = 14
 
@@ -87,27 +86,6 @@ def _answer(command: str, code: int, text: str) -> ChronyTracking:
     if code:
         raise ClockError(f"{command} failed: {text.strip()[:120]}; is chronyd running?")
     return parse_tracking(text)
-
-
-def read_chrony(command: str = "chronyc", arguments: tuple[str, ...] = ()) -> ChronyTracking:
-    """Ask chronyd through chronyc. Waits for up to two seconds: not for a loop that must not wait.
-
-    Raises:
-        ClockError: If chronyc is not installed, chronyd does not run, or the answer makes no sense.
-    """
-    whole = _command(command, arguments)
-    try:
-        done = subprocess.run(
-            whole,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=CHRONYC_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as err:
-        raise ClockError(f"{command} did not answer: {err}") from err
-    return _answer(command, done.returncode, done.stdout)
 
 
 def judge_chrony(tracking: ChronyTracking, subject: str, limit_ns: float) -> Verdict:

@@ -66,14 +66,6 @@ class AffineMap:
         )
         return host_ns
 
-    def from_host(self, host_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Carry (k,) RAW stamps onto the other clock."""
-        elapsed = host_ns - self.ref_host_ns
-        other_ns: NDArray[np.int64] = (
-            self.ref_other_ns + elapsed + np.rint(elapsed * (self.rate_ppm * 1e-6)).astype(np.int64)
-        )
-        return other_ns
-
     def error_at(self, host_ns: int) -> float:
         """Return the bound at ``host_ns``: beyond the newest reading the kernel may have begun to slew."""
         return self.error_ns + max(0, host_ns - self.ref_host_ns) * 2 * MAX_SLEW_PPM * 1e-6

@@ -83,8 +83,3 @@ class PhcClock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def phc_devices(root: Path = Path("/dev")) -> tuple[Path, ...]:
-    """Return the hardware clocks of this machine."""
-    return tuple(sorted(root.glob("ptp[0-9]*")))

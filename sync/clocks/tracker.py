@@ -106,7 +106,6 @@ class StreamTracker:
         self._clamp = CaptureClamp(info.latency.max_ns)
         self._ahead_run = 0
         self._late_since_ns: int | None = None
-        self.ahead_count = 0
         self._is_on_device_clock = False
         self._gate_ns = AHEAD_NS
         self._line_of_uncertainty: Line | None = None
@@ -399,7 +398,6 @@ class StreamTracker:
             if lowest_ns < -gate_ns:
                 sane = excess_ns >= -gate_ns
                 self._ahead_run += int((~sane).sum())
-                self.ahead_count += int((~sane).sum())
                 self._note(
                     ClockEventKind.AHEAD,
                     int(arrival_ns[-1]),
@@ -455,7 +453,6 @@ class StreamTracker:
         size = max(ticks.size, arrival_ns.size)
         ahead = int((ticks > arrival_ns).sum())
         if ahead:
-            self.ahead_count += ahead
             self._note(
                 ClockEventKind.AHEAD,
                 int(arrival_ns[-1]),

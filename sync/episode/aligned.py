@@ -86,10 +86,6 @@ class AlignedRow:
     def __getitem__(self, stream: str) -> AlignedValue:
         return self.values[stream]
 
-    @property
-    def is_complete(self) -> bool:
-        return all(value.is_present for value in self.values.values())
-
 
 def quaternion_columns(info: StreamInfo) -> list[tuple[int, int, int, int]]:
     """Return the column numbers (w, x, y, z) of each orientation quaternion, known by its names.

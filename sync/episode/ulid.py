@@ -15,11 +15,3 @@ def new_ulid(utc_ns: int) -> str:
     value = (max(utc_ns, 0) // 1_000_000 << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
     _last = max(value, _last + 1)
     return "".join(_ALPHABET[_last >> shift & 31] for shift in range(125, -1, -5))
-
-
-def ulid_time_ms(ulid: str) -> int:
-    """Return the UTC milliseconds that an id carries."""
-    value = 0
-    for letter in ulid:
-        value = value << 5 | _ALPHABET.index(letter)
-    return value >> _RANDOM_BITS

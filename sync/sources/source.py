@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensorium.drivers.frame import Frame, Loss, StreamInfo
-from sensorium.timebase import SECOND_NS, Timeline
+from sensorium.timebase import Timeline
 
 RECORDING_HOST = "recording"
 
@@ -55,11 +55,6 @@ class Source(ABC):
         self.first_seq: Mapping[str, int] = {}
         self.start_ns = 0
         self.end_ns = 0
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds from the first to the last arrival."""
-        return max(0, self.end_ns - self.start_ns) / SECOND_NS
 
     @abstractmethod
     def frames(self) -> Iterator[Frame | Loss]:

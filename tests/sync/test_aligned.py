@@ -158,7 +158,7 @@ def test_the_frames_of_a_reference_can_be_the_rows(tmp_path: Path) -> None:
         rows = list(episode.aligned(reference="cam", streams=["spin"]))
     assert [row.tick_ns for row in rows] == [SECOND_NS + i * 33_000_000 for i in range(20)]
     assert [row.index for row in rows] == list(range(20))
-    assert all(set(row.values) == {"spin"} and row.is_complete for row in rows)
+    assert all(set(row.values) == {"spin"} and row["spin"].is_present for row in rows)
 
 
 def test_every_sound_lies_in_exactly_one_row(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.errors import ClockError
-from sensorium.sync.clocks.chrony import POLL_NS, ChronyMonitor, judge_chrony, parse_tracking, read_chrony
+from sensorium.sync.clocks.chrony import POLL_NS, ChronyMonitor, judge_chrony, parse_tracking
 from sensorium.timebase import SECOND_NS, HostClock, VirtualClock
 from sensorium.verdict import Status
 
@@ -43,35 +43,6 @@ def test_numbers_that_are_none_are_refused() -> None:
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ClockError, match="chronyc -c tracking answered"):
         parse_tracking(text)
-
-
-def test_an_absent_or_failing_chronyc_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ClockError, match="is not installed"):
-        read_chrony(str(tmp_path / "chronyc"))
-    program = tmp_path / "chronyc"
-    for body, message in (
-        (
-            "print('506 Cannot talk to daemon'); raise SystemExit(1)",
-            "506 Cannot talk to daemon; is chronyd running",
-        ),
-        ("import time; time.sleep(60)", "did not answer"),
-    ):
-        program.write_text(f"#!{sys.executable}\n{body}\n")
-        program.chmod(0o755)
-        with pytest.raises(ClockError, match=message):
-            read_chrony(str(program))
-    program.write_text(f"#!{sys.executable}\nprint({REMOTE!r})\n")
-    assert read_chrony(str(program)) == parse_tracking(REMOTE)
-
-
-def test_the_chronyd_of_this_machine_is_asked() -> None:
-    if not shutil.which("chronyc"):
-        pytest.skip("chrony is not installed")
-    try:
-        bound_ns = read_chrony().bound_ns
-    except ClockError as err:
-        pytest.skip(str(err))
-    assert bound_ns >= 0
 
 
 @pytest.fixture
@@ -119,3 +90,19 @@ def test_the_monitor_names_a_chronyc_that_hangs_or_is_gone(program: Path) -> Non
     assert monitor.step()
     monitor.close()
     assert "is not installed" in monitor.verdict.reasons[0]
+
+
+def test_the_monitor_says_what_a_failing_chronyc_said(program: Path) -> None:
+    write(program, "print('506 Cannot talk to daemon'); raise SystemExit(1)")
+    monitor = ChronyMonitor("bench", VirtualClock(), 3e6, str(program))
+    assert next_verdict(monitor) is Status.INSUFFICIENT
+    assert "506 Cannot talk to daemon; is chronyd running" in monitor.verdict.reasons[0]
+
+
+def test_the_chronyd_of_this_machine_is_asked() -> None:
+    if not shutil.which("chronyc"):
+        pytest.skip("chrony is not installed")
+    monitor = ChronyMonitor("bench", HostClock(), 1e9)
+    if next_verdict(monitor) is Status.INSUFFICIENT:
+        pytest.skip(monitor.verdict.reasons[0])
+    assert monitor.verdict.quantities[0].value >= 0

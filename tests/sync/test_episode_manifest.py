@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ from sensorium.sync.episode.manifest import (
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.signing import device_key, open_envelope
 from sensorium.sync.episode.spool import Spool
-from sensorium.sync.episode.ulid import ULID, new_ulid, ulid_time_ms
+from sensorium.sync.episode.ulid import ULID, new_ulid
 from sensorium.sync.episode.verify import verify
 from sensorium.timebase import Timeline
 from sensorium.verdict import Quantity, Status, Verdict
@@ -316,6 +317,13 @@ def test_spool_folders_are_private_and_ids_cannot_leave_them(tmp_path: Path) -> 
     assert {path.stat().st_mode & 0o777 for path in (spool.root, spool.open_dir, spool.sealed_dir)} == {0o700}
     with pytest.raises(EpisodeError, match="not an episode id"):
         spool.sealed_folder("../../etc")
+
+
+def ulid_time_ms(ulid: str) -> int:
+    """Return the UTC milliseconds in the first ten letters of an id (the ULID specification's encoding)."""
+    return reduce(
+        lambda value, letter: value * 32 + "0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(letter), ulid[:10], 0
+    )
 
 
 @given(st.lists(st.integers(0, 2**60), min_size=2, max_size=20))

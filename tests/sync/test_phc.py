@@ -10,7 +10,6 @@ from sensorium.sync.clocks.phc import (
     PhcClock,
     bracketed_read,
     clock_id_of,
-    phc_devices,
 )
 from sensorium.timebase import HostClock, VirtualClock
 
@@ -44,11 +43,10 @@ def test_what_is_no_hardware_clock_is_named(tmp_path: Path) -> None:
     plain.touch()
     with pytest.raises(ClockError, match="cannot be read as a clock"):
         PhcClock(plain, HostClock())
-    assert phc_devices(tmp_path) == (plain,)
 
 
 def test_a_hardware_clock_of_this_machine_is_read() -> None:
-    devices = phc_devices()
+    devices = sorted(Path("/dev").glob("ptp[0-9]*"))
     if not devices:
         pytest.skip("this machine has no /dev/ptp*")
     opened = PhcClock(devices[0], HostClock())

@@ -15,6 +15,7 @@ from rosbags.typesys import Stores, get_typestore
 from sensorium.drivers.frame import ClockKind, Encoding, Frame, Modality
 from sensorium.errors import SourceError
 from sensorium.sync.sources import Source, open_source
+from sensorium.timebase import SECOND_NS
 
 START_NS = 1_700_000_000_000_000_000
 
@@ -78,7 +79,7 @@ def test_every_message_of_a_ros1_bag_is_found_whatever_its_compression(shared_da
     frames = _frames(source)
     assert len(frames) == 8647
     assert len(source.streams) == 9
-    assert round(source.duration_s, 1) == 21.7
+    assert round((source.end_ns - source.start_ns) / SECOND_NS, 1) == 21.7
     arrivals = [int(frame.arrival_ns[0]) for frame in frames]
     assert arrivals == sorted(arrivals)
 
@@ -111,7 +112,7 @@ def test_a_bag_without_messages_is_an_empty_source_that_says_so(shared_data: Pat
     source = open_source(shared_data / "rosbag1" / "no-messages.bag")
     assert source.streams == ()
     assert _frames(source) == []
-    assert source.duration_s == 0
+    assert source.end_ns <= source.start_ns
     assert _kinds(source) == {"empty": 1}
 
 

@@ -106,7 +106,7 @@ def _samples(source_path: Path) -> int:
     """Return how many samples a recording yields, -1 if a clear line refuses it, -2 if an unclear one."""
     try:
         with open_source(source_path) as source:
-            assert source.duration_s >= 0
+            assert source.end_ns >= source.start_ns
             return sum(item.count for item in source.frames() if isinstance(item, Frame))
     except SourceError as err:
         return -1 if str(source_path) in str(err) and "\n" not in str(err) else -2
