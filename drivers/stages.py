@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sensorium.drivers.driver import Driver
-from sensorium.drivers.frame import COUNTER_GAP, Encoding, Frame, Loss, Place, StreamInfo
+from sensorium.drivers.frame import COUNTER_GAP, ClockKind, Encoding, Frame, Loss, Place, StreamInfo
 from sensorium.drivers.payloads.codec import DEFAULTS, UNPACKED, Codec, CodecChoice, Pack, parse_codec
 from sensorium.drivers.payloads.table import packed_as
 from sensorium.errors import ConfigError
@@ -170,9 +171,10 @@ class CodecStage(Stage):
 class BatchStage(Stage):
     """Joins the small frames of numeric and audio streams until ``batch_ns`` after the first sample's arrival.
 
-    Only what comes back out as it went in is joined: frames that follow on each other, with a stamp (and, if
-    any, a device stamp) for every sample, and equal meta values (see ``StreamInfo.meta_fields`` for bits).
-    Everything else passes, in its place.
+    Only what comes back out as it went in is joined: frames that follow on each other, with equal meta values
+    (see ``StreamInfo.meta_fields`` for bits) and a stamp (and, if any, a device stamp) for every sample. Where
+    the clock counts samples, the first one's stamp tells the others', so blocks with one stamp are joined too;
+    each sample then has its block's arrival. Everything else passes, in its place.
     """
 
     def __init__(self, batch_ns: int) -> None:
@@ -204,7 +206,7 @@ class BatchStage(Stage):
         if layout is None:
             return (item,)
         held = self._held.get(item.stream)
-        if isinstance(item, Frame) and self._is_small(item, layout.row_bytes):
+        if isinstance(item, Frame) and self._is_small(item, layout):
             if held is not None and held.can_take(item, self._batch_ns):
                 held.add(item)
                 return ()
@@ -214,21 +216,18 @@ class BatchStage(Stage):
             return before
         return (*self._release(item.stream), item) if held is not None else (item,)
 
-    def _is_small(self, frame: Frame, row_bytes: int) -> bool:
+    def _is_small(self, frame: Frame, layout: "_Layout") -> bool:
         return (
-            frame.arrival_ns.size == frame.count
-            and (frame.device_ticks is None or frame.device_ticks.size == frame.count)
+            layout.can_share_stamps(frame)
             and frame.recorded is None
-            and len(frame.payload) == frame.count * row_bytes < BATCH_BYTES
+            and len(frame.payload) == frame.count * layout.row_bytes < BATCH_BYTES
             and int(frame.arrival_ns[-1]) - int(frame.arrival_ns[0]) < self._batch_ns
         )
 
     def due(self, now_ns: int) -> Sequence[Item]:
         found: list[Item] = []
         for stream, held in list(self._held.items()):
-            held.first_ns = min(
-                held.first_ns, now_ns
-            )  # a wrong stamp from the future holds nothing back longer
+            held.first_ns = min(held.first_ns, now_ns)  # a stamp from the future must not hold it longer
             if now_ns - held.first_ns >= self._batch_ns:
                 found.append(self._held.pop(stream).joined())
         if found:
@@ -260,19 +259,30 @@ class _Layout:
     Attributes:
         column_bytes: Width of each column; audio is one.
         is_any: Which meta values are bits that any sample of the frame has set.
+        is_counted: The clock counts samples, one tick each.
     """
 
     column_bytes: tuple[int, ...]
     row_bytes: int
     is_any: tuple[bool, ...]
+    is_counted: bool
 
     @classmethod
     def of(cls, info: StreamInfo) -> "_Layout":
-        is_any = tuple(name.endswith("_any") for name in info.meta_fields)
         if info.encoding == Encoding.PCM_S16LE:
-            return cls((2 * info.shape[0],), 2 * info.shape[0], is_any)
-        widths = tuple(np.dtype(column.dtype).itemsize for column in info.columns)
-        return cls(widths, sum(widths), is_any)
+            widths: tuple[int, ...] = (2 * info.shape[0],)
+        else:
+            widths = tuple(np.dtype(column.dtype).itemsize for column in info.columns)
+        is_any = tuple(name.endswith("_any") for name in info.meta_fields)
+        ticks_per_sample = SECOND_NS / (info.clock.tick_ns * info.rate_hz)
+        is_counted = info.clock.kind is ClockKind.SAMPLES and math.isclose(ticks_per_sample, 1.0)
+        return cls(widths, sum(widths), is_any, is_counted)
+
+    def can_share_stamps(self, frame: Frame) -> bool:
+        """Return whether a joined frame's stamps can say what this one's do."""
+        arrivals = frame.arrival_ns.size
+        ticks = arrivals if frame.device_ticks is None else frame.device_ticks.size
+        return arrivals == ticks == frame.count or (self.is_counted and arrivals == ticks == 1)
 
     def have_alike(self, one: tuple[float, ...], other: tuple[float, ...]) -> bool:
         """Return whether frames with these meta values may be joined."""
@@ -298,12 +308,21 @@ class _Held:
         return (
             frame.seq == last.next_seq
             and self._layout.have_alike(frame.meta, last.meta)
-            and (frame.device_ticks is None) == (last.device_ticks is None)
+            and self._stamps_follow(frame)
             and self.first_ns <= int(frame.arrival_ns[0])
             and int(frame.arrival_ns[-1]) - self.first_ns < batch_ns
             and self._size_bytes + len(frame.payload) <= BATCH_BYTES
             and self._count + frame.count <= _BATCH_SAMPLES
         )
+
+    def _stamps_follow(self, frame: Frame) -> bool:
+        first, last = self._frames[0], self._frames[-1]
+        if frame.device_ticks is None or last.device_ticks is None or first.device_ticks is None:
+            return frame.device_ticks is last.device_ticks
+        if first.device_ticks.size == first.count:
+            return frame.device_ticks.size == frame.count
+        expected = int(first.device_ticks[0]) + self._count
+        return frame.device_ticks.size == 1 and int(frame.device_ticks[0]) == expected
 
     def add(self, frame: Frame) -> None:
         self._frames.append(frame)
@@ -314,15 +333,20 @@ class _Held:
         first = self._frames[0]
         if len(self._frames) == 1:
             return first
-        ticks = [frame.device_ticks for frame in self._frames if frame.device_ticks is not None]
         return replace(
             first,
             count=self._count,
-            device_ticks=np.concatenate(ticks) if ticks else None,
-            arrival_ns=np.concatenate([frame.arrival_ns for frame in self._frames]),
+            device_ticks=self._ticks(),
+            arrival_ns=np.concatenate([_each_arrival(one) for one in self._frames]),
             payload=self._payload(),
             meta=self._meta(),
         )
+
+    def _ticks(self) -> NDArray[np.int64] | None:
+        first = self._frames[0]
+        if first.device_ticks is None or first.device_ticks.size < first.count:
+            return first.device_ticks
+        return np.concatenate([one.device_ticks for one in self._frames if one.device_ticks is not None])
 
     def _meta(self) -> tuple[float, ...]:
         metas = {frame.meta for frame in self._frames}
@@ -344,6 +368,12 @@ class _Held:
                 pieces.append(frame.payload[offset * frame.count : (offset + width) * frame.count])
             offset += width
         return b"".join(pieces)
+
+
+def _each_arrival(frame: Frame) -> NDArray[np.int64]:
+    if frame.arrival_ns.size == frame.count:
+        return frame.arrival_ns
+    return np.repeat(frame.arrival_ns, frame.count)
 
 
 def stages_for(

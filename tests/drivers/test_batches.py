@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from sensorium.drivers.bus.wire import pack_header, unpack_header
 from sensorium.drivers.frame import (
+    ClockKind,
     Column,
+    DeviceClock,
     Encoding,
     Frame,
     Latency,
@@ -23,6 +25,8 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.drivers.stages import BATCH_BYTES, BatchStage, Item
+from sensorium.sync.clocks.tracker import StreamTracker
+from sensorium.timebase import SECOND_NS
 
 MS = 1_000_000
 BATCH_NS = 10 * MS
@@ -36,6 +40,7 @@ SOUND = StreamInfo(
     Encoding.PCM_S16LE,
     8000.0,
     "m",
+    clock=DeviceClock(ClockKind.SAMPLES, SECOND_NS, 8000),
     shape=(2,),
     frame_rate_hz=1000.0,
     meta_fields=("gain_db",),
@@ -79,7 +84,8 @@ def frame(
         shape = (count,) + (1,) * (rows[name].ndim - 1)
         rows[name] = (numbers % 251).reshape(shape)
     arrival_ns = np.array([round(at * MS) for at in arrival_ms], np.int64)
-    return Frame(stream, seq, count, 7 * numbers if ticks else None, arrival_ns, payload(stream, rows), meta)
+    device_ticks = (7 * numbers if stream == "force" else numbers + 100) if ticks else None
+    return Frame(stream, seq, count, device_ticks, arrival_ns, payload(stream, rows), meta)
 
 
 def stage(*infos: StreamInfo) -> BatchStage:
@@ -103,7 +109,9 @@ def rides(draw: st.DrawFn) -> list[tuple[Item, int]]:
     next_seq = dict.fromkeys(INFOS, 0)
     for _ in range(draw(st.integers(1, 40))):
         stream = draw(st.sampled_from(sorted(INFOS)))
-        kind = draw(st.sampled_from(["frame"] * 6 + ["loss", "gap", "single", "recorded", "large"]))
+        kind = draw(
+            st.sampled_from(["frame"] * 5 + ["single"] * 3 + ["loss", "gap", "jump", "recorded", "large"])
+        )
         if kind == "loss":
             count = draw(st.integers(1, 5))
             place = draw(st.sampled_from([Place.KERNEL, Place.DRIVER]))
@@ -119,13 +127,29 @@ def rides(draw: st.DrawFn) -> list[tuple[Item, int]]:
         meta = (draw(st.sampled_from([0.0, 0.0, 4.0, 2.0**31 + 1])),)
         made = frame(next_seq[stream], arrivals, stream=stream, meta=meta, ticks=draw(st.integers(0, 9)) > 0)
         if kind == "single":  # one stamp for all samples
-            made = replace(made, device_ticks=None, arrival_ns=made.arrival_ns[-1:])
+            first = None if made.device_ticks is None else made.device_ticks[:1]
+            made = replace(made, device_ticks=first, arrival_ns=made.arrival_ns[-1:])
+        if kind == "jump" and made.device_ticks is not None:  # the device's own count, not the driver's
+            made = replace(made, device_ticks=made.device_ticks + 5)
         if kind == "recorded":
             made = replace(made, recorded=RecordedStamps(made.arrival_ns - 5, 1.0, 2.0, 3.0, 0))
         next_seq[stream] += count
         found.append((made, round(now_ms * MS)))
         now_ms += draw(st.sampled_from([0.0, 0.1, 3.0, 25.0]))
     return found
+
+
+def ticks_of(item: Frame) -> list[int | None]:
+    """Return each sample's device stamp, where the frame or its clock tells it."""
+    if item.device_ticks is None:
+        return [None] * item.count
+    ticks: list[int | None] = item.device_ticks.tolist()
+    if len(ticks) == item.count:
+        return ticks
+    first = int(item.device_ticks[0])
+    if item.stream == "mic":  # whose clock counts samples
+        return list(range(first, first + item.count))
+    return [first] + [None] * (item.count - 1)
 
 
 def samples(items: Sequence[Item], stream: str) -> list[object]:
@@ -139,7 +163,7 @@ def samples(items: Sequence[Item], stream: str) -> list[object]:
             continue
         seq = range(item.seq, item.next_seq)
         rows = rows_of(item).view(f"V{ROW[stream].itemsize}").tolist()
-        ticks = [None] * item.count if item.device_ticks is None else item.device_ticks.tolist()
+        ticks = ticks_of(item)
         arrivals = np.broadcast_to(item.arrival_ns, item.count).tolist()
         recorded = [None] * item.count if item.recorded is None else item.recorded.capture_ns.tolist()
         meta = item.meta if stream == "mic" else "joined"
@@ -251,6 +275,23 @@ def test_status_bits_are_gathered_but_another_gain_ends_a_batch() -> None:
     assert metas == [("mic", 2, (6.0,)), ("force", 3, (2.0**31 + 4,)), ("mic", 1, (12.0,))]
 
 
+def test_small_audio_blocks_travel_together_each_with_its_own_arrival() -> None:
+    batch = stage()
+    blocks = [frame(8 * index, [index + 1.0] * 8, stream="mic") for index in range(20)]
+    out: list[Item] = []
+    for block in blocks:
+        assert block.device_ticks is not None
+        single = replace(block, device_ticks=block.device_ticks[:1], arrival_ns=block.arrival_ns[:1])
+        out += batch.apply(single)
+    out += batch.flush()
+    assert seqs(out) == [(0, 80), (80, 80)]
+    (joined, _) = out
+    assert isinstance(joined, Frame)
+    assert joined.device_ticks is not None
+    assert joined.device_ticks.tolist() == [100]
+    assert joined.arrival_ns.tolist() == [(index + 1) * MS for index in range(10) for _ in range(8)]
+
+
 def test_a_gap_in_the_numbers_ends_a_batch() -> None:
     batch = stage()
     items = [frame(0, [0.0]), frame(1, [1.0]), frame(3, [2.0])]
@@ -286,3 +327,39 @@ def test_the_declared_latency_leaves_room_for_the_wait() -> None:
     info = replace(FORCE, latency=Latency(1, 2, 50 * MS))
     (declared,) = BatchStage(BATCH_NS).declare([info])
     assert declared.latency == Latency(1, 2, 60 * MS)
+
+
+def test_joined_audio_has_the_capture_times_that_its_blocks_had() -> None:
+    rate_hz, block, seconds = 48_000, 64, 20
+    block_ns = round(block * SECOND_NS / rate_hz)
+    info = replace(
+        SOUND,
+        rate_hz=float(rate_hz),
+        frame_rate_hz=rate_hz / block,
+        clock=DeviceClock(ClockKind.SAMPLES, SECOND_NS, rate_hz),
+        latency=Latency(block_ns, 0, SECOND_NS),
+        meta_fields=(),
+    )
+    rng = np.random.default_rng(1)
+    count = seconds * rate_hz // block
+    truth_ns = SECOND_NS + np.arange(count) * block_ns * (1 + 20e-6)
+    arrival_ns = np.maximum.accumulate(truth_ns + block_ns + rng.exponential(300_000, count)).astype(np.int64)
+    sent = [
+        Frame(
+            "mic",
+            index * block,
+            block,
+            stamps(index * block),
+            arrival_ns[index : index + 1],
+            bytes(4 * block),
+        )
+        for index in range(count)
+    ]
+    batch = BatchStage(BATCH_NS)
+    tracker = StreamTracker(*batch.declare([info]))
+    joined = [made for item in sent for made in batch.apply(item) if isinstance(made, Frame)]
+    assert len(joined) < len(sent) / 6
+    capture_ns = np.concatenate([tracker.update(made).capture_ns for made in joined])[::block]
+    error_ns = (capture_ns - truth_ns[: len(capture_ns)])[count // 2 :]
+    half_a_sample_ns = SECOND_NS / rate_hz / 2
+    assert np.abs(error_ns).max() < half_a_sample_ns
