@@ -8,13 +8,12 @@ from pathlib import Path
 
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import StreamInfo
-from sensorium.errors import EpisodeError
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy, Written
 from sensorium.sync.recording.accounting import Account
-from sensorium.sync.recording.closing import ClosedAccount, ClosedStream, Closing, pack_reasons
+from sensorium.sync.recording.closing import ClosedAccount, ClosedStream, pack_reasons
 from sensorium.sync.recording.journal import Journal, JournalInstance, JournalStream
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.streams import Instance
@@ -128,21 +127,3 @@ class OpenEpisode:
     def remove(self) -> None:
         """Delete what was written."""
         shutil.rmtree(self.folder)
-
-
-def save_closing(episode: OpenEpisode, closing: Closing) -> None:
-    """Leave ``closing`` beside the finished files; a full disk leaves the journal to settle by."""
-    closing.save(episode.folder)
-
-
-def problem_of(error: BaseException | None) -> str:
-    """Return why not everything of an episode could be written; "" if it was.
-
-    Raises:
-        BaseException: What is no trouble with the disk.
-    """
-    if error is None:
-        return ""
-    if isinstance(error, (EpisodeError, OSError)):
-        return f"not everything could be written: {error}"
-    raise error

@@ -53,7 +53,7 @@ class SessionStatus:
             "fault": found.fault,
             "refused": refusal.sentence if refusal is not None else "",
             "checks": self._checks(found.policy.book),
-            "sealed": found.n_sealed,
+            "sealed": found.briefing.n_sealed,
             "rejected": dict(found.receiver.rejected),
             "thinking": {"connected": found.link.has_thinker, "lost_batches": found.link.lost_batches},
             "warnings": found.warnings(),
@@ -64,7 +64,7 @@ class SessionStatus:
         streams: Reply = {}
         for name, record in episode.streams.items():
             balances = episode.balances(name)
-            thought = self._synchronizer.summaries.get(name, none)
+            thought = self._synchronizer.briefing.summaries.get(name, none)
             streams[name] = {
                 "modality": record.info.modality.value,
                 "produced": sum(account.produced for account in balances),

@@ -5,47 +5,36 @@ A frame's way: bus -> account (is anything missing before it?) -> stamp (by the 
 (clocks, alignment, quality, the seal) reads notes of it in another process (`sensorium.sync.thinking`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.drivers.bus.credits import Held
 from sensorium.drivers.bus.live import LivePublisher
 from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.drivers.bus.wire import Control, Declare, End, Heartbeat, Inbound, Lost
 from sensorium.drivers.frame import Frame, Place, StreamInfo
-from sensorium.errors import CalibrationError, EpisodeError, WireError
+from sensorium.errors import EpisodeError, WireError
 from sensorium.sync.clocks.model import Stamped
-from sensorium.sync.clocks.published import ClockMap
-from sensorium.sync.clocks.triggered import BY_PULSES
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.mcap_records import WriteError
-from sensorium.sync.episode.ulid import new_ulid
+from sensorium.sync.recording.briefing import Briefing
 from sensorium.sync.recording.check_book import CheckMessage
 from sensorium.sync.recording.check_policy import CheckPolicy
-from sensorium.sync.recording.closing import Closing
 from sensorium.sync.recording.consents import Now, SessionConsent
-from sensorium.sync.recording.notes import NoteKind, ThinkerLink, ThoughtKind, pack_base, pack_frame
-from sensorium.sync.recording.open_episode import NOT_STARTED, OpenEpisode, problem_of
+from sensorium.sync.recording.episodes import Episodes
+from sensorium.sync.recording.notes import ThinkerLink, pack_base, pack_frame
+from sensorium.sync.recording.open_episode import NOT_STARTED, OpenEpisode
 from sensorium.sync.recording.permit import Permit
-from sensorium.sync.recording.reference import reference_among
 from sensorium.sync.recording.roster import Roster
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.streams import Instance, LiveStream
 from sensorium.sync.recording.triggers import Due, SessionTriggers
-from sensorium.timebase import SECOND_NS, Clock, Timeline, read_bases
+from sensorium.timebase import SECOND_NS, Clock, read_bases
 
 BATCH = 256
 HOUSEKEEPING_NS = SECOND_NS // 50
 BASES_NS = SECOND_NS
-AHEAD_NS = SECOND_NS // 2
-"""How far a replay without capture times of its own may run ahead of the thinking (on its own clock)."""
-PATIENCE_NS = 20 * SECOND_NS
-"""How long such a replay waits for a thinker that says nothing before it goes on without."""
 
 
 class Synchronizer:
@@ -66,18 +55,15 @@ class Synchronizer:
         self.link = link
         self.roster = Roster(spec.devices, spec.run_dir, receiver, clock)
         self.consent = SessionConsent(consent, clock)
-        self.episode: OpenEpisode | None = None
         self.fault = ""
         """Why capture stopped by itself (a full disk); "" while all is well."""
-        self.summaries: dict[str, dict[str, float]] = {}
-        """What the thinker says of each stream: rate, uncertainty, latency."""
-        self.n_sealed = 0
         self.is_ending = False
         """The drivers were told to end: nobody has to wait any more."""
         self._clock = clock
-        self._calibration = _load_calibration(spec.calibration)
         self._triggers = SessionTriggers(spec.triggers)
-        permit = Permit(spec, self._calibration.calibration_id if self._calibration else "")
+        self._episodes = Episodes(spec, self.roster, self._triggers, link, clock)
+        self.briefing = Briefing(link, self.roster, self._episodes, clock.now_ns())
+        permit = Permit(spec, self._episodes.calibration_id)
         self.policy = CheckPolicy(spec.on_failed_check, permit, self)
         self._is_armed = spec.start == "immediately" and permit.refusal is None
         self._is_virtual = False
@@ -86,12 +72,13 @@ class Synchronizer:
         self._next_housekeeping_ns = 0
         self._next_base_ns = 0
         self._free: list[Held] = []
-        self._seen_ns = 0
-        self._seen_at_ns = self._now_ns
         self._must_be_seen = False
         self._refused_priority = ""
-        self._closer = ThreadPoolExecutor(1, thread_name_prefix="closer")
-        self._finishing: list[tuple[OpenEpisode, Future[None]]] = []
+
+    @property
+    def episode(self) -> OpenEpisode | None:
+        """The episode that is being written."""
+        return self._episodes.open
 
     # -- time
 
@@ -183,7 +170,7 @@ class Synchronizer:
             if name in instance.streams:
                 instance.streams[name].account.reach(next_seq)
         self.roster.end(instance, last.error)
-        self.link.note((NoteKind.ENDED.value, instance.number))
+        self.briefing.end(instance)
         if last.error:
             self.event("driver", instance.declare.device, f"ended with an error: {last.error}")
 
@@ -209,10 +196,7 @@ class Synchronizer:
         for stream in instance.streams.values():
             self.consent.admit(stream.info, now)
             self.live.declare(stream.info)
-        self._note_declare(instance)
-
-    def _note_declare(self, instance: Instance) -> None:
-        self.link.note((NoteKind.DECLARE.value, instance.declare.model_dump_json().encode()))
+        self.briefing.declare(instance)
 
     def _welcome_when_ready(self) -> None:
         if not self.roster.is_complete():
@@ -276,7 +260,7 @@ class Synchronizer:
         is_stored = False
         if episode is not None:
             if episode.started_ns == NOT_STARTED:
-                self._begin_virtual(episode, int(frame.arrival_ns[0]))
+                self._episodes.begin_virtual(episode, int(frame.arrival_ns[0]))
             is_stored = self._record(episode, instance, stream, frame, stamped, held)
         if self._is_virtual and frame.recorded is None:
             self._must_be_seen = True
@@ -327,10 +311,7 @@ class Synchronizer:
 
     def _return_credit(self) -> None:
         """Give back the credit of what is on disk or gone for good, unless a replay must not run ahead."""
-        if self.episode is not None:
-            self._free += self.episode.writer.take_settled()
-        for episode, _ in self._finishing:
-            self._free += episode.writer.take_settled()
+        self._free += self._episodes.settled()
         if self._free and not self._is_too_far_ahead():
             self.receiver.release(self._free)
             self._free = []
@@ -338,12 +319,8 @@ class Synchronizer:
 
     def _is_too_far_ahead(self) -> bool:
         """Return whether a replay has to wait for the clock maps that stamp it."""
-        return (
-            self._must_be_seen
-            and self._arrival_ns - self._seen_ns > AHEAD_NS
-            and self._now_ns - self._seen_at_ns < PATIENCE_NS
-            and not self.is_ending
-        )
+        is_waited_for = self._must_be_seen and not self.is_ending
+        return is_waited_for and self.briefing.is_behind(self._arrival_ns, self._now_ns)
 
     # -- what is due
 
@@ -351,7 +328,8 @@ class Synchronizer:
         self._welcome_when_ready()
         self.consent.update(self._now())
         self.live.step()
-        self._hear()
+        self.briefing.hear(now_ns)
+        self.fault = self.fault or self.briefing.fault
         self._collect_finished()
         self._commit_all(self._triggers.due(now_ns))
         self._note_triggers()
@@ -403,53 +381,6 @@ class Synchronizer:
         """Return what the operator should know before it matters."""
         return [each for each in (self.receiver.shortfall(), self._refused_priority) if each]
 
-    # -- the thinker
-
-    def _hear(self) -> None:
-        is_new, said = self.link.hear()
-        if is_new:
-            self._brief()
-        for thought in said:
-            self._heed(thought)
-
-    def _brief(self) -> None:
-        """Tell a thinker that has just come who publishes, and what is open."""
-        for instance in self.roster:
-            self._note_declare(instance)
-            if instance.has_ended:
-                self.link.note((NoteKind.ENDED.value, instance.number))
-        if self.episode is not None:
-            self._note_begin(self.episode, is_from_start=False)
-
-    def _heed(self, thought: Sequence[Any]) -> None:
-        kind = ThoughtKind(thought[0])
-        if kind is ThoughtKind.MAP:
-            instance = self.roster.instances.get(thought[1])
-            if instance is not None:
-                stream = next(each for each in instance.streams.values() if each.index == thought[2])
-                stream.stamper.use(ClockMap.unpack(thought[3]))
-        elif kind is ThoughtKind.SEEN:
-            self._seen_ns, self._seen_at_ns = thought[1], self._now_ns
-        elif kind is ThoughtKind.SUMMARY:
-            self.summaries = thought[1]
-        elif kind is ThoughtKind.SEALED:
-            self.n_sealed += 1
-            if thought[3]:
-                self.fault = self.fault or f"episode {thought[1]} could not be sealed: {thought[3]}"
-
-    def _note_begin(self, episode: OpenEpisode, *, is_from_start: bool) -> None:
-        timeline = episode.timeline
-        self.link.note(
-            (
-                NoteKind.BEGIN.value,
-                episode.episode_id,
-                episode.started_ns,
-                episode.reference,
-                (timeline.host_id, timeline.utc_minus_host_ns, timeline.is_virtual),
-                is_from_start,
-            )
-        )
-
     # -- episodes
 
     def disarm(self) -> None:
@@ -462,42 +393,20 @@ class Synchronizer:
             return self.episode.episode_id
         self._is_armed = True
         now_ns = self.now_ns() if self._arrival_ns or not self._is_virtual else NOT_STARTED
-        reference = self.spec.reference or reference_among(s.info for _, s in self.roster.streams())
-        episode_id = new_ulid(self._clock.utc_ns())
-        episode = OpenEpisode(self.spec, episode_id, self._episode_timeline(), reference, now_ns)
-        self.episode = episode
-        if self.policy.permit.despite:
-            despite = self.policy.permit.despite
-            episode.limitations.append(f"recorded by the operator's word although {despite}")
-        episode.limitations += self.warnings()
-        if now_ns != NOT_STARTED:
-            episode.store_calibration(self.spec.calibration, self._calibration)
+        despite = self.policy.permit.despite
+        known = [f"recorded by the operator's word although {despite}"] if despite else []
         self.policy.book.begin()
-        self._triggers.begin()
-        self._note_begin(episode, is_from_start=True)
-        for instance in self.roster.in_rig_order():
-            self._join(episode, instance)
+        episode = self._episodes.begin(now_ns, [*known, *self.warnings()])
         for stream, problem in self._triggers.problems():
             episode.limitations.append(problem)
             self.event("clock", stream, problem)
-        return episode_id
+        return episode.episode_id
 
     def _join(self, episode: OpenEpisode, instance: Instance) -> None:
         try:
             episode.join(instance)
         except WriteError as err:
             self._disk_trouble(str(err))
-
-    def _begin_virtual(self, episode: OpenEpisode, started_ns: int) -> None:
-        episode.started_ns = started_ns
-        episode.store_calibration(self.spec.calibration, self._calibration)
-        self.link.note((NoteKind.STARTED.value, episode.episode_id, started_ns))
-
-    def _episode_timeline(self) -> Timeline:
-        timeline = self.roster.timeline
-        if timeline is not None and timeline.is_virtual:
-            return timeline
-        return Timeline(self.spec.host_id, read_bases().utc_minus_host_ns)
 
     def start_when_allowed(self, despite_calibration: bool = False) -> str:
         """Open an episode for the operator, see :meth:`Permit.ask`; return its id."""
@@ -510,75 +419,29 @@ class Synchronizer:
         if episode is None:
             return None
         if not episode.has_produced:  # there is nothing to prove or to keep
-            self._remove(episode)
+            self._episodes.remove(episode)
             return None
-        self.link.note((NoteKind.CLOSING.value, episode.episode_id))
-        closing = self._closing(episode)
-        self._finishing.append((episode, self._closer.submit(_finish, episode, closing)))
+        self._episodes.close(episode, self.now_ns(), self.receiver.rejected, self.policy.book)
         return episode.episode_id
-
-    def _take_episode(self) -> OpenEpisode | None:
-        """End the accounts of the open episode, and let no further frame into it."""
-        self._commit_all(self._triggers.due(None))
-        self._note_triggers()
-        episode = self.episode
-        if episode is None:
-            return None
-        if not self._is_virtual:
-            self.roster.settle_silent()
-        self.episode = None
-        for _, stream in self.roster.streams():
-            stream.account.take_account()
-        episode.limitations += self.roster.problems
-        self.roster.problems.clear()
-        return episode
-
-    def _closing(self, episode: OpenEpisode) -> "partial[Closing]":
-        """Return what is known at the end; its balances are read when the files are finished."""
-        names = [name for name in episode.streams if self._triggers.is_by_pulse(name)]
-        return partial(
-            Closing,
-            facts=self.spec.facts,
-            episode_id=episode.episode_id,
-            timeline=episode.timeline,
-            reference=episode.reference,
-            tolerance_ns=self.spec.tolerance_ns,
-            started_ns=episode.started_ns,
-            ended_ns=self.now_ns(),
-            now_utc_ns=self._clock.utc_ns(),
-            consent=str(self.spec.consent),
-            streams=episode.closed_streams(dict.fromkeys(names, BY_PULSES)),
-            marks=tuple(episode.marks),
-            limitations=tuple(episode.limitations),
-            rejected=dict(self.receiver.rejected),
-            verdicts=self.policy.book.verdicts(),
-            checks=self.policy.book.records(),
-            clocks=self._triggers.verdicts(with_seconds=not self._is_virtual),
-            calibration_id=self._calibration.calibration_id if self._calibration else "",
-        )
 
     def discard(self) -> str | None:
         """Close the open episode and delete it; return its id."""
         episode = self._take_episode()
         if episode is None:
             return None
-        self._remove(episode)
+        self._episodes.remove(episode)
         return episode.episode_id
 
-    def _remove(self, episode: OpenEpisode) -> None:
-        self.link.note((NoteKind.DISCARD.value, episode.episode_id))
-        self._finishing.append((episode, self._closer.submit(_finish, episode, None)))
+    def _take_episode(self) -> OpenEpisode | None:
+        """Let what waits for pulses into the open episode, and take it out of the frames' way."""
+        self._commit_all(self._triggers.due(None))
+        self._note_triggers()
+        return self._episodes.take(is_virtual=self._is_virtual)
 
     def _collect_finished(self) -> None:
-        for entry in list(self._finishing):
-            episode, finished = entry
-            if finished.done():
-                self._finishing.remove(entry)
-                self._free += episode.writer.take_settled()
-                problem = problem_of(finished.exception())
-                if problem:
-                    self.fault = self.fault or f"episode {episode.episode_id}: {problem}"
-                self.link.note((NoteKind.CLOSED.value, episode.episode_id))
+        held, problem = self._episodes.collect()
+        self._free += held
+        self.fault = self.fault or problem
 
     # -- what is said
 
@@ -639,36 +502,6 @@ class Synchronizer:
             if not instance.has_ended:
                 self.roster.settle(instance)
         self.stop()
-        self._closer.shutdown(wait=True)
+        self._episodes.wait()
         self._collect_finished()
         self.link.flush(self._clock.now_ns(), self._arrival_ns)
-
-
-def _finish(episode: OpenEpisode, closing: "partial[Closing] | None") -> None:
-    """Finish an episode's files and leave the note for its seal; None = delete it. Runs in a thread.
-
-    Raises:
-        EpisodeError: If the disk did not take all; what it took can be recovered.
-    """
-    problem: EpisodeError | None = None
-    try:
-        episode.writer.finish().result()
-    except EpisodeError as err:
-        problem = err
-    if closing is None:
-        episode.remove()
-        return
-    found = closing(accounts=episode.closed_accounts())
-    if problem is not None:
-        limitations = (*found.limitations, f"not everything could be written: {problem}")
-        found = closing(accounts=found.accounts, limitations=limitations)
-    found.save(episode.folder)
-
-
-def _load_calibration(path: Path | None) -> RigCalibration | None:
-    if path is None:
-        return None
-    try:
-        return RigCalibration.load(path)
-    except CalibrationError as err:
-        raise CalibrationError(f"calibration {path}: {err}") from err

@@ -1,0 +1,221 @@
+"""Opens and closes the episodes of a session; files are finished in a thread, nobody waits for them."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.drivers.bus.credits import Held
+from sensorium.errors import CalibrationError, EpisodeError
+from sensorium.sync.clocks.triggered import BY_PULSES
+from sensorium.sync.episode.ulid import new_ulid
+from sensorium.sync.recording.check_book import CheckBook
+from sensorium.sync.recording.closing import Closing
+from sensorium.sync.recording.notes import NoteKind, ThinkerLink
+from sensorium.sync.recording.open_episode import NOT_STARTED, OpenEpisode
+from sensorium.sync.recording.reference import reference_among
+from sensorium.sync.recording.roster import Roster
+from sensorium.sync.recording.spec import SyncSpec
+from sensorium.sync.recording.triggers import SessionTriggers
+from sensorium.timebase import Clock, Timeline, read_bases
+
+
+class Episodes:
+    """The open episode of a session, and those whose files are being finished.
+
+    Attributes:
+        open: What is being written; None between episodes.
+    """
+
+    def __init__(
+        self, spec: SyncSpec, roster: Roster, triggers: SessionTriggers, link: ThinkerLink, clock: Clock
+    ) -> None:
+        """Load the calibration that the episodes are recorded under.
+
+        Raises:
+            CalibrationError: If it cannot be read.
+        """
+        self.open: OpenEpisode | None = None
+        self._spec = spec
+        self._roster = roster
+        self._triggers = triggers
+        self._link = link
+        self._clock = clock
+        self._calibration = _load_calibration(spec.calibration)
+        self._closer = ThreadPoolExecutor(1, thread_name_prefix="closer")
+        self._finishing: list[tuple[OpenEpisode, Future[None]]] = []
+
+    @property
+    def calibration_id(self) -> str:
+        return self._calibration.calibration_id if self._calibration else ""
+
+    # -- the beginning
+
+    def begin(self, started_ns: int, limitations: Iterable[str]) -> OpenEpisode:
+        """Open an episode that all present drivers take part in; there must be none.
+
+        Args:
+            started_ns: Host time; ``NOT_STARTED`` in a replay whose first frame will say.
+            limitations: What its manifest is to say beside what is found out.
+
+        Raises:
+            EpisodeError: If the disk does not take it.
+        """
+        reference = self._spec.reference or reference_among(s.info for _, s in self._roster.streams())
+        episode_id = new_ulid(self._clock.utc_ns())
+        episode = OpenEpisode(self._spec, episode_id, self._timeline(), reference, started_ns)
+        episode.limitations += limitations
+        self.open = episode
+        if started_ns != NOT_STARTED:
+            episode.store_calibration(self._spec.calibration, self._calibration)
+        self._triggers.begin()
+        self.tell(episode, is_from_start=True)
+        for instance in self._roster.in_rig_order():
+            episode.join(instance)
+        return episode
+
+    def _timeline(self) -> Timeline:
+        timeline = self._roster.timeline
+        if timeline is not None and timeline.is_virtual:
+            return timeline
+        return Timeline(self._spec.host_id, read_bases().utc_minus_host_ns)
+
+    def begin_virtual(self, episode: OpenEpisode, started_ns: int) -> None:
+        """Note when the episode of a replay began: at the arrival of its first frame."""
+        episode.started_ns = started_ns
+        episode.store_calibration(self._spec.calibration, self._calibration)
+        self._link.note((NoteKind.STARTED.value, episode.episode_id, started_ns))
+
+    def tell(self, episode: OpenEpisode, *, is_from_start: bool) -> None:
+        """Tell the thinker that an episode is open."""
+        timeline = (
+            episode.timeline.host_id,
+            episode.timeline.utc_minus_host_ns,
+            episode.timeline.is_virtual,
+        )
+        self._link.note(
+            (
+                NoteKind.BEGIN.value,
+                episode.episode_id,
+                episode.started_ns,
+                episode.reference,
+                timeline,
+                is_from_start,
+            )
+        )
+
+    # -- the end
+
+    def take(self, *, is_virtual: bool) -> OpenEpisode | None:
+        """End the accounts of the open episode and return it; no further frame goes into it."""
+        episode = self.open
+        if episode is None:
+            return None
+        if not is_virtual:
+            self._roster.settle_silent()
+        self.open = None
+        for _, stream in self._roster.streams():
+            stream.account.take_account()
+        episode.limitations += self._roster.problems
+        self._roster.problems.clear()
+        return episode
+
+    def close(
+        self, episode: OpenEpisode, ended_ns: int, rejected: Mapping[str, int], book: CheckBook
+    ) -> None:
+        """Finish the files of an episode that was taken, and leave the note for its seal."""
+        self._link.note((NoteKind.CLOSING.value, episode.episode_id))
+        names = [name for name in episode.streams if self._triggers.is_by_pulse(name)]
+        closing = partial(
+            Closing,
+            facts=self._spec.facts,
+            episode_id=episode.episode_id,
+            timeline=episode.timeline,
+            reference=episode.reference,
+            tolerance_ns=self._spec.tolerance_ns,
+            started_ns=episode.started_ns,
+            ended_ns=ended_ns,
+            now_utc_ns=self._clock.utc_ns(),
+            consent=str(self._spec.consent),
+            streams=episode.closed_streams(dict.fromkeys(names, BY_PULSES)),
+            marks=tuple(episode.marks),
+            rejected=dict(rejected),
+            verdicts=book.verdicts(),
+            checks=book.records(),
+            clocks=self._triggers.verdicts(with_seconds=not episode.timeline.is_virtual),
+            calibration_id=self.calibration_id,
+        )
+        self._finishing.append((episode, self._closer.submit(_finish, episode, closing)))
+
+    def remove(self, episode: OpenEpisode) -> None:
+        """Delete an episode that was taken."""
+        self._link.note((NoteKind.DISCARD.value, episode.episode_id))
+        self._finishing.append((episode, self._closer.submit(_remove, episode)))
+
+    def settled(self) -> list[Held]:
+        """Return what frames held whose bytes are on disk, or given up, since the last call."""
+        found = self.open.writer.take_settled() if self.open is not None else []
+        for episode, _ in self._finishing:
+            found += episode.writer.take_settled()
+        return found
+
+    def collect(self) -> tuple[list[Held], str]:
+        """Return what the frames of finished episodes held, and what went wrong; tell the thinker of them."""
+        held: list[Held] = []
+        problem = ""
+        for entry in list(self._finishing):
+            episode, finished = entry
+            if finished.done():
+                self._finishing.remove(entry)
+                held += episode.writer.take_settled()
+                problem = problem or _problem_of(episode, finished.exception())
+                self._link.note((NoteKind.CLOSED.value, episode.episode_id))
+        return held, problem
+
+    def wait(self) -> None:
+        """Return when all files are finished."""
+        self._closer.shutdown(wait=True)
+
+
+def _finish(episode: OpenEpisode, closing: "partial[Closing]") -> None:
+    """Finish an episode's files and leave the note for its seal; runs in a thread.
+
+    Raises:
+        EpisodeError: If the disk did not take the note; what it took can be recovered.
+    """
+    limitations = tuple(episode.limitations)
+    try:
+        episode.writer.finish().result()
+    except EpisodeError as err:
+        limitations = (*limitations, f"not everything could be written: {err}")
+    closing(accounts=episode.closed_accounts(), limitations=limitations).save(episode.folder)
+
+
+def _remove(episode: OpenEpisode) -> None:
+    try:
+        episode.writer.finish().result()
+    finally:
+        episode.remove()
+
+
+def _problem_of(episode: OpenEpisode, error: BaseException | None) -> str:
+    """Return what kept an episode from being finished; "" if nothing did.
+
+    Raises:
+        BaseException: What is no trouble with the disk.
+    """
+    if error is None:
+        return ""
+    if isinstance(error, (EpisodeError, OSError)):
+        return f"episode {episode.episode_id}: not everything could be written: {error}"
+    raise error
+
+
+def _load_calibration(path: Path | None) -> RigCalibration | None:
+    if path is None:
+        return None
+    try:
+        return RigCalibration.load(path)
+    except CalibrationError as err:
+        raise CalibrationError(f"calibration {path}: {err}") from err
