@@ -138,6 +138,8 @@ class MapStamper:
         self._clamp = CaptureClamp(latency.max_ns)
         self._epoch = 0
         self._epoch_seq = 0
+        self._epoch_ticks = 0
+        self._least_ns = 0
         self._ref_ticks = 0
         self._is_mapped = False
         self._is_begun = False
@@ -183,6 +185,8 @@ class MapStamper:
     def _one(self, raw: int, arrival_ns: int, seq: int) -> Stamped:
         ticks, kind = self._unwrapper.step(raw, arrival_ns, seq)
         self._note(kind, seq)
+        if self._epoch_seq == seq:
+            self._epoch_ticks, self._least_ns = ticks, arrival_ns
         found = self.map
         if found is not None and self._is_mapped and kind not in UNUSABLE:
             capture_ns = found.ref_host_ns + round((ticks - self._ref_ticks) * found.ns_per_tick)
@@ -190,10 +194,23 @@ class MapStamper:
             slack_ns = AHEAD_NS + found.uncertainty.bound95_ns
             if late_ns >= -self._max_ns - slack_ns:
                 known = found.aged(capture_ns - found.ref_host_ns)
-                capture_ns = self._clamp.one(capture_ns, arrival_ns, is_late=late_ns > slack_ns)
+                capture_ns = self._clamp.one(capture_ns, arrival_ns, is_late=late_ns > 0)
                 return Stamped(np.array([capture_ns], np.int64), known, self._epoch)
-        capture_ns = self._clamp.one(arrival_ns - self._min_ns, arrival_ns)
+        estimate_ns = arrival_ns
+        if found is not None and not self._is_mapped and kind not in UNUSABLE:
+            estimate_ns = self._least_delayed(ticks, arrival_ns, found)
+        capture_ns = self._clamp.one(estimate_ns - self._min_ns, arrival_ns)
         return Stamped(np.array([capture_ns], np.int64), self._by_arrival, self._epoch)
+
+    def _least_delayed(self, ticks: int, arrival_ns: int, found: ClockMap) -> int:
+        """Return when a sample would have arrived had it been delayed as little as the least of its epoch.
+
+        For the few samples between a restart and the first map of the new epoch: the crystal's skew is known.
+        """
+        ns_per_tick = found.ns_per_tick if found.epoch != NO_MAP else self._tick_ns
+        elapsed_ns = round((ticks - self._epoch_ticks) * ns_per_tick)
+        self._least_ns = min(self._least_ns, arrival_ns - elapsed_ns)
+        return elapsed_ns + self._least_ns
 
     def _block(self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], seq: int) -> Stamped:
         unwrapped = self._unwrapper.frame(raw, arrival_ns, seq)
@@ -214,7 +231,7 @@ class MapStamper:
         if late_ns < -self._max_ns - slack_ns:
             return self._by_arrivals(arrival_ns, size)
         known = found.aged(int(capture_ns[-1]) - found.ref_host_ns)
-        capture_ns = self._clamp.block(capture_ns, arrival_ns, elapsed_ns, is_late=late_ns > slack_ns)
+        capture_ns = self._clamp.block(capture_ns, arrival_ns, elapsed_ns, is_late=late_ns > 0)
         return Stamped(capture_ns, known, self._epoch)
 
     def _steps(self, arrival_ns: NDArray[np.int64]) -> NDArray[np.int64]:

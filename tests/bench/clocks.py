@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import clock_real
@@ -22,8 +23,10 @@ import clock_shapes as shapes
 import content
 import numpy as np
 import two_way
+from published_path import PublishedPath
 
 from sensorium.drivers.frame import ClockKind, DeviceClock, Encoding, Frame, Latency, Modality, StreamInfo
+from sensorium.sync.clocks.published import MapStamper
 from sensorium.sync.clocks.remap import remap
 from sensorium.sync.clocks.tracker import StreamTracker
 
@@ -48,9 +51,10 @@ def stream(rate_hz: float) -> StreamInfo:
     )
 
 
-def run_tracker(simulation: shapes.Simulation, rate_hz: float) -> tuple[Any, Any, int, float]:
+def run_tracker(
+    simulation: shapes.Simulation, tracker: StreamTracker | PublishedPath
+) -> tuple[Any, Any, int, float]:
     """Return signed errors (us), stated bounds (us), captures after arrival, and seconds used per sample."""
-    tracker = StreamTracker(stream(rate_hz))
     count = simulation.capture_ns.size
     capture = np.empty(count, np.int64)
     bound = np.empty(count)
@@ -64,6 +68,62 @@ def run_tracker(simulation: shapes.Simulation, rate_hz: float) -> tuple[Any, Any
     used_s = (time.process_time() - begin) / count
     after_arrival = int((capture > simulation.arrival_ns).sum())
     return (capture - simulation.capture_ns) / 1e3, bound / 1e3, after_arrival, used_s
+
+
+def bench_published(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
+    """The same samples through recorder and thinker: maps come a batch late; beside the tracker's own stamps."""
+    result: dict[str, Any] = {}
+    for shape in shapes.SHAPES:
+        ours, own, bounds, resets, own_resets, costs = [], [], [], [], [], []
+        for seed in seeds:
+            progress(f"published {shape.name} seed {seed}")
+            simulation = shapes.simulate(shape, seed)
+            age_s = simulation.age_s()
+            is_settled = age_s > shapes.SETTLE_S
+            is_after_reset = (age_s < 5) & (simulation.epoch == 1)
+            error, bound, _, _ = run_tracker(simulation, PublishedPath(stream(shape.rate_hz)))
+            other, _, _, _ = run_tracker(simulation, StreamTracker(stream(shape.rate_hz)))
+            ours.append(np.abs(error[is_settled]))
+            own.append(np.abs(other[is_settled]))
+            bounds.append(bound[is_settled])
+            resets.append(np.abs(error[is_after_reset]))
+            own_resets.append(np.abs(other[is_after_reset]))
+            costs.append(stamper_cost_us(simulation, stream(shape.rate_hz)))
+        pooled, stated = np.concatenate(ours), np.concatenate(bounds)
+        result[shape.name] = {
+            "p99_us": float(np.percentile(pooled, 99)),
+            "own_p99_us": float(np.percentile(np.concatenate(own), 99)),
+            "coverage": float((pooled <= stated).mean()),
+            "after_reset_p99_us": float(np.percentile(np.concatenate(resets), 99)),
+            "own_after_reset_p99_us": float(np.percentile(np.concatenate(own_resets), 99)),
+            "recorder_us_per_frame": float(np.median(costs)),
+            "seeds": len(seeds),
+        }
+    return result
+
+
+def stamper_cost_us(simulation: shapes.Simulation, info: StreamInfo) -> float:
+    """Return what a frame costs the recorder while a map is in force."""
+    ticks, arrivals = simulation.raw_ticks.reshape(-1, 1), simulation.arrival_ns.reshape(-1, 1)
+    count = min(5000, len(ticks))
+    frames = [Frame("bench", index, 1, ticks[index], arrivals[index], b"") for index in range(count)]
+    stamper = MapStamper(info)
+    stamper.stamp(frames[0])
+    begin = time.process_time()
+    for frame in frames[1:]:
+        stamper.stamp(frame)
+    return (time.process_time() - begin) / count * 1e6
+
+
+def table_published(result: dict[str, Any]) -> None:
+    print("\nthrough recorder and thinker: |error| in us, settled; beside it the tracker's own stamps")
+    print(f"{'shape':20}{'p99':>8}{'own':>8}{'covers':>8}{'reset':>8}{'own':>8}{'us/frame':>10}")
+    for name, row in result.items():
+        print(
+            f"{name:20}{row['p99_us']:8.1f}{row['own_p99_us']:8.1f}{row['coverage']:8.3f}"
+            f"{row['after_reset_p99_us']:8.0f}{row['own_after_reset_p99_us']:8.0f}"
+            f"{row['recorder_us_per_frame']:10.1f}"
+        )
 
 
 def interval(per_seed: Sequence[Any], quantile: float) -> tuple[float, float]:
@@ -90,7 +150,7 @@ def bench_one_way(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, 
             simulation = shapes.simulate(shape, seed)
             age_s = simulation.age_s()
             is_settled = age_s > shapes.SETTLE_S
-            error, bound, after, used_s = run_tracker(simulation, shape.rate_hz)
+            error, bound, after, used_s = run_tracker(simulation, StreamTracker(stream(shape.rate_hz)))
             late += after
             used.append(used_s)
             errors.append(error[is_settled])
@@ -312,6 +372,7 @@ def bench_real(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any
 
 SECTIONS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], None]]] = {
     "one_way": (bench_one_way, table_one_way),
+    "published": (bench_published, table_published),
     "audio": (bench_audio, table_audio),
     "offline": (bench_offline, table_offline),
     "blocks": (bench_blocks, lambda result: None),
