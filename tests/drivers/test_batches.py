@@ -356,7 +356,8 @@ def test_joined_audio_has_the_capture_times_that_its_blocks_had() -> None:
         for index in range(count)
     ]
     batch = BatchStage(BATCH_NS)
-    tracker = StreamTracker(*batch.declare([info]))
+    (declared,) = batch.declare([info])
+    tracker = StreamTracker(declared)
     joined = [made for item in sent for made in batch.apply(item) if isinstance(made, Frame)]
     assert len(joined) < len(sent) / 6
     capture_ns = np.concatenate([tracker.update(made).capture_ns for made in joined])[::block]
