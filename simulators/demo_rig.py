@@ -1,13 +1,14 @@
 """The rig that ``sensorium demo`` records: every simulated sensor, each with a clock of its own kind."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sensorium.calibration.rig_document import RigCalibration
-from sensorium.simulators.rig import rig_calibration
+from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.simulators.rig import BODY, CAMERA, MOUNTS, SPARE_MOUNTS
 
 CALIBRATION_FILE = "calibration.yaml"
 
@@ -76,3 +77,17 @@ def demo_rig_yaml(seed: int = 1, start_ns: int | None = None, **common: Any) -> 
         for options in rig["devices"].values():
             options["starts_with"] = list(rig["devices"])
     return yaml.safe_dump(rig, sort_keys=False, default_flow_style=None)
+
+
+def rig_calibration(seed: int = 1, spare: Sequence[str] = ()) -> RigCalibration:
+    """Return the truth as a calibration document: frame names are the device names of the demo rig.
+
+    Args:
+        spare: Names of ``SPARE_MOUNTS`` that the rig carries too.
+    """
+    mounts = MOUNTS | {name: SPARE_MOUNTS[name] for name in spare}
+    edges = tuple(
+        Edge(BODY, name, T_body_sensor, source="simulator truth") for name, T_body_sensor in mounts.items()
+    )
+    cameras = {name: CAMERA for name in MOUNTS if name.startswith("camera")}
+    return RigCalibration(rig=f"simulated-{seed}", source="simulator truth", cameras=cameras, edges=edges)

@@ -1,14 +1,11 @@
-"""Where the simulated rig's sensors sit, and the calibration document that says so.
+"""Where the simulated rig's sensors sit.
 
 Frames: body, LiDAR, IMU, force and microphone x forward, y left, z up; cameras x right, y down, z forward.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sensorium.calibration.geometry import Array, Intrinsics, rotation_from_rpy, transform
-from sensorium.calibration.rig_document import Edge, RigCalibration
 
 BODY = "body"
 CAMERA = Intrinsics("pinhole", 640, 480, 420.0, 420.0, 319.5, 239.5)
@@ -35,17 +32,3 @@ SPARE_MOUNTS: dict[str, Array] = {
     "lidar_rear_imu": _REAR_LIDAR @ transform(np.eye(3), (0.006253, -0.011775, 0.007645)),
 }
 """T_body_sensor of devices that the demo's rig does not carry."""
-
-
-def rig_calibration(seed: int = 1, spare: Sequence[str] = ()) -> RigCalibration:
-    """Return the truth as a calibration document: frame names are the device names of the demo rig.
-
-    Args:
-        spare: Names of ``SPARE_MOUNTS`` that the rig carries too.
-    """
-    mounts = MOUNTS | {name: SPARE_MOUNTS[name] for name in spare}
-    edges = tuple(
-        Edge(BODY, name, T_body_sensor, source="simulator truth") for name, T_body_sensor in mounts.items()
-    )
-    cameras = {name: CAMERA for name in MOUNTS if name.startswith("camera")}
-    return RigCalibration(rig=f"simulated-{seed}", source="simulator truth", cameras=cameras, edges=edges)

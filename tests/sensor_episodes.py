@@ -15,9 +15,9 @@ from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Paylo
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.registry import load_driver
+from sensorium.simulators.demo_rig import rig_calibration
 from sensorium.simulators.force import TOOL_CENTRE_M, TOOL_KG
 from sensorium.simulators.microphone import SPACING_M
-from sensorium.simulators.rig import rig_calibration
 from sensorium.sync.align import Match, Matched, SyncRow
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode.entries import EpisodeEvent

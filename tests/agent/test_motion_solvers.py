@@ -15,9 +15,9 @@ from sensorium.calibration.geometry import rotation_log, small_motion
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sensor_models import MicrophoneArray
 from sensorium.errors import CalibrationError
+from sensorium.simulators.demo_rig import rig_calibration
 from sensorium.simulators.force import TOOL_CENTRE_M, TOOL_KG
 from sensorium.simulators.microphone import SPACING_M
-from sensorium.simulators.rig import rig_calibration
 
 IMU = {"driver": "sim_imu"}
 LIDAR = {"driver": "sim_lidar", "columns": 512, "rings": 32}

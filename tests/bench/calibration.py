@@ -69,10 +69,10 @@ from sensorium.calibration.stereo import (
 from sensorium.calibration.sweep import Edges, Sweep
 from sensorium.calibration.targets import Chessboard, View
 from sensorium.drivers.payloads.ouster import beam_rays
+from sensorium.simulators.demo_rig import rig_calibration
 from sensorium.simulators.emulators.ouster_encoder import default_metadata
 from sensorium.simulators.imu import InertialNoise, SimulatedImuConfig, inertial_truth
 from sensorium.simulators.render import Renderer
-from sensorium.simulators.rig import rig_calibration
 from sensorium.simulators.world import World
 from sensorium.verdict import Status, Verdict
 

@@ -7,9 +7,9 @@ from sensorium.calibration import geometry
 from sensorium.calibration.attribution import Window, moved_between, moved_sensors, split_timing
 from sensorium.calibration.sweep import deskew
 from sensorium.drivers.payloads.ouster import beam_rays
+from sensorium.simulators.demo_rig import rig_calibration
 from sensorium.simulators.emulators.ouster_encoder import default_metadata
 from sensorium.simulators.imu import inertial_truth
-from sensorium.simulators.rig import rig_calibration
 from sensorium.simulators.world import World
 from sensorium.verdict import Status, Verdict
 

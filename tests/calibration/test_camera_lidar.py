@@ -27,9 +27,9 @@ from sensorium.calibration.rig_document import Edge, RigCalibration
 from sensorium.calibration.sweep import Sweep, along_ring_edges, between_ring_edges, reflectance_edges
 from sensorium.drivers.payloads.ouster import beam_rays
 from sensorium.errors import CalibrationError
+from sensorium.simulators.demo_rig import rig_calibration
 from sensorium.simulators.emulators.ouster_encoder import default_metadata
 from sensorium.simulators.render import Renderer
-from sensorium.simulators.rig import rig_calibration
 from sensorium.simulators.world import World
 from sensorium.verdict import Status
 

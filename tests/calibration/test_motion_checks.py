@@ -25,10 +25,10 @@ from sensorium.calibration.rotation import Turns, align, check_imu_rotation
 from sensorium.calibration.sensor_models import ImuModel
 from sensorium.drivers.payloads.ouster import beam_rays
 from sensorium.errors import CalibrationError
+from sensorium.simulators.demo_rig import rig_calibration
 from sensorium.simulators.emulators.ouster_encoder import default_metadata
 from sensorium.simulators.imu import InertialNoise, SimulatedImuConfig, inertial_truth
 from sensorium.simulators.render import Renderer
-from sensorium.simulators.rig import rig_calibration
 from sensorium.simulators.world import World
 from sensorium.verdict import Status
 
