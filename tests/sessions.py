@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -266,12 +267,19 @@ def recorded_rows(episode: Path) -> dict[str, list[Row]]:
             if not topic.endswith("/stamps"):
                 payloads[name] += 1
                 continue
-            ends = np.cumsum(message.capture_counts)
-            for i, (instance, seq, count) in enumerate(
-                zip(message.instance, message.seq, message.count, strict=True)
+            captures = iter(np.cumsum(message.capture_host_step_ns).tolist())
+            next_seq = 0
+            for instance, gap, count, stamps in zip(
+                np.cumsum(message.instance_step).tolist(),
+                message.seq_gap,
+                np.cumsum(message.count_step).tolist(),
+                np.cumsum(message.capture_counts_step).tolist(),
+                strict=True,
             ):
-                captures = message.capture_host_ns[ends[i] - message.capture_counts[i] : ends[i]]
-                rows.setdefault(name, []).append(Row(instance, seq, count, tuple(captures)))
+                seq = next_seq + gap
+                next_seq = seq + count
+                row = Row(instance, seq, count, tuple(islice(captures, stamps)))
+                rows.setdefault(name, []).append(row)
     for name, found in rows.items():
         assert payloads[name] == len(found), f"{name}: {payloads[name]} messages, {len(found)} stamps"
     return rows

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sensorium.drivers.frame import StreamInfo
+from sensorium.drivers.frame import Encoding, StreamInfo
 from sensorium.errors import ConfigError
 
 Payload = bytes | memoryview
@@ -22,7 +22,11 @@ CODECS = {
 }
 """Name in the rig file -> ``module:codec``; lazy, so that a host loads only the libraries that it needs."""
 
-DEFAULTS: Mapping[str, str] = {}
+DEFAULTS: Mapping[str, str] = {
+    Encoding.OUSTER: "range_image",
+    Encoding.COLUMNS: "columns",
+    Encoding.MONO16: "depth",
+}
 """Encoding -> the exact codec that packs it where neither the rig file nor the device's options say anything."""
 
 UNPACKED = "none"
