@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,6 @@ import zmq
 from pydantic import BaseModel, ConfigDict, Field
 
 from sensorium.drivers.bus.counters import CounterFile
-from sensorium.drivers.bus.credits import HEADER_OVERHEAD_BYTES
 from sensorium.drivers.bus.publisher import BusPublisher
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.driver import Driver, DriverContext
@@ -64,21 +63,32 @@ class DriverHost:
         config = driver_type.config_type.model_validate(spec.options)
         driver_context = DriverContext(spec.name, spec.host_id, clock, spec.run_dir)
         self.driver: Driver[Any] = driver_type(config, driver_context)
-        try:
-            infos = _with_consent_flag(self.driver.open(), config.personal)
-            stages = stages_for(self.driver, infos, spec.codec, spec.batch_ms)
-            self._pipeline = Pipeline(stages, infos)
-            self._bus = self._connect(spec, self._pipeline.infos, context)
-        except BaseException:
-            self.driver.close()
-            raise
+        self._spec = spec
+        self._personal = config.personal
+        self._pipeline = Pipeline((), ())
+        self._bus = BusPublisher(spec.endpoint, secrets.randbits(32), clock, context)
 
-    def _connect(
-        self, spec: HostSpec, infos: Sequence[StreamInfo], context: zmq.Context[zmq.Socket[bytes]]
-    ) -> BusPublisher:
+    def open(self) -> None:
+        """Open the device and return once the recorder knows its streams.
+
+        The recorder must be there first: whatever it took to start would be missing from the recording.
+
+        Raises:
+            DeviceError: If the device is missing, or no recorder answered within 30 s.
+        """
+        self._wait(lambda: self._bus.is_served, "no recorder serves the bus")
+        if self._is_stopping:
+            return
+        infos = _with_consent_flag(self.driver.open(), self._personal)
+        stages = stages_for(self.driver, infos, self._spec.codec, self._spec.batch_ms)
+        self._pipeline = Pipeline(stages, infos)
+        self._declare(self._pipeline.infos)
+        self._wait(lambda: self._bus.is_welcome, "the recorder did not take the device's streams")
+
+    def _declare(self, infos: Sequence[StreamInfo]) -> None:
+        spec, instance = self._spec, self._bus.instance
         if not infos:
             raise DeviceError(f"device {spec.name}: its driver {spec.driver} declared no streams")
-        instance = secrets.randbits(32)
         path = spec.run_dir / "counters" / f"{spec.name}-{instance:08x}.counters"
         counters = CounterFile(path, instance, [info.name for info in infos])
         first_seq = dict(self.driver.first_seq)
@@ -95,21 +105,15 @@ class DriverHost:
             counters=str(path),
             first_seq=first_seq,
         )
-        return BusPublisher(spec.endpoint, declare, counters, self._clock, context)
+        self._bus.declare(declare, counters)
 
-    def wait_for_welcome(self) -> None:
-        """Return once the synchronizer knows the streams.
-
-        Raises:
-            DeviceError: If none answered within 30 s.
-        """
+    def _wait(self, is_done: Callable[[], bool], otherwise: str) -> None:
         deadline_ns = self._clock.now_ns() + WELCOME_TIMEOUT_NS
-        while not self._bus.is_welcome and not self._is_stopping:
+        while not is_done() and not self._is_stopping:
             self._bus.step(wait_s=READ_TIMEOUT_S)
             if self._clock.now_ns() > deadline_ns:
-                raise DeviceError(
-                    "no synchronizer answered on the bus within 30 s; is the agent still running?"
-                )
+                seconds = WELCOME_TIMEOUT_NS // SECOND_NS
+                raise DeviceError(f"{otherwise} within {seconds} s; is the agent still running?")
 
     def step(self) -> None:
         """Move what the driver has within 20 ms onto the bus."""
@@ -130,18 +134,18 @@ class DriverHost:
                 self._bus.lose(item)
                 continue
             if self.driver.blocks:
-                self._wait_for_credit(len(item.payload) + HEADER_OVERHEAD_BYTES)
+                self._wait_for_credit(len(item.payload))
             self._bus.publish(item)
 
-    def _wait_for_credit(self, size_bytes: int) -> None:
-        while not self._bus.has_credit(size_bytes) and not self._is_stopping:
+    def _wait_for_credit(self, payload_bytes: int) -> None:
+        while not self._bus.has_credit(payload_bytes) and not self._is_stopping:
             self._bus.step(wait_s=READ_TIMEOUT_S)
 
     def run(self) -> None:
         """Publish until the source ends or :meth:`stop` is called; re-raises what the driver raised."""
         error = ""
         try:
-            self.wait_for_welcome()
+            self.open()
             self._publish_all()
         except SensoriumError as err:
             error = str(err)

@@ -66,7 +66,9 @@ class Bench:
             is_live=True,
             counters=str(counters.path),
         )
-        return BusPublisher(self.endpoint, declare, counters, self.clock, self.context)
+        publisher = BusPublisher(self.endpoint, instance, self.clock, self.context)
+        publisher.declare(declare, counters)
+        return publisher
 
     def settle(self, *drivers: BusPublisher) -> None:
         """Let messages go back and forth until nothing moves."""

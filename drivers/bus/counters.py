@@ -18,7 +18,8 @@ from sensorium.errors import EpisodeError
 _MAGIC = b"SNSCNT02"
 _HEADER = struct.Struct("<8sQI44x")
 _STREAM = struct.Struct("<48sQ8x")
-_SLOT = struct.Struct("<Q16s104s")
+_REASON_BYTES = 104
+_SLOT = struct.Struct(f"<Q16s{_REASON_BYTES}s")
 SLOTS = 12
 _STREAM_BYTES = _STREAM.size + SLOTS * _SLOT.size
 _OTHER = "other reasons"
@@ -49,7 +50,8 @@ class CounterFile:
             self._map = mmap.mmap(file.fileno(), size)
         _HEADER.pack_into(self._map, 0, _MAGIC, instance, len(streams))
         self._base = {name: _HEADER.size + index * _STREAM_BYTES for index, name in enumerate(streams)}
-        self._slot: dict[tuple[str, Place, str], int] = {}
+        self._slot: dict[tuple[str, Place, str], tuple[int, tuple[Place, str]]] = {}
+        self._others: dict[str, tuple[int, tuple[Place, str]]] = {}
         self._slots_used = dict.fromkeys(streams, 0)
         self._next = dict.fromkeys(streams, 0)
         for name, base in self._base.items():
@@ -63,26 +65,34 @@ class CounterFile:
         self._next[stream] = next_seq
         struct.pack_into("<Q", self._map, self._base[stream] + 48, next_seq)
 
-    def book(self, stream: str, count: int, place: Place, reason: str) -> None:
-        """Add ``count`` lost samples; call after :meth:`advance`."""
+    def book(self, stream: str, count: int, place: Place, reason: str) -> tuple[Place, str]:
+        """Add ``count`` lost samples; call after :meth:`advance`.
+
+        Returns what they are booked as: a long reason is cut, and of many different ones the last are one.
+        """
         key = (stream, place, reason)
-        offset = self._slot.get(key)
-        if offset is None:
-            offset = self._slot[key] = self._claim_slot(stream, place, reason)
+        found = self._slot.get(key)
+        if found is None:
+            found = self._slot[key] = self._claim_slot(stream, place, reason)
+        offset, booked = found
         (before,) = struct.unpack_from("<Q", self._map, offset)
         struct.pack_into("<Q", self._map, offset, before + count)
+        return booked
 
-    def _claim_slot(self, stream: str, place: Place, reason: str) -> int:
+    def _claim_slot(self, stream: str, place: Place, reason: str) -> tuple[int, tuple[Place, str]]:
         index = self._slots_used[stream]
-        first = self._base[stream] + _STREAM.size
         if index >= SLOTS:
-            return first + (SLOTS - 1) * _SLOT.size
+            return self._others[stream]
         self._slots_used[stream] = index + 1
         if index == SLOTS - 1:
             reason = _OTHER
-        offset = first + index * _SLOT.size
-        _SLOT.pack_into(self._map, offset, 0, place.value.encode(), reason.encode()[:104])
-        return offset
+        packed = reason.encode()[:_REASON_BYTES]
+        offset = self._base[stream] + _STREAM.size + index * _SLOT.size
+        _SLOT.pack_into(self._map, offset, 0, place.value.encode(), packed)
+        found = (offset, (place, packed.decode(errors="replace")))
+        if index == SLOTS - 1:
+            self._others[stream] = found
+        return found
 
     def close(self) -> None:
         self._map.close()

@@ -7,7 +7,7 @@ is copied for streams that nobody watches, and personal streams appear only as t
 import zmq
 from pydantic import TypeAdapter
 
-from sensorium.drivers.bus.wire import pack_header, unpack_header
+from sensorium.drivers.bus.header import pack_header, unpack_header
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import WireError
 

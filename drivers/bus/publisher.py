@@ -5,23 +5,26 @@ Here a driver may have so many bytes under way as the recorder grants it; out of
 at the source and counted.
 """
 
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import zmq
 
 from sensorium.drivers.bus.counters import CounterFile
-from sensorium.drivers.bus.credits import HEADER_OVERHEAD_BYTES
+from sensorium.drivers.bus.header import INSIDE_BELOW_BYTES, MAX_META, MAX_STAMPED, LostBefore, pack_frame
+from sensorium.drivers.bus.purse import Purse
+from sensorium.drivers.bus.ring import RING_FROM_BYTES, RingWriter
 from sensorium.drivers.bus.wire import (
-    COPY_BELOW_BYTES,
+    MAX_MESSAGE_BYTES,
+    Control,
     Credit,
     Declare,
     End,
     Heartbeat,
-    Lost,
+    Hello,
+    LostRun,
+    Ready,
     Welcome,
     pack_control,
-    pack_header,
     unpack_control,
 )
 from sensorium.drivers.frame import COUNTER_GAP, Frame, Loss, Place, StreamInfo
@@ -29,51 +32,92 @@ from sensorium.errors import DeviceError, WireError
 from sensorium.timebase import SECOND_NS, Clock
 
 HEARTBEAT_NS = SECOND_NS // 5
+LOST_RUN_NS = SECOND_NS
+_HELLO_NS = SECOND_NS // 2
+_NEWS_NS = SECOND_NS // 100
 _END_POLL_MS = 20
 
 
 @dataclass(slots=True)
-class _PendingLoss:
-    seq: int
-    count: int
-    place: Place
-    reason: str
+class _Run:
+    """Losses of a stream that have not been told: all from ``seq`` up to its next number."""
+
+    seq: int = 0
+    counts: dict[tuple[Place, str], int] = field(default_factory=dict)
+    next_tell_ns: int = 0
+
+    def take(self) -> tuple[LostBefore, ...]:
+        found = tuple(LostBefore(count, place, reason) for (place, reason), count in self.counts.items())
+        self.counts.clear()
+        return found
 
 
 class BusPublisher:
     """A driver instance's end of the bus: publishes frames, books what it cannot publish.
 
-    Not thread-safe; the driver host calls everything from one thread.
+    Connects at once and asks whether the bus is served; :meth:`declare` follows when the device is open. Not
+    thread-safe; the driver host calls everything from one thread.
     """
 
     def __init__(
-        self,
-        endpoint: str,
-        declare: Declare,
-        counters: CounterFile,
-        clock: Clock,
-        context: zmq.Context[zmq.Socket[bytes]],
+        self, endpoint: str, instance: int, clock: Clock, context: zmq.Context[zmq.Socket[bytes]]
     ) -> None:
-        self._declare = declare
-        self._infos = {info.name: info for info in declare.streams}
-        self._counters = counters
+        self.instance = instance
         self._clock = clock
+        self._is_local = endpoint.startswith(("ipc://", "inproc://"))
         self._socket = context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.IDENTITY, b"\1" + declare.instance.to_bytes(8, "little"))
+        self._socket.setsockopt(zmq.IDENTITY, b"\1" + instance.to_bytes(8, "little"))
         self._socket.setsockopt(zmq.SNDHWM, 0)  # the credits bound the queue, in bytes
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
         self._socket.connect(endpoint)
-        self._session: int | None = None
-        self._limit_bytes = 0
-        self._outstanding_bytes = 0
-        self._pending: dict[str, deque[_PendingLoss]] = {name: deque() for name in self._infos}
+        self._served_by: int | None = None
+        self._declared_to: int | None = None
+        self._declare: Declare | None = None
+        self._infos: dict[str, StreamInfo] = {}
+        self._counters: CounterFile | None = None
+        self._purse = Purse(instance, None)
+        self._runs: dict[str, _Run] = {}
+        self._next_hello_ns = 0
         self._next_heartbeat_ns = 0
-        self._socket.send(pack_control(declare))
+        self._next_news_ns = 0
+        self._was_pressed = False
+        self._say_hello()
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a recorder has answered."""
+        return self._served_by is not None
 
     @property
     def is_welcome(self) -> bool:
-        return self._session is not None
+        """Whether a recorder knows the streams."""
+        return self._purse.session is not None
+
+    def declare(self, declare: Declare, counters: CounterFile) -> None:
+        """Say which streams will be published.
+
+        Raises:
+            DeviceError: If the bus cannot carry such a stream.
+        """
+        for info in declare.streams:
+            if len(info.meta_fields) > MAX_META:
+                raise DeviceError(
+                    f"stream {info.name}: {len(info.meta_fields)} meta fields, the bus carries {MAX_META}"
+                )
+        ring = None
+        if self._is_local and any(info.max_payload_bytes >= RING_FROM_BYTES for info in declare.streams):
+            ring = RingWriter.make()
+        offer = ring.offer if ring is not None else None
+        self._declare = declare.model_copy(update={"ring": offer})
+        self._infos = {info.name: info for info in declare.streams}
+        self._runs = {name: _Run() for name in self._infos}
+        self._counters = counters
+        self._purse = Purse(self.instance, ring)
+        self._declared_to = self._served_by
+        self._send(self._declare)
+
+    # -- what the driver has
 
     def publish(self, frame: Frame) -> bool:
         """Send ``frame``, or book it as lost when credit is short; True when it was sent.
@@ -81,76 +125,64 @@ class BusPublisher:
         Raises:
             DeviceError: If the frame breaks the driver contract (undeclared stream, sequence going back).
         """
-        self._account_gap(frame)
-        size = len(frame.payload) + HEADER_OVERHEAD_BYTES
-        if len(frame.payload) > self._infos[frame.stream].max_payload_bytes:
-            self._lose(frame.stream, frame.count, Place.DRIVER, "payload over the declared maximum")
+        counters = self._account_gap(frame)
+        size = len(frame.payload)
+        self._purse.want(size)
+        reason = self._unfit(frame)
+        if reason:
+            self._lose(frame.stream, frame.count, Place.DRIVER, reason)
             return False
-        if not self.has_credit(size):
-            self._lose(frame.stream, frame.count, Place.BUS, "out of credit")
-            return False
-        self._counters.advance(frame.stream, frame.next_seq)
-        self._send_pending(frame.stream)
-        self._outstanding_bytes += size
-        header = pack_header(self._declare.instance, frame)
-        self._socket.send(header, zmq.SNDMORE)
-        self._socket.send(frame.payload, 0, len(frame.payload) < COPY_BELOW_BYTES)
+        place = self._purse.place(frame.payload)
+        if place is None and not self._purse.spend(size):
+            self._receive()
+            place = self._purse.place(frame.payload)
+            if place is None and not self._purse.spend(size):
+                self._purse.refuse()
+                self._lose(frame.stream, frame.count, Place.BUS, "out of credit")
+                return False
+        counters.advance(frame.stream, frame.next_seq)
+        losses = self._runs[frame.stream].take()
+        if place is not None:
+            self._socket.send(pack_frame(self.instance, frame, losses, place, None))
+        elif size < INSIDE_BELOW_BYTES:
+            self._socket.send(pack_frame(self.instance, frame, losses, None, frame.payload))
+        else:
+            self._socket.send(pack_frame(self.instance, frame, losses, None, None), zmq.SNDMORE)
+            self._socket.send(frame.payload, 0, False)
         return True
+
+    def _unfit(self, frame: Frame) -> str:
+        """Return why a frame can never be sent, "" if it can."""
+        size = len(frame.payload)
+        if size > self._infos[frame.stream].max_payload_bytes:
+            return "payload over the declared maximum"
+        if size > MAX_MESSAGE_BYTES - INSIDE_BELOW_BYTES and not self._purse.fits_ring(size):
+            return "payload over what a message may hold"
+        if frame.count > MAX_STAMPED and len(frame.arrival_ns) > MAX_STAMPED:
+            return "more stamps than a message may hold"
+        return ""
 
     def lose(self, loss: Loss) -> None:
         """Book samples that the driver says will never come."""
         self._known(loss.stream)
         self._lose(loss.stream, loss.count, loss.place, loss.reason)
 
-    def has_credit(self, size_bytes: int) -> bool:
-        """Return whether a frame of this many bytes may be sent now."""
+    def has_credit(self, payload_bytes: int) -> bool:
+        """Return whether a frame with such a payload could be sent now."""
+        if self._purse.fits(payload_bytes):
+            return True
         self._receive()
-        if not self.is_welcome:
-            return False
-        return self._outstanding_bytes == 0 or self._outstanding_bytes + size_bytes <= self._limit_bytes
+        return self._purse.fits(payload_bytes)
 
-    def step(self, wait_s: float = 0.0) -> None:
-        """Take in credits, send heartbeats; called at least every 100 ms."""
-        if wait_s:
-            self._socket.poll(int(wait_s * 1000))
-        self._receive()
-        now_ns = self._clock.now_ns()
-        if now_ns >= self._next_heartbeat_ns:
-            self._next_heartbeat_ns = now_ns + HEARTBEAT_NS
-            for stream in self._infos:
-                self._send_pending(stream)
-            self._socket.send(
-                pack_control(Heartbeat(instance=self._declare.instance, next_seq=self._next_seqs()))
-            )
+    def _known(self, stream: str) -> tuple[StreamInfo, CounterFile]:
+        if stream not in self._infos or self._declare is None or self._counters is None:
+            device = self._declare.device if self._declare is not None else "that is not declared"
+            raise DeviceError(f"device {device}: stream {stream!r} was not declared by its driver")
+        return self._infos[stream], self._counters
 
-    def end(self, error: str = "", linger_s: float = 5.0) -> None:
-        """Send the tail of the account and close, once the synchronizer has taken it or ``linger_s`` are over.
-
-        The last word costs credit like a frame, so its return says that everything before it has arrived. To
-        close earlier would lose what waits in the sockets: ZeroMQ drops the unread rest of a peer that is gone.
-        """
-        for stream in self._infos:
-            self._send_pending(stream)
-        last = End(instance=self._declare.instance, next_seq=self._next_seqs(), error=error[:2000])
-        self._outstanding_bytes += HEADER_OVERHEAD_BYTES
-        self._socket.send(pack_control(last))
-        for _ in range(int(linger_s * 1000 / _END_POLL_MS)):
-            if not self.is_welcome or self._outstanding_bytes == 0:
-                break
-            self._socket.poll(_END_POLL_MS)
-            self._receive()
-        self._socket.close(linger=int(linger_s * 1000))
-
-    def _known(self, stream: str) -> StreamInfo:
-        if stream not in self._infos:
-            raise DeviceError(
-                f"device {self._declare.device}: stream {stream!r} was not declared by its driver"
-            )
-        return self._infos[stream]
-
-    def _account_gap(self, frame: Frame) -> None:
-        info = self._known(frame.stream)
-        expected = self._counters.next_seq(frame.stream)
+    def _account_gap(self, frame: Frame) -> CounterFile:
+        info, counters = self._known(frame.stream)
+        expected = counters.next_seq(frame.stream)
         if frame.seq < expected:
             raise DeviceError(f"stream {frame.stream}: sequence went back from {expected} to {frame.seq}")
         if len(frame.meta) != len(info.meta_fields):
@@ -159,46 +191,121 @@ class BusPublisher:
             )
         if frame.seq > expected:
             self._lose(frame.stream, frame.seq - expected, Place.DEVICE, COUNTER_GAP)
+        return counters
 
     def _lose(self, stream: str, count: int, place: Place, reason: str) -> None:
-        seq = self._counters.next_seq(stream)
-        self._counters.advance(stream, seq + count)
-        self._counters.book(stream, count, place, reason)
-        pending = self._pending[stream]
-        if pending and pending[-1].place is place and pending[-1].reason == reason:
-            pending[-1].count += count
-        else:
-            pending.append(_PendingLoss(seq, count, place, reason))
+        """Book a loss at once; it is told with the next frame, or by itself if none follows."""
+        _, counters = self._known(stream)
+        run = self._runs[stream]
+        if not run.counts:
+            run.seq = counters.next_seq(stream)
+        counters.advance(stream, counters.next_seq(stream) + count)
+        booked = counters.book(stream, count, place, reason)
+        run.counts[booked] = run.counts.get(booked, 0) + count
 
-    def _send_pending(self, stream: str) -> None:
-        pending = self._pending[stream]
-        while pending:
-            loss = pending.popleft()
-            message = Lost(
-                instance=self._declare.instance,
-                stream=stream,
-                seq=loss.seq,
-                count=loss.count,
-                place=loss.place,
-                reason=loss.reason[:200],
+    # -- what goes back and forth beside
+
+    def step(self, wait_s: float = 0.0) -> None:
+        """Take in credits, send heartbeats; called at least every 100 ms."""
+        if wait_s:
+            self._socket.poll(int(wait_s * 1000))
+        self._receive()
+        now_ns = self._clock.now_ns()
+        if self._declare is None:
+            if now_ns >= self._next_hello_ns and not self.is_served:
+                self._say_hello()
+        elif now_ns >= self._next_heartbeat_ns or self._has_news(now_ns):
+            self._beat(now_ns)
+
+    def _say_hello(self) -> None:
+        self._next_hello_ns = self._clock.now_ns() + _HELLO_NS
+        self._send(Hello(self.instance))
+
+    def _has_news(self, now_ns: int) -> bool:
+        """Return whether the recorder should hear at once that we need more, or need less now."""
+        is_pressed = self._purse.is_pressed
+        return now_ns >= self._next_news_ns and (
+            (is_pressed and not self._was_pressed) or self._purse.has_shrunk
+        )
+
+    def _beat(self, now_ns: int) -> None:
+        self._next_heartbeat_ns = now_ns + HEARTBEAT_NS
+        self._next_news_ns = now_ns + _NEWS_NS
+        self._was_pressed = self._purse.is_pressed
+        for stream, run in self._runs.items():
+            if run.counts and now_ns >= run.next_tell_ns:
+                run.next_tell_ns = now_ns + LOST_RUN_NS
+                self._send(LostRun(self.instance, stream, run.seq, run.take()))
+        purse = self._purse
+        self._send(
+            Heartbeat(
+                self.instance, self._told(), purse.join, purse.sent_bytes, purse.sent_slots, purse.state()
             )
-            self._socket.send(pack_control(message))
+        )
 
-    def _next_seqs(self) -> dict[str, int]:
-        return {name: self._counters.next_seq(name) for name in self._infos}
+    def _told(self) -> dict[str, int]:
+        """Return the number up to which everything was sent or told, by stream."""
+        assert self._counters is not None
+        return {
+            name: run.seq if run.counts else self._counters.next_seq(name) for name, run in self._runs.items()
+        }
 
     def _receive(self) -> None:
-        while True:
+        while self._has_mail():
             try:
                 message = unpack_control(self._socket.recv(zmq.NOBLOCK))
             except zmq.Again:
                 return
             except WireError:
                 continue
-            if isinstance(message, Welcome) and message.session != self._session:
-                # A new synchronizer: what the old one held is gone and will never be credited.
-                self._session = message.session
-                self._limit_bytes = message.credit_limit_bytes
-                self._outstanding_bytes = 0
-            elif isinstance(message, Credit):
-                self._outstanding_bytes = max(0, self._outstanding_bytes - message.released_bytes)
+            if isinstance(message, Credit):
+                if self._purse.take(message):
+                    self._next_heartbeat_ns = 0
+            elif isinstance(message, Welcome):
+                self._send(self._purse.welcome(message))
+                self._next_heartbeat_ns = 0
+            elif isinstance(message, Ready):
+                self._note_ready(message.session)
+
+    def _has_mail(self) -> bool:
+        # Cheaper than to let recv find out: its zmq.Again costs several microseconds.
+        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+    def _note_ready(self, session: int) -> None:
+        self._served_by = session
+        if self._declare is not None and session not in (self._declared_to, self._purse.session):
+            # It does not know us: the recorder that did died before it could note us down.
+            self._declared_to = session
+            self._send(self._declare.model_copy(update={"first_seq": self._told()}))
+
+    def _send(self, message: Control) -> None:
+        self._socket.send(pack_control(message))
+
+    # -- the end
+
+    def end(self, error: str = "", linger_s: float = 5.0) -> None:
+        """Send the tail of the account and close, once the recorder has it all or ``linger_s`` are over.
+
+        Its answer says that everything before has arrived. To close earlier would lose what waits in the
+        sockets: ZeroMQ drops the unread rest of a peer that is gone.
+        """
+        if self._declare is None:
+            linger_s = 0.0
+        else:
+            self._say_last_word(error, linger_s)
+        self._socket.close(linger=int(linger_s * 1000))
+        self._purse.close()
+
+    def _say_last_word(self, error: str, linger_s: float) -> None:
+        for stream, run in self._runs.items():
+            if run.counts:
+                self._send(LostRun(self.instance, stream, run.seq, run.take()))
+        told_to = None
+        for _ in range(max(1, int(linger_s * 1000 / _END_POLL_MS))):
+            if told_to is None or self._purse.session != told_to:
+                told_to = self._purse.session or 0
+                self._send(End(instance=self.instance, next_seq=self._told(), error=error[:2000]))
+            if not self.is_welcome or self._purse.has_ended:
+                break
+            self._socket.poll(_END_POLL_MS)
+            self._receive()

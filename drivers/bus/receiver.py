@@ -1,34 +1,98 @@
 """The recorder's end of the bus: validated messages in, credits out."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import zmq
 
-from sensorium.drivers.bus.credits import HEADER_OVERHEAD_BYTES, Budget, Held
+from sensorium.drivers.bus.credits import HEADER_OVERHEAD_BYTES, Budget, Held, Limit
+from sensorium.drivers.bus.header import is_frame, unpack_frame
+from sensorium.drivers.bus.ring import PAGE_BYTES, RingReader, open_ring
 from sensorium.drivers.bus.wire import (
-    COPY_BELOW_BYTES,
-    MAX_CONTROL_BYTES,
     MAX_MESSAGE_BYTES,
+    Control,
     Credit,
     Declare,
     End,
+    Heartbeat,
+    Hello,
     Inbound,
+    Joined,
+    Lost,
+    LostRun,
+    Ready,
     Welcome,
     pack_control,
     unpack_control,
-    unpack_header,
 )
 from sensorium.errors import WireError
+from sensorium.timebase import SECOND_NS
 
 QUEUED_MESSAGES = 64
+_WELCOME_NS = SECOND_NS // 10
+_READY_NS = SECOND_NS // 5
+_MOST_STRANGERS = 1000
+
+
+@dataclass(slots=True)
+class _Driver:
+    """A driver instance that was welcomed.
+
+    Attributes:
+        join: Of its last :class:`Joined`, from which ``sent`` and ``returned`` count; 0 while none is valid.
+        sent_bytes, sent_slots: What has come of it since, with what was under way then.
+        held_bytes, held_slots: What the recorder has of it and has not released.
+        ring_bytes: So far it used its ring.
+        freed: Slots to be returned.
+        is_gone: Nothing more will come of it; its limit is free but for what is held.
+    """
+
+    identity: bytes
+    instance: int
+    streams: frozenset[str]
+    ring: RingReader | None = None
+    limit: Limit | None = None
+    join: int = 0
+    sent_bytes: int = 0
+    sent_slots: int = 0
+    returned_bytes: int = 0
+    held_bytes: int = 0
+    held_slots: set[int] = field(default_factory=set)
+    ring_bytes: int = 0
+    freed: list[int] = field(default_factory=list)
+    next_welcome_ns: int = 0
+    has_ended: bool = False
+    is_gone: bool = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """What is held of it, with the pages of its ring, which stay while anything in it is held."""
+        return self.held_bytes + (self.ring_bytes if self.held_slots else 0)
+
+    def credit(self, limit: Limit) -> Credit:
+        """Return what it is to be told now."""
+        slots, self.freed = tuple(self.freed), []
+        return Credit(
+            self.instance,
+            self.join,
+            self.returned_bytes,
+            limit.number,
+            limit.limit_bytes,
+            slots,
+            self.has_ended,
+        )
 
 
 class BusReceiver:
     """Validates what drivers send, and returns their credit when the recorder has let go of it.
 
     Every frame comes with a :class:`Held`; the recorder gives it to :meth:`release` when the frame's bytes are
-    on disk, dropped or lost, and calls :meth:`step` in every round of its loop.
+    on disk, dropped or lost, and calls :meth:`step` in every round of its loop. Until then, and no longer, the
+    payload is valid: it may lie in memory that its driver uses again.
+
+    Args:
+        budget_bytes: What all drivers together may have under way; None = the default of :class:`Budget`.
     """
 
     def __init__(
@@ -43,80 +107,230 @@ class BusReceiver:
         self.socket = context.socket(zmq.ROUTER)
         # What waits for a stalled disk waits at the drivers, whose credits bound it, not here.
         self.socket.setsockopt(zmq.RCVHWM, QUEUED_MESSAGES)
-        self.socket.setsockopt(zmq.SNDHWM, 1000)
+        self.socket.setsockopt(zmq.SNDHWM, 0)  # a return that was dropped would be lost credit
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self.socket.bind(endpoint)
         self._budget = Budget(budget_bytes)
-        self._released: Counter[int] = Counter()
+        self._drivers: dict[int, _Driver] = {}
+        self._by_identity: dict[bytes, _Driver] = {}
+        self._dirty: set[int] = set()
+        self._unjoined: set[int] = set()
+        self._strangers: dict[bytes, int] = {}
+        self._now_ns = 0
+
+    @property
+    def budget_bytes(self) -> int:
+        return self._budget.budget_bytes
+
+    # -- in
 
     def receive(self, limit: int) -> Iterator[Inbound]:
         """Yield what has arrived, at most ``limit`` messages, without waiting."""
+        recv = self.socket.recv
         for _ in range(limit):
             try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                identity = recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            head = recv(zmq.NOBLOCK, False)
+            beside = recv(zmq.NOBLOCK, False) if head.more else None
             try:
-                yield self._validated(parts)
+                if beside is not None and beside.more:
+                    self._drain()
+                    raise WireError("message of more than two parts")
+                data = head.bytes
+                if is_frame(data):
+                    yield from self._frame(identity, data, beside)
+                else:
+                    yield from self._control(identity, data, beside)
             except WireError as err:
                 self.rejected[str(err)[:120]] += 1
-                self._release_rejected(parts)
 
-    def _validated(self, parts: Sequence[zmq.Frame]) -> Inbound:
-        identity = parts[0].bytes
-        if len(parts) == 3:
-            payload = parts[2].buffer if len(parts[2]) >= COPY_BELOW_BYTES else parts[2].bytes
-            instance, frame = unpack_header(parts[1].bytes, payload)
-            _check_identity(identity, instance)
-            return Inbound(identity, (instance, frame), Held(instance, len(payload) + HEADER_OVERHEAD_BYTES))
-        if len(parts) == 2:
-            if len(parts[1]) > MAX_CONTROL_BYTES:
-                raise WireError(f"control message of {len(parts[1])} bytes, limit {MAX_CONTROL_BYTES}")
-            message = unpack_control(parts[1].bytes)
-            _check_identity(identity, message.instance)
-            if isinstance(message, End):
-                self._released[message.instance] += HEADER_OVERHEAD_BYTES
-            return Inbound(identity, message)
-        raise WireError(f"message of {len(parts) - 1} parts")
+    def _drain(self) -> None:
+        while self.socket.recv(zmq.NOBLOCK, False).more:
+            pass
 
-    def _release_rejected(self, parts: Sequence[zmq.Frame]) -> None:
-        identity = parts[0].bytes
-        if len(parts) == 3 and len(identity) == 9:
-            size = len(parts[2]) + HEADER_OVERHEAD_BYTES
-            self._released[int.from_bytes(identity[1:], "little")] += size
+    def _frame(self, identity: bytes, data: bytes, beside: zmq.Frame | None) -> Iterator[Inbound]:
+        driver = self._by_identity.get(identity)
+        if driver is None:
+            self._greet_stranger(identity)
+            raise WireError("frame of an undeclared instance")
+        outside = None if beside is None else beside.buffer
+        instance, frame, losses, slot = unpack_frame(data, outside, driver.ring)
+        if instance != driver.instance:
+            raise WireError("instance does not belong to this connection")
+        if frame.stream not in driver.streams:
+            raise WireError(f"frame of undeclared stream {frame.stream}")
+        size = len(frame.payload) + HEADER_OVERHEAD_BYTES
+        if slot < 0:
+            driver.sent_bytes += size
+            driver.held_bytes += size
+        elif slot in driver.held_slots:
+            raise WireError("place in shared memory is in use")
+        else:
+            driver.sent_slots += 1
+            driver.held_slots.add(slot)
+            driver.ring_bytes = max(driver.ring_bytes, slot * PAGE_BYTES + size)
+        seq = frame.seq - sum(lost.samples for lost in losses)
+        for count, place, reason in losses:
+            yield Inbound(identity, Lost(instance, frame.stream, seq, count, place, reason))
+            seq += count
+        yield Inbound(identity, (instance, frame), Held(instance, size, slot))
+
+    def _control(self, identity: bytes, data: bytes, beside: zmq.Frame | None) -> Iterator[Inbound]:
+        if beside is not None:
+            raise WireError("control message of two parts")
+        message = unpack_control(data)
+        if identity != _identity(message.instance):
+            raise WireError("instance does not belong to this connection")
+        if isinstance(message, Hello):
+            self._send(identity, Ready(message.instance, self.session))
+        elif isinstance(message, Joined):
+            self._join(message)
+        elif isinstance(message, LostRun):
+            yield from _expanded(identity, message)
+        else:
+            if isinstance(message, Heartbeat):
+                self._hear(identity, message)
+            elif isinstance(message, End):
+                self._end(message.instance)
+            yield Inbound(identity, message)
+
+    def _greet_stranger(self, identity: bytes) -> None:
+        """Let a driver that we do not know declare itself: an earlier recorder knew it."""
+        if len(identity) != 9 or self._now_ns < self._strangers.get(identity, 0):
+            return
+        if len(self._strangers) >= _MOST_STRANGERS:
+            self._strangers.clear()
+        self._strangers[identity] = self._now_ns + _READY_NS
+        self._send(identity, Ready(int.from_bytes(identity[1:5], "little"), self.session))
+
+    def _join(self, message: Joined) -> None:
+        """Count anew: all that the driver sent before has come, or never will."""
+        driver = self._drivers.get(message.instance)
+        if driver is None or message.session != self.session:
+            return
+        driver.join = message.join
+        driver.sent_bytes, driver.sent_slots = message.outstanding_bytes, 0
+        driver.returned_bytes = max(0, message.outstanding_bytes - driver.held_bytes)
+        driver.freed = [slot for slot in message.slots if slot not in driver.held_slots]
+        self._unjoined.discard(message.instance)
+        self._dirty.add(message.instance)
+
+    def _hear(self, identity: bytes, beat: Heartbeat) -> None:
+        driver = self._drivers.get(beat.instance)
+        if driver is None:
+            self._greet_stranger(identity)
+            return
+        if not driver.join or beat.join != driver.join:
+            return
+        if (beat.sent_bytes, beat.sent_slots) != (driver.sent_bytes, driver.sent_slots):
+            # A frame was refused here, or a connection broke: the driver waits for credit that never comes.
+            driver.join = 0
+            self._unjoined.add(beat.instance)
+            return
+        self._budget.hear(beat.instance, beat.credit, self._now_ns)
+        limit = driver.limit
+        if beat.credit.is_pressed or (limit is not None and limit.number != beat.credit.limit_number):
+            self._dirty.add(beat.instance)  # what we said last may have been lost with a connection
+
+    def _end(self, instance: int) -> None:
+        driver = self._drivers.get(instance)
+        if driver is not None:
+            driver.has_ended = True
+            self._dirty.add(instance)
+            self.forget(instance)
+
+    # -- out
 
     def welcome(self, identity: bytes, declare: Declare) -> None:
-        """Let a driver publish, and tell it how many bytes it may have under way."""
-        limit_bytes = self._budget.join(declare.instance, declare.streams)
-        message = Welcome(instance=declare.instance, session=self.session, credit_limit_bytes=limit_bytes)
-        self._send(identity, pack_control(message))
+        """Let a driver publish; :meth:`step` tells it, and how many bytes it may have under way."""
+        instance = declare.instance
+        driver = self._drivers.get(instance)
+        if driver is None:
+            names = frozenset(info.name for info in declare.streams)
+            driver = _Driver(identity, instance, names)
+            self._drivers[instance] = self._by_identity[identity] = driver
+        if driver.ring is None and declare.ring is not None:
+            driver.ring = open_ring(declare.ring)
+        if driver.is_gone:
+            driver.is_gone = driver.has_ended = False
+            driver.limit = None
+        driver.join = driver.next_welcome_ns = 0
+        self._budget.join(instance, declare.streams)
+        self._unjoined.add(instance)
 
     def forget(self, instance: int) -> None:
-        """Give the limit of a driver instance that is gone to the others."""
-        self._budget.leave(instance)
+        """Take back the limit of a driver instance that is gone, once nothing of it is held."""
+        driver = self._drivers.get(instance)
+        if driver is not None and not driver.is_gone:
+            driver.is_gone = True
+            if driver.limit is not None:  # should it live after all, it may not send more
+                driver.limit = Limit(instance, driver.limit.number + 1, 0)
+            self._unjoined.discard(instance)
+            self._dirty.add(instance)
 
     def release(self, held: Iterable[Held]) -> None:
         """Take note of frames whose bytes are on disk, dropped or lost; :meth:`step` returns the credit."""
-        for instance, size, _ in held:
-            self._released[instance] += size
+        drivers, dirty = self._drivers, self._dirty
+        for instance, size, slot in held:
+            driver = drivers.get(instance)
+            if driver is None:
+                continue
+            if slot < 0:
+                driver.held_bytes -= size
+                driver.returned_bytes += size
+            else:
+                driver.held_slots.discard(slot)
+                driver.freed.append(slot)
+            dirty.add(instance)
 
-    def step(self, now_ns: int) -> None:  # noqa: ARG002 - limits will follow what each driver needs
+    def step(self, now_ns: int) -> None:
         """Send what credit there is to return; to be called in every round of the recorder's loop."""
-        if not self._released:
-            return
-        for instance, released_bytes in self._released.items():
-            message = Credit(instance=instance, released_bytes=released_bytes)
-            self._send(_identity(instance), pack_control(message))
-        self._released.clear()
+        self._now_ns = now_ns
+        for limit in self._budget.changes(now_ns):
+            self._drivers[limit.instance].limit = limit
+            self._dirty.add(limit.instance)
+        if self._unjoined:
+            self._send_welcomes(now_ns)
+        if self._dirty:
+            self._send_credits()
+
+    def _send_welcomes(self, now_ns: int) -> None:
+        """Send welcomes until they are answered: a driver may not be connected again yet."""
+        for instance in self._unjoined:
+            driver = self._drivers[instance]
+            limit = driver.limit
+            if limit is not None and now_ns >= driver.next_welcome_ns:
+                driver.next_welcome_ns = now_ns + _WELCOME_NS
+                message = Welcome(
+                    instance=instance,
+                    session=self.session,
+                    limit_number=limit.number,
+                    limit_bytes=limit.limit_bytes,
+                    has_ring=driver.ring is not None,
+                )
+                self._send(driver.identity, message)
+
+    def _send_credits(self) -> None:
+        for instance in self._dirty:
+            driver = self._drivers[instance]
+            if driver.limit is not None and (driver.join or driver.has_ended):
+                self._send(driver.identity, driver.credit(driver.limit))
+            if driver.is_gone:
+                self._budget.leave(instance, driver.memory_bytes)
+                if not driver.memory_bytes:
+                    driver.ring = None
+        self._dirty.clear()
 
     def shortfall(self) -> str:
         """Return what the welcomed drivers' declared rates need beyond the budget, "" if they fit."""
         return self._budget.shortfall()
 
-    def _send(self, identity: bytes, message: bytes) -> None:
+    def _send(self, identity: bytes, message: Control) -> None:
         # A driver that died in between is no error: ROUTER drops what it cannot route.
-        self.socket.send_multipart([identity, message], zmq.NOBLOCK)
+        self.socket.send_multipart([identity, pack_control(message)], zmq.NOBLOCK)
 
     def close(self) -> None:
         self.socket.close(linger=200)
@@ -126,6 +340,8 @@ def _identity(instance: int) -> bytes:
     return b"\1" + instance.to_bytes(8, "little")
 
 
-def _check_identity(identity: bytes, instance: int) -> None:
-    if identity != _identity(instance):
-        raise WireError("instance does not belong to this connection")
+def _expanded(identity: bytes, run: LostRun) -> Iterator[Inbound]:
+    seq = run.seq
+    for count, place, reason in run.losses:
+        yield Inbound(identity, Lost(run.instance, run.stream, seq, count, place, reason))
+        seq += count

@@ -53,8 +53,7 @@ class SyncService:
         self._control.setsockopt(zmq.MAXMSGSIZE, 1 << 20)
         self._control.bind(spec.control_endpoint)
         self._poller = zmq.Poller()
-        # Not the thinker's: it is heard when housekeeping is due, and until then a poll would return at once.
-        for socket in (self._receiver.socket, self._control):
+        for socket in (self._receiver.socket, self._control, self._link.socket):
             self._poller.register(socket, zmq.POLLIN)
         self._stopping_since_ns: int | None = None
         self._commands: dict[str, Callable[[Reply], Reply]] = {

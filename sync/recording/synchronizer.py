@@ -23,6 +23,7 @@ from sensorium.sync.recording.check_book import CheckMessage
 from sensorium.sync.recording.check_policy import CheckPolicy
 from sensorium.sync.recording.consents import Now, SessionConsent
 from sensorium.sync.recording.episodes import Episodes
+from sensorium.sync.recording.loss_runs import LossRuns
 from sensorium.sync.recording.notes import ThinkerLink, pack_base, pack_frame
 from sensorium.sync.recording.open_episode import NOT_STARTED, OpenEpisode
 from sensorium.sync.recording.permit import Permit
@@ -72,6 +73,7 @@ class Synchronizer:
         self._next_housekeeping_ns = 0
         self._next_base_ns = 0
         self._free: list[Held] = []
+        self._losses = LossRuns()
         self._must_be_seen = False
         self._refused_priority = ""
 
@@ -149,21 +151,22 @@ class Synchronizer:
             stream = instance.streams.get(message.stream)
             if stream is not None:
                 stream.account.report_lost(message.seq, message.count, message.place, message.reason)
-                self._note_loss(message)
+                self._losses.add(message, self._now_ns)
         elif isinstance(message, End):
             self._end(instance, message)
         elif not isinstance(message, Heartbeat):
             self.receiver.rejected[f"unexpected {message.kind}"] += 1
 
-    def _note_loss(self, loss: Lost) -> None:
-        detail = f"{loss.count} samples from {loss.seq} lost at {loss.place.value}: {loss.reason}"
-        fields = {
-            "seq": str(loss.seq),
-            "count": str(loss.count),
-            "place": loss.place.value,
-            "reason": loss.reason,
-        }
-        self.event("loss", loss.stream, detail, fields)
+    def _note_losses(self, now_ns: int | None) -> None:
+        for run in self._losses.due(now_ns):
+            detail = f"{run.count} samples from {run.seq} on lost at {run.place.value}: {run.reason}"
+            fields = {
+                "seq": str(run.seq),
+                "count": str(run.count),
+                "place": run.place.value,
+                "reason": run.reason,
+            }
+            self.event("loss", run.stream, detail, fields)
 
     def _end(self, instance: Instance, last: End) -> None:
         for name, next_seq in last.next_seq.items():
@@ -201,11 +204,11 @@ class Synchronizer:
     def _welcome_when_ready(self) -> None:
         if not self.roster.is_complete():
             return
+        self.roster.welcome()  # sent with the next credits, so nothing comes before the episode is open
         if not self.roster.has_started:
             self.roster.has_started = True
             if self._is_armed:
                 self.start()
-        self.roster.welcome()
 
     def exclude(self, device: str) -> None:
         """Do not wait for a device that failed to open."""
@@ -333,6 +336,7 @@ class Synchronizer:
         self._collect_finished()
         self._commit_all(self._triggers.due(now_ns))
         self._note_triggers()
+        self._note_losses(now_ns)
         self._look_after_episode(now_ns)
         self.link.flush(now_ns, self._triggers.oldest_arrival_ns(self._arrival_ns))
 
@@ -436,6 +440,7 @@ class Synchronizer:
         """Let what waits for pulses into the open episode, and take it out of the frames' way."""
         self._commit_all(self._triggers.due(None))
         self._note_triggers()
+        self._note_losses(None)
         return self._episodes.take(is_virtual=self._is_virtual)
 
     def _collect_finished(self) -> None:

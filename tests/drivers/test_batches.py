@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sensorium.drivers.bus.wire import pack_header, unpack_header
+from sensorium.drivers.bus.header import pack_header, unpack_header
 from sensorium.drivers.frame import (
     ClockKind,
     Column,

@@ -284,8 +284,16 @@ def test_a_codec_that_fits_no_stream_ends_the_host_with_its_reason(
         host_id="here",
         codec="png",
     )
-    with pytest.raises(ConfigError, match="codec png packs bgr8, mono16, mono8, rgb8, but jpg is jpeg"):
-        DriverHost(spec, HostClock(), context)
+    receiver = BusReceiver(spec.endpoint, 1, context)
+    host = DriverHost(spec, CLOCK, context)
+    with ThreadPoolExecutor(1) as executor:
+        running = executor.submit(host.run)
+        while not running.done():
+            receiver.socket.poll(20)
+            assert list(receiver.receive(100)) == []
+        with pytest.raises(ConfigError, match="codec png packs bgr8, mono16, mono8, rgb8, but jpg is jpeg"):
+            running.result()
+    receiver.close()
 
 
 def film(tmp_path: Path) -> Film:
@@ -369,11 +377,15 @@ def test_a_sample_leaves_at_its_bound_although_the_driver_reads_on_in_silence(
         batch_ms=batch_ms,
     )
     host = DriverHost(spec, clock, context)
-    assert receiver.socket.poll(5000)
-    (declared,) = receiver.receive(1)
-    assert isinstance(declared.message, Declare)
-    receiver.welcome(declared.identity, declared.message)
-    host.wait_for_welcome()
+    with ThreadPoolExecutor(1) as executor:
+        opening = executor.submit(host.open)
+        while not opening.done():
+            receiver.socket.poll(20)
+            for inbound in receiver.receive(100):
+                if isinstance(inbound.message, Declare):
+                    receiver.welcome(inbound.identity, inbound.message)
+            receiver.step(clock.now_ns())
+        opening.result()
     frames: list[Frame] = []
     while not frames:
         assert clock.now_ns() <= SECOND_NS + 2 * batch_ms * 1e6, "held back for too long"

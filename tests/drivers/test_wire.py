@@ -6,8 +6,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium.drivers.bus.wire import Heartbeat, pack_control, pack_header, unpack_control, unpack_header
-from sensorium.drivers.frame import Frame, RecordedStamps, stamps
+from sensorium.drivers.bus.credits import CreditState
+from sensorium.drivers.bus.header import (
+    LostBefore,
+    RingPlace,
+    pack_frame,
+    pack_header,
+    unpack_frame,
+    unpack_header,
+)
+from sensorium.drivers.bus.wire import (
+    Credit,
+    End,
+    Heartbeat,
+    Hello,
+    Joined,
+    Lost,
+    LostRun,
+    Ready,
+    pack_control,
+    unpack_control,
+)
+from sensorium.drivers.frame import Frame, Place, RecordedStamps, stamps
 from sensorium.errors import WireError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -47,7 +67,7 @@ def test_garbage_is_rejected_as_a_wire_error_and_nothing_else(data):
             parse()
 
 
-GOOD = [3, 1, "cam", 0, 1, None, stamps(5).tobytes(), [], None]
+GOOD = [4, 1, "cam", 9, 1, None, stamps(5).tobytes(), [], None, None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +96,15 @@ GOOD = [3, 1, "cam", 0, 1, None, stamps(5).tobytes(), [], None]
         (8, [stamps(5).tobytes(), 1.0, float("nan"), 1.0, 0]),
         (8, [stamps(5).tobytes(), 1.0, 1.0, "1", 0]),
         (8, [stamps(5).tobytes(), 1.0, 1.0, 1.0, -1]),
+        (9, []),
+        (9, [[1, 0]]),
+        (9, [[0, 0, "x"]]),
+        (9, [[10, 0, "x"]]),  # before the frame's 9 there are only 9
+        (9, [[1, len(Place), "x"]]),
+        (9, [[1, 0, "x" * 201]]),
+        (9, [[1, 0, "x"]] * 17),
+        (10, [0, 1]),  # nothing is mapped, and the payload came beside
+        (11, b"a second payload"),
     ],
 )
 def test_each_field_out_of_range_is_refused(index, value):
@@ -86,9 +115,59 @@ def test_each_field_out_of_range_is_refused(index, value):
         unpack_header(msgpack.packb(bad), b"")
 
 
+def test_the_losses_before_a_frame_travel_in_its_header():
+    losses = (LostBefore(3, Place.KERNEL, "overflow"), LostBefore(1, Place.BUS, "out of credit"))
+    frame = Frame("cam", 9, 1, None, stamps(5), b"small", (1.5,))
+    found = unpack_frame(pack_frame(1, frame, losses, None, frame.payload), None, None)
+    assert found.losses == losses
+    assert (found.frame.payload, found.frame.meta, found.slot) == (b"small", (1.5,), -1)
+
+
+@pytest.mark.parametrize("inside", [None, "text", 5])
+def test_a_payload_that_is_missing_or_no_bytes_is_refused(inside):
+    with pytest.raises(WireError, match="payload"):
+        unpack_frame(msgpack.packb([*GOOD[:-1], inside]), None, None)
+
+
+def test_a_place_in_memory_that_is_not_mapped_is_refused():
+    frame = Frame("cam", 9, 1, None, stamps(5), b"")
+    with pytest.raises(WireError, match="not mapped"):
+        unpack_frame(pack_frame(1, frame, (), RingPlace(0, 4), None), None, None)
+
+
+SAID = [
+    Heartbeat(3, {"cam": 4}),
+    Heartbeat(3, {"cam": 4, "imu": 0}, 2, 500, 6, CreditState(900, 70, True, 8, 4000)),
+    LostRun(3, "cam", 7, (LostBefore(2, Place.DEVICE, "gap"), LostBefore(1, Place.BUS, "out of credit"))),
+    Hello(3),
+    Ready(3, (1 << 64) - 1),
+    Joined(3, 9, 1, 5000, (0, 24, 7)),
+    Credit(3, 1, 5000, 2, 100_000, (24,), True),
+]
+
+
+@pytest.mark.parametrize("message", SAID, ids=lambda message: type(message).__name__)
+def test_what_is_said_often_comes_out_as_it_went_in_and_whole_or_not_at_all(message):
+    packed = pack_control(message)
+    assert unpack_control(packed) == message
+    fields = msgpack.unpackb(packed)
+    for index in range(len(fields)):
+        for bad in (None, -1, "../x", [None], {"x": -1}, 1.5):
+            with pytest.raises(WireError):
+                unpack_control(msgpack.packb([*fields[:index], bad, *fields[index + 1 :]]))
+    for wrong in (fields[:-1], [*fields, 0]):
+        with pytest.raises(WireError):
+            unpack_control(msgpack.packb(wrong))
+
+
+def test_a_single_loss_travels_as_a_run():
+    lost = Lost(3, "cam", 7, 2, Place.DEVICE, "gap")
+    assert unpack_control(pack_control(lost)) == LostRun(3, "cam", 7, (LostBefore(2, Place.DEVICE, "gap"),))
+
+
 def test_a_control_message_with_an_unknown_key_is_refused_and_names_it():
-    good = pack_control(Heartbeat(instance=3, next_seq={"cam": 4}))
-    assert unpack_control(good) == Heartbeat(instance=3, next_seq={"cam": 4})
+    good = pack_control(End(instance=3, next_seq={"cam": 4}, error=""))
+    assert unpack_control(good) == End(instance=3, next_seq={"cam": 4}, error="")
     bad = msgpack.packb({**msgpack.unpackb(good), "surprise": 1})
     with pytest.raises(WireError, match="surprise"):
         unpack_control(bad)

@@ -24,16 +24,15 @@ from sessions import (
     write_rig,
 )
 
+from sensorium.drivers.bus.header import VERSION, pack_header
 from sensorium.drivers.bus.wire import (
     MAX_MESSAGE_BYTES,
-    VERSION,
     Declare,
     End,
     Heartbeat,
     Lost,
     Welcome,
     pack_control,
-    pack_header,
     unpack_control,
 )
 from sensorium.drivers.frame import ClockKind, Column, DeviceClock, Frame, Modality, Place, StreamInfo, stamps
@@ -134,6 +133,10 @@ def header(stranger: Stranger, stream: str = "imu", **changes: Any) -> bytes:
         "ticks": bytes(8),
         "arrival": bytes(8),
         "meta": [],
+        "recorded": None,
+        "losses": None,
+        "place": None,
+        "inside": None,
     }
     return bytes(msgpack.packb(list({**fields, **changes}.values())))
 

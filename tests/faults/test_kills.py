@@ -89,10 +89,10 @@ def test_a_killed_synchronizer_is_replaced_and_both_episodes_balance(tmp_path: P
 def test_a_synchronizer_that_freezes_makes_drivers_drop_at_the_source_and_nothing_goes_uncounted(
     tmp_path: Path,
 ) -> None:
-    # 32 kB a sample: two seconds of them do not fit into what 3 MB of memory leave to a camera
+    # 32 kB a sample: a second of them does not fit into what 1 MB of memory leaves to a camera
     greedy = {**CAMERA, "size": [640, 480], "rate_hz": 60.0}
     rig = {**SMALL_RIG, "camera_left": greedy}
-    with recording(tmp_path, rig, recorder={"memory_mb": 3}) as session:
+    with recording(tmp_path, rig, recorder={"memory_mb": 1}) as session:
         session.until_recorded(1.0, STREAMS)
         session.kill("synchronizer", signal.SIGSTOP)
         pass_time(2.5)

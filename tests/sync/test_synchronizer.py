@@ -340,21 +340,17 @@ def test_a_stream_of_another_device_cannot_be_taken_over(tmp_path, context):
     bench = Bench(tmp_path, context, ("force",))
     force = bench.driver(FORCE, 1)
     bench.settle(force)
-    thief = BusPublisher(
-        bench.endpoint,
-        Declare(
-            instance=9,
-            device="thief",
-            driver="bench",
-            streams=(FORCE,),
-            timeline=Timeline("here", 0),
-            is_live=True,
-            counters="",
-        ),
-        CounterFile(tmp_path / "thief.counters", 9, ["force"]),
-        bench.clock,
-        context,
+    thief = BusPublisher(bench.endpoint, 9, bench.clock, context)
+    declare = Declare(
+        instance=9,
+        device="thief",
+        driver="bench",
+        streams=(FORCE,),
+        timeline=Timeline("here", 0),
+        is_live=True,
+        counters="",
     )
+    thief.declare(declare, CounterFile(tmp_path / "thief.counters", 9, ["force"]))
     bench.settle(force, thief)
     assert not thief.is_welcome
     assert any("belongs to force" in reason for reason in bench.synchronizer.receiver.rejected)
