@@ -90,8 +90,10 @@ class StreamDecoder:
         """
         return self._decoder.samples(payload, count)
 
-    def columns(self, payload: Buffer, count: int) -> dict[str, NDArray[Any]]:
-        """Return each column's (count,) raw numbers by name, exact (nanoseconds stay whole); physical = raw * scale.
+    def columns(self, payload: Buffer, count: int) -> tuple[NDArray[Any], ...]:
+        """Return each column's (count,) raw numbers in their order, exact (nanoseconds stay whole).
+
+        Physical values are these times the column's scale.
 
         Raises:
             PayloadError: If the stream has no columns, or the payload does not hold so many samples.

@@ -26,7 +26,7 @@ from sensorium.drivers.frame import StreamInfo
 from sensorium.drivers.roles import Role, has_role
 from sensorium.errors import CalibrationError
 from sensorium.sync.content.onsets import audio_onsets
-from sensorium.sync.decoding import samples
+from sensorium.sync.decoding import StreamDecoder
 from sensorium.sync.episode.reader import Episode
 from sensorium.timebase import SECOND_NS
 
@@ -235,9 +235,10 @@ class SensorData:
     def _sound(self, info: StreamInfo) -> tuple[float, Array]:
         blocks: list[Array] = []
         start_s, next_seq, count = 0.0, None, 0
+        decoder = StreamDecoder(info)
         with Episode(self.path) as episode:
             for recorded in episode.frames({info.name}):
-                values = samples(info, recorded.frame.payload, recorded.frame.count)
+                values = decoder.samples(recorded.frame.payload, recorded.frame.count)
                 if values is None or not len(values):
                     continue
                 if next_seq is None:

@@ -94,7 +94,7 @@ def _batches(job: ExportJob, info: StreamInfo) -> Iterator[tuple[Values, ...]]:
     rows = 0
     for recorded in job.episode.frames([info.name]):
         frames.append(recorded)
-        raw.append(tuple(decoder.columns(recorded.frame.payload, recorded.frame.count).values()))
+        raw.append(decoder.columns(recorded.frame.payload, recorded.frame.count))
         rows += recorded.frame.count
         if rows >= BATCH_ROWS:
             yield (*_our_values(decoder.info, frames, offset_ns), *_own_values(decoder.info, raw))

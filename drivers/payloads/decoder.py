@@ -7,9 +7,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from sensorium.drivers.frame import StreamInfo
+from sensorium.drivers.frame import Encoding, StreamInfo
 from sensorium.drivers.payloads.payload import AS_STORED, Buffer, Cloud, Floats, Pixels, View
-from sensorium.drivers.payloads.samples import raw_columns
+from sensorium.drivers.payloads.samples import ColumnReader
 from sensorium.drivers.payloads.table import payload_check, payload_of, plain_of
 from sensorium.errors import PayloadError, SensoriumError
 
@@ -22,10 +22,16 @@ def reading(info: StreamInfo) -> Iterator[None]:
     """Turn what a decoder raises at bytes that it cannot read into a ``PayloadError`` that names the stream."""
     try:
         yield
-    except PayloadError:
-        raise
     except DAMAGE as err:
-        raise PayloadError(f"a frame of {info.name} does not decode: {err}") from err
+        raise _complaint(info, err) from err
+
+
+def _complaint(info: StreamInfo, err: Exception) -> PayloadError:
+    return (
+        err
+        if isinstance(err, PayloadError)
+        else PayloadError(f"a frame of {info.name} does not decode: {err}")
+    )
 
 
 class Decoder:
@@ -40,12 +46,16 @@ class Decoder:
 
         Raises:
             ConfigError: If the encoding is unknown.
+            PayloadError: If the declaration lacks what decoding needs.
         """
         restorer = payload_of(info).restorer
         self.info = plain_of(info)
         self._row = payload_of(self.info)
         self._check = payload_check(self.info)
         self._restore = None if restorer is None else restorer(info)
+        self._columns = ColumnReader(self.info) if self.info.encoding == Encoding.COLUMNS else None
+        with reading(info):
+            self._samples = None if self._row.samples is None else self._row.samples(self.info)
 
     def plain(self, payload: Buffer, count: int) -> Buffer:
         """Return the payload in the plain encoding.
@@ -53,8 +63,11 @@ class Decoder:
         Raises:
             PayloadError: If it does not restore, or has not the size of so many samples.
         """
+        if self._restore is None:
+            self._check(payload, count)
+            return payload
         with reading(self.info):
-            plain = payload if self._restore is None else self._restore(payload, count)
+            plain = self._restore(payload, count)
             self._check(plain, count)
             return plain
 
@@ -88,17 +101,19 @@ class Decoder:
         Raises:
             PayloadError: If the payload does not hold so many samples.
         """
-        decode = self._row.samples
-        if decode is None:
+        if self._samples is None:
             return None
-        with reading(self.info):
-            return decode(self.info, self.plain(payload, count), count)
+        try:
+            return self._samples(self.plain(payload, count), count)
+        except DAMAGE as err:
+            raise _complaint(self.info, err) from err
 
-    def columns(self, payload: Buffer, count: int) -> dict[str, NDArray[Any]]:
-        """Return each column's (count,) raw numbers by name, exact; physical = raw * scale.
+    def columns(self, payload: Buffer, count: int) -> tuple[NDArray[Any], ...]:
+        """Return each column's (count,) raw numbers in their order, exact; physical = raw * scale.
 
         Raises:
             PayloadError: If the stream has no columns, or the payload does not hold so many samples.
         """
-        with reading(self.info):
-            return raw_columns(self.info, self.plain(payload, count), count)
+        if self._columns is None:
+            raise PayloadError(f"{self.info.name}: encoding {self.info.encoding} has no columns")
+        return self._columns.raw(self.plain(payload, count), count)

@@ -23,6 +23,10 @@ payload begins with a version byte and says how it is coded, so that no options 
 """
 
 
+ReadSamples = Callable[[Buffer, int], Floats]
+"""From a payload and its count to (count, columns) physical values, audio in full scales."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What a reader wants of an image; a decoder may then do less, and need not.
@@ -71,7 +75,7 @@ class Payload:
         largest_bytes: Bound of one sample's payload where sizes vary but a bound follows from the declaration.
         pixels, cloud, samples: The decoders; None where the payload is no such thing. They raise ``PayloadError``,
             ``WireError``, ``ConfigError`` or what numpy raises at damaged bytes; callers come through ``Decoder``,
-            which makes one error of these. Samples are (count, columns) physical values, audio in full scales.
+            which makes one error of these. Small frames of samples are many: their decoder is made once per stream.
         encode: From pixels, (count, columns) physical values or (N, 4) points to a payload.
         restores: Of a coded encoding: the plain ones that it can give back. It then needs neither sizes nor
             decoders, which are those of the plain one. How it is packed says ``codec.py``.
@@ -87,7 +91,7 @@ class Payload:
     largest_bytes: Callable[[StreamInfo], int] | None = None
     pixels: Callable[[StreamInfo, Buffer, View], Pixels] | None = None
     cloud: Callable[[StreamInfo, Buffer], Cloud] | None = None
-    samples: Callable[[StreamInfo, Buffer, int], Floats] | None = None
+    samples: Callable[[StreamInfo], ReadSamples] | None = None
     encode: Callable[[StreamInfo, NDArray[Any]], bytes] | None = None
     restores: frozenset[str] = frozenset()
     restorer: Callable[[StreamInfo], Restore] | None = None

@@ -6,42 +6,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import Encoding, StreamInfo
-from sensorium.drivers.payloads.payload import Buffer, Floats, Payload
+from sensorium.drivers.payloads.payload import Buffer, Floats, Payload, ReadSamples
 from sensorium.errors import ConfigError, PayloadError
 
 _PCM_FULL_SCALE = 32768.0
 _PCM_BYTES = 2
 
 
-def raw_columns(info: StreamInfo, payload: Buffer, count: int) -> dict[str, NDArray[Any]]:
-    """Return each column's (count,) raw numbers by name, exact and without a copy; physical = raw * scale.
+class ColumnReader:
+    """Reads the payloads of one ``COLUMNS`` stream."""
 
-    Raises:
-        PayloadError: If the payload is no ``COLUMNS`` payload of so many samples.
-    """
-    if not info.columns or len(payload) != count * info.row_bytes:
-        raise PayloadError(
-            f"a frame of {info.name} has {len(payload)} bytes, its {count} samples need {count * info.row_bytes}"
-        )
-    found, at = {}, 0
-    for column in info.columns:
-        raw = np.frombuffer(payload, column.dtype, count, at)
-        found[column.name] = raw
-        at += raw.nbytes
-    return found
+    def __init__(self, info: StreamInfo) -> None:
+        self._info = info
+        self._dtypes = [np.dtype(column.dtype) for column in info.columns]
+        self._row_bytes = sum(dtype.itemsize for dtype in self._dtypes)
+        self._is_uniform = len(set(self._dtypes)) == 1
+        # A number of 4 bytes times a scale has 4 bytes, too: values are the same whichever way they are read.
+        precision = np.float32 if self._is_uniform and self._dtypes[0] == np.float32 else np.float64
+        self._scales = np.array([column.scale for column in info.columns], precision)
 
+    def raw(self, payload: Buffer, count: int) -> tuple[NDArray[Any], ...]:
+        """Return each column's (count,) numbers, exact and without a copy; physical = raw * scale.
 
-def decode_columns(info: StreamInfo, payload: Buffer, count: int) -> Floats:
-    """Return (count, columns) physical values.
+        Raises:
+            PayloadError: If the payload does not hold so many samples.
+        """
+        self._require(payload, count)
+        found, at = [], 0
+        for dtype in self._dtypes:
+            found.append(np.frombuffer(payload, dtype, count, at))
+            at += count * dtype.itemsize
+        return tuple(found)
 
-    Raises:
-        PayloadError: As :func:`raw_columns`.
-    """
-    raw = raw_columns(info, payload, count)
-    values = np.empty((count, len(info.columns)))
-    for index, (column, numbers) in enumerate(zip(info.columns, raw.values(), strict=True)):
-        values[:, index] = numbers * column.scale
-    return values
+    def values(self, payload: Buffer, count: int) -> Floats:
+        """Return (count, columns) physical values.
+
+        Raises:
+            PayloadError: As :meth:`raw`.
+        """
+        values = np.empty((count, len(self._dtypes)))
+        if self._is_uniform:
+            self._require(payload, count)
+            raw = np.frombuffer(payload, self._dtypes[0]).reshape(len(self._dtypes), count)
+            np.multiply(raw.T, self._scales, out=values)
+            return values
+        for index, numbers in enumerate(self.raw(payload, count)):
+            values[:, index] = numbers * self._info.columns[index].scale
+        return values
+
+    def _require(self, payload: Buffer, count: int) -> None:
+        if len(payload) != count * self._row_bytes or not self._dtypes:
+            raise PayloadError(
+                f"a frame of {self._info.name} has {len(payload)} bytes, "
+                f"its {count} samples need {count * self._row_bytes}"
+            )
 
 
 def encode_columns(info: StreamInfo, values: NDArray[Any]) -> bytes:
@@ -77,19 +95,19 @@ def _check_audio(info: StreamInfo) -> None:
         )
 
 
-def decode_pcm(info: StreamInfo, payload: Buffer, count: int) -> Floats:
-    """Return (count, channels) in full scales, -1 up to just below 1.
-
-    Raises:
-        PayloadError: If the payload does not hold so many samples.
-    """
+def pcm_reader(info: StreamInfo) -> ReadSamples:
+    """Return what reads (count, channels) in full scales, -1 up to just below 1."""
     channels = info.shape[0]
-    if len(payload) != count * channels * _PCM_BYTES:
-        raise PayloadError(
-            f"a frame of {info.name} has {len(payload)} bytes, its {count} samples of {channels} channels "
-            f"need {count * channels * _PCM_BYTES}"
-        )
-    return np.asarray(np.frombuffer(payload, "<i2").reshape(count, channels) / _PCM_FULL_SCALE, np.float64)
+
+    def read(payload: Buffer, count: int) -> Floats:
+        if len(payload) != count * channels * _PCM_BYTES:
+            raise PayloadError(
+                f"a frame of {info.name} has {len(payload)} bytes, its {count} samples of {channels} channels "
+                f"need {count * channels * _PCM_BYTES}"
+            )
+        return np.frombuffer(payload, "<i2").reshape(count, channels) / _PCM_FULL_SCALE
+
+    return read
 
 
 def encode_pcm(info: StreamInfo, values: NDArray[Any]) -> bytes:
@@ -108,14 +126,14 @@ ROWS = (
     Payload(
         Encoding.COLUMNS,
         sample_bytes=lambda info: info.row_bytes,
-        samples=decode_columns,
+        samples=lambda info: ColumnReader(info).values,
         encode=encode_columns,
     ),
     Payload(
         Encoding.PCM_S16LE,
         check_stream=_check_audio,
         sample_bytes=lambda info: info.shape[0] * _PCM_BYTES,
-        samples=decode_pcm,
+        samples=pcm_reader,
         encode=encode_pcm,
     ),
 )

@@ -172,8 +172,8 @@ class PpsWatch:
     def take(self, frame: Frame, stamped: Stamped) -> None:
         """Take edges; the payload holds their stamps on REALTIME as int64 nanoseconds."""
         try:
-            stamps_ns = self._decoder.columns(frame.payload, frame.count)["realtime"]
-        except (PayloadError, KeyError):  # recorded all the same; without names there is nothing to compare
+            stamps_ns = self._decoder.columns(frame.payload, frame.count)[0]
+        except PayloadError:  # recorded all the same; without names there is nothing to compare
             return
         for edge_ns, realtime_ns in zip(stamped.capture_ns.tolist(), stamps_ns.tolist(), strict=False):
             if self._tracker.edge(edge_ns) is Edge.GLITCH:

@@ -1,4 +1,4 @@
-"""Chunks on their way to the disk: compressed in a pool, then written in order by one thread."""
+"""Chunks on their way to the disk: made ready in a pool, then written in order by one thread."""
 
 import os
 import sys
@@ -17,9 +17,9 @@ from sensorium.sync.episode.open_chunk import OpenChunk
 
 _Result = TypeVar("_Result")
 
-_MOST_IN_PRESS = 32
-"""Chunks that may wait for the pool. Those beyond are stored as they came: where compression cannot follow,
-the disk gets more bytes, and nobody waits (32 MiB are 80 ms of one thread at level 1)."""
+_MOST_TO_COMPRESS = 32
+"""Chunks that may wait for the pool to compress them. Those beyond are stored as they came: where compression
+cannot follow, the disk gets more bytes, and nobody waits (32 MiB are 80 ms of one thread at level 1)."""
 
 _SWITCH_INTERVAL_S = 0.0002
 """How long a thread that wants to run waits for one that computes, at most. Python's 5 ms starve the disk's
@@ -40,7 +40,8 @@ class DoneChunk:
 class _UnderWay:
     chunk: OpenChunk
     size: int
-    packed: "Future[PackedChunk] | None"
+    is_to_compress: bool
+    ready: "Future[PackedChunk | None]"
     stored: "Future[int]"
 
 
@@ -64,17 +65,17 @@ class ChunkQueue:
         self._under_way: deque[_UnderWay] = deque()
         self._compressor = _Compressor(zstd_level)
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="episode-disk")
-        self._press = ThreadPoolExecutor(
-            max(1, min(4, (os.cpu_count() or 1) - 1)), thread_name_prefix="episode-zstd"
+        self._pool = ThreadPoolExecutor(
+            max(1, min(4, (os.cpu_count() or 1) - 1)), thread_name_prefix="episode-pool"
         )
 
     def put(self, chunk: OpenChunk) -> None:
         """Hand a chunk over."""
         size = chunk.size  # before a thread adds the stamps
-        packed = None
-        if chunk.is_compressible and self._in_press() < _MOST_IN_PRESS:
-            packed = self._press.submit(_compress, chunk, self._compressor)
-        self._under_way.append(_UnderWay(chunk, size, packed, self._disk.submit(_store, chunk, packed)))
+        is_to_compress = chunk.is_compressible and self._to_compress() < _MOST_TO_COMPRESS
+        ready = self._pool.submit(_make_ready, chunk, self._compressor if is_to_compress else None)
+        stored = self._disk.submit(_store, chunk, ready)
+        self._under_way.append(_UnderWay(chunk, size, is_to_compress, ready, stored))
         self.waiting_bytes += size
 
     def run(self, job: Callable[[], _Result]) -> "Future[_Result]":
@@ -104,19 +105,26 @@ class ChunkQueue:
 
     def end(self) -> None:
         """Let the threads go once they have done what they were given."""
-        self._press.shutdown(wait=False)
+        self._pool.shutdown(wait=False)
         self._disk.shutdown(wait=False)
 
-    def _in_press(self) -> int:
-        return sum(entry.packed is not None and not entry.packed.done() for entry in self._under_way)
+    def _to_compress(self) -> int:
+        return sum(entry.is_to_compress and not entry.ready.done() for entry in self._under_way)
 
 
-def _compress(chunk: OpenChunk, compressor: _Compressor) -> PackedChunk:
-    return chunk.pack(compressor.zstd)
+def _make_ready(chunk: OpenChunk, compressor: _Compressor | None) -> PackedChunk | None:
+    """Return the packed chunk; None if it is not compressed.
+
+    The checksum of its megabyte is best made just before the kernel copies it: by then it is in the cache.
+    """
+    if compressor is not None:
+        return chunk.pack(compressor.zstd)
+    chunk.complete()
+    return None
 
 
-def _store(chunk: OpenChunk, packed: "Future[PackedChunk] | None") -> int:
-    return chunk.file.add_chunk(chunk.pack(None) if packed is None else packed.result())
+def _store(chunk: OpenChunk, ready: "Future[PackedChunk | None]") -> int:
+    return chunk.file.add_chunk(ready.result() or chunk.pack(None))
 
 
 def _done(entry: _UnderWay) -> DoneChunk:

@@ -51,31 +51,28 @@ class PackedChunk:
         return RECORD_HEAD.pack(CHUNK, len(body) + self.stored_bytes) + body
 
 
-def pack_chunk(
-    parts: Sequence[Buffer], index: Index, compressor: zstandard.ZstdCompressor | None
-) -> PackedChunk:
+def pack_chunk(parts: list[Buffer], index: Index, compressor: zstandard.ZstdCompressor | None) -> PackedChunk:
     """Return message records (at least one) as a chunk, stored as they are where zstd does not shorten them.
 
     Args:
-        parts: The records; large ones are referenced, not copied.
+        parts: The records, by reference.
         compressor: None = not to be compressed.
     """
-    stored = _joined(parts)
-    plain_bytes = sum(map(len, stored))
-    plain_crc = crc32_of(stored)
+    plain_bytes = sum(map(len, parts))
+    plain_crc = crc32_of(parts)
     start_ns = min(min(entries[::2]) for entries in index.values())
     end_ns = max(max(entries[::2]) for entries in index.values())
     if compressor is not None:
-        packed = compressor.compress(stored[0] if len(stored) == 1 else b"".join(stored))
+        packed = compressor.compress(parts[0] if len(parts) == 1 else b"".join(parts))
         if len(packed) < plain_bytes:
             crc = crc32_of([packed])
             return PackedChunk(
                 "zstd", [packed], len(packed), crc, plain_bytes, plain_crc, index, start_ns, end_ns
             )
-    return PackedChunk("", stored, plain_bytes, plain_crc, plain_bytes, plain_crc, index, start_ns, end_ns)
+    return PackedChunk("", parts, plain_bytes, plain_crc, plain_bytes, plain_crc, index, start_ns, end_ns)
 
 
-def _joined(parts: Sequence[Buffer]) -> list[Buffer]:
+def join_small(parts: Sequence[Buffer]) -> list[Buffer]:
     """Return the parts with small neighbours joined, and no empty ones."""
     joined: list[Buffer] = []
     small: list[Buffer] = []

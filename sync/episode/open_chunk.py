@@ -8,7 +8,8 @@ import zstandard
 
 from sensorium.drivers.frame import Frame
 from sensorium.sync.clocks.model import Stamped
-from sensorium.sync.episode.chunks import PackedChunk, pack_chunk
+from sensorium.sync.episode.chunks import PackedChunk, join_small, pack_chunk
+from sensorium.sync.episode.few_stamps import pack_few_stamps
 from sensorium.sync.episode.mcap_file import McapFile
 from sensorium.sync.episode.mcap_records import MESSAGE, MESSAGE_HEAD, Buffer, Index
 from sensorium.sync.episode.stamp_rows import HEAD_BYTES, StampRows
@@ -90,9 +91,15 @@ class OpenChunk:
         share.samples += frame.count
         share.payload_bytes += len(frame.payload)
 
-    def pack(self, compressor: zstandard.ZstdCompressor | None) -> PackedChunk:
-        """Return the chunk as it goes to the file; called once, by a thread in the background."""
-        for channel_id, rows in self._stamps.items():
-            data = rows.pack()
+    def complete(self) -> None:
+        """Add the stamps of the frames, and join what is small; by a thread in the background."""
+        stamps, self._stamps = self._stamps, {}
+        for channel_id, rows in stamps.items():
+            data = pack_few_stamps(rows.frames) or rows.pack()
             self.add(channel_id, len(rows.frames), rows.last_log_ns, rows.last_log_ns, (data,), len(data))
+        self._parts = join_small(self._parts)
+
+    def pack(self, compressor: zstandard.ZstdCompressor | None) -> PackedChunk:
+        """Return the chunk as it goes to the file, complete; called once."""
+        self.complete()
         return pack_chunk(self._parts, self._index, compressor)

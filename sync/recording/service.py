@@ -53,7 +53,8 @@ class SyncService:
         self._control.setsockopt(zmq.MAXMSGSIZE, 1 << 20)
         self._control.bind(spec.control_endpoint)
         self._poller = zmq.Poller()
-        for socket in (self._receiver.socket, self._control, self._link.socket):
+        # Not the thinker's: it is heard when housekeeping is due, and until then a poll would return at once.
+        for socket in (self._receiver.socket, self._control):
             self._poller.register(socket, zmq.POLLIN)
         self._stopping_since_ns: int | None = None
         self._commands: dict[str, Callable[[Reply], Reply]] = {

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.drivers.bus.wire import Declare
-from sensorium.drivers.frame import Encoding, Frame, StreamInfo
-from sensorium.errors import EpisodeError, WireError
+from sensorium.drivers.frame import Frame, StreamInfo
+from sensorium.drivers.payloads.payload import Buffer
+from sensorium.drivers.payloads.table import payload_check
+from sensorium.errors import EpisodeError, PayloadError, WireError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.clocks.published import MapStamper
 from sensorium.sync.recording.accounting import InstanceStream
@@ -26,6 +28,10 @@ class LiveStream:
     index: int
     stamper: MapStamper
     account: InstanceStream = field(default_factory=InstanceStream)
+    _fits: Callable[[Buffer, int], None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._fits = payload_check(self.info)
 
     def stamp(self, frame: Frame) -> Stamped:
         """Return the capture times of a frame; those of an episode that is replayed stay as they were."""
@@ -64,8 +70,10 @@ class LiveStream:
             raise WireError(f"{info.name}: a recorded capture time lies long ago")
         if len(frame.meta) != len(info.meta_fields):
             raise WireError(f"{info.name}: {len(frame.meta)} meta values, declared {len(info.meta_fields)}")
-        if info.encoding == Encoding.COLUMNS and size != frame.count * info.row_bytes:
-            raise WireError(f"{info.name}: {size} bytes are not {frame.count} rows of {info.row_bytes}")
+        try:
+            self._fits(frame.payload, frame.count)
+        except PayloadError as err:
+            raise WireError(str(err)) from err
 
 
 @dataclass(slots=True)

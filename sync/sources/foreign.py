@@ -50,7 +50,7 @@ def message_image(info: StreamInfo, payload: Buffer, view: View) -> Pixels:
     """
     kind = _kind(info)
     if kind not in ("Image", "RawImage", "CompressedImage"):
-        raise PayloadError(f"messages of {_schema_name(info)} are not drawn")
+        raise PayloadError(f"{info.name}: messages of {_schema_name(info)} are not drawn")
     with _reading(info):
         message = _parsed(info, payload, kind)
         if kind == "CompressedImage":
@@ -71,7 +71,7 @@ def message_cloud(info: StreamInfo, payload: Buffer) -> Cloud:
     if kind == "PointCloud" and _is_foxglove(info):
         with _reading(info):
             return Cloud(_foxglove_points(_parsed(info, payload, kind)))
-    raise PayloadError(f"{_schema_name(info)} is not drawn as a point cloud")
+    raise PayloadError(f"{info.name}: {_schema_name(info)} is not drawn as a point cloud")
 
 
 def _schema_name(info: StreamInfo) -> str:

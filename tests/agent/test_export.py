@@ -22,6 +22,7 @@ from sensorium.errors import ConfigError, ConsentError, EpisodeError, ExportErro
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.consent.store import ConsentStore
+from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import Balance, Manifest, StreamRecord, seal
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
@@ -95,7 +96,13 @@ def finish(made: Sample, writer: EpisodeWriter, *infos: StreamInfo) -> None:
     records = tuple(StreamRecord(i, {7: Balance(counts[i.name], counts[i.name])}) for i in infos)
     start_ns = TIMELINE.utc_minus_host_ns
     made.manifest = Manifest(
-        writer.episode_id, "0", "bench", start_ns, start_ns + 3 * SECOND_NS, TIMELINE, records
+        episode_id=writer.episode_id,
+        agent_version="0",
+        facts=SessionFacts(rig="bench"),
+        start_utc_ns=start_ns,
+        end_utc_ns=start_ns + 3 * SECOND_NS,
+        timeline=TIMELINE,
+        streams=records,
     )
     made.folder = seal(writer.folder, made.manifest)
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from payload_samples import textured, turned_by_exif
 
@@ -110,10 +110,32 @@ def test_columns_decode_to_the_values_that_were_encoded(raw: list[int]) -> None:
     assert np.array_equal(decoded, values)
 
 
+@given(st.binary(min_size=24, max_size=24), st.sampled_from(["<i2", "<u4", "<f4", "<f8"]))
+def test_columns_of_one_type_read_as_those_of_mixed_types(payload: bytes, dtype: str) -> None:
+    count = 24 // np.dtype(dtype).itemsize // 3
+    scales = (0.1, -3.0, 9.80665)
+    same = tuple(Column(name, "", dtype, scale) for name, scale in zip("abc", scales, strict=True))
+    mixed = replace(IMU, columns=(*same, Column("d", "", "<i1")))
+    used = payload[: 3 * count * np.dtype(dtype).itemsize]
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = Decoder(replace(IMU, columns=same)).samples(used, count)
+        expected = Decoder(mixed).samples(used + bytes(count), count)
+    assert found is not None
+    assert expected is not None
+    np.testing.assert_array_equal(found, expected[:, :3])
+
+
+def test_columns_may_share_a_name() -> None:
+    info = replace(IMU, columns=(Column("x", "", "<i2"), Column("x", "", "<i4")))
+    decoded = Decoder(info).samples(bytes([1, 0, 2, 0, 0, 0]), 1)
+    assert decoded is not None
+    assert decoded.tolist() == [[1.0, 2.0]]
+
+
 def test_raw_columns_keep_nanoseconds_that_a_float_would_round() -> None:
     at_ns = 1_764_500_000_123_456_789
     payload = bytes(2) + at_ns.to_bytes(8, "little") + bytes(4)
-    assert samples.raw_columns(IMU, payload, 1)["stamp"].tolist() == [at_ns]
+    assert Decoder(IMU).columns(payload, 1)[1].tolist() == [at_ns]
 
 
 def test_a_value_that_does_not_fit_its_column_is_refused_not_wrapped() -> None:
@@ -199,6 +221,7 @@ def complaint(read: Callable[[], object]) -> str | None:
     return None
 
 
+@settings(deadline=None)  # the first call imports OpenCV
 @given(st.binary(max_size=300), st.integers(1, 20))
 def test_damaged_payloads_raise_nothing_but_payload_errors(payload: bytes, count: int) -> None:
     for info in (IMU, SOUND, RAW, JPEG, POINTS, replace(POINTS, encoding=Encoding.OUSTER)):

@@ -13,6 +13,7 @@ from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode import schemas
 from sensorium.sync.episode.checksum import combine_crc32, crc32, plain_combine_crc32
+from sensorium.sync.episode.few_stamps import pack_few_stamps
 from sensorium.sync.episode.layouts import (
     channel_for,
     dump_stream_info,
@@ -155,6 +156,31 @@ def test_stamps_come_back_exactly_and_are_valid_protobuf(entries: list[tuple[int
         assert (row.device_ticks is None) == (frame.device_ticks is None)
         if frame.device_ticks is not None:
             np.testing.assert_array_equal(row.device_ticks, frame.device_ticks)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(rows(), min_size=1, max_size=12))
+def test_few_stamps_are_packed_to_the_same_bytes(entries: list[tuple[int, Frame, Stamped]]) -> None:
+    packed = StampRows()
+    for instance, frame, stamped in entries:
+        packed.add(instance, frame, stamped, 0)
+    assert pack_few_stamps(packed.frames) in (packed.pack(), None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows(), st.lists(st.tuples(st.integers(0, 2**62), int64s), max_size=8))
+def test_few_stamps_that_are_alike_need_no_arrays(
+    entry: tuple[int, Frame, Stamped], others: list[tuple[int, int]]
+) -> None:
+    instance, frame, stamped = entry
+    packed = StampRows()
+    packed.add(instance, frame, stamped, 0)
+    for seq, shift in others:
+        arrivals = frame.arrival_ns + shift
+        packed.add(instance, replace(frame, seq=seq, arrival_ns=arrivals), stamped, 0)
+    data = pack_few_stamps(packed.frames)
+    assert data in (packed.pack(), None)
+    assert data is not None or len(others) > 2
 
 
 @settings(max_examples=60, deadline=None)
