@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamps
-from sensorium.errors import ConfigError, DeviceError
+from sensorium.drivers.payloads.images import compress
+from sensorium.errors import ConfigError
 from sensorium.simulators.device import SampleTrain, SimulatedConfig, SimulatedDriver
 from sensorium.simulators.device_clock import LatencyConfig
 from sensorium.simulators.render import Renderer
@@ -189,7 +190,4 @@ class SimulatedCamera(SimulatedDriver[SimulatedCameraConfig]):
         assert self._renderer is not None
         T_world_camera = self.world.pose(world_s) @ self.mount(world_s)
         image = self._renderer.image(T_world_camera, world_s)
-        done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.config.quality])
-        if not done:
-            raise DeviceError(f"simulated camera {self.context.name}: OpenCV did not encode the image")
-        return bytes(data)
+        return compress(Encoding.JPEG, image, self.config.quality)

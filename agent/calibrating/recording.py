@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sensorium.agent.calibrating.image_files import read_image
 from sensorium.agent.calibrating.sensors import SensorData
 from sensorium.agent.calibrating.shots import (
     Gyro,
@@ -21,7 +22,6 @@ from sensorium.agent.calibrating.shots import (
     decoded_cloud,
     decoded_image,
     fastest_gyro,
-    image_file,
     stereo_pairs_of,
     take_shot,
 )
@@ -187,7 +187,7 @@ def _open_euroc(path: Path, root: Path, calibration: ImportResult) -> Recording:
     }
     for name, files in images.items():
         if files:
-            found.sizes[name] = _size_of(image_file(next(iter(files.values()))))
+            found.sizes[name] = _size_of(read_image(next(iter(files.values()))))
     for left, right in stereo_pairs_of(calibration.calibration, list(images)):
         _add_stereo(found, left, right, images[left], images[right])
     return found
@@ -202,7 +202,7 @@ def _add_stereo(
         return
 
     def load(stem: str) -> Callable[[], tuple[Image, Image]]:
-        return lambda: (image_file(lefts[stem]), image_file(rights[stem]))
+        return lambda: (read_image(lefts[stem]), read_image(rights[stem]))
 
     chosen = [stems[index] for index in spread(len(stems), MAX_STEREO_PAIRS)]
     found.stereo.append(StereoSet(left, right, [load(stem) for stem in chosen]))
@@ -246,7 +246,7 @@ def _open_kitti(path: Path, layout: _Kitti, given: ImportResult | None) -> Recor
     }
     for name, images in files.items():
         if images:
-            found.sizes[name] = _size_of(image_file(next(iter(images.values()))))
+            found.sizes[name] = _size_of(read_image(next(iter(images.values()))))
     if layout.calibs is not None and given is None:
         found.sizes.clear()  # each frame has a calibration, and often an image size, of its own
     for left, right in stereo_pairs_of(calibration.calibration, list(files)):
@@ -284,7 +284,7 @@ def _kitti_shot(
 ) -> Callable[[], Shot]:
     def load() -> Shot:
         calibration, lidar = shared, _lidar_of(shared)
-        image = image_file(image_path)
+        image = read_image(image_path)
         if calibs is not None:
             calibration = import_calibration(
                 calibs / f"{image_path.stem}.txt", size=_size_of(image)

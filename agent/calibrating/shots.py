@@ -7,7 +7,6 @@ Used on episodes (:mod:`sensorium.agent.calibrating.recording`) and while record
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from sensorium.calibration.geometry import Array, Intrinsics, apply, in_image, p
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sweep import deskew
 from sensorium.drivers.frame import Frame, StreamInfo
-from sensorium.drivers.payloads.images import decompress
 from sensorium.drivers.roles import Role, has_role, vector
 from sensorium.errors import CalibrationError, PayloadError
 from sensorium.sync import decoding
@@ -131,19 +129,6 @@ def decoded_image(info: StreamInfo, payload: bytes) -> Image:
         return decoding.picture(info, payload)
     except PayloadError as err:
         raise CalibrationError(str(err)) from err
-
-
-def image_file(path: Path) -> Image:
-    """Return the grey or BGR image in a file, as stored: an EXIF orientation does not turn it.
-
-    Raises:
-        CalibrationError: If it cannot be read or is no image.
-    """
-    try:
-        pixels = decompress(path.read_bytes())
-    except (OSError, PayloadError) as err:
-        raise CalibrationError(f"image {path} cannot be read: {err}") from err
-    return np.asarray(pixels // 256 if pixels.dtype == np.uint16 else pixels, np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import yaml
 from rich.table import Table
 
 from sensorium.agent.calibrating.checking.references import references_of
 from sensorium.agent.calibrating.checking.report import CheckReport, degrees, montage
 from sensorium.agent.calibrating.checking.run import run_checks
+from sensorium.agent.calibrating.image_files import write_image
 from sensorium.agent.calibrating.recording import Recording, open_recording
 from sensorium.agent.calibrating.solving.guide import Guide
 from sensorium.agent.calibrating.solving.live import LiveGuide, record_live
@@ -148,7 +148,7 @@ def _check(
     code = 0 if report.status is Status.OK else 1
     if overlay is not None:
         if report.overlays:
-            _save_picture(montage(report.overlays), overlay)
+            write_image(montage(report.overlays), overlay)
         else:
             say_progress(f"no picture was written to {overlay}: there was nothing to draw", as_json)
     written = overlay if overlay is not None and report.overlays else None
@@ -191,14 +191,6 @@ def _store(references: Sequence[Reference], path: Path) -> list[str]:
     return [
         f"{path}: keeps what {each.check} read of {each.pair} ({each.count} frames)" for each in references
     ]
-
-
-def _save_picture(image: Any, path: Path) -> None:
-    _, data = cv2.imencode(path.suffix, image)
-    try:
-        path.write_bytes(data.tobytes())
-    except OSError as err:
-        raise CalibrationError(f"picture {path} cannot be written: {err}") from err
 
 
 def check_document(recording: Recording, report: CheckReport, overlay: Path | None) -> dict[str, Any]:

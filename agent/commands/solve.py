@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 from rich.table import Table
 
-from sensorium.agent.calibrating.solving.guide import Guide, stacked, write_picture
+from sensorium.agent.calibrating.image_files import write_image
+from sensorium.agent.calibrating.solving.guide import Guide, stacked
 from sensorium.agent.calibrating.solving.live import LiveGuide, record_live
 from sensorium.agent.calibrating.solving.run import Solution, kind_of, solve, solvers
 from sensorium.agent.calibrating.solving.solver import SolvedPart, SolveRequest
@@ -136,7 +137,7 @@ def request_of(path: Path, options: SolveOptions) -> SolveRequest:
 def _write(solution: Solution, options: SolveOptions) -> Path | None:
     pictures = [picture for part in solution.parts for picture in part.pictures.values()]
     if options.picture is not None and pictures:
-        write_picture(stacked(pictures), options.picture)
+        write_image(stacked(pictures), options.picture)
     if options.output is None or not any(part.is_solved for part in solution.parts):
         return None
     try:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from sensorium.calibration.overlay import lidar_overlay
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.drivers.frame import StreamInfo
+from sensorium.drivers.frame import Encoding, StreamInfo
 from sensorium.drivers.payloads.decoder import DAMAGE
+from sensorium.drivers.payloads.images import compress
 from sensorium.errors import PayloadError
 from sensorium.sync.decoding import Image, picture
 
@@ -65,12 +66,11 @@ def _shrink(image: Image, width_px: int) -> Image:
 
 
 def _as_jpeg(image: Image, quality: int, caption: str = "") -> Picture:
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return _embed("image/jpeg", data, image, caption)
+    return _embed("image/jpeg", compress(Encoding.JPEG, image, quality), image, caption)
 
 
-def _embed(media_type: str, data: NDArray[np.uint8], image: Image, caption: str) -> Picture:
-    text = base64.b64encode(data.tobytes()).decode()
+def _embed(media_type: str, data: bytes, image: Image, caption: str) -> Picture:
+    text = base64.b64encode(data).decode()
     height, width = image.shape[:2]
     return Picture(f"data:{media_type};base64,{text}", width, height, caption)
 
@@ -103,7 +103,7 @@ def bird_view(points: Points) -> Picture:
         f"height from {low:.1f} m (blue) to {high:.1f} m (red)"
     )
     _, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 7])
-    return _embed("image/png", data, image, caption)
+    return _embed("image/png", data.tobytes(), image, caption)
 
 
 def _round_step(value: float) -> float:

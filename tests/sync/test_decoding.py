@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from payload_samples import textured, turned_by_exif
 
-from sensorium.agent.calibrating.shots import decoded_image, image_file
+from sensorium.agent.calibrating.image_files import read_image
+from sensorium.agent.calibrating.shots import decoded_image
 from sensorium.agent.reporting.pictures import thumbnail
 from sensorium.drivers.frame import Encoding, MessageSchema, Modality, StreamInfo
 from sensorium.drivers.payloads import images
@@ -62,7 +63,7 @@ def test_no_reader_turns_an_image_by_its_exif(orientation: int, tmp_path: Path) 
         lambda payload: decoding.picture(CAMERA, payload, 16),
         lambda payload: np.frombuffer(thumbnail(CAMERA, payload).uri.encode(), np.uint8),
         lambda payload: decoded_image(CAMERA, payload),
-        saved(image_file, tmp_path / "image.jpg"),
+        saved(read_image, tmp_path / "image.jpg"),
     ]
     for read in readers:
         np.testing.assert_array_equal(read(turned), read(plain))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -240,23 +239,6 @@ class Guide:
 def _unknown(size: tuple[int, int]) -> Intrinsics:
     width, height = size
     return Intrinsics("pinhole", width, height, 0.8 * width, 0.8 * width, (width - 1) / 2, (height - 1) / 2)
-
-
-def write_picture(image: Image, path: Path) -> None:
-    """Replace a picture in one step, so that a viewer never reads half of it.
-
-    Raises:
-        CalibrationError: If it cannot be written.
-    """
-    done, data = cv2.imencode(path.suffix, image)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        if not done:
-            raise OSError(f"OpenCV does not write {path.suffix}")
-        part.write_bytes(data.tobytes())
-        part.replace(path)
-    except OSError as err:
-        raise CalibrationError(f"picture {path} cannot be written: {err}") from err
 
 
 def stacked(parts: Sequence[Image]) -> Image:

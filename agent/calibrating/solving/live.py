@@ -15,8 +15,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sensorium.agent.calibrating.image_files import write_image
 from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image
-from sensorium.agent.calibrating.solving.guide import Guide, write_picture
+from sensorium.agent.calibrating.solving.guide import Guide
 from sensorium.agent.calibrating.solving.material import STILL_S, Image, Moment, Points, Shown
 from sensorium.agent.calibrating.watching.service import SetClient
 from sensorium.agent.session.control import ControlClient
@@ -192,7 +193,7 @@ class LiveGuide:
     def _draw(self) -> None:
         image = self.guide.picture() if self._picture is not None else None
         if image is not None and self._picture is not None:
-            write_picture(image, self._picture)
+            write_image(image, self._picture)
 
     def _show(self, now_ns: int, advice: str) -> None:
         if self._is_silent:

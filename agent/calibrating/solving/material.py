@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image, image_file
+from sensorium.agent.calibrating.image_files import read_image
+from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image
 from sensorium.drivers.frame import Frame, Modality, StreamInfo
 from sensorium.drivers.roles import Role, has_role
 from sensorium.errors import CalibrationError
@@ -223,7 +224,7 @@ def _of_images(path: Path) -> Iterator[Moment]:
         for name, files in cameras.items():
             if number not in files:
                 continue
-            images[name] = Shown(image_file(files[number]))
+            images[name] = Shown(read_image(files[number]))
         sweeps = {
             name: partial(_sweep_of, files[number]) for name, files in lidars.items() if number in files
         }

@@ -5,9 +5,9 @@ else is pixels, which the codec stage of the driver's host packs. RTSP goes thro
 tried by hand against GStreamer's RTSP server and has no automatic test. Hardware seen: no.
 """
 
-import math
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +30,7 @@ from sensorium.drivers.frame import (
 from sensorium.drivers.links.inbox import Inbox
 from sensorium.drivers.links.mjpeg import without_password
 from sensorium.drivers.payloads.images import decompress, jpeg_extent, with_channels
+from sensorium.drivers.payloads.table import largest_payload_bytes
 from sensorium.errors import DeviceError, PayloadError, SensoriumError
 from sensorium.timebase import SECOND_NS
 
@@ -173,7 +174,7 @@ class OpenCvDriver(Driver[OpenCvConfig]):
         encoding = Encoding.JPEG if is_jpeg else pixels
         personal = self.config.personal
         shape = (height, width, 3) if encoding == Encoding.BGR8 else (height, width)
-        return StreamInfo(
+        info = StreamInfo(
             name=self.context.name,
             modality=Modality.CAMERA,
             encoding=encoding,
@@ -186,10 +187,9 @@ class OpenCvDriver(Driver[OpenCvConfig]):
             units="px",
             host_id=self.context.host_id,
             is_personal=is_personal_by_default(Modality.CAMERA) if personal is None else personal,
-            # A JPEG of noise takes more than its pixels.
-            max_payload_bytes=width * height * 9 // 2 + (1 << 16) if is_jpeg else math.prod(shape),
             details={"source": self.config.kind, "device": without_password(str(self.config.device))},
         )
+        return replace(info, max_payload_bytes=largest_payload_bytes(info))
 
     def _pump(self, source: "PictureSource", form: PictureForm, opening: Sequence["Picture"]) -> None:
         """Carry pictures from the source to the inbox until one of them ends; runs in the reader thread."""
