@@ -195,3 +195,61 @@ def test_everything_is_sealed_after_all_processes_were_killed(how: str, tmp_path
     assert all(record.total.recorded for record in read_manifest(torn).streams)
     check_balance([torn], run_dir)
     check_verifies(*sealed(spool))
+
+
+def test_a_killed_thinker_costs_no_sample_and_the_seal_catches_up(tmp_path: Path) -> None:
+    with recording(tmp_path) as session:
+        session.until_recorded(1.5, STREAMS)
+        session.kill("thinker")
+        until(lambda: (session.status() or {}).get("thinking", {}).get("connected"), "the next thinker")
+        before = session.until_recorded(0.0)["recorded_s"]
+        session.until_recorded(before + 1.0)
+        run_dir = session.run_dir
+        done = session.finish(signal.SIGINT)
+    assert done.code == 0, done.err
+    (episode,) = done.episodes  # recording went on
+    manifest = read_manifest(episode)
+    assert not manifest.truncated
+    assert all(not record.total.dropped for record in manifest.streams)
+    assert any("alignment and rates were found from the files" in each for each in manifest.limitations)
+    assert manifest.pairs
+    check_balance([episode], run_dir)
+    check_verifies(episode)
+
+
+def test_a_thinker_that_freezes_holds_up_nobody(tmp_path: Path) -> None:
+    with recording(tmp_path) as session:
+        session.until_recorded(1.5, STREAMS)
+        session.kill("thinker", signal.SIGSTOP)
+        before = session.until_recorded(0.0)
+        session.until_recorded(before["recorded_s"] + 3.0)
+        session.kill("thinker", signal.SIGCONT)
+        session.until_recorded(before["recorded_s"] + 4.0)
+        run_dir = session.run_dir
+        done = session.finish(signal.SIGINT)
+    (episode,) = done.episodes
+    manifest = read_manifest(episode)
+    assert all(not record.total.dropped for record in manifest.streams)
+    assert not any("alignment and rates" in each for each in manifest.limitations)  # it had only lagged
+    check_balance([episode], run_dir)
+    check_verifies(episode)
+
+
+def test_recorder_and_thinker_killed_at_once_leave_two_whole_balances(tmp_path: Path) -> None:
+    with recording(tmp_path) as session:
+        first = session.until_recorded(1.5, STREAMS)["episode"]
+        session.kill("synchronizer")
+        session.kill("thinker")
+
+        def goes_on() -> bool:
+            status = session.status()
+            return bool(status and status["episode"] not in (None, first) and status["recorded_s"] > 1.0)
+
+        until(goes_on, "the next episode")
+        run_dir = session.run_dir
+        done = session.finish(signal.SIGINT)
+    torn, whole = sorted(done.episodes)
+    assert torn.name == first
+    assert read_manifest(torn).truncated
+    check_balance([torn, whole], run_dir)
+    check_verifies(torn, whole)
