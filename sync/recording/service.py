@@ -30,6 +30,7 @@ from sensorium.sync.recording.synchronizer import Synchronizer
 from sensorium.timebase import SECOND_NS, Clock, HostClock
 
 DRAIN_NS = 5 * SECOND_NS
+CONTROL_NS = SECOND_NS // 100
 _IDLE_MS = 5
 _CHECK: TypeAdapter[CheckMessage] = TypeAdapter(CheckMessage)
 Reply = dict[str, Any]
@@ -57,6 +58,7 @@ class SyncService:
         for socket in (self._receiver.socket, self._control):
             self._poller.register(socket, zmq.POLLIN)
         self._stopping_since_ns: int | None = None
+        self._next_control_ns = 0
         self._commands: dict[str, Callable[[Reply], Reply]] = {
             "status": lambda _: self.status.session(),
             "start": self._start,
@@ -73,13 +75,14 @@ class SyncService:
     def step(self) -> bool:
         """Do one round; False when the session is over."""
         handled = self.synchronizer.step()
-        self._answer_control()
+        is_asked = not handled and bool(self._poller.poll(_IDLE_MS))
+        now_ns = self._clock.now_ns()
+        if is_asked or now_ns >= self._next_control_ns:  # an empty socket costs an exception
+            self._next_control_ns = now_ns + CONTROL_NS
+            self._answer_control()
         if self._stopping_since_ns is not None and handled == 0:
-            waited_ns = self._clock.now_ns() - self._stopping_since_ns
-            if self.synchronizer.is_drained or waited_ns > DRAIN_NS:
-                return False
-        if handled == 0:
-            self._poller.poll(_IDLE_MS)
+            waited_ns = now_ns - self._stopping_since_ns
+            return not self.synchronizer.is_drained and waited_ns <= DRAIN_NS
         return True
 
     def run(self) -> None:
