@@ -6,6 +6,7 @@ revolution, a block of IMU samples, a block of audio.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
@@ -96,13 +97,14 @@ class Encoding:
     ``JPEG``, ``PNG``: one compressed image, untouched.
     ``MONO8``, ``BGR8``, ``RGB8``, ``MONO16``: raw pixels, row major, ``shape`` = (height, width[, channels]).
     ``COLUMNS``: for each entry of ``StreamInfo.columns`` in turn, ``count`` little-endian values.
-    ``PCM_S16LE``: interleaved audio, ``shape`` = (channels,).
+    ``PCM_S16LE`` ... ``PCM_F32LE``: interleaved audio of 16, 24, 32 bits or floats, ``shape`` = (channels,).
     ``OUSTER``: the sensor's UDP packets back to back, equal sizes; ``details["metadata"]`` is its JSON.
     ``POINTS``: float32 little-endian rows x, y, z (m), intensity; a thinned view of another stream.
     ``MESSAGE``: a message of somebody else's schema, untouched; see ``StreamInfo.schema``.
 
     A codec adds an encoding of its own, which restores to one of these; ``drivers/payloads/table.py`` lists all.
     ``RANGE_IMAGE``: LiDAR packets. ``PACKED_IMAGE16``: 16-bit pixels. ``PACKED_COLUMNS``: columns.
+    ``PACKED_PCM``, ``FLAC``: audio.
     """
 
     JPEG: ClassVar[str] = "jpeg"
@@ -113,12 +115,26 @@ class Encoding:
     MONO16: ClassVar[str] = "mono16"
     COLUMNS: ClassVar[str] = "columns"
     PCM_S16LE: ClassVar[str] = "pcm_s16le"
+    PCM_S24LE: ClassVar[str] = "pcm_s24le"
+    PCM_S32LE: ClassVar[str] = "pcm_s32le"
+    PCM_F32LE: ClassVar[str] = "pcm_f32le"
     OUSTER: ClassVar[str] = "ouster"
     POINTS: ClassVar[str] = "points"
     MESSAGE: ClassVar[str] = "message"
     RANGE_IMAGE: ClassVar[str] = "range_image"
     PACKED_IMAGE16: ClassVar[str] = "packed_image16"
     PACKED_COLUMNS: ClassVar[str] = "packed_columns"
+    PACKED_PCM: ClassVar[str] = "packed_pcm"
+    FLAC: ClassVar[str] = "flac"
+
+
+PCM_BYTES: Mapping[str, int] = {
+    Encoding.PCM_S16LE: 2,
+    Encoding.PCM_S24LE: 3,
+    Encoding.PCM_S32LE: 4,
+    Encoding.PCM_F32LE: 4,
+}
+"""Encodings of plain audio, and the bytes of one channel's sample."""
 
 
 class ClockKind(str, Enum):

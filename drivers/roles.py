@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from sensorium.drivers.frame import Encoding, Modality, StreamInfo
+from sensorium.drivers.frame import PCM_BYTES, Encoding, Modality, StreamInfo
 
 STANDARD_GRAVITY_M_S2 = 9.80665
 
@@ -131,7 +131,7 @@ def roles(info: StreamInfo) -> frozenset[Role]:
         found.add(Role.CLOUD)
     if encoding in _CLOUDS and not info.reference_of:
         found.add(Role.SWEEP)
-    if encoding == Encoding.PCM_S16LE and info.modality is Modality.AUDIO:
+    if encoding in PCM_BYTES and info.modality is Modality.AUDIO:
         found.add(Role.SOUND)
     if _tells_position(info):
         found.add(Role.POSITION)

@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.driver import Driver
-from sensorium.drivers.frame import COUNTER_GAP, ClockKind, Encoding, Frame, Loss, Place, StreamInfo
+from sensorium.drivers.frame import (
+    COUNTER_GAP,
+    PCM_BYTES,
+    ClockKind,
+    Encoding,
+    Frame,
+    Loss,
+    Place,
+    StreamInfo,
+)
 from sensorium.drivers.payloads.codec import DEFAULTS, UNPACKED, Codec, CodecChoice, Pack, parse_codec
 from sensorium.drivers.payloads.table import packed_as
 from sensorium.errors import ConfigError
@@ -188,7 +197,7 @@ class BatchStage(Stage):
     def _gains(self, info: StreamInfo) -> bool:
         # A stream without a rate would wait for company that may not come.
         is_fast = info.message_rate_hz * self._batch_ns > SECOND_NS
-        return is_fast and info.encoding in (Encoding.COLUMNS, Encoding.PCM_S16LE)
+        return is_fast and info.encoding in (Encoding.COLUMNS, *PCM_BYTES)
 
     def _declared(self, info: StreamInfo) -> StreamInfo:
         self._layouts[info.name] = _Layout.of(info)
@@ -269,8 +278,8 @@ class _Layout:
 
     @classmethod
     def of(cls, info: StreamInfo) -> "_Layout":
-        if info.encoding == Encoding.PCM_S16LE:
-            widths: tuple[int, ...] = (2 * info.shape[0],)
+        if info.encoding in PCM_BYTES:
+            widths: tuple[int, ...] = (PCM_BYTES[info.encoding] * info.shape[0],)
         else:
             widths = tuple(np.dtype(column.dtype).itemsize for column in info.columns)
         is_any = tuple(name.endswith("_any") for name in info.meta_fields)

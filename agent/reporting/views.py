@@ -6,7 +6,7 @@ from sensorium.agent.reporting import page, plots
 from sensorium.agent.reporting.material import Material, attempt, rate_text
 from sensorium.agent.reporting.pictures import bird_view, overlay_picture, thumbnail
 from sensorium.agent.reporting.survey import OverlayPair, Snapshot, StreamSurvey
-from sensorium.drivers.frame import Encoding, Modality, StreamInfo
+from sensorium.drivers.frame import PCM_BYTES, Encoding, Modality, StreamInfo
 from sensorium.drivers.roles import Role, has_role
 from sensorium.sync.decoding import cloud
 from sensorium.sync.episode.manifest import StreamRecord
@@ -109,7 +109,7 @@ def waveforms(material: Material) -> str:
     panels: list[str] = []
     for record in material.records:
         info = record.info
-        if info.plain_encoding not in (Encoding.COLUMNS, Encoding.PCM_S16LE):
+        if info.plain_encoding not in (Encoding.COLUMNS, *PCM_BYTES):
             continue
         withheld = material.withheld(record)
         found = material.streams.get(info.name)
@@ -124,7 +124,7 @@ def waveforms(material: Material) -> str:
 
 def _panels(material: Material, info: StreamInfo, found: StreamSurvey) -> str:
     assert found.envelope is not None
-    is_audio = info.plain_encoding == Encoding.PCM_S16LE
+    is_audio = info.plain_encoding in PCM_BYTES
     columns = (
         [(f"channel {index + 1}", "full scale") for index in range(found.envelope.low.shape[1])]
         if is_audio

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sensorium.drivers.frame import Encoding, StreamInfo
+from sensorium.drivers.frame import PCM_BYTES, Encoding, StreamInfo
 from sensorium.drivers.payloads import table
 from sensorium.timebase import SECOND_NS
 
@@ -73,7 +73,7 @@ def declared_bytes_per_s(info: StreamInfo) -> float:
 def largest_frame_bytes(info: StreamInfo) -> int:
     """Return what the largest frame of a stream costs; no frame of samples is taken to last over a second."""
     declared = info.max_payload_bytes
-    if info.rate_hz and info.plain_encoding in (Encoding.COLUMNS, Encoding.PCM_S16LE):
+    if info.rate_hz and info.plain_encoding in (Encoding.COLUMNS, *PCM_BYTES):
         declared = min(declared, math.ceil(declared_bytes_per_s(info)))
     return declared + HEADER_OVERHEAD_BYTES
 

@@ -19,6 +19,8 @@ CODECS = {
     "range_image": "sensorium.drivers.payloads.range_image:CODEC",
     "columns": "sensorium.drivers.payloads.columns:CODEC",
     "depth": "sensorium.drivers.payloads.depth:CODEC",
+    "pcm": "sensorium.drivers.payloads.audio:CODEC",
+    "flac": "sensorium.drivers.payloads.flac:CODEC",
 }
 """Name in the rig file -> ``module:codec``; lazy, so that a host loads only the libraries that it needs."""
 

@@ -1,4 +1,4 @@
-"""Numeric payloads: columns of integers or floats with their scales, and interleaved audio."""
+"""Numeric payloads: columns of integers or floats with their scales."""
 
 from typing import Any
 
@@ -6,11 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import Encoding, StreamInfo
-from sensorium.drivers.payloads.payload import Buffer, Floats, Payload, ReadSamples
-from sensorium.errors import ConfigError, PayloadError
-
-_PCM_FULL_SCALE = 32768.0
-_PCM_BYTES = 2
+from sensorium.drivers.payloads.payload import Buffer, Floats, Payload
+from sensorium.errors import PayloadError
 
 
 class ColumnReader:
@@ -88,52 +85,11 @@ def _fitted(info: StreamInfo, index: int, raw: Floats) -> bytes:
     return steps.astype(dtype).tobytes()
 
 
-def _check_audio(info: StreamInfo) -> None:
-    if len(info.shape) != 1 or info.shape[0] < 1:
-        raise ConfigError(
-            f"stream {info.name}: {info.plain_encoding} needs shape (channels,), found {info.shape}"
-        )
-
-
-def pcm_reader(info: StreamInfo) -> ReadSamples:
-    """Return what reads (count, channels) in full scales, -1 up to just below 1."""
-    channels = info.shape[0]
-
-    def read(payload: Buffer, count: int) -> Floats:
-        if len(payload) != count * channels * _PCM_BYTES:
-            raise PayloadError(
-                f"a frame of {info.name} has {len(payload)} bytes, its {count} samples of {channels} channels "
-                f"need {count * channels * _PCM_BYTES}"
-            )
-        return np.frombuffer(payload, "<i2").reshape(count, channels) / _PCM_FULL_SCALE
-
-    return read
-
-
-def encode_pcm(info: StreamInfo, values: NDArray[Any]) -> bytes:
-    """Return the payload of (count, channels) full scales; what is louder than full scale is clipped.
-
-    Raises:
-        PayloadError: If the channels are not the stream's.
-    """
-    if values.ndim != 2 or values.shape[1:] != info.shape:
-        raise PayloadError(f"{info.name} has {info.shape} channels, the values are {values.shape}")
-    steps = np.rint(values * _PCM_FULL_SCALE)
-    return np.clip(steps, -_PCM_FULL_SCALE, _PCM_FULL_SCALE - 1).astype("<i2").tobytes()
-
-
 ROWS = (
     Payload(
         Encoding.COLUMNS,
         sample_bytes=lambda info: info.row_bytes,
         samples=lambda info: ColumnReader(info).values,
         encode=encode_columns,
-    ),
-    Payload(
-        Encoding.PCM_S16LE,
-        check_stream=_check_audio,
-        sample_bytes=lambda info: info.shape[0] * _PCM_BYTES,
-        samples=pcm_reader,
-        encode=encode_pcm,
     ),
 )

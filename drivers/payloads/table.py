@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from sensorium.drivers.frame import Encoding, StreamInfo
-from sensorium.drivers.payloads import clouds, columns, depth, images, range_image, samples
+from sensorium.drivers.payloads import audio, clouds, columns, depth, flac, images, range_image, samples
 from sensorium.drivers.payloads.payload import Buffer, Payload
 from sensorium.errors import ConfigError, PayloadError
 
@@ -17,7 +17,7 @@ _FOREIGN = (Payload(Encoding.MESSAGE),)
 
 TABLE: Mapping[str, Payload] = {
     row.encoding: row
-    for module in (images, samples, clouds, range_image, columns, depth)
+    for module in (images, samples, audio, clouds, range_image, columns, depth, flac)
     for row in module.ROWS
 } | {row.encoding: row for row in _FOREIGN}
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.drivers.frame import Encoding, StreamInfo
+from sensorium.drivers.frame import PCM_BYTES, Encoding, StreamInfo
 from sensorium.drivers.payloads.decoder import Decoder
 from sensorium.drivers.payloads.payload import Floats
 from sensorium.errors import EpisodeError
@@ -226,7 +226,7 @@ class _Track:
         self.blocks: deque[_Block] = deque()
         self.first_seen_ns: int | None = None
         self.seen_until_ns: int | None = None
-        self.is_audio = info.plain_encoding == Encoding.PCM_S16LE
+        self.is_audio = info.plain_encoding in PCM_BYTES
         self.is_interpolated = info.is_sampled and info.plain_encoding == Encoding.COLUMNS
         self.period_ns = SECOND_NS / info.rate_hz if info.rate_hz else 0.0
         frame_ns = SECOND_NS / info.message_rate_hz if info.message_rate_hz else float(row_ns or SECOND_NS)

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from pydantic import TypeAdapter, ValidationError
 
-from sensorium.drivers.frame import Encoding, Frame, MessageSchema, StreamInfo
+from sensorium.drivers.frame import PCM_BYTES, Encoding, Frame, MessageSchema, StreamInfo
 from sensorium.drivers.payloads.clouds import POINT_BYTES
 from sensorium.drivers.payloads.table import check_stream, largest_payload_bytes, payload_check
 from sensorium.errors import ConfigError, EpisodeError, PayloadError
@@ -285,9 +285,18 @@ def _points(info: StreamInfo) -> MessageLayout:
     return _OneField(info, schemas.FOXGLOVE["PointCloud"], constants)
 
 
+_PCM_FORMATS = {
+    Encoding.PCM_S16LE: "pcm-s16",
+    Encoding.PCM_S24LE: "pcm-s24",
+    Encoding.PCM_S32LE: "pcm-s32",
+    Encoding.PCM_F32LE: "pcm-f32",
+}
+"""Foxglove defines the first only; a viewer shows the others as what they are called."""
+
+
 def _audio(info: StreamInfo) -> MessageLayout:
     constants = {
-        "format": "pcm-s16",
+        "format": _PCM_FORMATS[info.encoding],
         "sample_rate": round(info.rate_hz),
         "number_of_channels": info.shape[0],
     }
@@ -310,12 +319,14 @@ _LAYOUTS: Mapping[str, Callable[[StreamInfo], MessageLayout]] = {
     Encoding.RGB8: _raw_image,
     Encoding.MONO16: _raw_image,
     Encoding.POINTS: _points,
-    Encoding.PCM_S16LE: _audio,
+    **dict.fromkeys(PCM_BYTES, _audio),
     Encoding.COLUMNS: _Columns,
     Encoding.OUSTER: _packets,
     Encoding.RANGE_IMAGE: _coded,
     Encoding.PACKED_IMAGE16: _coded,
     Encoding.PACKED_COLUMNS: _coded,
+    Encoding.PACKED_PCM: _coded,
+    Encoding.FLAC: _coded,
     Encoding.MESSAGE: _Passthrough,
 }
 """One row per encoding of ``drivers/payloads/table.py``."""

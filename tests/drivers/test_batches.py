@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sensorium.drivers.bus.header import pack_header, unpack_header
 from sensorium.drivers.frame import (
+    PCM_BYTES,
     ClockKind,
     Column,
     DeviceClock,
@@ -364,3 +365,16 @@ def test_joined_audio_has_the_capture_times_that_its_blocks_had() -> None:
     error_ns = (capture_ns - truth_ns[: len(capture_ns)])[count // 2 :]
     half_a_sample_ns = SECOND_NS / rate_hz / 2
     assert np.abs(error_ns).max() < half_a_sample_ns
+
+
+def test_sound_of_any_width_is_joined_sample_by_sample() -> None:
+    for encoding, item_bytes in PCM_BYTES.items():
+        info = replace(SOUND, encoding=encoding, meta_fields=())
+        batch = BatchStage(BATCH_NS)
+        batch.declare([info])
+        blocks = [np.random.default_rng(seq).bytes(8 * 2 * item_bytes) for seq in range(3)]
+        for index, block in enumerate(blocks):
+            batch.apply(Frame("mic", 8 * index, 8, stamps(8 * index), stamps(index * MS), block))
+        (joined,) = batch.flush()
+        assert isinstance(joined, Frame)
+        assert (joined.count, joined.payload) == (24, b"".join(blocks))

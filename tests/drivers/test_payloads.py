@@ -15,7 +15,7 @@ from payload_samples import textured, turned_by_exif
 
 from sensorium.drivers.devices.opencv.driver import PictureForm
 from sensorium.drivers.frame import Column, Encoding, MessageSchema, Modality, StreamInfo
-from sensorium.drivers.payloads import images, samples, table
+from sensorium.drivers.payloads import audio, images, samples, table
 from sensorium.drivers.payloads.decoder import Decoder
 from sensorium.drivers.payloads.payload import Payload, Restore, View
 from sensorium.errors import ConfigError, PayloadError
@@ -148,7 +148,7 @@ def test_a_value_that_does_not_fit_its_column_is_refused_not_wrapped() -> None:
 
 
 def test_audio_decodes_in_full_scales_and_clips_what_is_louder() -> None:
-    payload = samples.encode_pcm(SOUND, np.array([[0.5, -1.0], [2.0, -2.0]]))
+    payload = audio.encode_pcm(SOUND, np.array([[0.5, -1.0], [2.0, -2.0]]))
     decoded = Decoder(SOUND).samples(payload, 2)
     assert decoded is not None
     assert decoded.tolist() == [[0.5, -1.0], [32767 / 32768, -1.0]]

@@ -100,7 +100,7 @@ def test_a_codec_of_no_use_to_the_device_is_refused_with_what_it_packs() -> None
     ("text", "message"),
     [
         ("jpg", "codec 'jpg' is unknown; did you mean 'jpeg'"),
-        ("zip7", "codec 'zip7' is unknown; known: .*jpeg, none, png"),
+        ("zip7", "codec 'zip7' is unknown; known: .*jpeg, none, pcm, png"),
         ("jpeg:best", "level 'best' is not a number"),
         ("jpeg:", "level '' is not a number"),
         ("none:3", "codec 'none' is unknown"),
