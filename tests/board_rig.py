@@ -39,8 +39,8 @@ def board_episode(folder: Path, seconds: float, devices: Mapping[str, Mapping[st
     writer = EpisodeWriter(spool.open_folder(episode_id), episode_id, TIMELINE)
     for info, _ in streams.values():
         writer.declare(info)
-    for name, (_, frames) in streams.items():
-        for frame in frames:
+    for name, (_, taken) in streams.items():
+        for frame in taken:
             numbers = range(frame.seq, frame.next_seq)
             capture_ns = np.array([captures[name][seq] for seq in numbers], np.int64)
             writer.write(frame, Stamped(capture_ns, Uncertainty(0.0, 0.0, 0.0), 0), 0)
@@ -48,8 +48,8 @@ def board_episode(folder: Path, seconds: float, devices: Mapping[str, Mapping[st
     for seq, tick_ns in captures[first].items():
         matches = []
         for name in others:
-            near, capture_ns = min(captures[name].items(), key=lambda item: abs(item[1] - tick_ns))
-            matches.append(Matched(name, Match.MATCHED, near, capture_ns - tick_ns))
+            near, near_ns = min(captures[name].items(), key=lambda item: abs(item[1] - tick_ns))
+            matches.append(Matched(name, Match.MATCHED, near, near_ns - tick_ns))
         writer.write_row(SyncRow(seq, tick_ns, tuple(matches)))
     writer.close()
     records = tuple(

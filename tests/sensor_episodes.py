@@ -84,8 +84,8 @@ def sensor_episode(
     writer = EpisodeWriter(spool.open_folder(episode_id), episode_id, TIMELINE)
     for info, _ in streams.values():
         writer.declare(info)
-    for name, (info, frames) in streams.items():
-        for made in frames:
+    for name, (info, taken) in streams.items():
+        for made in taken:
             frame = replace(made, payload=payloads[name]) if payloads and name in payloads else made
             stamps_ns = _times(captures[name], info, frame)
             writer.write(frame, Stamped(stamps_ns, Uncertainty(0.0, 0.0, 0.0), 0), 0)

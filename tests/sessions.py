@@ -28,7 +28,8 @@ from sensorium.drivers.bus.counters import StreamCounts, read_counters
 from sensorium.errors import SensoriumError
 from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope
 from sensorium.sync.consent.store import ConsentStore
-from sensorium.sync.episode.manifest import Manifest, read_manifest
+from sensorium.sync.episode.manifest import Manifest
+from sensorium.sync.episode.manifest import read_manifest as read_manifest
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.timebase import SECOND_NS, HostClock
 

@@ -1,6 +1,7 @@
 """Recorder, thinker and driver ends of the bus in one process, on a virtual clock."""
 
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -25,7 +26,11 @@ class Bench:
     """A recorder with its thinker, and driver ends of its bus, all on one virtual clock."""
 
     def __init__(
-        self, tmp_path: Path, context: zmq.Context, devices: tuple[str, ...], **options: object
+        self,
+        tmp_path: Path,
+        context: zmq.Context[zmq.Socket[bytes]],
+        devices: tuple[str, ...],
+        **options: Any,
     ) -> None:
         self.clock = VirtualClock(START_NS, utc_minus_host_ns=1_700_000_000 * SECOND_NS)
         self.context = context

@@ -22,7 +22,7 @@ def block(language: str) -> str:
     return found.group(1)
 
 
-def test_the_driver_in_the_readme_reads_a_thermometer(tmp_path):
+def test_the_driver_in_the_readme_reads_a_thermometer(tmp_path: Path) -> None:
     module = types.ModuleType("readme_driver")
     exec(block("python"), module.__dict__)
     device = tmp_path / "temp"
@@ -38,7 +38,7 @@ def test_the_driver_in_the_readme_reads_a_thermometer(tmp_path):
     assert value == 42.5
 
 
-def test_the_rig_file_in_the_readme_has_valid_keys_and_options():
+def test_the_rig_file_in_the_readme_has_valid_keys_and_options() -> None:
     data = yaml.safe_load(block("yaml"))
     RigDocument.model_validate(data)
     for name, options in data["devices"].items():
@@ -46,11 +46,11 @@ def test_the_rig_file_in_the_readme_has_valid_keys_and_options():
         assert driver.config_type.model_validate(options), name
 
 
-def test_every_file_that_the_readme_shows_exists():
+def test_every_file_that_the_readme_shows_exists() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).is_file(), target
 
 
-def test_every_driver_has_its_row_in_the_readme():
+def test_every_driver_has_its_row_in_the_readme() -> None:
     for name in BUILT_IN:
         assert f"`{name}`" in README, name

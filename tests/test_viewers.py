@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sessions import grant, read_messages, sensorium, write_rig
@@ -17,7 +18,7 @@ def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An episode with every kind of stream that the simulator has."""
     folder = tmp_path_factory.mktemp("viewers")
     camera = {"driver": "sim_camera", "size": [160, 120], "render": "cached"}
-    rig = {
+    rig: dict[str, dict[str, Any]] = {
         "camera_left": camera,
         "camera_right": camera,
         "lidar": {"driver": "sim_lidar"},

@@ -134,14 +134,14 @@ def test_a_late_stamp_is_told_from_a_moved_mount(tmp_path: Path) -> None:
 
 
 def test_a_bump_in_the_middle_is_found_with_its_time(tmp_path: Path) -> None:
-    bump = {"at_s": 1.6, "rotation_deg": (0.6, 0.0, 0.0)}
-    bumped = simulated_episode(tmp_path, bump=bump)
+    bump_s = 1.6
+    bumped = simulated_episode(tmp_path, bump={"at_s": bump_s, "rotation_deg": (0.6, 0.0, 0.0)})
     code, found = as_json("check", bumped, "--pair", "camera_left~camera_right")
     (check,) = found["checks"]
     assert (code, check["status"]) == (1, "failed")
     after, before = (check["quantities"][name]["value"] for name in ("moved_after", "moved_before"))
     # Times count from the first row, 0.25 s into the world; ticks are 0.3 s apart.
-    assert after - 0.3 < bump["at_s"] - 0.25 < before + 0.3
+    assert after - 0.3 < bump_s - 0.25 < before + 0.3
     assert before - after < 1.0
     assert check["degrees"]["pitch"]["value"] == pytest.approx(0.6, abs=0.05)  # as it is now
 

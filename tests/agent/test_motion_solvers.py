@@ -47,12 +47,16 @@ def test_poses_give_imu_bias_and_payload(tmp_path: Path) -> None:
     assert (code, said["status"]) == (0, "ok")
     assert document is not None
     known = document.imus["imu"]
+    assert known.gyro_bias_rad_s is not None
+    assert known.acc_bias_m_s2 is not None
     sigma = part(said, "imu", "imu")["quantities"]["gyro_bias_x"]["sigma"]
     # Bias walks add to the noise of the mean: 4e-6 sqrt(36 s) of the gyro, 1e-4 sqrt(36 s) of the accelerometer.
     np.testing.assert_allclose(
-        np.rad2deg(known.gyro_bias_rad_s), gyro_deg_s, atol=np.rad2deg(3 * sigma + 4e-6 * 6)
+        np.rad2deg(known.gyro_bias_rad_s), np.array(gyro_deg_s), atol=np.rad2deg(3 * sigma + 4e-6 * 6)
     )
-    np.testing.assert_allclose(known.acc_bias_m_s2, acc_m_s2, atol=3 * 1e-3 / np.sqrt(2) + 1e-4 * 6)
+    np.testing.assert_allclose(
+        np.array(known.acc_bias_m_s2), np.array(acc_m_s2), atol=3 * 1e-3 / np.sqrt(2) + 1e-4 * 6
+    )
     payload = document.force_torque["force"]
     assert payload.holds
     # Gravity comes from the IMU, whose bias of 1 mm/s^2 at most is 0.4 mN of this tool.
@@ -95,13 +99,14 @@ def test_two_lidars_are_found_from_a_rough_start_and_the_ground_is_remembered(tm
     truth = rig_calibration(1, ("lidar_rear",))
     T = truth.transform("body", "lidar_rear") @ small_motion((0.02, -0.01, 0.02, 0.05, -0.05, 0.03))
     rough = truth.with_transform("body", "lidar_rear", T, "by hand")
-    devices = {"lidar": LIDAR, "lidar_rear": LIDAR, "imu": IMU}
+    devices: dict[str, dict[str, Any]] = {"lidar": LIDAR, "lidar_rear": LIDAR, "imu": IMU}
     episode = sensor_episode(tmp_path, devices, rough, 2.5, motion="still")
     code, _, document = solved(episode, "--only", "lidars,ground-reference")
     assert code == 1  # of the rear LiDAR no ground was seen, and it was asked for
     assert document is not None
     found, expected = (each.transform("lidar", "lidar_rear") for each in (document, truth))
     (edge,) = (edge for edge in document.edges if edge.covariance is not None)
+    assert edge.covariance is not None
     sigma = np.sqrt(np.diag(edge.covariance))
     assert (np.abs(rotation_log(found[:3, :3] @ expected[:3, :3].T)) < 3 * sigma[:3]).all()
     assert (np.abs(found[:3, 3] - expected[:3, 3]) < 3 * sigma[3:]).all()
@@ -135,6 +140,7 @@ def test_a_walk_gives_rotation_and_time_offset_of_camera_and_imu(tmp_path: Path)
     assert (code, said["status"]) == (0, "ok"), said["parts"]
     assert document is not None
     (edge,) = (edge for edge in document.edges if edge.covariance is not None)
+    assert edge.covariance is not None
     error = rotation_log(edge.T_parent_child[:3, :3] @ truth.transform("camera_left", "imu")[:3, :3].T)
     assert (np.abs(error) < 3 * np.sqrt(np.diag(edge.covariance)[:3])).all()
     offset = part(said, "turning", "camera_left~imu")["quantities"]["time_offset"]

@@ -111,7 +111,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short episode of our own, with losses in it."""
     folder = tmp_path_factory.mktemp("own")
     lossy = {"drop_probability": 0.05}
-    rig = {
+    rig: dict[str, dict[str, Any]] = {
         "camera_left": {**CAMERA, **lossy},
         "imu": {"driver": "sim_imu", **lossy},
         "force": {"driver": "sim_force"},

@@ -119,7 +119,7 @@ def test_a_force_bias_of_a_fifth_of_a_newton_fails(tmp_path: Path) -> None:
 
 
 def test_tilted_poses_tell_a_payload_from_a_bias(tmp_path: Path) -> None:
-    devices = {"imu": IMU, "force": FORCE}
+    devices: dict[str, dict[str, Any]] = {"imu": IMU, "force": FORCE}
     episode = sensor_episode(tmp_path, devices, document(), 36.0, motion="tilts")
     heavier = replace(document(), force_torque={"force": replace(PAYLOAD, mass_kg=TOOL_KG + 0.02)})
     heavier.save(tmp_path / "heavier.yaml")
@@ -340,9 +340,9 @@ def test_a_scene_that_shows_nothing_is_insufficient_with_the_reason(
     for name in {"one covered": ("lidar_rear",), "both covered": ("lidar", "lidar_rear")}.get(scene, ()):
         devices[name] = LIDAR | {"covered": True}
     level = {"darkness": 3, "blank wall": 130}.get(scene)
-    shared = {"motion": "still" if level is None else "walk"}
+    motion = "still" if level is None else "walk"
     payloads = None if level is None else grey(level)
-    episode = sensor_episode(tmp_path, devices, document(spare=True), seconds, None, payloads, **shared)
+    episode = sensor_episode(tmp_path, devices, document(spare=True), seconds, None, payloads, motion=motion)
     code, said = checked(episode)
     assert (code, said["status"]) == (1, "insufficient"), said["reasons"]
     assert said["reasons"]

@@ -15,7 +15,7 @@ from sensorium.agent.commands.sync import content_inputs, report_sync
 from sensorium.agent.reporting.sync import render, sync_report
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import EpisodeError, UsageError
-from sensorium.simulators.microphone import heard_s
+from sensorium.simulators.microphone import SimulatedMicrophone, heard_s
 from sensorium.simulators.world import SOUND_M_S, World
 from sensorium.sync.align import Aligner
 from sensorium.sync.clocks.model import Stamped
@@ -124,7 +124,9 @@ def test_claps_confirm_honest_clocks_and_contradict_a_shifted_one(episode: Path,
 def clap_distance_m(run_dir: Path) -> float:
     """Return how far the claps of the demo's world are from the microphone, on the mean of the first nine seconds."""
     world = World(1)
-    mounted = device("microphone", run_dir).mount()
+    microphone = device("microphone", run_dir)
+    assert isinstance(microphone, SimulatedMicrophone)
+    mounted = microphone.mount()
     claps = world.claps(0.0, 9.0)
     return float(np.mean([(heard_s(world, clap, mounted) - clap.at_s) * SOUND_M_S for clap in claps]))
 

@@ -1,6 +1,6 @@
 """Pairs under watch, on the simulated rig's own frames: what is found, when, whose fault, and what is not said."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,13 @@ def bumped(calm: WatchedRig, name: str, tmp_path_factory: pytest.TempPathFactory
 def watch(
     rig: WatchedRig, kind: str, first: str, second: str, calibration: RigCalibration = CALIBRATION
 ) -> Watch[Any]:
-    options = CheckOptions(check=kind, streams=(first, second), every_s=6.0)
+    options = CheckOptions.model_validate({"check": kind, "streams": [first, second], "every_s": 6.0})
     (plan,) = plan_checks([options], calibration, rig.infos)
     assert not plan.problem
     return WATCHES[kind](plan, calibration)
 
 
-def feed(watched: Watch[Any], rig: WatchedRig, times_s: Sequence[float]) -> list[JudgedWindow]:
+def feed(watched: Watch[Any], rig: WatchedRig, times_s: Iterable[float]) -> list[JudgedWindow]:
     """Give a watch the sets of these times; return the verdicts in order."""
     found = []
     for world_s in times_s:
@@ -130,7 +130,7 @@ def test_who_moved_is_said_again_in_the_next_episode_and_taken_back_when_all_is_
     watched = watch(left_bumped, *STEREO)
     attribution = Attribution()
 
-    def told(rig: WatchedRig, times_s: Sequence[float]) -> JudgedWindow | None:
+    def told(rig: WatchedRig, times_s: Iterable[float]) -> JudgedWindow | None:
         assert feed(watched, rig, times_s)
         return attribution.verdict([watched], watched)
 

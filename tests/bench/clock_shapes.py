@@ -61,7 +61,7 @@ class Simulation:
     def age_s(self) -> FloatArray:
         """Return the time since the beginning of each sample's epoch."""
         starts = np.array([self.capture_ns[self.epoch == 0][0], self.capture_ns[self.epoch == 1][0]])
-        return (self.capture_ns - starts[self.epoch]) * 1e-9
+        return np.asarray((self.capture_ns - starts[self.epoch]) * 1e-9, np.float64)
 
 
 def simulate(shape: Shape, seed: int, duration_s: float = DURATION_S) -> Simulation:
@@ -168,7 +168,7 @@ capture + minimum latency."""
 
 def raw_arrival(device_ns: FloatArray, arrival_ns: FloatArray) -> FloatArray:
     """Take the arrival as the estimate."""
-    return arrival_ns.copy()
+    return np.array(arrival_ns, np.float64)
 
 
 def lsl_dejitter(device_ns: FloatArray, arrival_ns: FloatArray, half_life_s: float = 90.0) -> FloatArray:

@@ -232,7 +232,7 @@ def bench_audio(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, An
             error = ((estimate - capture_ns) / 1e3)[is_settled]
             covered.append(float((np.abs(error) <= bound[is_settled] / 1e3).mean()))
             ours.append(np.abs(error - np.median(error)) / sample_us)
-            device = counters * (1e9 / shapes.AUDIO_RATE_HZ)
+            device = (counters * (1e9 / shapes.AUDIO_RATE_HZ)).astype(np.float64)
             host = (arrival_ns - arrival_ns[0]).astype(np.float64)
             truth = (capture_ns + shapes.AUDIO_MIN_LATENCY_NS - arrival_ns[0]).astype(np.float64)
             for name, estimator in shapes.REFERENCES.items():

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def _simulated_run(run: int) -> dict[str, tuple[Array, Array]]:
     rng = np.random.default_rng([run, 11])
     focal = float(rng.uniform(380, 460))
     bend = (float(rng.uniform(-0.15, 0.05)), float(rng.uniform(0.0, 0.04)), *rng.normal(0, 5e-4, 2).tolist())
-    truth = Intrinsics("radtan", 640, 480, focal, focal, *(rng.normal((319.5, 239.5), 5)).tolist(), bend)
+    cx, cy = rng.normal((319.5, 239.5), 5).tolist()
+    truth = Intrinsics("radtan", 640, 480, focal, focal, cx, cy, bend)
     world = World(run + 1, "board")
     stops = np.sort(rng.permutation(STOPS)[:SHOWN])
     board = Chessboard(9, 6, BOARD_SQUARE_M, (1.5, 1.14))
@@ -97,7 +99,7 @@ def _simulated_run(run: int) -> dict[str, tuple[Array, Array]]:
                 images = {name: Shown(renderers[name].image(T @ MOUNTS[name], at_s)) for name in cameras}
                 scan, _ = lidar.scan(round(at_s * 10))
                 points = scan_points(scan, lidar.metadata)
-                boards.add(Moment(str(stop), images, {"lidar": lambda points=points: points}))
+                boards.add(Moment(str(stop), images, {"lidar": partial(np.asarray, points)}))
             lidar.close()
         _judge(result, boards, truth, rings)
     return result
@@ -166,8 +168,8 @@ def _halves(draws: int) -> dict[str, Any]:
                 for s in views
             ]
             covariances = (lenses[0].covariance, lenses[1].covariance)
-            sides = [[views[side][k] for k in half] for side in views]
-            pair = solve_stereo(*sides, board, lenses[0].camera, lenses[1].camera, covariances)
+            first, second = ([views[side][k] for k in half] for side in views)
+            pair = solve_stereo(first, second, board, lenses[0].camera, lenses[1].camera, covariances)
             found.append((pair, lenses[0].camera.f_px))
         gap = difference(found[0][0].T_first_second, found[1][0].T_first_second)
         sigma = np.sqrt(np.diag(found[0][0].covariance + found[1][0].covariance))

@@ -1,10 +1,14 @@
 """The episode's writer and reader beside their peers, see ``writing.py``. Only ratios of CPU time are asserted: they
 hold on a busy machine too. Run with ``-m bench -s``."""
 
+import sys
 from pathlib import Path
 
 import pytest
-from bench.writing import measure, table
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from writing import measure, table
 
 pytestmark = pytest.mark.bench
 

@@ -1,8 +1,14 @@
 """Two-way clocks beside their references; run with ``-m bench -s``. Only ratios are asserted."""
 
+import sys
+from pathlib import Path
+
 import pytest
-from bench.two_way import SHAPES, Shape, two_way_results
-from bench.two_way_live import live_results
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from two_way import SHAPES, Shape, two_way_results
+from two_way_live import live_results
 
 pytestmark = pytest.mark.bench
 

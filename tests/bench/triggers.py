@@ -73,8 +73,8 @@ def main() -> None:
     if options.json:
         print(json.dumps(document, indent=1))
         return
-    for name, parts in document.items():
-        for part, row in parts.items():
+    for name, found in document.items():
+        for part, row in found.items():
             numbers = " / ".join(f"{row[key]:.1f}" for key in ("p50_us", "p99_us", "max_us"))
             print(f"{name:18} {part:10} n {row['n']:5.0f}  {numbers} us, bound covers {row['covered']:.1%}")
 

@@ -142,10 +142,10 @@ def bumps(runs: int) -> None:
             "translation_m": (0.02 * shift / np.linalg.norm(shift)).tolist(),
         }
         with tempfile.TemporaryDirectory() as folder:
-            common = {"seed": seed, "seconds": 36.0}
+            common: dict[str, Any] = {"seed": seed, "seconds": 36.0}
             calm = watched_rig(Path(folder) / "calm", **common)
             moved = watched_rig(Path(folder) / "moved", {name: {**SLOW[name], "bump": bump}}, **common)
-        row = {"seed": seed, "sensor": name, "at_s": round(at_s, 2)}
+        row: dict[str, Any] = {"seed": seed, "sensor": name, "at_s": round(at_s, 2)}
         row["bumped"] = _told(calm.with_frames_of(moved, name), seed)
         row["calm"] = _told(calm, seed)
         rows.append(row)
@@ -194,7 +194,8 @@ def _is_near(row: dict[str, Any]) -> bool:
 
 
 def watch_of(kind: str, streams: tuple[str, str], calibration: RigCalibration, infos: Any) -> Watch[Any]:
-    (plan,) = plan_checks([CheckOptions(check=kind, streams=streams, every_s=6.0)], calibration, infos)
+    options = CheckOptions.model_validate({"check": kind, "streams": streams, "every_s": 6.0})
+    (plan,) = plan_checks([options], calibration, infos)
     assert not plan.problem, plan.problem
     return WATCHES[kind](plan, calibration)
 

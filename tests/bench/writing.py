@@ -143,7 +143,8 @@ def write_foxglove(folder: Path, load: Load) -> None:
             for name in {frame.stream for frame, _ in load}
         }
         for frame, _ in load:
-            channels[frame.stream].log(frame.payload, log_time=int(frame.arrival_ns[0]))
+            payload: Any = frame.payload
+            channels[frame.stream].log(payload, log_time=int(frame.arrival_ns[0]))
 
 
 def write_mcap(folder: Path, load: Load) -> None:
@@ -161,8 +162,9 @@ def write_mcap(folder: Path, load: Load) -> None:
         }
         for frame, _ in load:
             log_ns = int(frame.arrival_ns[0])
-            writer.add_message(channels[frame.stream], log_ns, frame.payload, log_ns, frame.seq)
-        writer.finish()
+            payload: Any = frame.payload
+            writer.add_message(channels[frame.stream], log_ns, payload, log_ns, frame.seq)
+        writer.finish()  # type: ignore[no-untyped-call]
 
 
 MIXED: dict[str, Callable[[Path, Load], None]] = {
@@ -367,7 +369,8 @@ def main() -> None:
     parser.add_argument("--latency", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run is not None:
-        print(json.dumps(run(*options.run, options.folder, options.seconds)))
+        load, writer = options.run
+        print(json.dumps(run(load, writer, options.folder, options.seconds)))
     elif options.read:
         print(json.dumps(run_read(options.folder, options.seconds)))
     elif options.latency is not None:

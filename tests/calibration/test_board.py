@@ -172,7 +172,7 @@ def test_boards_are_found_in_real_pictures(shared_data: Path) -> None:
     folder = shared_data / "calibration" / "opencv_stereo_chess"
     board = Chessboard(9, 6, 0.025)
     found = [
-        board.find(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+        board.find(np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.uint8))
         for path in sorted(folder.glob("left[0-9]*.jpg"))
     ]
     seen = [view for view in found if view is not None]

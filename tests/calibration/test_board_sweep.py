@@ -67,7 +67,7 @@ def sweeps(folder: Path, stops: tuple[int, ...], rings: int = 64) -> list[tuple[
 def off(T: Array, rng: np.random.Generator) -> Array:
     """Return the pose as a calibration would have it that is 5 deg and 10 cm wrong."""
     turn, shift = rng.normal(size=3), rng.normal(size=3)
-    wrong = T.copy()
+    wrong = np.array(T, np.float64)
     wrong[:3, :3] = rotation_exp(turn / np.linalg.norm(turn) * np.deg2rad(5)) @ T[:3, :3]
     wrong[:3, 3] += 0.1 * shift / np.linalg.norm(shift)
     return wrong

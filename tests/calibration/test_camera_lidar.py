@@ -260,14 +260,14 @@ def test_a_distorted_camera_is_straightened_first() -> None:
     """The same scene through a lens with distortion gives the same estimate within its sigma."""
     straight = truth().camera("camera")
     lens = replace(straight, model="radtan", distortion=(-0.12, 0.03, 0.0, 0.0))
-    u, v = np.meshgrid(np.arange(lens.width), np.arange(lens.height))
+    u, v = np.meshgrid(np.arange(float(lens.width)), np.arange(float(lens.height)))
     ideal = geometry.undistort(np.stack([u, v], axis=-1).reshape(-1, 2), lens)
     where = (ideal * (straight.fx, straight.fy) + (straight.cx, straight.cy)).astype(np.float32)
     where = where.reshape(lens.height, lens.width, 2)
     frames = []
     for second in range(3):
         image, points, rings = view(0.3 + second)
-        bent = cv2.remap(image, where[..., 0], where[..., 1], cv2.INTER_LINEAR)
+        bent = np.asarray(cv2.remap(image, where[..., 0], where[..., 1], cv2.INTER_LINEAR), np.uint8)
         frames.append(keyframe(bent, points, lens, truth().transform("camera", "lidar"), rings))
     check = check_camera_lidar(frames, truth(), "camera", "lidar")
     assert check.verdict.status is Status.OK
@@ -278,7 +278,8 @@ def test_real_frames_are_ok_and_half_a_degree_is_noticed(shared_data: Path) -> N
     folder = shared_data / "calibration" / "kitti_object"
     frames, T_of = [], []
     for name in ("000000", "000003", "000005", "000008", "000010"):
-        image = cv2.imread(str(folder / "image_2" / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
+        path = str(folder / "image_2" / f"{name}.png")
+        image = np.asarray(cv2.imread(path, cv2.IMREAD_GRAYSCALE), np.uint8)
         points = np.fromfile(folder / "velodyne" / f"{name}.bin", np.float32).reshape(-1, 4)
         known = read_kitti(folder / "calib" / f"{name}.txt", (image.shape[1], image.shape[0]))
         T_of.append(known.transform("camera_2", "velodyne"))

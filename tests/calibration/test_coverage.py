@@ -113,7 +113,8 @@ def test_places_have_names(x: float, y: float, words: str) -> None:
 
 def test_following_the_guide_pins_a_lidar() -> None:
     truth, rng = transform(R_BODY_OPTICAL.T, (0.05, -0.1, -0.2)), np.random.default_rng(3)
-    big, views, T = Chessboard(9, 6, 0.1), [], truth
+    big, T = Chessboard(9, 6, 0.1), truth
+    views: list[BoardView] = []
     covariance = np.eye(6)
     while missing_for_lidar(covariance):
         wanted = wanted_for_lidar(big, TRUTH, views, T)

@@ -205,7 +205,8 @@ def test_rest_in_several_poses_gives_all_of_the_accelerometers_bias() -> None:
     assert len(rest_spans(poses, MODEL)) == len(ways)
     found = solve_imu_static(poses, MODEL)
     # Noise of a mean over 3 s and more: 2e-3 / sqrt(3).
-    np.testing.assert_allclose(found.acc_bias_m_s2, bias, atol=3 * ACC_NOISE / np.sqrt(3))
+    assert found.acc_bias_m_s2 is not None
+    np.testing.assert_allclose(np.array(found.acc_bias_m_s2), bias, atol=3 * ACC_NOISE / np.sqrt(3))
 
 
 def sweep(T_world_lidar: geometry.Array, rng: np.random.Generator, rings: int = 64) -> np.ndarray:

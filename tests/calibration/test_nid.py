@@ -26,7 +26,7 @@ def views(folder: Path) -> tuple[ReflectanceView, ...]:
     """Six real frames of one drive."""
     found = []
     for image_path in sorted((folder / "image_2").glob("*.png"))[::2][:6]:
-        image = cv2.imread(str(image_path), cv2.IMREAD_GRAYSCALE)
+        image = np.asarray(cv2.imread(str(image_path), cv2.IMREAD_GRAYSCALE), np.uint8)
         points = np.fromfile(folder / "velodyne" / f"{image_path.stem}.bin", np.float32).reshape(-1, 4)
         known = read_kitti(folder, (image.shape[1], image.shape[0]))
         T = known.transform("camera_2", "velodyne")
@@ -49,9 +49,9 @@ def test_a_turn_that_edges_might_claim_is_contradicted(shared_data: Path, axis: 
 
 def test_painted_wall_is_read_best_where_it_is() -> None:
     """Stripes of reflectance on a wall at 5 m, painted into the image exactly where they are seen."""
-    u, v = np.meshgrid(np.arange(320), np.arange(240))
-    image = np.where((u // 16 + v // 16) % 2, 200, 40).astype(np.uint8)
-    u, v = u[::3, ::3].ravel(), v[::3, ::3].ravel()
+    columns, rows = np.meshgrid(np.arange(320), np.arange(240))
+    image = np.where((columns // 16 + rows // 16) % 2, 200, 40).astype(np.uint8)
+    u, v = columns[::3, ::3].ravel(), rows[::3, ::3].ravel()
     xyz = np.stack(
         [(u - CAMERA.cx) / CAMERA.fx * 5, (v - CAMERA.cy) / CAMERA.fy * 5, np.full(len(u), 5.0)], 1
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from sensorium.calibration import geometry
 from sensorium.calibration.checks import ConsecutiveJudge
@@ -90,7 +91,8 @@ def test_moved_camera_is_measured_as_a_turned_baseline() -> None:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_focal_length_that_changed_is_measured_on_either_side(side: str, percent: float) -> None:
     zoomed = replace(CAMERA, fx=CAMERA.fx * (1 + percent / 100), fy=CAMERA.fy * (1 + percent / 100))
-    windows = [matches(T_LEFT_RIGHT, seed, **{side: zoomed}) for seed in range(3)]
+    left, right = (zoomed, CAMERA) if side == "left" else (CAMERA, zoomed)
+    windows = [matches(T_LEFT_RIGHT, seed, left=left, right=right) for seed in range(3)]
     found = check_matches(windows, rig(), "left", "right")
     focal = DEGREES.index("focal")
     injected = percent if side == "right" else -percent
@@ -173,7 +175,11 @@ def test_image_of_another_size_is_refused() -> None:
         check_stereo([image], [image], rig(), "left", "right")
 
 
-def euroc(folder: Path) -> tuple[list[np.ndarray], list[np.ndarray], RigCalibration]:
+def _grey(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.uint8)
+
+
+def euroc(folder: Path) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]], RigCalibration]:
     """Stereo pairs and the published calibration of the EuRoC fragment."""
     cameras, edges, names = {}, [], []
     for camera in ("cam0", "cam1"):
@@ -187,14 +193,9 @@ def euroc(folder: Path) -> tuple[list[np.ndarray], list[np.ndarray], RigCalibrat
             for name, text in fields.items()
             if name.strip() in ("resolution", "intrinsics", "distortion_coefficients")
         }
-        width, height = numbers["resolution"]
-        cameras[camera] = Intrinsics(
-            "radtan",
-            int(width),
-            int(height),
-            *numbers["intrinsics"],
-            distortion=tuple(numbers["distortion_coefficients"]),
-        )
+        (width, height), (fx, fy, cx, cy) = numbers["resolution"], numbers["intrinsics"]
+        bend = tuple(numbers["distortion_coefficients"])
+        cameras[camera] = Intrinsics("radtan", int(width), int(height), fx, fy, cx, cy, bend)
         text = (store / "sensor.yaml").read_text()
         data = text.split("data: [")[1].split("]")[0].replace("\n", " ")
         T = np.array([float(part) for part in data.split(",")]).reshape(4, 4)
@@ -202,8 +203,7 @@ def euroc(folder: Path) -> tuple[list[np.ndarray], list[np.ndarray], RigCalibrat
         names.append({path.name for path in (store / "data").glob("*.png")})
     both = sorted(names[0] & names[1])
     left, right = (
-        [cv2.imread(str(folder / "mav0" / camera / "data" / name), cv2.IMREAD_GRAYSCALE) for name in both]
-        for camera in ("cam0", "cam1")
+        [_grey(folder / "mav0" / camera / "data" / name) for name in both] for camera in ("cam0", "cam1")
     )
     return left, right, RigCalibration(cameras=cameras, edges=tuple(edges))
 

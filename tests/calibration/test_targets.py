@@ -18,7 +18,7 @@ PIXELS_PER_M = 2500
 
 def picture(
     board: CharucoBoard, tilt: tuple[float, float, float], place: tuple[float, float, float]
-) -> tuple:
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Return an image of the board and the true pixels of all its corners."""
     T = transform(rotation_exp(tilt), place)
     flat = board.draw(PIXELS_PER_M)
@@ -29,7 +29,8 @@ def picture(
     texture = (corners[:, :2] * PIXELS_PER_M - 0.5).astype(np.float32)
     H = cv2.getPerspectiveTransform(texture, seen)
     image = cv2.warpPerspective(flat, H, (640, 480), flags=cv2.INTER_AREA, borderValue=(128,))
-    return cv2.GaussianBlur(image, (0, 0), 0.7), project(apply(T, board.points_m), CAMERA)
+    soft = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.7), np.uint8)
+    return soft, project(apply(T, board.points_m), CAMERA)
 
 
 def test_charuco_corners_are_found_where_they_are() -> None:
@@ -89,7 +90,7 @@ def test_blur_is_measured_in_pixels_of_rise(shared_data: Path) -> None:
         found.append(blur_px(image, view, board))
         # OpenCV's own measure of the same, along all edges instead of one direction.
         corners = view.pixels.astype(np.float32).reshape(-1, 1, 2)
-        expected = cv2.estimateChessboardSharpness(image, (9, 6), corners)[0][0]
+        expected = np.ravel(cv2.estimateChessboardSharpness(image, (9, 6), corners)[0])[0]
         assert found[-1] == pytest.approx(expected, abs=0.6)
     # A Gaussian of 2.5 px alone rises from 10 to 90 % over 2.56 * 2.5 px.
     assert found[1] == pytest.approx(np.hypot(found[0], 2.56 * 2.5), rel=0.1)

@@ -172,7 +172,9 @@ SIZES = (200, 40_000, 300_000, 2_000_000)
 
 @settings(max_examples=300, deadline=None)
 @given(budget_bytes=st.sampled_from([300_000, 3 * MB, 50 * MB, None]), steps=STEPS)
-def test_the_sum_of_the_limits_never_exceeds_the_budget(budget_bytes, steps):
+def test_the_sum_of_the_limits_never_exceeds_the_budget(
+    budget_bytes: int | None, steps: list[tuple[str, int, int]]
+) -> None:
     rig = Rig(budget_bytes)
     for what, which, amount in steps:
         if what == "join":
@@ -205,7 +207,9 @@ def test_the_sum_of_the_limits_never_exceeds_the_budget(budget_bytes, steps):
     kinds=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 3)), min_size=1, max_size=8),
     stall_at_s=st.floats(0.0, 20.0),
 )
-def test_a_stall_of_a_second_loses_nothing_of_declared_rates_that_fit(kinds, stall_at_s):
+def test_a_stall_of_a_second_loses_nothing_of_declared_rates_that_fit(
+    kinds: list[tuple[int, int]], stall_at_s: float
+) -> None:
     rig = Rig(None)
     drivers = [rig.join(camera(RATES[rate], SIZES[size])) for rate, size in kinds]
     if sum(needed_bytes([driver.info]) for driver in drivers) > rig.budget.budget_bytes:
@@ -233,7 +237,7 @@ def test_a_stall_of_a_second_loses_nothing_of_declared_rates_that_fit(kinds, sta
     rig.check()
 
 
-def test_drivers_share_the_budget_in_proportion_to_what_they_declared():
+def test_drivers_share_the_budget_in_proportion_to_what_they_declared() -> None:
     rig = Rig(200 * MB)
     big, small = rig.join(camera(20, MB)), rig.join(camera(10, MB))
     rig.settle()
@@ -242,7 +246,7 @@ def test_drivers_share_the_budget_in_proportion_to_what_they_declared():
     assert big.purse.limit_bytes / small.purse.limit_bytes == pytest.approx(ratio)
 
 
-def test_two_of_its_largest_frames_are_every_drivers_when_the_budget_is_short():
+def test_two_of_its_largest_frames_are_every_drivers_when_the_budget_is_short() -> None:
     rig = Rig(20 * MB)
     drivers = [rig.join(camera(60, 2 * MB)), rig.join(camera(0.5, 2 * MB)), rig.join(camera(1000, 100))]
     rig.settle()
@@ -250,7 +254,7 @@ def test_two_of_its_largest_frames_are_every_drivers_when_the_budget_is_short():
         assert driver.purse.limit_bytes >= least_limit_bytes([driver.info])
 
 
-def test_a_driver_that_was_throttled_keeps_its_limit():
+def test_a_driver_that_was_throttled_keeps_its_limit() -> None:
     rig = Rig(40 * MB)
     driver, other = rig.join(camera(20, MB)), rig.join(camera(10, MB, "other"))
     rig.settle()
@@ -265,7 +269,7 @@ def test_a_driver_that_was_throttled_keeps_its_limit():
     assert driver.purse.limit_bytes >= before
 
 
-def test_the_share_of_an_idle_driver_serves_the_burst_of_another_and_comes_back():
+def test_the_share_of_an_idle_driver_serves_the_burst_of_another_and_comes_back() -> None:
     rig = Rig(60 * MB)
     busy, idle = rig.join(camera(20, MB)), rig.join(camera(20, MB, "idle"))
     rig.settle()
@@ -286,7 +290,7 @@ def test_the_share_of_an_idle_driver_serves_the_burst_of_another_and_comes_back(
     assert busy.purse.limit_bytes < 35 * MB
 
 
-def test_a_driver_that_begins_to_send_again_is_given_its_share_while_the_other_drains():
+def test_a_driver_that_begins_to_send_again_is_given_its_share_while_the_other_drains() -> None:
     rig = Rig(60 * MB)
     busy, idle = rig.join(camera(20, MB)), rig.join(camera(20, MB, "idle"))
     rig.settle()
@@ -303,7 +307,7 @@ def test_a_driver_that_begins_to_send_again_is_given_its_share_while_the_other_d
     assert idle.purse.limit_bytes >= needed_bytes([idle.info])
 
 
-def test_a_limit_that_was_lowered_is_free_only_once_its_driver_said_so():
+def test_a_limit_that_was_lowered_is_free_only_once_its_driver_said_so() -> None:
     rig = Rig(30 * MB)
     first = rig.join(camera(10, MB))
     rig.settle()
@@ -323,7 +327,7 @@ def test_a_limit_that_was_lowered_is_free_only_once_its_driver_said_so():
     rig.check()
 
 
-def test_a_driver_that_does_not_answer_keeps_a_newcomer_waiting_for_a_second_only():
+def test_a_driver_that_does_not_answer_keeps_a_newcomer_waiting_for_a_second_only() -> None:
     rig = Rig(30 * MB)
     rig.join(camera(10, MB))
     rig.settle()
@@ -338,7 +342,7 @@ def test_a_driver_that_does_not_answer_keeps_a_newcomer_waiting_for_a_second_onl
     assert (second.sent, second.refused) == (1, 1)
 
 
-def test_what_a_dead_driver_left_with_the_recorder_is_free_when_it_is_released():
+def test_what_a_dead_driver_left_with_the_recorder_is_free_when_it_is_released() -> None:
     rig = Rig(30 * MB)
     first = rig.join(camera(10, MB))
     rig.settle()
@@ -353,7 +357,7 @@ def test_what_a_dead_driver_left_with_the_recorder_is_free_when_it_is_released()
     assert second.purse.limit_bytes == 30 * MB
 
 
-def test_rates_that_do_not_fit_are_said_as_a_sentence():
+def test_rates_that_do_not_fit_are_said_as_a_sentence() -> None:
     rig = Rig(30 * MB)
     rig.join(camera(10, MB))
     assert rig.budget.shortfall() == ""
@@ -362,7 +366,7 @@ def test_rates_that_do_not_fit_are_said_as_a_sentence():
     assert "memory_mb" in rig.budget.shortfall()
 
 
-def test_the_default_budget_grows_with_what_is_declared_up_to_a_quarter_of_the_memory():
+def test_the_default_budget_grows_with_what_is_declared_up_to_a_quarter_of_the_memory() -> None:
     budget = Budget(None)
     assert budget.budget_bytes == min(DEFAULT_BUDGET_BYTES, most_budget_bytes())
     budget.join(1, [camera(400, MB)])
@@ -400,5 +404,5 @@ OVERHEAD = HEADER_OVERHEAD_BYTES
         (camera(0, 250_000), 0),
     ],
 )
-def test_declared_rates_are_exact_where_samples_have_one_size(info, bytes_per_s):
+def test_declared_rates_are_exact_where_samples_have_one_size(info: StreamInfo, bytes_per_s: float) -> None:
     assert declared_bytes_per_s(info) == bytes_per_s

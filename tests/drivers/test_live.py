@@ -1,6 +1,8 @@
 """The live plane: viewers see frames of the streams that they watch; a slow one loses, nobody waits."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import zmq
@@ -13,16 +15,16 @@ OTHER = replace(CAMERA, name="other")
 
 
 @pytest.fixture
-def context():
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
     with zmq.Context() as made:
         yield made
 
 
-def frame(seq, stream="cam", size=100):
+def frame(seq: int, stream: str = "cam", size: int = 100) -> Frame:
     return Frame(stream, seq, 1, None, stamps(seq), bytes([seq % 256]) * size)
 
 
-def wait_until_watched(publisher, stream, subscriber):
+def wait_until_watched(publisher: LivePublisher, stream: str, subscriber: LiveSubscriber) -> None:
     for _ in range(200):
         publisher.step()
         if publisher.is_watched(stream):
@@ -31,7 +33,9 @@ def wait_until_watched(publisher, stream, subscriber):
     pytest.fail("the subscription did not arrive")
 
 
-def test_a_viewer_sees_the_declaration_and_the_frames_of_what_it_watches(context, tmp_path):
+def test_a_viewer_sees_the_declaration_and_the_frames_of_what_it_watches(
+    context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
     endpoint = f"ipc://{tmp_path}/live"
     publisher = LivePublisher(endpoint, context)
     publisher.declare(CAMERA)
@@ -48,7 +52,9 @@ def test_a_viewer_sees_the_declaration_and_the_frames_of_what_it_watches(context
     publisher.close()
 
 
-def test_a_viewer_that_does_not_read_loses_frames_and_the_publisher_never_waits(context, tmp_path):
+def test_a_viewer_that_does_not_read_loses_frames_and_the_publisher_never_waits(
+    context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
     endpoint = f"ipc://{tmp_path}/live"
     publisher = LivePublisher(endpoint, context)
     viewer = LiveSubscriber(endpoint, ("cam",), context)

@@ -247,8 +247,8 @@ def test_a_declared_driver_with_mad_stamps_harms_only_its_own_stream(
         )
     )
     stranger.send(pack_control(End(instance=stranger.number, next_seq={"odd": 3}, error="")))
-    status = session.until_recorded(0.0)
-    session.until_recorded(status["recorded_s"] + 0.5)
+    before = session.until_recorded(0.0)
+    session.until_recorded(before["recorded_s"] + 0.5)
     status = session.status()
     assert status is not None
     assert status["streams"]["imu"]["dropped"] == 0

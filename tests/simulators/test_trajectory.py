@@ -61,7 +61,7 @@ def test_rotation_exp_of_a_rate_carries_one_pose_to_the_next() -> None:
 def test_a_tour_stops_at_every_pose_and_its_derivatives_are_those_of_its_path() -> None:
     poses = np.random.default_rng(1).uniform(-0.5, 0.5, (3, 6))
     tour = Tour(poses)
-    stops_s = np.arange(3) * (tour.hold_s + tour.move_s)
+    stops_s = np.arange(3.0) * (tour.hold_s + tour.move_s)
     for since_s in (0.0, 0.5 * tour.hold_s, tour.hold_s, tour.period_s):
         motion = tour.motion(stops_s + since_s)
         np.testing.assert_allclose(motion.position_m, poses[:, :3], atol=1e-12)

@@ -1,6 +1,7 @@
 """The balance closes at every point, and a wrong tally is visible."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from sensorium.sync.recording.accounting import InstanceStream, settle_torn
 FATE = st.sampled_from(["recorded", "refused", "reported", "vanished"])
 
 
-def play(stream: InstanceStream, fates, counts: StreamCounts):
+def play(stream: InstanceStream, fates: Iterable[str], counts: StreamCounts) -> None:
     """Send frames of two samples with the given fates through the account, as a driver and bus would."""
     for fate in fates:
         seq = counts.next_seq
@@ -25,13 +26,14 @@ def play(stream: InstanceStream, fates, counts: StreamCounts):
             stream.report_lost(seq, 2, *key)
         elif stream.arrive(seq, 2):
             if fate == "recorded":
+                assert stream.account is not None
                 stream.account.recorded += 2
             else:
                 stream.drop(2, Place.SYNCHRONIZER, "no grant")
 
 
 @given(st.lists(FATE, max_size=60), st.lists(FATE, max_size=60))
-def test_the_balance_closes_in_both_episodes_of_a_split(first, second):
+def test_the_balance_closes_in_both_episodes_of_a_split(first: list[str], second: list[str]) -> None:
     stream, counts = InstanceStream(), StreamCounts(0)
     stream.open_account()
     play(stream, first, counts)
@@ -40,6 +42,8 @@ def test_the_balance_closes_in_both_episodes_of_a_split(first, second):
     play(stream, second, counts)
     stream.reach(counts.next_seq)
     two = stream.take_account()
+    assert one is not None
+    assert two is not None
     assert one.is_balanced
     assert two.is_balanced
     assert one.produced + two.produced == counts.next_seq
@@ -51,7 +55,9 @@ def test_the_balance_closes_in_both_episodes_of_a_split(first, second):
 
 
 @given(st.lists(FATE, max_size=40), st.lists(st.sampled_from(["reported", "vanished"]), max_size=20))
-def test_the_tail_of_a_killed_driver_is_settled_from_its_counter_file(seen, tail):
+def test_the_tail_of_a_killed_driver_is_settled_from_its_counter_file(
+    seen: list[str], tail: list[str]
+) -> None:
     stream, counts = InstanceStream(), StreamCounts(0)
     stream.open_account()
     play(stream, seen, counts)
@@ -61,12 +67,13 @@ def test_the_tail_of_a_killed_driver_is_settled_from_its_counter_file(seen, tail
             counts.lost[Place.BUS, "out of credit"] = counts.lost.get((Place.BUS, "out of credit"), 0) + 2
     stream.settle(counts)
     account = stream.take_account()
+    assert account is not None
     assert account.is_balanced
     assert account.produced == counts.next_seq
     assert account.dropped[Place.BUS, "out of credit"] == 2 * tail.count("reported")
 
 
-def test_frames_that_were_settled_before_are_ignored_when_they_arrive_late():
+def test_frames_that_were_settled_before_are_ignored_when_they_arrive_late() -> None:
     stream = InstanceStream()
     stream.open_account()
     stream.settle(StreamCounts(10))
@@ -74,7 +81,7 @@ def test_frames_that_were_settled_before_are_ignored_when_they_arrive_late():
     assert stream.arrive(10, 2)
 
 
-def test_a_torn_episode_books_what_was_not_on_disk_to_the_synchronizer():
+def test_a_torn_episode_books_what_was_not_on_disk_to_the_synchronizer() -> None:
     counts = StreamCounts(100, {(Place.DEVICE, "gap"): 12})
     account = settle_torn(20, Counter({(Place.DEVICE, "gap"): 4}), 60, counts)
     assert account.is_balanced
@@ -84,7 +91,7 @@ def test_a_torn_episode_books_what_was_not_on_disk_to_the_synchronizer():
     }
 
 
-def test_a_wrong_tally_shows():
+def test_a_wrong_tally_shows() -> None:
     stream = InstanceStream()
     account = stream.open_account()
     stream.arrive(0, 5)

@@ -13,11 +13,11 @@ S = 1000 * MS
 LATENCY = Latency(max_ns=500 * MS)
 
 
-def camera(name, rate_hz=30.0):
+def camera(name: str, rate_hz: float = 30.0) -> StreamInfo:
     return StreamInfo(name, Modality.CAMERA, Encoding.JPEG, rate_hz, name, DeviceClock(), LATENCY)
 
 
-def imu(name="imu", rate_hz=200.0):
+def imu(name: str = "imu", rate_hz: float = 200.0) -> StreamInfo:
     return StreamInfo(
         name,
         Modality.IMU,
@@ -30,18 +30,18 @@ def imu(name="imu", rate_hz=200.0):
     )
 
 
-def microphone():
+def microphone() -> StreamInfo:
     return StreamInfo("mic", Modality.AUDIO, Encoding.PCM_S16LE, 48000.0, "mic", latency=LATENCY, shape=(1,))
 
 
-def aligner(*infos, tolerance_ns=10 * MS):
+def aligner(*infos: StreamInfo, tolerance_ns: int = 10 * MS) -> Aligner:
     made = Aligner(infos[0].name, tolerance_ns)
     for info in infos:
         made.declare(info)
     return made
 
 
-def test_the_nearest_frame_within_tolerance_matches_with_its_residual():
+def test_the_nearest_frame_within_tolerance_matches_with_its_residual() -> None:
     both = aligner(camera("ref"), camera("other"))
     both.add("ref", 0, 1, stamps(100 * MS), 0)
     both.add("other", 7, 1, stamps(96 * MS), 5000)
@@ -54,7 +54,7 @@ def test_the_nearest_frame_within_tolerance_matches_with_its_residual():
     assert (row.matches[0].seq, row.matches[0].residual_ns) == (8, -3 * MS)
 
 
-def test_a_frame_serves_only_the_tick_that_it_is_nearest_to():
+def test_a_frame_serves_only_the_tick_that_it_is_nearest_to() -> None:
     both = aligner(camera("ref"), camera("slow"), tolerance_ns=40 * MS)
     for seq, time_ms in enumerate((0, 33, 66)):
         both.add("ref", seq, 1, stamps(time_ms * MS), 0)
@@ -63,7 +63,7 @@ def test_a_frame_serves_only_the_tick_that_it_is_nearest_to():
     assert outcomes == [Match.NEARER_TO_ANOTHER, Match.MATCHED, Match.NEARER_TO_ANOTHER]
 
 
-def test_a_dead_stream_holds_a_tick_back_for_its_largest_latency_and_no_longer():
+def test_a_dead_stream_holds_a_tick_back_for_its_largest_latency_and_no_longer() -> None:
     both = aligner(camera("ref"), camera("dead"))
     both.add("dead", 0, 1, stamps(0), 0)
     both.add("ref", 0, 1, stamps(100 * MS), 0)
@@ -73,7 +73,7 @@ def test_a_dead_stream_holds_a_tick_back_for_its_largest_latency_and_no_longer()
     assert row.matches[0].outcome is Match.SILENT
 
 
-def test_nobody_waits_for_a_stream_that_is_not_recorded():
+def test_nobody_waits_for_a_stream_that_is_not_recorded() -> None:
     both = aligner(camera("ref"), camera("private"))
     both.withhold("private")
     both.add("ref", 0, 1, stamps(100 * MS), 0)
@@ -82,7 +82,7 @@ def test_nobody_waits_for_a_stream_that_is_not_recorded():
     assert row.matches[0].outcome is Match.NOT_RECORDED
 
 
-def test_a_sampled_stream_brackets_the_tick_and_reports_the_gap():
+def test_a_sampled_stream_brackets_the_tick_and_reports_the_gap() -> None:
     both = aligner(camera("ref"), imu())
     for block in range(10):
         times = np.arange(10, dtype=np.int64) * 5 * MS + block * 50 * MS
@@ -96,7 +96,7 @@ def test_a_sampled_stream_brackets_the_tick_and_reports_the_gap():
     assert (row.matches[0].seq, row.matches[0].gap_ns) == (29, 5 * MS)
 
 
-def test_a_hole_in_a_sampled_stream_is_called_a_gap():
+def test_a_hole_in_a_sampled_stream_is_called_a_gap() -> None:
     both = aligner(camera("ref"), imu())
     both.add("imu", 0, 2, stamps(0, 5 * MS), 0)
     both.add("imu", 50, 2, stamps(250 * MS, 255 * MS), 0)
@@ -106,13 +106,15 @@ def test_a_hole_in_a_sampled_stream_is_called_a_gap():
     assert row.matches[0].gap_ns == 245 * MS
 
 
-def test_audio_blocks_are_indexed_to_the_sample():
+def test_audio_blocks_are_indexed_to_the_sample() -> None:
     both = aligner(camera("ref"), microphone())
     for block in range(20):
         both.add("mic", block * 480, 480, stamps(block * 10 * MS), 0)
     both.add("ref", 0, 1, stamps(55 * MS), 0)
     (row,) = both.advance(now_ns=700 * MS)
-    assert abs(row.matches[0].seq - 0.055 * 48000) <= 1
+    seq = row.matches[0].seq
+    assert seq is not None
+    assert abs(seq - 0.055 * 48000) <= 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,7 +125,9 @@ def test_audio_blocks_are_indexed_to_the_sample():
     keep=st.lists(st.booleans(), min_size=20, max_size=80),
     tolerance_ms=st.integers(1, 60),
 )
-def test_every_frame_is_matched_once_or_has_a_reason(ref_hz, other_hz, offset_ms, keep, tolerance_ms):
+def test_every_frame_is_matched_once_or_has_a_reason(
+    ref_hz: int, other_hz: int, offset_ms: int, keep: list[bool], tolerance_ms: int
+) -> None:
     both = aligner(camera("ref", ref_hz), camera("other", other_hz), imu(), tolerance_ns=tolerance_ms * MS)
     events = [("ref", i, i * S // ref_hz) for i in range(2 * ref_hz)]
     events += [("other", i, offset_ms * MS + i * S // other_hz) for i, kept in enumerate(keep) if kept]
@@ -145,7 +149,7 @@ def test_every_frame_is_matched_once_or_has_a_reason(ref_hz, other_hz, offset_ms
         assert other.outcome is not Match.MATCHED or abs(other.residual_ns) <= tolerance_ms * MS
 
 
-def test_residuals_are_summed_up_in_microseconds():
+def test_residuals_are_summed_up_in_microseconds() -> None:
     both = aligner(camera("ref"), camera("other"))
     for seq in range(100):
         both.add("ref", seq, 1, stamps(seq * 33 * MS), 0)

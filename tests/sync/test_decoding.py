@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from foxglove_schemas_protobuf.PackedElementField_pb2 import PackedElementField
 from foxglove_schemas_protobuf.PointCloud_pb2 import PointCloud
 from foxglove_schemas_protobuf.RawImage_pb2 import RawImage
 from hypothesis import given, settings
@@ -54,7 +55,8 @@ def test_no_reader_turns_an_image_by_its_exif(orientation: int, tmp_path: Path) 
     plain = images.compress(Encoding.JPEG, textured(48, 64))
     turned = turned_by_exif(plain, orientation)
     # The file does ask for it: whoever obeys the orientation sees another image.
-    assert not np.array_equal(*(cv2.imdecode(np.frombuffer(data, np.uint8), 1) for data in (plain, turned)))
+    one, other = (np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), 1)) for data in (plain, turned))
+    assert not np.array_equal(one, other)
     readers: list[Callable[[bytes], Any]] = [
         lambda payload: decoding.image(CAMERA, payload),
         lambda payload: decoding.image(CAMERA, payload, View(is_grey=True)),
@@ -128,8 +130,10 @@ def points(count: int = 5) -> NDArray[np.float32]:
 
 
 def foxglove_cloud(rows: NDArray[np.float32]) -> PointCloud:
+    names = ("x", "y", "z", "intensity")
     fields = [
-        {"name": name, "offset": 4 * at, "type": 7} for at, name in enumerate(("x", "y", "z", "intensity"))
+        PackedElementField(name=name, offset=4 * at, type=PackedElementField.FLOAT32)
+        for at, name in enumerate(names)
     ]
     return PointCloud(point_stride=16, fields=fields, data=rows.tobytes())
 

@@ -50,7 +50,7 @@ STATED_NS = 6000
 
 
 @pytest.fixture
-def context() -> Iterator[zmq.Context]:
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
     with zmq.Context() as made:
         yield made
 
@@ -58,7 +58,7 @@ def context() -> Iterator[zmq.Context]:
 class Line:
     """A trigger box and a camera on a bench; the clock stands at the edge of pulse 0."""
 
-    def __init__(self, tmp_path: Path, context: zmq.Context, **options: object) -> None:
+    def __init__(self, tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], **options: object) -> None:
         self.bench = Bench(tmp_path, context, ("box", "cam"), triggers=(SETTINGS,), **options)
         self.box, self.camera = self.bench.driver(BOX, 1), self.bench.driver(CAMERA, 2)
         self.bench.settle(self.box, self.camera)
@@ -105,7 +105,9 @@ def numbers(verdict: Verdict) -> dict[str, float]:
     return {quantity.name: quantity.value for quantity in verdict.quantities}
 
 
-def test_a_frame_that_overtakes_its_pulse_waits_for_it(tmp_path, context):
+def test_a_frame_that_overtakes_its_pulse_waits_for_it(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     line = Line(tmp_path, context)
     for number in range(30):
         line.image(number)
@@ -124,7 +126,9 @@ def test_a_frame_that_overtakes_its_pulse_waits_for_it(tmp_path, context):
     assert DETAIL not in manifest.stream("box").info.details
 
 
-def test_a_dead_trigger_loses_no_frame_and_holds_the_disk_up_once(tmp_path, context):
+def test_a_dead_trigger_loses_no_frame_and_holds_the_disk_up_once(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     line = Line(tmp_path, context)
     for number in range(30):
         line.image(number)
@@ -142,7 +146,9 @@ def test_a_dead_trigger_loses_no_frame_and_holds_the_disk_up_once(tmp_path, cont
     assert "frames with the ordinary estimate: 20, because no pulse came" in verdict.reasons
 
 
-def test_frames_that_wait_at_a_split_belong_to_the_episode_that_ends(tmp_path, context):
+def test_frames_that_wait_at_a_split_belong_to_the_episode_that_ends(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     line = Line(tmp_path, context, max_s=2.0)
     for number in range(50):
         line.image(number)
@@ -159,7 +165,9 @@ def test_frames_that_wait_at_a_split_belong_to_the_episode_that_ends(tmp_path, c
         assert each["pulses not recorded"] == 0
 
 
-def test_a_camera_whose_driver_was_restarted_loses_no_frame_and_is_matched_again(tmp_path, context):
+def test_a_camera_whose_driver_was_restarted_loses_no_frame_and_is_matched_again(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     line = Line(tmp_path, context)
     for number in range(20):
         line.pulse(number)
@@ -185,7 +193,9 @@ def test_a_camera_whose_driver_was_restarted_loses_no_frame_and_is_matched_again
     assert found["frames lost"] == 0
 
 
-def test_a_refusal_is_a_limitation_an_event_and_a_verdict(tmp_path, context):
+def test_a_refusal_is_a_limitation_an_event_and_a_verdict(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     bench = Bench(tmp_path, context, ("box", "cam"), triggers=(SETTINGS,))
     blind = replace(CAMERA, meta_fields=())
     box, camera = bench.driver(BOX, 1), bench.driver(blind, 2)
@@ -203,7 +213,9 @@ def test_a_refusal_is_a_limitation_an_event_and_a_verdict(tmp_path, context):
     assert manifest.stream("cam").total.recorded == 1
 
 
-def test_pulses_that_no_device_declares_are_named_with_the_nearest_stream(tmp_path, context):
+def test_pulses_that_no_device_declares_are_named_with_the_nearest_stream(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     wrong = SETTINGS.model_copy(update={"pulses": "boxes"})
     bench = Bench(tmp_path, context, ("box", "cam"), triggers=(wrong,))
     box, camera = bench.driver(BOX, 1), bench.driver(CAMERA, 2)
@@ -220,7 +232,9 @@ def test_pulses_that_no_device_declares_are_named_with_the_nearest_stream(tmp_pa
     assert verdict.reasons[0] in manifest.limitations
 
 
-def test_seconds_of_a_pps_are_judged_at_the_seal(tmp_path, context):
+def test_seconds_of_a_pps_are_judged_at_the_seal(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     bench = Bench(tmp_path, context, ("gnss",))
     gnss = bench.driver(PPS, 1)
     bench.settle(gnss)
@@ -261,7 +275,9 @@ def test_only_driven_streams_are_described_anew_and_only_once() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"pulses": "box", "drives": ["cam"], "bound_us": 1e999}', "[1]"])
-def test_a_declaration_whose_trigger_makes_no_sense_is_a_problem_and_no_crash(text, tmp_path, context):
+def test_a_declaration_whose_trigger_makes_no_sense_is_a_problem_and_no_crash(
+    text: str, tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     bench = Bench(tmp_path, context, ("box", "cam"))
     box, camera = bench.driver(BOX, 1), bench.driver(replace(CAMERA, details={DETAIL: text}), 2)
     bench.settle(box, camera)

@@ -50,7 +50,7 @@ class Bench:
         self.keeper.row(SyncRow(seq, seq * 100 * MS, (match,)), seq * 100 * MS)
 
 
-def test_a_full_row_is_answered_with_its_frames_and_all_of_the_imu_around_them():
+def test_a_full_row_is_answered_with_its_frames_and_all_of_the_imu_around_them() -> None:
     bench = Bench()
     bench.keeper.request(REQUEST, 0)
     for number in range(30):
@@ -70,7 +70,7 @@ def test_a_full_row_is_answered_with_its_frames_and_all_of_the_imu_around_them()
     assert bench.keeper.take(0) is None  # one answer to one request
 
 
-def test_a_set_waits_for_the_imu_of_its_time_but_not_for_ever():
+def test_a_set_waits_for_the_imu_of_its_time_but_not_for_ever() -> None:
     bench = Bench()
     bench.keeper.request(REQUEST, 0)
     bench.pair(5)
@@ -89,14 +89,14 @@ def test_a_set_waits_for_the_imu_of_its_time_but_not_for_ever():
     assert late is not None
 
 
-def test_streams_of_which_nothing_comes_are_named():
+def test_streams_of_which_nothing_comes_are_named() -> None:
     bench = Bench()
     bench.keeper.request(REQUEST, 0)
     bench.offer(CAMERA, 0, 0)
     assert bench.keeper.missing() == ["lidar"]
 
 
-def test_nothing_is_kept_of_streams_that_nobody_asked_for_within_a_minute():
+def test_nothing_is_kept_of_streams_that_nobody_asked_for_within_a_minute() -> None:
     bench = Bench()
     bench.keeper.request(REQUEST, 0)
     for seq in range(700):
@@ -106,7 +106,7 @@ def test_nothing_is_kept_of_streams_that_nobody_asked_for_within_a_minute():
     assert bench.keeper.missing() == ["camera", "lidar"]
 
 
-def test_a_set_survives_the_way_to_the_checker():
+def test_a_set_survives_the_way_to_the_checker() -> None:
     bench = Bench()
     bench.keeper.request(REQUEST, 0)
     bench.pair(5)
@@ -126,7 +126,7 @@ def test_a_set_survives_the_way_to_the_checker():
 
 
 @pytest.mark.parametrize("count", [1, 10])
-def test_the_last_capture_of_a_block_with_one_stamp_follows_from_the_rate(count):
+def test_the_last_capture_of_a_block_with_one_stamp_follows_from_the_rate(count: int) -> None:
     bench = Bench()
     bench.keeper.request(SetRequest(("imu",)), 0)
     bench.keeper.begin("episode", 0, "imu")
@@ -137,7 +137,7 @@ def test_the_last_capture_of_a_block_with_one_stamp_follows_from_the_rate(count)
     assert found.members[0].last_ns == (count - 1) * 10 * MS
 
 
-def test_large_frames_are_kept_for_less_time_rather_than_without_bound():
+def test_large_frames_are_kept_for_less_time_rather_than_without_bound() -> None:
     bench = Bench()
     bench.keeper.request(SetRequest(("camera",)), 0)
     large = bytes(MAX_KEPT_BYTES // 4)

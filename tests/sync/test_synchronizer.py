@@ -37,7 +37,7 @@ MICROPHONE = StreamInfo(
 
 
 @pytest.fixture
-def context() -> Iterator[zmq.Context]:
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
     with zmq.Context() as made:
         yield made
 
@@ -50,7 +50,9 @@ def sound(bench: Bench, seq: int) -> Frame:
     return Frame("mic", seq, 10, None, stamps(bench.clock.now_ns()), bytes(20))
 
 
-def test_nobody_is_welcome_before_all_devices_are_there(tmp_path, context):
+def test_nobody_is_welcome_before_all_devices_are_there(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     bench = Bench(tmp_path, context, ("force", "mic"))
     force = bench.driver(FORCE, 1)
     bench.settle(force)
@@ -67,7 +69,9 @@ def test_nobody_is_welcome_before_all_devices_are_there(tmp_path, context):
     assert bench.close() == []  # nothing was produced, so nothing is sealed
 
 
-def test_an_episode_ends_after_max_s_and_the_next_goes_on_without_a_gap(tmp_path, context):
+def test_an_episode_ends_after_max_s_and_the_next_goes_on_without_a_gap(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     bench = Bench(tmp_path, context, ("force",), max_s=2.0)
     force = bench.driver(FORCE, 1)
     bench.settle(force)
@@ -84,7 +88,9 @@ def test_an_episode_ends_after_max_s_and_the_next_goes_on_without_a_gap(tmp_path
         assert before.first_seq + before.produced == after.first_seq
 
 
-def test_what_is_personal_is_booked_but_not_stored_without_a_grant(tmp_path, context):
+def test_what_is_personal_is_booked_but_not_stored_without_a_grant(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     bench = Bench(tmp_path, context, ("mic",))
     mic = bench.driver(MICROPHONE, 1)
     bench.settle(mic)
@@ -100,7 +106,9 @@ def test_what_is_personal_is_booked_but_not_stored_without_a_grant(tmp_path, con
     assert record.consent.decision == "denied"
 
 
-def test_a_pause_that_cannot_be_written_down_holds_all_the_same(tmp_path, context, monkeypatch):
+def test_a_pause_that_cannot_be_written_down_holds_all_the_same(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = Bench(tmp_path, context, ("mic",))
     blocked = tmp_path / "consent"
     blocked.write_text("a file where the folder should be")
@@ -123,7 +131,7 @@ def window(status: Status, *, subject: str = "a~b", at_s: float = 0.0) -> Judged
 class Recording:
     """A bench that records one force sensor under a policy for failed checks."""
 
-    def __init__(self, tmp_path: Path, context: zmq.Context, **options: object) -> None:
+    def __init__(self, tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], **options: object) -> None:
         self.bench = Bench(tmp_path, context, ("force",), **options)
         self.synchronizer = self.bench.synchronizer
         self._force = self.bench.driver(FORCE, 1)
@@ -165,8 +173,13 @@ class Recording:
     ],
 )
 def test_the_window_that_weighs_most_is_kept_unless_the_next_one_takes_a_suspicion_back(
-    statuses, kept, counts, has_alarm, tmp_path, context
-):
+    statuses: list[str],
+    kept: str,
+    counts: dict[str, int],
+    has_alarm: bool,
+    tmp_path: Path,
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
     recording = Recording(tmp_path, context)
     for index, status in enumerate(statuses):
         recording.check(window(Status(status), at_s=10.0 * index))
@@ -185,7 +198,9 @@ def test_the_window_that_weighs_most_is_kept_unless_the_next_one_takes_a_suspici
     )
 
 
-def test_verdicts_belong_to_the_episode_whose_frames_they_judged(tmp_path, context):
+def test_verdicts_belong_to_the_episode_whose_frames_they_judged(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     recording = Recording(tmp_path, context)
     recording.sample()
     first = recording.episode
@@ -200,7 +215,9 @@ def test_verdicts_belong_to_the_episode_whose_frames_they_judged(tmp_path, conte
     assert after.limitations == ()
 
 
-def test_numbers_that_are_none_do_not_keep_an_episode_from_being_sealed(tmp_path, context):
+def test_numbers_that_are_none_do_not_keep_an_episode_from_being_sealed(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     recording = Recording(tmp_path, context)
     recording.sample()
     quantities = (
@@ -215,7 +232,9 @@ def test_numbers_that_are_none_do_not_keep_an_episode_from_being_sealed(tmp_path
     assert kept.quantities == (Quantity("yaw", 0.0, "deg", 0.25), quantities[2])
 
 
-def test_a_check_that_came_to_no_verdict_is_insufficient_unless_nobody_asked_for_it(tmp_path, context):
+def test_a_check_that_came_to_no_verdict_is_insufficient_unless_nobody_asked_for_it(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     recording = Recording(tmp_path, context)
     recording.sample()
     checks = (
@@ -229,7 +248,9 @@ def test_a_check_that_came_to_no_verdict_is_insufficient_unless_nobody_asked_for
     assert verdict.reasons == ("nothing is recorded of a for 4 s",)
 
 
-def test_a_failed_check_splits_once_and_the_next_episode_says_why_it_began(tmp_path, context):
+def test_a_failed_check_splits_once_and_the_next_episode_says_why_it_began(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     recording = Recording(tmp_path, context, on_failed_check="split")
     recording.sample()
     first = recording.episode
@@ -247,7 +268,9 @@ def test_a_failed_check_splits_once_and_the_next_episode_says_why_it_began(tmp_p
     assert limitation == f"began because in episode {first} calibration stereo on a~b failed: pitch moved"
 
 
-def test_a_pair_that_was_ok_again_splits_again(tmp_path, context):
+def test_a_pair_that_was_ok_again_splits_again(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     recording = Recording(tmp_path, context, on_failed_check="split")
     episodes = []
     for index, status in enumerate((Status.FAILED, Status.OK, Status.FAILED)):
@@ -258,7 +281,9 @@ def test_a_pair_that_was_ok_again_splits_again(tmp_path, context):
     recording.close()
 
 
-def test_a_failed_check_that_comes_late_splits_nothing_but_is_told_to_the_next_episode(tmp_path, context):
+def test_a_failed_check_that_comes_late_splits_nothing_but_is_told_to_the_next_episode(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     recording = Recording(tmp_path, context, on_failed_check="split")
     recording.sample()
     first = recording.episode
@@ -272,7 +297,9 @@ def test_a_failed_check_that_comes_late_splits_nothing_but_is_told_to_the_next_e
     assert first in after.limitations[0]
 
 
-def test_after_a_failed_check_nothing_begins_until_the_operator_says_so(tmp_path, context):
+def test_after_a_failed_check_nothing_begins_until_the_operator_says_so(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     recording = Recording(tmp_path, context, on_failed_check="stop")
     recording.sample()
     first = recording.episode
@@ -291,7 +318,9 @@ def test_after_a_failed_check_nothing_begins_until_the_operator_says_so(tmp_path
     assert [verdict.status for verdict in after.calibration.verdicts] == [Status.FAILED]
 
 
-def test_a_refusal_survives_a_restart_and_ends_with_a_new_calibration(tmp_path, context):
+def test_a_refusal_survives_a_restart_and_ends_with_a_new_calibration(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     good, moved = (
         RigCalibration(rig="bench", edges=(Edge("a", "b", transform(np.eye(3), (x_m, 0, 0))),))
         for x_m in (0.1, 0.2)
@@ -315,7 +344,9 @@ def test_a_refusal_survives_a_restart_and_ends_with_a_new_calibration(tmp_path, 
     assert manifest.limitations == ()
 
 
-def test_a_driver_that_comes_back_as_another_instance_has_a_balance_of_its_own(tmp_path, context):
+def test_a_driver_that_comes_back_as_another_instance_has_a_balance_of_its_own(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     bench = Bench(tmp_path, context, ("force",))
     first = bench.driver(FORCE, 1)
     bench.settle(first)
@@ -336,7 +367,9 @@ def test_a_driver_that_comes_back_as_another_instance_has_a_balance_of_its_own(t
     assert (balances[2].produced, balances[2].recorded) == (1, 1)
 
 
-def test_a_stream_of_another_device_cannot_be_taken_over(tmp_path, context):
+def test_a_stream_of_another_device_cannot_be_taken_over(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
     bench = Bench(tmp_path, context, ("force",))
     force = bench.driver(FORCE, 1)
     bench.settle(force)
