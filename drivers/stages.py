@@ -25,8 +25,9 @@ from sensorium.drivers.frame import (
     Place,
     StreamInfo,
 )
-from sensorium.drivers.payloads.codec import DEFAULTS, UNPACKED, Codec, CodecChoice, Pack, parse_codec
-from sensorium.drivers.payloads.table import packed_as
+from sensorium.drivers.payloads.choice import UNPACKED, CodecChoice, parse_codec
+from sensorium.drivers.payloads.codec import Codec, Pack
+from sensorium.drivers.payloads.table import DEFAULTS, packed_as
 from sensorium.errors import ConfigError
 from sensorium.timebase import SECOND_NS
 
@@ -409,6 +410,6 @@ def stages_for(
         stages.append(CodecStage(choice, driver.first_seq, must_fit=codec is not None))
     if wanted != UNPACKED and not driver.blocks:
         for encoding in dict.fromkeys(info.encoding for info in infos if info.encoding in DEFAULTS):
-            default = CodecChoice(DEFAULTS[encoding])
+            default = CodecChoice(DEFAULTS[encoding].name)
             stages.append(CodecStage(default, driver.first_seq, must_fit=False, only=frozenset({encoding})))
     return stages

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationErro
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.driver import Driver, DriverConfig
 from sensorium.drivers.frame import STREAM_NAME
-from sensorium.drivers.payloads.codec import parse_codec
+from sensorium.drivers.payloads.choice import parse_codec
 from sensorium.drivers.registry import load_driver
 from sensorium.errors import CalibrationError, ConfigError, DeviceError
 from sensorium.sync.clocks.probe import load_key

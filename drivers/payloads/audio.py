@@ -201,7 +201,7 @@ def _restorer(info: StreamInfo) -> Restore:
     return lambda coded, _count: decode(coded, pcm)
 
 
-CODEC = Codec("pcm", frozenset(PCM_BYTES), Encoding.PACKED_PCM, True, _declare, _packer)
+CODECS = (Codec("pcm", frozenset(PCM_BYTES), Encoding.PACKED_PCM, True, _declare, _packer),)
 ROWS = (
     *(
         Payload(

@@ -107,5 +107,15 @@ def _restorer(info: StreamInfo) -> Restore:
     return lambda coded, _count: decode(coded, runs)
 
 
-CODEC = Codec("columns", frozenset({Encoding.COLUMNS}), Encoding.PACKED_COLUMNS, True, _declare, _packer)
+CODECS = (
+    Codec(
+        "columns",
+        frozenset({Encoding.COLUMNS}),
+        Encoding.PACKED_COLUMNS,
+        True,
+        _declare,
+        _packer,
+        default_for=frozenset({Encoding.COLUMNS}),
+    ),
+)
 ROWS = (Payload(Encoding.PACKED_COLUMNS, restores=frozenset({Encoding.COLUMNS}), restorer=_restorer),)

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import Encoding, StreamInfo
-from sensorium.drivers.payloads.payload import AS_STORED, Buffer, Cloud, Floats, Pixels, View
+from sensorium.drivers.payloads.payload import AS_STORED, Buffer, Cloud, Floats, Pixels, Restore, View
 from sensorium.drivers.payloads.samples import ColumnReader
 from sensorium.drivers.payloads.table import payload_check, payload_of, plain_of
 from sensorium.errors import PayloadError, SensoriumError
@@ -48,13 +48,14 @@ class Decoder:
             ConfigError: If the encoding is unknown.
             PayloadError: If the declaration lacks what decoding needs.
         """
-        restorer = payload_of(info).restorer
+        self._coded = info
+        self._restorer = payload_of(info).restorer
+        self._restore: Restore | None = None
         self.info = plain_of(info)
         self._row = payload_of(self.info)
-        self._check = payload_check(self.info)
-        self._restore = None if restorer is None else restorer(info)
         self._columns = ColumnReader(self.info) if self.info.encoding == Encoding.COLUMNS else None
         with reading(info):
+            self._check = payload_check(self.info)
             self._samples = None if self._row.samples is None else self._row.samples(self.info)
 
     def plain(self, payload: Buffer, count: int) -> Buffer:
@@ -63,10 +64,14 @@ class Decoder:
         Raises:
             PayloadError: If it does not restore, or has not the size of so many samples.
         """
-        if self._restore is None:
+        if self._restorer is None:
             self._check(payload, count)
             return payload
         with reading(self.info):
+            if (
+                self._restore is None
+            ):  # its library is asked for by the first frame, and missed by that stream only
+                self._restore = self._restorer(self._coded)
             plain = self._restore(payload, count)
             self._check(plain, count)
             return plain

@@ -131,7 +131,17 @@ def _restorer(_info: StreamInfo) -> Restore:
     return lambda coded, _count: decode(coded)
 
 
-CODEC = Codec("depth", frozenset({Encoding.MONO16}), Encoding.PACKED_IMAGE16, True, _declare, _packer)
+CODECS = (
+    Codec(
+        "depth",
+        frozenset({Encoding.MONO16}),
+        Encoding.PACKED_IMAGE16,
+        True,
+        _declare,
+        _packer,
+        default_for=frozenset({Encoding.MONO16}),
+    ),
+)
 ROWS = (
     Payload(
         Encoding.PACKED_IMAGE16,

@@ -87,7 +87,9 @@ def _restorer(_info: StreamInfo) -> Restore:
     return lambda coded, _count: decode(av, coded)
 
 
-CODEC = Codec("flac", frozenset(PCM_BYTES), Encoding.FLAC, True, _declare, _packer, level=5, levels=(0, 12))
+CODECS = (
+    Codec("flac", frozenset(PCM_BYTES), Encoding.FLAC, True, _declare, _packer, level=5, levels=(0, 12)),
+)
 ROWS = (
     Payload(
         Encoding.FLAC,

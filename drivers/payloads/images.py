@@ -225,6 +225,7 @@ JPEG = Codec(
 )
 PNG = Codec("png", frozenset(_RAW), Encoding.PNG, True, _declare_compressed, partial(_packer, Encoding.PNG))
 
+CODECS = (JPEG, PNG)
 ROWS = (
     *(
         Payload(

@@ -439,7 +439,17 @@ def _restorer(_info: StreamInfo) -> Restore:
     return lambda coded, _count: decode(coded)
 
 
-CODEC = Codec("range_image", frozenset({Encoding.OUSTER}), Encoding.RANGE_IMAGE, True, _declare, _packer)
+CODECS = (
+    Codec(
+        "range_image",
+        frozenset({Encoding.OUSTER}),
+        Encoding.RANGE_IMAGE,
+        True,
+        _declare,
+        _packer,
+        default_for=frozenset({Encoding.OUSTER}),
+    ),
+)
 ROWS = (
     Payload(
         Encoding.RANGE_IMAGE,

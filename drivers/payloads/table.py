@@ -1,25 +1,37 @@
 """The one table of encodings, and what follows from it: sizes, rates, checks of declarations and payloads.
 
-A new encoding is a module of this folder with ``ROWS``, and its place in an episode (``sync/episode/layouts.py``).
-Looking up is cheap: nothing here imports OpenCV or a codec's library.
+A new encoding is a module of this folder with ``ROWS``, named in ``_MODULES``; a plain one also needs its place in
+an episode (``sync/episode/layouts.py``). A module that packs names its ``CODECS``. Looking up is cheap: modules
+import OpenCV and the libraries of codecs where they use them.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import ModuleType
 
 from sensorium.drivers.frame import Encoding, StreamInfo
 from sensorium.drivers.payloads import audio, clouds, columns, depth, flac, images, range_image, samples
+from sensorium.drivers.payloads.codec import Codec
 from sensorium.drivers.payloads.payload import Buffer, Payload
 from sensorium.errors import ConfigError, PayloadError
 
-_FOREIGN = (Payload(Encoding.MESSAGE),)
+_MODULES: tuple[ModuleType, ...] = (images, samples, audio, clouds, range_image, columns, depth, flac)
+_FOREIGN = Payload(Encoding.MESSAGE)
 """Messages of somebody else's schema; read by :mod:`sensorium.sync.decoding`."""
 
 TABLE: Mapping[str, Payload] = {
-    row.encoding: row
-    for module in (images, samples, audio, clouds, range_image, columns, depth, flac)
-    for row in module.ROWS
-} | {row.encoding: row for row in _FOREIGN}
+    row.encoding: row for row in (_FOREIGN, *(row for module in _MODULES for row in module.ROWS))
+}
+
+CODECS: Mapping[str, Codec] = {
+    codec.name: codec for module in _MODULES for codec in getattr(module, "CODECS", ())
+}
+"""By their name in the rig file."""
+
+DEFAULTS: Mapping[str, Codec] = {
+    encoding: codec for codec in CODECS.values() for encoding in codec.default_for
+}
+"""By encoding: what packs it where neither the rig file nor the device's options say anything."""
 
 
 def payload_of(info: StreamInfo) -> Payload:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.frame import PCM_BYTES, Encoding, Frame, MessageSchema, StreamInfo
 from sensorium.drivers.payloads.clouds import POINT_BYTES
-from sensorium.drivers.payloads.table import check_stream, largest_payload_bytes, payload_check
+from sensorium.drivers.payloads.table import TABLE, check_stream, largest_payload_bytes, payload_check
 from sensorium.errors import ConfigError, EpisodeError, PayloadError
 from sensorium.sync.episode import schemas
 from sensorium.sync.episode.mcap_records import Buffer
@@ -250,7 +250,7 @@ def layout_for(info: StreamInfo) -> MessageLayout:
         ConfigError: If the encoding is unknown, or its declaration lacks what its payloads' layout needs.
     """
     check_stream(info)
-    make = _LAYOUTS.get(info.encoding)
+    make = _LAYOUTS.get(info.encoding, _coded if info.restores_to else None)
     if make is None:
         raise ConfigError(f"stream {info.name}: encoding {info.encoding!r} has no place in an episode")
     return make(info)
@@ -322,19 +322,14 @@ _LAYOUTS: Mapping[str, Callable[[StreamInfo], MessageLayout]] = {
     **dict.fromkeys(PCM_BYTES, _audio),
     Encoding.COLUMNS: _Columns,
     Encoding.OUSTER: _packets,
-    Encoding.RANGE_IMAGE: _coded,
-    Encoding.PACKED_IMAGE16: _coded,
-    Encoding.PACKED_COLUMNS: _coded,
-    Encoding.PACKED_PCM: _coded,
-    Encoding.FLAC: _coded,
     Encoding.MESSAGE: _Passthrough,
 }
-"""One row per encoding of ``drivers/payloads/table.py``."""
+"""One row per plain encoding of ``drivers/payloads/table.py``; coded ones that have none lie as they are."""
 
 
 def encodings() -> Collection[str]:
     """Return the encodings that an episode holds."""
-    return _LAYOUTS.keys()
+    return _LAYOUTS.keys() | {encoding for encoding, row in TABLE.items() if row.restores}
 
 
 def channel_for(info: StreamInfo) -> ChannelFormat:

@@ -16,7 +16,7 @@ from upload_samples import grant_for
 
 from sensorium.agent.exporting.exporter import Export, Progress, export_episode
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
-from sensorium.drivers.payloads.codec import CodecChoice
+from sensorium.drivers.payloads.choice import CodecChoice
 from sensorium.drivers.payloads.table import packed_as
 from sensorium.errors import ConfigError, ConsentError, EpisodeError, ExportError, UsageError
 from sensorium.sync.clocks.model import Stamped, Uncertainty

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sensorium.drivers.frame import PCM_BYTES, Encoding, Modality, StreamInfo
 from sensorium.drivers.payloads import audio, flac
 from sensorium.drivers.payloads.audio import Pcm, decode, encode, encode_pcm
-from sensorium.drivers.payloads.codec import CodecChoice
+from sensorium.drivers.payloads.choice import CodecChoice
 from sensorium.drivers.payloads.decoder import Decoder
 from sensorium.drivers.payloads.envelope import AS_IT_CAME
 from sensorium.drivers.stages import CodecStage, Pipeline
@@ -96,7 +96,7 @@ def test_damage_is_refused_or_decodes_to_some_samples(damaged: bytes) -> None:
 
 def _flac(info: StreamInfo) -> tuple[Any, Decoder]:
     pipeline = Pipeline([CodecStage(CodecChoice("flac"), {}, must_fit=True)], [info])
-    return flac.CODEC.packer(info, 5), Decoder(pipeline.infos[0])
+    return CodecChoice("flac").load().packer(info, 5), Decoder(pipeline.infos[0])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 8])
@@ -151,4 +151,4 @@ def test_without_pyav_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delitem(sys.modules, "av", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_av)
     with pytest.raises(ConfigError, match=r"codec flac needs PyAV.*pip install 'sensorium\[video\]'"):
-        flac.CODEC.packer(SOUND, 5)
+        CodecChoice("flac").load().packer(SOUND, 5)

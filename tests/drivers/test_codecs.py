@@ -8,9 +8,9 @@ import pytest
 from episode_samples import FREE_CLOCK, TIMELINE
 
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
-from sensorium.drivers.payloads.codec import CODECS, DEFAULTS, CodecChoice
+from sensorium.drivers.payloads.choice import CodecChoice
 from sensorium.drivers.payloads.decoder import Decoder
-from sensorium.drivers.payloads.table import TABLE, check_stream
+from sensorium.drivers.payloads.table import CODECS, DEFAULTS, TABLE, check_stream
 from sensorium.drivers.stages import CodecStage, Pipeline
 from sensorium.simulators.emulators.ouster_encoder import default_metadata
 from sensorium.sync.clocks.model import Stamped, Uncertainty
@@ -110,8 +110,7 @@ def test_a_packed_frame_lies_in_the_episode_as_it_was_packed(name: str, source: 
 
 
 def test_what_is_packed_by_default_is_packed_exactly_and_has_its_row() -> None:
-    for source, name in DEFAULTS.items():
-        codec = CodecChoice(name).load()
+    for source, codec in DEFAULTS.items():
         assert codec.is_exact
         assert source in codec.sources
         assert source in TABLE[codec.encoding].restores

@@ -28,7 +28,8 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.drivers.host import DriverHost, HostSpec
-from sensorium.drivers.payloads.codec import CODECS, CodecChoice, parse_codec
+from sensorium.drivers.payloads.choice import CodecChoice, parse_codec
+from sensorium.drivers.payloads.table import CODECS
 from sensorium.drivers.stages import BatchStage, CodecStage, Item, Pipeline, Stage, stages_for
 from sensorium.errors import ConfigError, DeviceError, EndOfStreamError
 from sensorium.timebase import SECOND_NS, HostClock, Timeline, VirtualClock
@@ -303,7 +304,9 @@ def film(tmp_path: Path) -> Film:
 def test_what_is_not_asked_for_is_packed_only_exactly_and_a_recording_never(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sensorium.drivers.stages.DEFAULTS", {Encoding.BGR8: "png", Encoding.JPEG: "jpeg"})
+    monkeypatch.setattr(
+        "sensorium.drivers.stages.DEFAULTS", {Encoding.BGR8: CODECS["png"], Encoding.JPEG: CODECS["jpeg"]}
+    )
     infos = [RAW, GREY]
     driver = film(tmp_path)
 
