@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sensorium.errors import BusyError, ConfigError, EpisodeError, SensoriumError, StoreError
+from sensorium.priority import give_way
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.signing import known_key
@@ -33,6 +34,7 @@ from sensorium.uploader.stores.store import ParkedStoreError, Store
 from sensorium.uploader.transfer import Gates, Outcome, Progress, Stopped, allow_all, upload_episode
 from sensorium.verdict import Verdict
 
+NICENESS = 15
 POLL_NS = SECOND_NS // 2
 REJUDGE_NS = 60 * SECOND_NS
 PARK_NS = 60 * SECOND_NS
@@ -292,6 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json-status", type=Path, metavar="FILE", help="keep a status document here")
     options = parser.parse_args(arguments)
     clock = HostClock()
+    give_way(NICENESS, clock)
     try:
         with stop_signals() as should_stop:
             consent = options.consent or options.spool / DEFAULT_FOLDER

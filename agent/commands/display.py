@@ -1,7 +1,7 @@
 """What people see: live progress on standard error, tables at the end on standard output."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -46,6 +46,7 @@ class Progress:
         self._clock = HostClock()
         self._next_line_ns = 0
         self._phase = ""
+        self._warned: set[str] = set()
 
     def __enter__(self) -> "Progress":
         if not self._is_silent and self._console.is_terminal:
@@ -68,12 +69,21 @@ class Progress:
         phase = str(status.get("phase", ""))
         if self._is_silent:
             return
+        self._warn(status.get("warnings") or ())
         if self._live is not None:
             self._live.update(_live_view(self._title, status))
         elif phase != self._phase or self._clock.now_ns() >= self._next_line_ns:
             self._next_line_ns = self._clock.now_ns() + _PLAIN_EVERY_NS
             self._console.print(_line(self._title, status), highlight=False, soft_wrap=True)
         self._phase = phase
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self._console.print(
+                    f"{self._title}: {warning}", highlight=False, soft_wrap=True, markup=False
+                )
 
     def show_upload(self, progress: UploadProgress) -> None:
         """Show how far an upload is."""

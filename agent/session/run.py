@@ -154,6 +154,7 @@ def _record(
             status = supervisor.ask("status", timeout_ms=1000)
             if status is not None:
                 show({"phase": "recording", **status})
+                _keep_warnings(supervisor, status)
                 if status["fault"]:
                     return str(status["fault"])
                 if request.seconds is not None and status["refused"]:
@@ -163,6 +164,13 @@ def _record(
                     return ""
         clock.sleep_until(clock.now_ns() + _TICK_NS)
     return ""
+
+
+def _keep_warnings(supervisor: Supervisor, status: Status) -> None:
+    """Let what the recorder warned of stand in the result, too."""
+    for warning in status["warnings"]:
+        if warning not in supervisor.warnings:
+            supervisor.warnings.append(warning)
 
 
 class _Interrupts:
