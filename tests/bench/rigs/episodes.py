@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory
 
+from sensorium.timebase import SECOND_NS
+
 STAMPS = "/stamps"
+SMALL_BYTES = 64 << 10
+ZSTD = zstandard.ZstdCompressor(level=1)
 FRAMING_BYTES = 31 + 16
 """Head of a message record and its entry in the chunk's index."""
 
@@ -21,16 +26,16 @@ FRAMING_BYTES = 31 + 16
 class StreamCount:
     """One stream over all episodes of a run.
 
-    ``stored_bytes`` is the manifest's, a share by payload of compressed chunks; ``message_bytes`` are the
-    stream's messages and stamps with their framing and index as they lie in the chunks, before those are
-    compressed, of the episodes that were read.
+    ``stored_bytes`` is the manifest's, a share by payload of chunks that hold other streams as well;
+    ``alone_bytes`` are the stream's messages and stamps with their framing, of the episodes that were read, as
+    chunks of its own would hold them: a second of it, zstd 1 for what travels in small messages.
     """
 
     produced: int = 0
     recorded: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     stored_bytes: int = 0
-    message_bytes: int = 0
+    alone_bytes: int = 0
 
     @property
     def lost(self) -> int:
@@ -74,7 +79,7 @@ def disagreements(
     add_episode(own, manifest)
     for name, read in found.items():
         if name in counts:
-            counts[name].message_bytes += read.message_bytes
+            counts[name].alone_bytes += read.alone_bytes
     return [
         problem
         for name in streams
@@ -89,7 +94,23 @@ class Read:
     messages: int = 0
     rows: int = 0
     samples: int = 0
-    message_bytes: int = 0
+    alone_bytes: int = 0
+    _second: int = 0
+    _records: list[bytes] = field(default_factory=list)
+
+    def add(self, log_ns: int, data: bytes) -> None:
+        """Take in a message of the stream or of its stamps."""
+        if log_ns // SECOND_NS != self._second:
+            self.close_second()
+            self._second = log_ns // SECOND_NS
+        self._records += [log_ns.to_bytes(FRAMING_BYTES, "little"), data]
+
+    def close_second(self) -> None:
+        """Count the bytes that a chunk of the last second takes."""
+        is_small = all(len(data) < SMALL_BYTES for data in self._records)
+        chunk = b"".join(self._records)
+        self.alone_bytes += len(ZSTD.compress(chunk) if is_small else chunk)
+        self._records = []
 
 
 def read_files(episode: Path) -> dict[str, Read]:
@@ -101,7 +122,7 @@ def read_files(episode: Path) -> dict[str, Read]:
             reader = make_reader(file, validate_crcs=True)
             for schema, channel, message in reader.iter_messages(log_time_order=False):
                 read = found.setdefault(channel.topic.removeprefix("/").removesuffix(STAMPS), Read())
-                read.message_bytes += len(message.data) + FRAMING_BYTES
+                read.add(message.log_time, message.data)
                 if not channel.topic.endswith(STAMPS):
                     read.messages += 1
                     continue
@@ -110,6 +131,8 @@ def read_files(episode: Path) -> dict[str, Read]:
                 counts = np.cumsum(decoder(message.data).count_step)
                 read.rows += len(counts)
                 read.samples += int(counts.sum())
+    for read in found.values():
+        read.close_second()
     return found
 
 

@@ -21,6 +21,9 @@ ENTRY_POINT = "bench_load"
 POOL_FRAMES = 16
 """Payloads per stream; 16 clouds are 34 MB, more than a cache holds."""
 
+SMALL_POOL_S = 40
+"""Of the rig's time, for small streams: a chunk holds at most a second, and must not find the pool repeated."""
+
 _OUSTER = "ouster/OS-0-128-U1_v2.3.0_1024x10"
 _PCAP_HEAD, _PCAP_RECORD = 24, struct.Struct("<IIII")
 
@@ -171,7 +174,7 @@ def _cloud(rng: np.random.Generator) -> bytes:
 
 def _blocks(load: Load, rng: np.random.Generator) -> list[bytes]:
     """Return consecutive blocks of ADC counts, column by column: a slow random walk under white noise."""
-    rows = 100 * load.samples
+    rows = SMALL_POOL_S * load.frames_per_s * load.samples
     shape = (rows, column_count(load))
     walk = np.cumsum(rng.normal(0, 3.0, shape), axis=0) + rng.integers(-20_000, 20_000, shape[1])
     counts = np.rint(walk + rng.normal(0, 8.0, shape)).astype("<i4")
@@ -180,12 +183,12 @@ def _blocks(load: Load, rng: np.random.Generator) -> list[bytes]:
 
 def _sound(load: Load, rng: np.random.Generator) -> list[bytes]:
     """Return consecutive blocks of 16-bit stereo: two tones over noise of about 10 bits."""
-    samples = np.arange(POOL_FRAMES * load.samples)
-    tones = [
-        6000 * np.sin(2 * np.pi * cycles * samples / len(samples)) for cycles in (75, 211)
-    ]  # whole cycles: the loop has no click
+    frames = SMALL_POOL_S * load.frames_per_s
+    samples = np.arange(frames * load.samples)
+    # Whole cycles, so that the loop has no click.
+    tones = [6000 * np.sin(2 * np.pi * cycles * samples / len(samples)) for cycles in (18_773, 52_817)]
     sound = np.stack(tones, axis=1) + rng.normal(0, 300, (len(samples), 2))
-    return [block.tobytes() for block in np.split(np.rint(sound).astype("<i2"), POOL_FRAMES)]
+    return [block.tobytes() for block in np.split(np.rint(sound).astype("<i2"), frames)]
 
 
 def _ouster_revolution(folder: Path) -> bytes:

@@ -150,9 +150,10 @@ def _watch_agent(
     while watch.has_children() and agent.poll() is None:
         if CLOCK.now_ns() > end_ns + round(SEALING_PATIENCE_S * SECOND_NS):
             raise BenchError(f"{run.rig} at {run.multiple} x: the agent's processes do not end")
-        if CLOCK.now_ns() < end_ns - _LOOK_NS:
+        if CLOCK.now_ns() < end_ns:
             latency_us.update(_stated_latencies(spool))
-            CLOCK.sleep_until(min(end_ns - _LOOK_NS // 2, CLOCK.now_ns() + _LOOK_NS))
+            last_look_ns = max(end_ns - _LOOK_NS // 10, CLOCK.now_ns())
+            CLOCK.sleep_until(min(last_look_ns, CLOCK.now_ns() + _LOOK_NS))
         CLOCK.sleep_until(CLOCK.now_ns() + _LOOK_NS // 20)
     watch.mark("sealed")
     return latency_us
@@ -288,12 +289,11 @@ def _stream_figures(load: Load, count: StreamCount, raw: int) -> dict[str, Any]:
         "raw_bytes": raw,
         "stored_bytes": count.stored_bytes,
         "stored_ratio": _per(raw, count.stored_bytes),
-        "message_bytes": count.message_bytes,
+        "alone_ratio": _per(raw, count.alone_bytes),
     }
     if load.reference_frame_bytes:
         reference = raw / load.frame_bytes * load.reference_frame_bytes
-        found["ratio_to_reference"] = _per(reference, count.stored_bytes)
-        found["messages_to_reference"] = _per(reference, count.message_bytes)
+        found["ratio_to_reference"] = _per(reference, count.alone_bytes)
     return found
 
 
