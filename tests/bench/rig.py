@@ -10,12 +10,13 @@ PCM. A multiple scales the rates; ``--seconds`` count the rig's own time, so 30 
 Every producer has its frames by an absolute schedule, whoever fetches them: what a device's half-second buffer
 cannot hold is lost there and says so. Figures per run: frames ``produced`` and ``lost``; ``cpu_s_per_gb`` from
 the first frame to the last seal, of the agent's processes and of the driver hosts less what the same drivers
-use on a bus that discards (peers: recorder, and publishers less the same); ``recorder_cpu_s_per_gb`` of the
-recorder's process; ``rss_mb``, the largest sum of the agent's processes (proportional set sizes, hosts apart);
-``latency_p99_us`` from bus to recorder as the agent's status states it; ``stored_ratio``, payload bytes as the
-drivers made them by bytes on disk. Start-up, report and hosts stand beside. After each run the sealed episode
-is read with the mcap library: ``problems`` lists where it, the manifest's balance and the drivers' own accounts
-disagree (exit code 1).
+use on a bus that discards (peers: recorder, and publishers less the same), ``.._while_loaded`` the part until the
+last frame was produced, that is without most of sealing; ``recorder_cpu_s_per_gb`` of the recorder's process;
+``rss_mb``, the largest sum of the agent's processes (proportional set sizes, hosts apart); ``latency_p99_us``
+from bus to recorder as the agent's status states it; ``stored_ratio``, payload bytes as the drivers made them by
+bytes on disk. Start-up, report and hosts stand beside. After each run the sealed episode is read with the mcap
+library, and decoded and compared with what the devices had: ``problems`` lists where the files, the manifest's
+balance, the drivers' own accounts and their payloads disagree (exit code 1).
 """
 
 import argparse

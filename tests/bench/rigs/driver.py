@@ -68,7 +68,7 @@ class LoadDriver(Driver[LoadConfig]):
         path = self.config.folder / f"{self._load.name}.pool"
         data, size = path.read_bytes(), self._load.frame_bytes
         self._pool = [data[at : at + size] for at in range(0, len(data), size)]
-        self._revolution = _Revolution(self._pool[0]) if self._load.kind == "ouster" else None
+        self._revolution = Revolution(self._pool[0]) if self._load.kind == "ouster" else None
         return [declaration(self._load, self.config)]
 
     def read(self, timeout_s: float) -> Sequence[Frame | Loss]:
@@ -134,7 +134,7 @@ class LoadDriver(Driver[LoadConfig]):
         (self.config.folder / f"{self._load.name}.account.json").write_text(json.dumps(account))
 
 
-class _Revolution:
+class Revolution:
     """The recorded revolution again and again, each with the stamps and the number that it would have."""
 
     def __init__(self, packets: bytes) -> None:
@@ -151,10 +151,15 @@ class _Revolution:
         return memoryview(packets.reshape(-1)).cast("B"), column_ns.reshape(64, 16)[:, 0].copy()
 
 
+def expected_period_ns(load: Load, multiple: int) -> float:
+    """Return the time between two frames of a stream."""
+    return SECOND_NS / (load.frames_per_s * multiple)
+
+
 def schedule_of(load: Load, config: LoadConfig, start_ns: int) -> Schedule:
     """Return when a stream's frames are there."""
     streams = [each.name for each in RIGS[config.rig]]
-    period_ns = SECOND_NS / (load.frames_per_s * config.multiple)
+    period_ns = expected_period_ns(load, config.multiple)
     frames = round(load.frames_per_s * config.seconds)
     return Schedule(start_ns, period_ns, frames, streams.index(load.name) / len(streams))
 

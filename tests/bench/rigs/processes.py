@@ -31,9 +31,10 @@ class Usage:
     pss_mb: list[float] = field(default_factory=list)
     mark_cpu_s: dict[str, float] = field(default_factory=dict)
 
-    def since(self, mark: str) -> float:
-        """Return the processor time since a mark; all of it if the process began later."""
-        return self.cpu_s - self.mark_cpu_s.get(mark, 0.0)
+    def since(self, mark: str, until: str = "") -> float:
+        """Return the processor time since a mark, to another or the end; a process may begin after a mark."""
+        end_s = self.mark_cpu_s.get(until, 0.0) if until else self.cpu_s
+        return end_s - self.mark_cpu_s.get(mark, 0.0)
 
 
 class Watch:

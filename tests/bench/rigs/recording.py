@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from rigs.episodes import StreamCount, add_episode, disagreements, manifest_of
+from rigs.exactness import differences
 from rigs.loads import ENTRY_POINT, RIGS, Load
 from rigs.processes import Usage, Watch, peak_mb
 from rigs.producers import (
@@ -35,7 +36,7 @@ from sensorium.errors import SensoriumError
 from sensorium.timebase import SECOND_NS
 
 RECORDER = "synchronizer"
-GO = "go"
+GO, LOADED, SEALED = "go", "the last frame was produced", "all children are gone"
 SEALING_PATIENCE_S = 180.0
 _LOOK_NS = SECOND_NS
 
@@ -154,8 +155,10 @@ def _watch_agent(
             latency_us.update(_stated_latencies(spool))
             last_look_ns = max(end_ns - _LOOK_NS // 10, CLOCK.now_ns())
             CLOCK.sleep_until(min(last_look_ns, CLOCK.now_ns() + _LOOK_NS))
+        elif LOADED not in watch.mark_looks:
+            watch.mark(LOADED)
         CLOCK.sleep_until(CLOCK.now_ns() + _LOOK_NS // 20)
-    watch.mark("sealed")
+    watch.mark(SEALED)
     return latency_us
 
 
@@ -210,11 +213,12 @@ class Reaper:
         return manifest
 
     def finish(self, latency_us: dict[str, float | None]) -> Recorded:
-        """Check what is left with the mcap library, delete it, and return everything."""
+        """Check what is left, with the mcap library and against what the devices had; delete it, return all."""
         problems = []
         for episode in self._sealed():
             manifest = self._take(episode)
             problems += disagreements(episode, manifest, self._counts, self._run.streams)
+            problems += differences(episode, self._run)
         accounts = accounts_of(self._run)
         for name in self._run.streams:
             count, account = self._counts.get(name, StreamCount()), accounts.get(name)
@@ -247,7 +251,7 @@ def figures(
     hosts = [usage for usage in watch.usages.values() if usage.name in loads]
     others = [usage for usage in watch.usages.values() if usage.name not in loads]
     root = watch.usages[agent_pid]
-    root_s = root.mark_cpu_s["sealed"] - root.mark_cpu_s[GO]
+    root_s = root.since(GO, SEALED)
     agent_s = sum(usage.since(GO) for usage in others if usage is not root) + root_s
     discard_s = sum(usage.since(GO) for usage in discarded.values())
     hosts_s = sum(usage.since(GO) for usage in hosts)
@@ -257,7 +261,10 @@ def figures(
         "lost": sum(count.lost // loads[name].samples for name, count in counts.items()),
         "cpu_s_per_gb": _per(agent_s + hosts_s - discard_s, gb),
         "recorder_cpu_s_per_gb": _per(recorder_s, gb),
-        "rss_mb": round(peak_mb(others, watch.mark_looks["sealed"]), 1),
+        "cpu_s_per_gb_while_loaded": _per(
+            sum(usage.since(GO, LOADED) for usage in watch.usages.values()) - discard_s, gb
+        ),
+        "rss_mb": round(peak_mb(others, watch.mark_looks[SEALED]), 1),
         "latency_p99_us": recorded.latency_us,
         "stored_ratio": _per(sum(raw.values()), recorded.stored_bytes),
         "mb_per_s": round(sum(raw.values()) / run.wall_s / 1e6, 1),
@@ -268,7 +275,7 @@ def figures(
                 usage.name: _rounded(root_s if usage is root else usage.since(GO))
                 for usage in sorted(others, key=lambda usage: usage.pid)
             },
-            "reporting": _rounded(root.since("sealed")),
+            "reporting": _rounded(root.since(SEALED)),
             "hosts": _rounded(hosts_s),
             "discarding_drivers": _rounded(discard_s),
         },
@@ -301,7 +308,7 @@ def memory(
     others: list[Usage], hosts: list[Usage], discarded: Mapping[str, Usage], watch: Watch
 ) -> dict[str, Any]:
     """Return peaks of memory in MB until the last seal, and by thirds of the run whether it grows."""
-    looks = watch.mark_looks["sealed"]
+    looks = watch.mark_looks[SEALED]
     thirds = [slice(looks * part // 3, looks * (part + 1) // 3) for part in range(3)]
     sums = [sum(usage.pss_mb[look] for usage in others if look < len(usage.pss_mb)) for look in range(looks)]
     return {
