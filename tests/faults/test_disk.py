@@ -1,5 +1,6 @@
 """A disk that fills up while recording: capture ends loudly, and what was recorded is whole and balanced."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -45,13 +46,20 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave_mib: float) -> Path:
-    """Take all but so much of the disk."""
-    found = os.statvfs(disk)
-    size = found.f_bavail * found.f_frsize - int(leave_mib * (1 << 20))
+    """Take all but so much of the disk; again where the recorder took some between the two calls."""
     ballast = disk / "ballast"
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size)
-    return ballast
+        for _ in range(100):
+            found = os.statvfs(disk)
+            size = found.f_bavail * found.f_frsize - int(leave_mib * (1 << 20))
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as err:
+                if err.errno != errno.ENOSPC:
+                    raise
+            else:
+                return ballast
+    raise AssertionError(f"the recorder was faster a hundred times; {size} bytes were free last")
 
 
 def test_a_disk_that_runs_full_ends_capture_loudly_and_nothing_goes_uncounted(disk: Path) -> None:
@@ -99,7 +107,9 @@ def test_a_disk_that_fills_at_once_books_what_it_did_not_take_to_the_writer(disk
     lost = sum(
         (dropped_at([manifest], name) for name in ("camera_left", "imu", "force")), start=dropped_at([], "")
     )
-    assert lost["writer"] > 0 or manifest.truncated
+    # A machine too slow to fill a chunk between two looks at the disk's room loses nothing: the reserve takes it.
+    was_refused = "could not be written" in done.out + done.err
+    assert lost["writer"] > 0 or manifest.truncated or not was_refused
     again = sensorium("record", rig, "--seconds", 1, "--json")
     assert again.code == 0, again.err
 
