@@ -15,7 +15,6 @@ from sensorium.sync.episode.mcap_records import (
     RECORD_HEAD,
     Buffer,
     Index,
-    pack_record,
     pack_text,
 )
 
@@ -51,17 +50,22 @@ class PackedChunk:
         return RECORD_HEAD.pack(CHUNK, len(body) + self.stored_bytes) + body
 
 
-def pack_chunk(parts: list[Buffer], index: Index, compressor: zstandard.ZstdCompressor | None) -> PackedChunk:
+def pack_chunk(
+    parts: list[Buffer],
+    index: Index,
+    start_ns: int,
+    end_ns: int,
+    compressor: zstandard.ZstdCompressor | None,
+) -> PackedChunk:
     """Return message records (at least one) as a chunk, stored as they are where zstd does not shorten them.
 
     Args:
         parts: The records, by reference.
+        start_ns, end_ns: The earliest and the latest log time of the messages.
         compressor: None = not to be compressed.
     """
     plain_bytes = sum(map(len, parts))
     plain_crc = crc32_of(parts)
-    start_ns = min(min(entries[::2]) for entries in index.values())
-    end_ns = max(max(entries[::2]) for entries in index.values())
     if compressor is not None:
         packed = compressor.compress(parts[0] if len(parts) == 1 else b"".join(parts))
         if len(packed) < plain_bytes:
@@ -91,18 +95,24 @@ def join_small(parts: Sequence[Buffer]) -> list[Buffer]:
 
 def pack_message_indexes(index: Index, offset: int) -> tuple[bytes, dict[int, int]]:
     """Return the message index records that begin at file ``offset``, and where each channel's lies."""
-    packed = b""
+    packed = []
     offsets = {}
     for channel_id, entries in index.items():
-        offsets[channel_id] = offset + len(packed)
-        in_order = _in_order(entries)
-        body = struct.pack(f"<HI{len(in_order)}Q", channel_id, 8 * len(in_order), *in_order)
-        packed += pack_record(MESSAGE_INDEX, body)
-    return packed, offsets
+        size = 8 * len(entries)
+        packed.append(
+            struct.pack(
+                f"<BQHI{len(entries)}Q", MESSAGE_INDEX, 6 + size, channel_id, size, *_in_order(entries)
+            )
+        )
+        offsets[channel_id] = offset
+        offset += len(packed[-1])
+    return b"".join(packed), offsets
 
 
 def _in_order(entries: list[int]) -> list[int]:
     """Return the entries by log time, as readers expect; nearly always they are."""
+    if len(entries) == 2:
+        return entries
     times = entries[::2]
     if not any(map(gt, times, times[1:])):
         return entries

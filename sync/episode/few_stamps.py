@@ -16,7 +16,7 @@ from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode import schemas
 from sensorium.sync.episode.layouts import bytes_tag, varint
 
-_MOST_ROWS = 12
+MOST_ROWS = 12
 _MOST_STAMPS = 36
 """Up to so many of either, this is the faster way."""
 
@@ -39,7 +39,7 @@ _TICKS_TAG, _ARRIVAL_TAG, _CAPTURE_TAG = map(
 
 def pack_few_stamps(rows: Sequence[tuple[int, Frame, Stamped]]) -> bytes | None:
     """Return (instance, frame, stamped) rows as a ``sensorium.Stamps`` message; None = not few, or not alike."""
-    if len(rows) > _MOST_ROWS:
+    if len(rows) > MOST_ROWS:
         return None
     kinds = set(map(_kind, rows))
     kind = kinds.pop()

@@ -9,7 +9,7 @@ import zstandard
 from sensorium.drivers.frame import Frame
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.episode.chunks import PackedChunk, join_small, pack_chunk
-from sensorium.sync.episode.few_stamps import pack_few_stamps
+from sensorium.sync.episode.few_stamps import MOST_ROWS, pack_few_stamps
 from sensorium.sync.episode.mcap_file import McapFile
 from sensorium.sync.episode.mcap_records import MESSAGE, MESSAGE_HEAD, Buffer, Index
 from sensorium.sync.episode.stamp_rows import HEAD_BYTES, StampRows
@@ -36,9 +36,11 @@ class OpenChunk:
     """
 
     __slots__ = (
+        "_end_ns",
         "_index",
         "_parts",
         "_stamps",
+        "_start_ns",
         "file",
         "held",
         "is_compressible",
@@ -58,6 +60,8 @@ class OpenChunk:
         self.held: list[Any] = []
         self._parts: list[Buffer] = []
         self._index: Index = {}
+        self._start_ns = 1 << 64
+        self._end_ns = 0
         self._stamps: dict[int, StampRows] = {}
 
     def add(
@@ -69,6 +73,10 @@ class OpenChunk:
         if entries is None:
             entries = self._index[channel_id] = []
         entries += (log_ns, self.size)
+        if log_ns < self._start_ns:
+            self._start_ns = log_ns
+        if log_ns > self._end_ns:
+            self._end_ns = log_ns
         self._parts.append(head)
         self._parts += parts
         self.size += MESSAGE_HEAD.size + size
@@ -91,8 +99,13 @@ class OpenChunk:
         share.samples += frame.count
         share.payload_bytes += len(frame.payload)
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether ``complete`` takes no longer than handing it to another thread would."""
+        return all(len(rows.frames) <= MOST_ROWS for rows in self._stamps.values())
+
     def complete(self) -> None:
-        """Add the stamps of the frames, and join what is small; by a thread in the background."""
+        """Add the stamps of the frames, and join what is small; once that is done nothing can be added."""
         stamps, self._stamps = self._stamps, {}
         for channel_id, rows in stamps.items():
             data = pack_few_stamps(rows.frames) or rows.pack()
@@ -100,6 +113,10 @@ class OpenChunk:
         self._parts = join_small(self._parts)
 
     def pack(self, compressor: zstandard.ZstdCompressor | None) -> PackedChunk:
-        """Return the chunk as it goes to the file, complete; called once."""
+        """Return the chunk as it goes to the file, complete; called once, by a thread in the background."""
         self.complete()
-        return pack_chunk(self._parts, self._index, compressor)
+        return pack_chunk(self._parts, self._index, self._start_ns, self._end_ns, compressor)
+
+    def release(self) -> None:
+        """Forget the messages, which may be somebody else's memory; shares and ``held`` remain."""
+        self._parts, self._index, self._stamps = [], {}, {}

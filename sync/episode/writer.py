@@ -1,7 +1,6 @@
 """Writes an open episode: ``data.mcap``, and a file of its own for each personal stream."""
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +14,7 @@ from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.align import SyncRow
 from sensorium.sync.clocks.model import ClockModel, Stamped
 from sensorium.sync.episode import schemas
-from sensorium.sync.episode.chunk_queue import ChunkQueue, failure_of
+from sensorium.sync.episode.chunk_queue import ChunkJob, ChunkQueue
 from sensorium.sync.episode.disk_sync import DiskSync
 from sensorium.sync.episode.entries import (
     ALL_ENTRIES,
@@ -288,7 +287,8 @@ class EpisodeWriter:
         self._book()
         for found in self._written.values():
             found.pending_samples = 0
-        for chunk in (*self._queue.waiting(), *(line.chunk for line in self._lines())):
+        waiting = (job.chunk for job in self._queue.waiting())
+        for chunk in (*waiting, *(line.chunk for line in self._lines())):
             if chunk is not None:
                 for key, share in chunk.shares.items():
                     self._count(key).pending_samples += share.samples
@@ -333,6 +333,8 @@ class EpisodeWriter:
 
         For a caller that paces itself; a loop that must not wait looks at ``take_settled``.
         """
+        if self._ending is not None:
+            return bool(wait([self._ending], timeout_s).done)
         return self._queue.wait(timeout_s)
 
     def flush(self) -> None:
@@ -343,7 +345,7 @@ class EpisodeWriter:
         """
         for line in self._lines():
             self._hand_over(line)
-        self._queue.wait()
+        self.wait()
         self._book()
         self._raise_failure()
 
@@ -355,15 +357,14 @@ class EpisodeWriter:
             disk did not take all; the files are closed anyway and stay recoverable.
         """
         if self._ending is None:
-            jobs: list[Future[Any]] = [self._queue.run(self._release_reserve)]
+            tasks = [self._queue.run(self._release_reserve)]
             for line in self._lines():
                 self._hand_over(line)
-            jobs += self._queue.jobs()
             syncing = self._sync.end()
             if syncing is not None:
-                jobs.append(syncing)
+                tasks.append(syncing)
             failures, self._failures = self._failures, []
-            self._ending = self._queue.run(partial(self._end, jobs, failures))
+            self._ending = self._queue.run(partial(self._end, self._queue.waiting(), tasks, failures))
             self._queue.end()
         return self._ending
 
@@ -450,21 +451,22 @@ class EpisodeWriter:
 
     def _book(self) -> None:
         """Account for the chunks that are done."""
-        for done in self._queue.take_done():
-            self._settled += done.chunk.held
-            if done.error is not None and self._ending is None:
-                self._failures.append(done.error)
-            shares = done.chunk.shares
+        for job in self._queue.take_done():
+            self._settled += job.chunk.held
+            failure = job.failure()
+            if failure is not None and self._ending is None:
+                self._failures.append(failure)
+            shares = job.chunk.shares
             payload_bytes = max(1, sum(share.payload_bytes for share in shares.values()))
             for key, share in shares.items():
                 written = self._count(key)
-                if done.error is not None:
+                if failure is not None:
                     written.lost_samples += share.samples
                     continue
                 written.frames += share.frames
                 written.samples += share.samples
                 written.payload_bytes += share.payload_bytes
-                written.stored_bytes += done.stored_bytes * share.payload_bytes / payload_bytes
+                written.stored_bytes += job.stored_bytes * share.payload_bytes / payload_bytes
 
     def _raise_failure(self) -> None:
         failures, self._failures = self._failures, []
@@ -487,10 +489,11 @@ class EpisodeWriter:
         except OSError as err:
             raise EpisodeError(f"{self.folder / RESERVE_FILE} cannot be removed: {err.strerror}") from err
 
-    def _end(self, jobs: Sequence["Future[Any]"], failures: list[EpisodeError]) -> None:
-        """Finish every file once the jobs are done, and raise the first of all failures."""
-        wait(jobs)
-        errors = failures + [error for job in jobs if (error := failure_of(job)) is not None]
+    def _end(self, jobs: list[ChunkJob], tasks: list["Future[None]"], failures: list[EpisodeError]) -> None:
+        """Finish every file once the tasks are done, as the jobs are, and raise the first of all failures."""
+        errors: list[BaseException] = [*failures]
+        errors += [failure for job in jobs if (failure := job.failure()) is not None]
+        errors += [error for task in tasks if (error := task.exception()) is not None]
         for output in self._files.values():
             try:
                 output.file.add_metadata(END_METADATA, {"episode_id": self.episode_id, "truncated": "false"})

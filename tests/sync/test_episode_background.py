@@ -166,6 +166,8 @@ def test_a_closed_writer_refuses_frames_and_entries(tmp_path: Path) -> None:
     writer = begin(tmp_path, WriterPolicy(), STORED)
     writer.close()
     writer.close()
+    assert writer.wait()
+    writer.flush()
     with pytest.raises(EpisodeError, match="is closed"):
         writer.write(*frame_of(STORED, 0, b"x"), 0, held=1)
     with pytest.raises(EpisodeError, match="is closed"):
