@@ -78,7 +78,7 @@ class Payload:
             which makes one error of these. Small frames of samples are many: their decoder is made once per stream.
         encode: From pixels, (count, columns) physical values or (N, 4) points to a payload.
         restores: Of a coded encoding: the plain ones that it can give back. It then needs neither sizes nor
-            decoders, which are those of the plain one. How it is packed says ``codec.py``.
+            decoders, which are those of the plain one. How it is packed says a ``Codec``.
         restorer: Of a coded encoding: from the stream's declaration, whose ``restores_to`` tells the plain
             encoding, to what restores its payloads.
     """
