@@ -17,9 +17,11 @@ class Role(str, Enum):
     ``GYRO``, ``ACCELEROMETER``, ``FORCE``, ``TORQUE``: three columns that are one vector, see :func:`vector`.
     ``WRENCH``: force and torque of one sensor.
     ``IMAGE``: images of any kind, depth included.
+    ``CAMERA``: what a camera saw through the lens that a calibration knows.
     ``CLOUD``: returns of a LiDAR in any form, also a message of somebody else's or a thinned copy.
     ``SWEEP``: whole sweeps of a LiDAR in an encoding of ours, the original.
     ``SOUND``: samples of microphones.
+    ``ARRAY``: those of several at once.
     ``POSITION``: latitude and longitude.
     """
 
@@ -29,9 +31,11 @@ class Role(str, Enum):
     TORQUE = "torque"
     WRENCH = "wrench"
     IMAGE = "image"
+    CAMERA = "camera"
     CLOUD = "cloud"
     SWEEP = "sweep"
     SOUND = "sound"
+    ARRAY = "array"
     POSITION = "position"
 
 
@@ -127,12 +131,16 @@ def roles(info: StreamInfo) -> frozenset[Role]:
     encoding = info.plain_encoding
     if encoding in _IMAGES or info.modality in (Modality.CAMERA, Modality.DEPTH):
         found.add(Role.IMAGE)
+    if info.modality is Modality.CAMERA:
+        found.add(Role.CAMERA)
     if encoding in _CLOUDS or info.modality is Modality.LIDAR:
         found.add(Role.CLOUD)
     if encoding in _CLOUDS and not info.reference_of:
         found.add(Role.SWEEP)
     if encoding in PCM_BYTES and info.modality is Modality.AUDIO:
         found.add(Role.SOUND)
+        if info.shape and info.shape[0] > 1:
+            found.add(Role.ARRAY)
     if _tells_position(info):
         found.add(Role.POSITION)
     return frozenset(found)

@@ -5,7 +5,6 @@ Read when first asked for; used by the checks of a recording and by the solvers.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from sensorium.agent.calibrating.shots import (
     decoded_cloud,
     imu_samples,
 )
-from sensorium.calibration import force_torque, inertial, lidar_lidar, microphones, rotation
+from sensorium.calibration import inertial
 from sensorium.calibration.geometry import Array
 from sensorium.calibration.inertial import Inertial
 from sensorium.calibration.rig_document import RigCalibration
@@ -44,18 +43,6 @@ _SIDES = {
     "above": (0.0, 0.0, 1.0),
     "below": (0.0, 0.0, -1.0),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class SensorTask:
-    """A check that the streams of an episode and its calibration allow; ``infos`` are its one or two streams."""
-
-    check: str
-    infos: tuple[StreamInfo, ...]
-
-    @property
-    def subject(self) -> str:
-        return "~".join(info.frame_id for info in self.infos)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,29 +83,15 @@ class SensorData:
 
     def __init__(self, path: Path, streams: Sequence[StreamInfo], calibration: RigCalibration) -> None:
         self.path = path
+        self.streams = streams
         self.calibration = calibration
-        self.imus = [info for info in streams if has_role(info, Role.GYRO, Role.ACCELEROMETER)]
-        self.lidars = [info for info in streams if has_role(info, Role.SWEEP)]
-        self.forces = [info for info in streams if has_role(info, Role.WRENCH)]
-        self.arrays = [info for info in streams if has_role(info, Role.SOUND) and info.shape[0] > 1]
+        self.imus = self.having(Role.GYRO, Role.ACCELEROMETER)
+        self.lidars = self.having(Role.SWEEP)
         self._inertial: dict[str, Inertial | None] = {}
-        self.tasks = self._tasks()
 
-    def _tasks(self) -> list[SensorTask]:
-        found = [
-            SensorTask(lidar_lidar.CHECK, pair)
-            for pair in combinations(self.lidars, 2)
-            if self.calibration.has_transform(pair[0].frame_id, pair[1].frame_id)
-        ]
-        found += [SensorTask(inertial.STATIC_CHECK, (info,)) for info in self.imus]
-        for lidar in self.lidars:
-            imu = self.imu_for(lidar.frame_id)
-            if imu is not None:
-                found.append(SensorTask(inertial.GROUND_CHECK, (lidar, imu)))
-                found.append(SensorTask(rotation.CHECK, (lidar, imu)))
-        found += [SensorTask(force_torque.CHECK, (info,)) for info in self.forces]
-        found += [SensorTask(microphones.CHECK, (info,)) for info in self.arrays]
-        return found
+    def having(self, *wanted: Role) -> list[StreamInfo]:
+        """Return the streams with each of these roles."""
+        return [info for info in self.streams if has_role(info, *wanted)]
 
     def imu_for(self, frame: str) -> StreamInfo | None:
         """Return the fastest IMU that the calibration joins with a frame."""

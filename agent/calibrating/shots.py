@@ -108,15 +108,35 @@ def fastest_gyro(infos: Iterable[StreamInfo], calibration: RigCalibration) -> St
 
 def stereo_pairs_of(calibration: RigCalibration, cameras: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs of cameras whose views overlap by what the calibration says, first by name first."""
-    found = []
-    for left, right in combinations(sorted(cameras), 2):
-        if not calibration.has_transform(left, right) or {left, right} - calibration.cameras.keys():
-            continue
-        T = calibration.transform(left, right)
-        distance_m = float(np.linalg.norm(T[:3, 3]))
-        if T[2, 2] > np.cos(MAX_STEREO_ANGLE_RAD) and 1e-3 < distance_m < MAX_BASELINE_M:
-            found.append((left, right))
-    return found
+    return [
+        (left, right)
+        for left, right in combinations(sorted(set(cameras) & calibration.cameras.keys()), 2)
+        if calibration.has_transform(left, right) and views_overlap(calibration, left, right)
+    ]
+
+
+def views_overlap(calibration: RigCalibration, left: str, right: str) -> bool:
+    """Return whether two cameras look about the same way from about the same place.
+
+    Raises:
+        CalibrationError: If the calibration does not join the two.
+    """
+    T = calibration.transform(left, right)
+    distance_m = float(np.linalg.norm(T[:3, 3]))
+    return bool(T[2, 2] > np.cos(MAX_STEREO_ANGLE_RAD)) and 1e-3 < distance_m < MAX_BASELINE_M
+
+
+def require_size(image: Image, frame: str, camera: Intrinsics) -> None:
+    """Refuse an image of another size than the one that its lens was calibrated for.
+
+    Raises:
+        CalibrationError: If the sizes differ.
+    """
+    if (image.shape[1], image.shape[0]) != (camera.width, camera.height):
+        raise CalibrationError(
+            f"images of {frame} are {image.shape[1]}x{image.shape[0]}, its calibration is for "
+            f"{camera.width}x{camera.height}"
+        )
 
 
 def decoded_image(info: StreamInfo, payload: bytes) -> Image:

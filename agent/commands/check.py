@@ -13,7 +13,8 @@ from sensorium.agent.calibrating.checking.references import references_of
 from sensorium.agent.calibrating.checking.report import CheckReport, degrees, montage
 from sensorium.agent.calibrating.checking.run import run_checks
 from sensorium.agent.calibrating.image_files import write_image
-from sensorium.agent.calibrating.recording import Recording, open_recording
+from sensorium.agent.calibrating.opening import open_recording
+from sensorium.agent.calibrating.recording import Recording
 from sensorium.agent.calibrating.solving.guide import Guide
 from sensorium.agent.calibrating.solving.live import LiveGuide, record_live
 from sensorium.agent.calibrating.solving.run import check_with_board, kind_of
@@ -134,7 +135,7 @@ def _check(
     if board is not None:
         # A board says more than the scene does, and its squares look alike: what follows them from image to
         # image may turn the wrong way. Sensors that need no images are judged as ever.
-        recording.stereo, recording.camera_lidar, recording.turning = [], [], []
+        recording.tasks = [task for task in recording.tasks if not task.kind.has_camera]
     report = run_checks(recording, overlay is not None, show)
     if board is not None:
         request = SolveRequest(recording.path, kind_of(recording.path), board, show=show)

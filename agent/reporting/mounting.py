@@ -1,10 +1,13 @@
 """Where the LiDAR's edges lie on the image, as calibrated and as the episode itself says."""
 
+from dataclasses import replace
 from functools import partial
 
 from sensorium.agent.calibrating.checking.report import Overlay
 from sensorium.agent.calibrating.checking.run import run_checks
-from sensorium.agent.calibrating.recording import CameraLidarSet, open_recording, spread
+from sensorium.agent.calibrating.opening import open_recording
+from sensorium.agent.calibrating.recording import PreparedMaterial, spread
+from sensorium.agent.calibrating.tasks import CheckTask
 from sensorium.agent.reporting import page
 from sensorium.agent.reporting.material import Material, attempt
 from sensorium.agent.reporting.pictures import encoded
@@ -25,16 +28,19 @@ def mounting(material: Material) -> str:
 
 def _figures(material: Material) -> str:
     recording = open_recording(material.folder)
-    shown = [each for each in recording.camera_lidar if _may_be_shown(material, each)]
-    if not shown or not shown[0].shots:
+    pairs = [task for task in recording.tasks if task.kind.name == "camera_lidar"]
+    shown = [task for task in pairs if _may_be_shown(material, task)]
+    if not shown:
         return ""
-    first = max(shown, key=lambda each: f"{each.camera}~{each.lidar}" in alarmed_pairs(material))
+    first = max(shown, key=lambda task: task.subject in alarmed_pairs(material))
+    chosen = recording.material.camera_lidar(first)
+    if not chosen.shots:
+        return ""
     since_s = moved_before_s(material)
-    after = [shot for shot, at_s in zip(first.shots, first.times_s, strict=False) if at_s >= since_s]
-    shots = [(after or first.shots)[index] for index in spread(len(after or first.shots), KEYFRAMES)]
-    recording.stereo, recording.turning, recording.problems, recording.sensors = [], [], [], None
-    recording.camera_lidar = [CameraLidarSet(first.camera, first.lidar, shots, first.apart_ns)]
-    report = run_checks(recording, with_pictures=True)
+    after = [shot for shot, at_s in zip(chosen.shots, chosen.times_s, strict=False) if at_s >= since_s]
+    shots = [(after or chosen.shots)[index] for index in spread(len(after or chosen.shots), KEYFRAMES)]
+    few = PreparedMaterial(camera_lidar=[replace(chosen, shots=shots, times_s=())])
+    report = run_checks(replace(recording, material=few, tasks=few.tasks, problems=[]), with_pictures=True)
     verdict = report.verdicts[0]
     figures = "".join(_figure(overlay) for overlay in report.overlays[:2])
     return page.grid([figures], "two") + page.note(_sentence(verdict, len(shots))) if figures else ""
@@ -58,9 +64,8 @@ def moved_before_s(material: Material) -> float:
     return (max(moved) - started_ns) / SECOND_NS if moved else 0.0
 
 
-def _may_be_shown(material: Material, chosen: CameraLidarSet) -> bool:
-    frames = (chosen.camera, chosen.lidar)
-    records = [record for record in material.records if record.info.frame_id in frames]
+def _may_be_shown(material: Material, task: CheckTask) -> bool:
+    records = [record for record in material.records if record.info.frame_id in task.frames]
     return not any(material.withheld(record) for record in records)
 
 

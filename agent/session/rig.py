@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
+from sensorium.agent.session.check_kinds import watched_kind
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.driver import Driver, DriverConfig
 from sensorium.drivers.frame import STREAM_NAME
@@ -51,13 +52,25 @@ class CheckOptions(_Strict):
     """One calibration check that runs while recording.
 
     Attributes:
-        streams: Two cameras, camera and LiDAR, two LiDARs, or LiDAR and IMU (``ground_gravity``).
-        every_s: A result about so often; default 5 for stereo, 10 for the others.
+        check: Which kind; :mod:`sensorium.agent.session.check_kinds` lists them.
+        streams: What it checks, such as two cameras, or a LiDAR and an IMU (``ground_gravity``).
+        every_s: A result about so often; None = as often as is usual for this kind.
     """
 
-    check: Literal["stereo", "camera_lidar", "lidar_lidar", "ground_gravity"]
-    streams: tuple[str, str]
+    check: str
+    streams: tuple[str, ...]
     every_s: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _is_of_a_kind(self) -> "CheckOptions":
+        try:
+            kind = watched_kind(self.check)
+        except ConfigError as err:
+            raise ValueError(str(err)) from err
+        if len(self.streams) != len(kind.parts):
+            parts = " and ".join(part.name for part in kind.parts)
+            raise ValueError(f"check {self.check} asks for {len(kind.parts)} streams: {parts}")
+        return self
 
 
 class CheckerOptions(_Strict):

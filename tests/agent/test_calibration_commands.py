@@ -13,7 +13,7 @@ from sensor_episodes import sensor_episode
 from typer.testing import CliRunner
 
 from sensorium.agent.calibrating.checking.run import run_checks
-from sensorium.agent.calibrating.recording import open_recording
+from sensorium.agent.calibrating.opening import open_recording
 from sensorium.agent.cli import app
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import small_motion, transform

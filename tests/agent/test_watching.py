@@ -12,9 +12,8 @@ from simulated_rig import START_NS
 from watched_rig import SLOW, STEP_S, WatchedRig, watched_rig
 
 from sensorium.agent.calibrating.watching.attribution import Attribution
-from sensorium.agent.calibrating.watching.pairs import WATCHES
 from sensorium.agent.calibrating.watching.plan import plan_checks
-from sensorium.agent.calibrating.watching.watch import Watch
+from sensorium.agent.calibrating.watching.watch import Watch, new_watch
 from sensorium.agent.session.rig import CheckOptions
 from sensorium.calibration.attribution import is_timing
 from sensorium.calibration.rig_document import RigCalibration
@@ -61,7 +60,7 @@ def watch(
     options = CheckOptions.model_validate({"check": kind, "streams": [first, second], "every_s": 6.0})
     (plan,) = plan_checks([options], calibration, rig.infos)
     assert not plan.problem
-    return WATCHES[kind](plan, calibration)
+    return new_watch(plan, calibration)
 
 
 def feed(watched: Watch[Any], rig: WatchedRig, times_s: Iterable[float]) -> list[JudgedWindow]:

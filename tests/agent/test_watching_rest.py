@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from watched_rig import WatchedRig, watched_rig
 
-from sensorium.agent.calibrating.watching.pairs import WATCHES
 from sensorium.agent.calibrating.watching.plan import plan_checks
-from sensorium.agent.calibrating.watching.watch import Watch
+from sensorium.agent.calibrating.watching.watch import Watch, new_watch
 from sensorium.agent.session.rig import CheckOptions
 from sensorium.calibration.geometry import inverse
 from sensorium.calibration.rig_document import Edge, RigCalibration
@@ -49,7 +48,7 @@ def judged(rig: WatchedRig, kind: Any, first: str, second: str) -> tuple[Watch[A
     options = CheckOptions(check=kind, streams=(first, second), every_s=3.0)
     (plan,) = plan_checks([options], known, rig.infos)
     assert not plan.problem
-    watched = WATCHES[kind](plan, known)
+    watched = new_watch(plan, known)
     found = []
     for world_s in np.arange(0.3, SECONDS - 0.2, 0.6):
         watched.take(rig.at(watched.request, world_s))

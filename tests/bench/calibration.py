@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from sensorium.agent.calibrating.checking.run import run_checks
-from sensorium.agent.calibrating.recording import CameraLidarSet, Recording, StereoSet
+from sensorium.agent.calibrating.recording import CameraLidarSet, PreparedMaterial, Recording, StereoSet
 from sensorium.agent.calibrating.shots import Shot
 from sensorium.calibration import geometry
 from sensorium.calibration.board import (
@@ -872,14 +872,16 @@ def _episode(seed: int, bumped: str, at_s: float, change: geometry.Array) -> Rec
             for pair, (points, ring) in zip(pairs, sweeps, strict=True)
         ]
 
+    material = PreparedMaterial(
+        [StereoSet(*names, [partial(tuple, pair) for pair in pairs], times)],
+        [CameraLidarSet(name, "lidar", shots(side), None, times) for side, name in enumerate(names)],
+    )
     return Recording(
         Path(f"simulated-{seed}"),
         "episode",
         ImportResult(room.rig, (), "sensorium"),
-        stereo=[StereoSet(*names, [partial(tuple, pair) for pair in pairs], times)],
-        camera_lidar=[
-            CameraLidarSet(name, "lidar", shots(side), None, times) for side, name in enumerate(names)
-        ],
+        material,
+        material.tasks,
     )
 
 

@@ -27,11 +27,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from simulated_rig import START_NS
 from watched_rig import SLOW, STEP_S, WatchedRig, watched_rig
 
-from sensorium.agent.calibrating.recording import open_recording
+from sensorium.agent.calibrating.opening import open_recording
 from sensorium.agent.calibrating.watching.attribution import Attribution
-from sensorium.agent.calibrating.watching.pairs import WATCHES
 from sensorium.agent.calibrating.watching.plan import plan_checks
-from sensorium.agent.calibrating.watching.watch import ALARM, Watch
+from sensorium.agent.calibrating.watching.watch import ALARM, Watch, new_watch
 from sensorium.agent.session.rig import CheckOptions
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamps
@@ -197,7 +196,7 @@ def watch_of(kind: str, streams: tuple[str, str], calibration: RigCalibration, i
     options = CheckOptions.model_validate({"check": kind, "streams": streams, "every_s": 6.0})
     (plan,) = plan_checks([options], calibration, infos)
     assert not plan.problem, plan.problem
-    return WATCHES[kind](plan, calibration)
+    return new_watch(plan, calibration)
 
 
 def main() -> None:

@@ -1,30 +1,27 @@
 """Judges a camera with an IMU by the turning that both saw."""
 
 from sensorium.agent.calibrating.checking.report import CheckReport, told_only_by_more_motion
-from sensorium.agent.calibrating.recording import Recording, TurningSet
+from sensorium.agent.calibrating.recording import Recording
+from sensorium.agent.calibrating.shots import require_size
+from sensorium.agent.calibrating.tasks import CheckTask
 from sensorium.calibration import rotation
 from sensorium.calibration.camera_rotation import camera_turns
-from sensorium.errors import CalibrationError
-from sensorium.verdict import Status, Verdict
+from sensorium.verdict import Verdict
 
 
-def check_turning(report: CheckReport, recording: Recording, pair: TurningSet) -> Verdict:
+def judge_turning(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
     """Judge rotation and time offset of a camera against an IMU over the most lively part of a recording."""
     calibration = recording.calibration.calibration
-    found = pair.load()
-    camera = calibration.camera(pair.camera)
+    camera_frame, imu_frame = task.frames
+    found = recording.material.turning(task)
+    camera = calibration.camera(camera_frame)
     for image in found.images[:1]:
-        if (image.shape[1], image.shape[0]) != (camera.width, camera.height):
-            raise CalibrationError(
-                f"images of {pair.camera} are {image.shape[1]}x{image.shape[0]}, its calibration is for "
-                f"{camera.width}x{camera.height}"
-            )
+        require_size(image, camera_frame, camera)
     turns = camera_turns(found.images, found.image_s, camera)
     if len(turns.start_s) < rotation.MIN_STEPS:
         reason = f"the turning was seen in {len(turns.start_s)} steps, {rotation.MIN_STEPS} are needed"
-        subject = f"{pair.camera}~{pair.imu}"
-        return report.leave_out(Verdict(rotation.CHECK, subject, Status.INSUFFICIENT, (), (reason,)))
+        return report.leave_out(task.insufficient(reason))
     verdict = rotation.check_imu_rotation(
-        turns, found.gyro_s, found.gyro_rad_s, calibration, pair.camera, pair.imu
+        turns, found.gyro_s, found.gyro_rad_s, calibration, camera_frame, imu_frame
     )
     return report.leave_out(told_only_by_more_motion(verdict))

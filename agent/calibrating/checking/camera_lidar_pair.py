@@ -7,8 +7,9 @@ import numpy as np
 
 from sensorium.agent.calibrating.checking.report import CheckReport, Overlay
 from sensorium.agent.calibrating.checking.windows import changes, decided, located
-from sensorium.agent.calibrating.recording import CameraLidarSet, Recording, spread
+from sensorium.agent.calibrating.recording import Recording, spread
 from sensorium.agent.calibrating.shots import Shot
+from sensorium.agent.calibrating.tasks import CheckTask
 from sensorium.calibration import camera_lidar, nid
 from sensorium.calibration.attribution import TIMING, split_timing
 from sensorium.calibration.geometry import Array, Intrinsics, apply, small_motion
@@ -38,13 +39,16 @@ class _Prepared:
     keyframe: camera_lidar.Keyframe
 
 
-def check_camera_lidar(
-    report: CheckReport, recording: Recording, chosen: CameraLidarSet, with_pictures: bool
-) -> Verdict:
-    camera, lidar = chosen.camera, chosen.lidar
+def judge_camera_lidar(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
+    """Judge a camera and a LiDAR by all their keyframes, then by what parts of them say, and tell timing apart.
+
+    Raises:
+        CalibrationError: If an image or a sweep does not decode.
+    """
+    chosen, (camera, lidar) = recording.material.camera_lidar(task), task.frames
     prepared = [_prepare(load()) for load in chosen.shots]
     calibration = RigCalibration(edges=(Edge(camera, lidar, np.eye(4)),))
-    reference = recording.calibration.calibration.reference(camera_lidar.CHECK, f"{camera}~{lidar}")
+    reference = recording.calibration.calibration.reference(camera_lidar.CHECK, task.subject)
 
     def judge(part: Sequence[_Prepared], is_thorough: bool = False) -> camera_lidar.CameraLidarCheck:
         frames = [each.keyframe for each in part]
@@ -54,42 +58,61 @@ def check_camera_lidar(
 
     pooled = judge(prepared, True)
     verdict = pooled.verdict
-    faults: list[Verdict] = []
-    if verdict.status is not Status.OK and prepared:
-        views = [_view(prepared[index]) for index in spread(len(prepared), MAX_LINT_VIEWS)]
-        T_first = prepared[0].shot.T_camera_lidar
-        faults = lint_camera_lidar([_in_first(v, T_first) for v in views], T_first, f"{camera}~{lidar}")
-        report.findings += faults
+    faults = [] if verdict.status is Status.OK else _faults(prepared, task.subject)
+    report.findings += faults
     if faults:
         verdict = replace(verdict, status=Status.FAILED, reasons=faults[0].reasons)
     elif verdict.status is not Status.INSUFFICIENT:
         verdict = _with_slip(_heard_twice(pooled, prepared, judge), prepared)
         verdict = _with_second_opinion(verdict, prepared, pooled.motion)
-        turning = [(each, each.shot.turning_rad_s) for each in prepared]
-        single = [
-            (camera_lidar.estimate_motion([each.keyframe], np.eye(4)), rate)
-            for each, rate in turning
-            if rate is not None and sum(known is not None for _, known in turning) >= MIN_TIMING_FRAMES
-        ]
-        verdict = with_timing(verdict, single)
-        if verdict.status in (Status.SUSPECT, Status.FAILED) and len(chosen.times_s) == len(prepared):
-            starts = range(0, len(prepared) - camera_lidar.MIN_KEYFRAMES + 1, camera_lidar.MIN_KEYFRAMES)
-            parts = [slice(start, start + camera_lidar.MIN_KEYFRAMES) for start in starts]
-            times = tuple(float(np.mean(chosen.times_s[part])) for part in parts)
-            verdict = located(verdict, [judge(prepared[part]).verdict for part in parts], times)
+        verdict = with_timing(verdict, _turned(prepared))
+        verdict = _located(verdict, prepared, chosen.times_s, judge)
     if chosen.apart_ns is not None and prepared:
         verdict = _with_time(verdict, chosen.apart_ns)
-    if with_pictures:
+    if report.with_pictures:
         motion = None if verdict.status is Status.INSUFFICIENT else small_motion(pooled.motion)
-        for index in spread(len(prepared), MAX_PICTURES):
-            report.overlays.append(_edge_picture(prepared[index], motion, f"{camera}~{lidar}"))
+        chosen_views = [prepared[index] for index in spread(len(prepared), MAX_PICTURES)]
+        report.overlays += [_edge_picture(each, motion, task.subject) for each in chosen_views]
     return verdict
+
+
+_Judge = Callable[[Sequence[_Prepared]], camera_lidar.CameraLidarCheck]
+
+
+def _faults(prepared: Sequence[_Prepared], subject: str) -> list[Verdict]:
+    """Return what another reading of the same numbers would explain: the inverse, turned axes, millimetres."""
+    if not prepared:
+        return []
+    views = [_view(prepared[index]) for index in spread(len(prepared), MAX_LINT_VIEWS)]
+    T_first = prepared[0].shot.T_camera_lidar
+    return list(lint_camera_lidar([_in_first(view, T_first) for view in views], T_first, subject))
+
+
+def _turned(prepared: Sequence[_Prepared]) -> list[tuple[camera_lidar.Estimate, Array]]:
+    """Return what each keyframe alone says and how fast the camera turned in it, if enough of them know."""
+    known = [(each.keyframe, each.shot.turning_rad_s) for each in prepared]
+    turned = [(frame, rate) for frame, rate in known if rate is not None]
+    if len(turned) < MIN_TIMING_FRAMES:
+        return []
+    return [(camera_lidar.estimate_motion([frame], np.eye(4)), rate) for frame, rate in turned]
+
+
+def _located(
+    verdict: Verdict, prepared: Sequence[_Prepared], times_s: Sequence[float], judge: _Judge
+) -> Verdict:
+    """Say of an alarm when along the recording it began, from windows of the fewest keyframes that can be judged."""
+    if verdict.status not in (Status.SUSPECT, Status.FAILED) or len(times_s) != len(prepared):
+        return verdict
+    size = camera_lidar.MIN_KEYFRAMES
+    parts = [slice(start, start + size) for start in range(0, len(prepared) - size + 1, size)]
+    times = tuple(float(np.mean(times_s[part])) for part in parts)
+    return located(verdict, [judge(prepared[part]).verdict for part in parts], times)
 
 
 def _heard_twice(
     pooled: camera_lidar.CameraLidarCheck,
     prepared: Sequence[_Prepared],
-    judge: Callable[[Sequence[_Prepared]], camera_lidar.CameraLidarCheck],
+    judge: _Judge,
 ) -> Verdict:
     """Return the verdict after the first and the second half were judged alone."""
     middle = len(prepared) // 2

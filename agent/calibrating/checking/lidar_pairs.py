@@ -7,8 +7,10 @@ from numpy.typing import NDArray
 
 from sensorium.agent.calibrating.checking.report import CheckReport, told_only_by_more_motion
 from sensorium.agent.calibrating.checking.windows import changes, decided, located
-from sensorium.agent.calibrating.sensors import SensorData, SensorTask, TimedSweep
-from sensorium.calibration import inertial, lidar_lidar, rotation
+from sensorium.agent.calibrating.recording import Recording
+from sensorium.agent.calibrating.sensors import SensorData, TimedSweep
+from sensorium.agent.calibrating.tasks import CheckTask
+from sensorium.calibration import lidar_lidar, rotation
 from sensorium.calibration.geometry import Array
 from sensorium.calibration.inertial import check_ground_gravity
 from sensorium.calibration.lidar_lidar import Registration, check_lidar_lidar, register_sweeps, sweep_turns
@@ -25,14 +27,15 @@ MAX_RATE_RAD_S = np.deg2rad(2.0)
 TURNING_S = 20.0
 
 
-def check_lidars(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
+def judge_lidars(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
     """Judge two LiDARs by sweeps taken while the rig hardly moved, all along the recording."""
+    data = recording.material.sensors
     first, second = task.infos
     T_known = data.calibration.transform(first.frame_id, second.frame_id)
     pairs, reason = calm_pairs(data, first, second)
     if len(pairs) < MIN_PAIRS:
         said = f"{len(pairs)} pairs of sweeps, {MIN_PAIRS} are needed" if pairs else reason
-        return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (said,)))
+        return report.leave_out(task.insufficient(said))
     found = [register_sweeps([a.points], [b.points], T_known) for a, b in pairs]
 
     def judge(part: Sequence[Registration]) -> Verdict:
@@ -108,13 +111,14 @@ def _spread(indices: NDArray[np.intp], wanted: int) -> list[int]:
     return [int(index) for index in indices[np.linspace(0, len(indices) - 1, wanted).astype(int)]]
 
 
-def check_ground(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
+def judge_ground(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
     """Judge the ground that a LiDAR sees against the gravity that an IMU feels, over the longest rest."""
+    data = recording.material.sensors
     lidar, imu = task.infos
     found = resting_sweeps(data, lidar, imu)
     if found is None:
         reason = f"{imu.frame_id} was never at rest for a second: stop the rig for some seconds"
-        return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,)))
+        return report.leave_out(task.insufficient(reason))
     sweeps, acc = found
 
     def judge(part: Sequence[TimedSweep]) -> Verdict:
@@ -154,24 +158,18 @@ def lively_turns(data: SensorData, lidar: StreamInfo, imu: StreamInfo) -> Turns 
     return sweep_turns([sweep.points for sweep in sweeps], np.array([sweep.time_s for sweep in sweeps]))[0]
 
 
-def check_lidar_turning(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
+def judge_lidar_turning(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
     """Judge rotation and time offset of a LiDAR against an IMU over the most lively twenty seconds."""
+    data = recording.material.sensors
     lidar, imu = task.infos
     samples, turns = data.inertial(imu), lively_turns(data, lidar, imu)
     if samples is None or turns is None:
         reason = "the rig hardly turns, or about one axis only: turn it about all axes for ten seconds"
-        return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,)))
+        return report.leave_out(task.insufficient(reason))
     if len(turns.start_s) < rotation.MIN_STEPS:
         reason = f"the turning was seen in {len(turns.start_s)} steps, {rotation.MIN_STEPS} are needed"
-        return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,)))
+        return report.leave_out(task.insufficient(reason))
     verdict = check_imu_rotation(
         turns, samples.time_s, samples.gyro_rad_s, data.calibration, lidar.frame_id, imu.frame_id
     )
     return report.leave_out(told_only_by_more_motion(verdict))
-
-
-CHECKS = {
-    lidar_lidar.CHECK: check_lidars,
-    inertial.GROUND_CHECK: check_ground,
-    rotation.CHECK: check_lidar_turning,
-}

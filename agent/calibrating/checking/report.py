@@ -28,11 +28,13 @@ class CheckReport:
     Attributes:
         findings: Formal faults of the document, or of how it fits the data.
         verdicts: One for each check and sensor or pair.
+        overlays: What the checks saw, if pictures are wanted.
     """
 
     findings: list[Verdict] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     overlays: list[Overlay] = field(default_factory=list)
+    with_pictures: bool = False
     _left_out: set[tuple[str, str]] = field(default_factory=set)
 
     def leave_out(self, verdict: Verdict) -> Verdict:

@@ -1,23 +1,24 @@
 """Runs every calibration check that a recording allows and says what came out, in words, numbers and pictures."""
 
 from collections.abc import Callable
-from functools import partial
 
 import cv2
 import numpy as np
 
-from sensorium.agent.calibrating.checking import lidar_pairs, single_sensors
-from sensorium.agent.calibrating.checking.camera_imu_pair import check_turning
-from sensorium.agent.calibrating.checking.camera_lidar_pair import check_camera_lidar
 from sensorium.agent.calibrating.checking.report import CheckReport
-from sensorium.agent.calibrating.checking.stereo_pair import check_stereo
 from sensorium.agent.calibrating.recording import Recording
-from sensorium.calibration import camera_lidar, rotation, stereo
+from sensorium.agent.calibrating.tasks import CheckTask
+from sensorium.agent.session.check_kinds import load
 from sensorium.calibration.lint import lint_streams
 from sensorium.errors import SensoriumError
 from sensorium.verdict import Status, Verdict
 
-_SENSOR_CHECKS = {**lidar_pairs.CHECKS, **single_sensors.CHECKS}
+Judge = Callable[[CheckReport, Recording, CheckTask], Verdict]
+"""What a row of :data:`sensorium.agent.session.check_kinds.KINDS` names as its judge of recordings.
+
+It asks the recording's material for what it needs, and returns a verdict. Findings and pictures it adds to the report;
+a verdict that few recordings can give it passes through :meth:`CheckReport.leave_out`.
+"""
 
 
 def run_checks(
@@ -28,37 +29,20 @@ def run_checks(
     Args:
         show: Told what is being looked at.
     """
-    report = CheckReport(list(recording.calibration.findings))
+    report = CheckReport(list(recording.calibration.findings), with_pictures=with_pictures)
     report.findings += lint_streams(recording.calibration.calibration, recording.sizes)
-    for both in recording.stereo:
-        subject = f"{both.left}~{both.right}"
-        show(f"{subject}: stereo")
-        judge = partial(check_stereo, report, recording, both, with_pictures)
-        report.verdicts.append(_guarded(stereo.CHECK, subject, judge))
-    for each in recording.camera_lidar:
-        subject = f"{each.camera}~{each.lidar}"
-        show(f"{subject}: camera and LiDAR")
-        judge = partial(check_camera_lidar, report, recording, each, with_pictures)
-        report.verdicts.append(_guarded(camera_lidar.CHECK, subject, judge))
-    for pair in recording.turning:
-        subject = f"{pair.camera}~{pair.imu}"
-        show(f"{subject}: turning")
-        judge = partial(check_turning, report, recording, pair)
-        report.verdicts.append(_guarded(rotation.CHECK, subject, judge))
-    if (sensors := recording.sensors) is not None:
-        for task in sensors.tasks:
-            show(f"{task.subject}: {task.check.replace('_', ' ')}")
-            judge = partial(_SENSOR_CHECKS[task.check], report, sensors, task)
-            report.verdicts.append(_guarded(task.check, task.subject, judge))
+    for task in recording.tasks:
+        show(f"{task.subject}: {task.kind.name.replace('_', ' ')}")
+        report.verdicts.append(_judged(report, recording, task))
     for problem in recording.problems:
         subject, _, reason = problem.partition(": ")
         report.verdicts.append(Verdict("calibration", subject, Status.INSUFFICIENT, (), (reason or problem,)))
     return report
 
 
-def _guarded(check: str, subject: str, judge: Callable[[], Verdict]) -> Verdict:
+def _judged(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
+    judge: Judge = load(task.kind.judge)
     try:
-        return judge()
+        return judge(report, recording, task)
     except (SensoriumError, np.linalg.LinAlgError, cv2.error) as err:
-        reason = f"could not be judged: {' '.join(str(err).split())}"
-        return Verdict(check, subject, Status.INSUFFICIENT, (), (reason,))
+        return task.insufficient(f"could not be judged: {' '.join(str(err).split())}")

@@ -7,8 +7,9 @@ import numpy as np
 
 from sensorium.agent.calibrating.checking.report import CheckReport
 from sensorium.agent.calibrating.checking.windows import changes, decided, located
-from sensorium.agent.calibrating.sensors import SensorData, SensorTask
-from sensorium.calibration import force_torque, inertial, microphones
+from sensorium.agent.calibrating.recording import Recording
+from sensorium.agent.calibrating.tasks import CheckTask
+from sensorium.calibration import inertial
 from sensorium.calibration.force_torque import check_force_torque
 from sensorium.calibration.inertial import ImuTolerance, Inertial, check_imu_static
 from sensorium.calibration.microphones import check_claps, check_microphones
@@ -18,8 +19,9 @@ from sensorium.verdict import Status, Verdict
 WINDOW_S = 4.0
 
 
-def check_imu(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
+def judge_imu(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
     """Judge an IMU by all its rest, and tell when along it a bias jumped."""
+    data = recording.material.sensors
     (info,) = task.infos
     samples = data.inertial(info)
     if samples is None:
@@ -64,8 +66,9 @@ def _drift(parts: Sequence[Inertial], is_one_rest: bool) -> list[tuple[str, floa
     return changes(names, units, first, second, limits)
 
 
-def check_force(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
+def judge_force(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
     """Judge a force sensor by its readings at rest against the payload and biases that are known."""
+    data = recording.material.sensors
     (info,) = task.infos
     known = data.calibration.force_torque.get(info.frame_id)
     if known is None:
@@ -89,8 +92,9 @@ def check_force(report: CheckReport, data: SensorData, task: SensorTask) -> Verd
     return decided(pooled, halves, ())
 
 
-def check_array(report: CheckReport, data: SensorData, task: SensorTask) -> Verdict:
+def judge_array(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
     """Judge an array of microphones by the claps it heard."""
+    data = recording.material.sensors
     (info,) = task.infos
     claps = data.claps(info)
     known = data.calibration.microphones.get(info.frame_id)
@@ -105,12 +109,5 @@ def check_array(report: CheckReport, data: SensorData, task: SensorTask) -> Verd
     return report.leave_out(verdict)
 
 
-def _nothing(report: CheckReport, task: SensorTask, reason: str) -> Verdict:
-    return report.leave_out(Verdict(task.check, task.subject, Status.INSUFFICIENT, (), (reason,)))
-
-
-CHECKS = {
-    inertial.STATIC_CHECK: check_imu,
-    force_torque.CHECK: check_force,
-    microphones.CHECK: check_array,
-}
+def _nothing(report: CheckReport, task: CheckTask, reason: str) -> Verdict:
+    return report.leave_out(task.insufficient(reason))

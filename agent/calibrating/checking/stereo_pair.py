@@ -8,36 +8,34 @@ import numpy as np
 
 from sensorium.agent.calibrating.checking.report import CheckReport, Overlay
 from sensorium.agent.calibrating.checking.windows import changes, decided, located
-from sensorium.agent.calibrating.recording import Recording, StereoSet
-from sensorium.agent.calibrating.shots import Image
+from sensorium.agent.calibrating.recording import Recording
+from sensorium.agent.calibrating.shots import Image, require_size
+from sensorium.agent.calibrating.tasks import CheckTask
 from sensorium.calibration import stereo
 from sensorium.calibration.geometry import Array, rays, skew
 from sensorium.calibration.lint import lint_stereo
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.errors import CalibrationError
 from sensorium.verdict import Quantity, Status, Verdict
 
 
-def check_stereo(
-    report: CheckReport, recording: Recording, chosen: StereoSet, with_pictures: bool
-) -> Verdict:
-    calibration, left, right = recording.calibration.calibration, chosen.left, chosen.right
-    subject = f"{left}~{right}"
+def judge_stereo(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
+    """Judge two cameras by all their pairs of images, and by both halves of them.
+
+    Raises:
+        CalibrationError: If an image does not decode or has another size than its calibration is for.
+    """
+    calibration, (left, right) = recording.calibration.calibration, task.frames
+    chosen = recording.material.stereo(task)
     matches, last = [], None
     for load in chosen.pairs:
         last = load()
         for image, name in zip(last, (left, right), strict=True):
-            camera = calibration.camera(name)
-            if (image.shape[1], image.shape[0]) != (camera.width, camera.height):
-                raise CalibrationError(
-                    f"images of {name} are {image.shape[1]}x{image.shape[0]}, its calibration is for "
-                    f"{camera.width}x{camera.height}"
-                )
+            require_size(image, name, calibration.camera(name))
         matches.append(stereo.match_pair(*last))
     faults = lint_stereo(matches, calibration, left, right)
     report.findings += faults
     pooled = stereo.check_matches(matches, calibration, left, right)
-    if with_pictures and last is not None and matches:
+    if report.with_pictures and last is not None:
         report.overlays.append(_stereo_overlay(last[1], matches[-1], calibration, left, right))
     if faults:
         return replace(pooled.verdict, status=Status.FAILED, reasons=faults[0].reasons)
@@ -57,7 +55,7 @@ def check_stereo(
         windows = [stereo.check_matches([one], calibration, left, right).verdict for one in matches]
         verdict = located(verdict, windows, chosen.times_s)
     counted = (*verdict.quantities, Quantity("pairs", float(len(matches)), "1"))
-    return Verdict(verdict.check, subject, verdict.status, counted, verdict.reasons)
+    return replace(verdict, quantities=counted)
 
 
 def _stereo_overlay(

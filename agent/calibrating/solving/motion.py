@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from sensorium.agent.calibrating.checking.lidar_pairs import calm_pairs, lively_turns, resting_sweeps
-from sensorium.agent.calibrating.recording import load_turning
+from sensorium.agent.calibrating.episode_material import load_turning
 from sensorium.agent.calibrating.sensors import SensorData
 from sensorium.agent.calibrating.shots import Gyro
 from sensorium.agent.calibrating.solving.solver import SolvedPart, Solver, SolveRequest
+from sensorium.agent.calibrating.tasks import tasks_of
+from sensorium.agent.session.check_kinds import check_kind
 from sensorium.calibration import rotation
 from sensorium.calibration.camera_rotation import camera_turns
 from sensorium.calibration.force_torque import solve_payload
@@ -22,13 +24,13 @@ from sensorium.calibration.inertial import (
     rest_spans,
     solve_imu_static,
 )
-from sensorium.calibration.lidar_lidar import CHECK as LIDAR_CHECK
 from sensorium.calibration.lidar_lidar import DEGREES, check_lidar_lidar, pooled_motion, register_sweeps
 from sensorium.calibration.microphones import MIN_CLAPS, find_order, solve_polarity
 from sensorium.calibration.rig_document import Edge, Reference, RigCalibration
 from sensorium.calibration.rotation import MIN_EXCITATION_RAD_S, MIN_STEPS, Turns, align, unexplained
 from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.drivers.frame import Modality, StreamInfo
+from sensorium.drivers.roles import Role
 from sensorium.errors import CalibrationError
 from sensorium.sync.episode.reader import Episode
 from sensorium.verdict import Quantity, Status, Verdict
@@ -309,7 +311,8 @@ class LidarPairSolver(_Solver):
 
     def _solved(self, request: SolveRequest, base: RigCalibration, data: SensorData) -> Sequence[SolvedPart]:
         return [
-            self._one(request, base, data, *task.infos) for task in data.tasks if task.check == LIDAR_CHECK
+            self._one(request, base, data, *task.infos)
+            for task in tasks_of(check_kind("lidar_lidar"), data.streams, base)
         ]
 
     def _one(
@@ -371,7 +374,7 @@ class ForceSolver(_Solver):
     needs = "a force/torque sensor and an IMU on the same body, held still in six poses tilted to all sides"
 
     def _solved(self, request: SolveRequest, base: RigCalibration, data: SensorData) -> Sequence[SolvedPart]:
-        return [self._one(request, base, data, info) for info in data.forces]
+        return [self._one(request, base, data, info) for info in data.having(Role.WRENCH)]
 
     def _one(
         self, request: SolveRequest, base: RigCalibration, data: SensorData, info: StreamInfo
@@ -436,7 +439,7 @@ class MicrophoneSolver(_Solver):
     )
 
     def _solved(self, request: SolveRequest, base: RigCalibration, data: SensorData) -> Sequence[SolvedPart]:
-        return [self._one(request, base, data, info) for info in data.arrays]
+        return [self._one(request, base, data, info) for info in data.having(Role.ARRAY)]
 
     def _one(
         self, request: SolveRequest, base: RigCalibration, data: SensorData, info: StreamInfo
@@ -495,7 +498,8 @@ class GroundReferenceSolver(_Solver):
         base: RigCalibration,
         data: SensorData,
     ) -> Sequence[SolvedPart]:
-        return [self._one(base, data, *task.infos) for task in data.tasks if task.check == GROUND_CHECK]
+        tasks = tasks_of(check_kind("ground_gravity"), data.streams, base)
+        return [self._one(base, data, *task.infos) for task in tasks]
 
     def _one(self, base: RigCalibration, data: SensorData, lidar: StreamInfo, imu: StreamInfo) -> SolvedPart:
         subject = f"{lidar.frame_id}~{imu.frame_id}"

@@ -15,6 +15,7 @@ from sensorium.agent.calibrating.shots import (
     decoded_cloud,
     decoded_image,
     imu_samples,
+    require_size,
     take_shot,
 )
 from sensorium.agent.calibrating.watching.plan import Planned
@@ -26,7 +27,6 @@ from sensorium.calibration.inertial import check_ground_gravity
 from sensorium.calibration.lidar_lidar import Registration, check_lidar_lidar, register_sweeps
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.roles import Role
-from sensorium.errors import CalibrationError
 from sensorium.sync.thinking.sets import AlignedSet, KeptFrame, SetRequest
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict
@@ -64,16 +64,12 @@ class StereoWatch(Watch[stereo.Matches]):
             )
         images = [decoded_image(kept.info, bytes(kept.frame.payload)) for kept in (left, right)]
         for image, frame in zip(images, self.plan.frames, strict=True):
-            camera = self.calibration.camera(frame)
-            if (image.shape[1], image.shape[0]) != (camera.width, camera.height):
-                raise CalibrationError(
-                    f"images of {frame} are {image.shape[1]}x{image.shape[0]}, its calibration is for "
-                    f"{camera.width}x{camera.height}"
-                )
+            require_size(image, frame, self.calibration.camera(frame))
         return stereo.match_pair(images[0], images[1])
 
     def _verdict(self, window: Sequence[stereo.Matches]) -> Verdict:
-        return stereo.check_matches(window, self.calibration, *self.plan.frames).verdict
+        left, right = self.plan.frames
+        return stereo.check_matches(window, self.calibration, left, right).verdict
 
     def _refined(self, verdict: Verdict, window: Sequence[Taken[stereo.Matches]]) -> Verdict:
         self._history.extend(window)
@@ -144,11 +140,11 @@ class CameraLidarWatch(Watch[_View]):
         return min(images, key=lambda kept: abs(kept.first_ns / SECOND_NS - facing_s))
 
     def _verdict(self, window: Sequence[_View]) -> Verdict:
-        frames = [view.frame for view in window]
+        frames, (camera, lidar) = [view.frame for view in window], self.plan.frames
         gates = camera_lidar.gates_of(frames)
         if gates:  # nothing to be learned from climbing
             return Verdict(self.plan.check, self.plan.subject, Status.INSUFFICIENT, (), tuple(gates))
-        found = camera_lidar.check_camera_lidar(frames, self.calibration, *self.plan.frames)
+        found = camera_lidar.check_camera_lidar(frames, self.calibration, camera, lidar)
         self._motion = found.motion
         return found.verdict
 
@@ -253,7 +249,8 @@ class GroundWatch(Watch[tuple[NDArray[np.floating], Array]]):
 
     def _verdict(self, window: Sequence[tuple[NDArray[np.floating], Array]]) -> Verdict:
         sweeps, forces = zip(*window, strict=True)
-        return check_ground_gravity(sweeps, np.concatenate(forces), self.calibration, *self.plan.frames)
+        lidar, imu = self.plan.frames
+        return check_ground_gravity(sweeps, np.concatenate(forces), self.calibration, lidar, imu)
 
 
 def _require_calm(rate_rad_s: float) -> None:
@@ -262,11 +259,3 @@ def _require_calm(rate_rad_s: float) -> None:
             f"the rig turns at {np.rad2deg(rate_rad_s):.0f} deg/s, this check asks for rest "
             f"(below {np.rad2deg(MAX_SWEEP_RATE_RAD_S):.0f} deg/s)"
         )
-
-
-WATCHES: dict[str, type[StereoWatch | CameraLidarWatch | LidarLidarWatch | GroundWatch]] = {
-    "stereo": StereoWatch,
-    "camera_lidar": CameraLidarWatch,
-    "lidar_lidar": LidarLidarWatch,
-    "ground_gravity": GroundWatch,
-}

@@ -18,9 +18,8 @@ from pydantic import TypeAdapter
 
 from sensorium.agent.calibrating.watching.attribution import Attribution
 from sensorium.agent.calibrating.watching.budget import CpuBudget
-from sensorium.agent.calibrating.watching.pairs import WATCHES
 from sensorium.agent.calibrating.watching.plan import Planned, plan_checks
-from sensorium.agent.calibrating.watching.watch import ALARM, UNREADABLE, Watch
+from sensorium.agent.calibrating.watching.watch import ALARM, UNREADABLE, Watch, new_watch
 from sensorium.agent.session.checker_spec import CheckerSpec
 from sensorium.agent.session.control import ControlClient, Requester
 from sensorium.calibration.rig_document import RigCalibration
@@ -158,7 +157,11 @@ class Checker:
         fresh = [plan for plan in planned if not plan.problem]
         self._jobs = [
             known.get(plan)
-            or Job(self._watch(plan), now_ns + index * SECOND_NS // max(len(fresh), 1), since_ns=now_ns)
+            or Job(
+                new_watch(plan, self._calibration),
+                now_ns + index * SECOND_NS // max(len(fresh), 1),
+                since_ns=now_ns,
+            )
             for index, plan in enumerate(fresh)
         ]
         origin = (
@@ -168,9 +171,6 @@ class Checker:
         _log(f"checks {origin}: {listed or 'none'}; `checks: []` turns them off")
         for plan in self._refused:
             _log(f"{plan.check} {plan.subject}: {plan.problem}")
-
-    def _watch(self, plan: Planned) -> Watch[Any]:
-        return WATCHES[plan.kind](plan, self._calibration)
 
     def _work(self, job: Job) -> None:
         """Take one set or judge one window."""

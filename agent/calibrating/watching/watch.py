@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import cv2
 import numpy as np
 
 from sensorium.agent.calibrating.shots import Gyro
 from sensorium.agent.calibrating.watching.plan import Planned
+from sensorium.agent.session.check_kinds import check_kind, load
 from sensorium.calibration.attribution import Window, is_timing, moved_between
 from sensorium.calibration.checks import ConsecutiveJudge
 from sensorium.calibration.rig_document import RigCalibration
@@ -241,3 +242,13 @@ class Watch(ABC, Generic[DataT]):
         if found is None:
             raise UnusableSetError(f"nothing came of {self.plan.gyro} around the image or sweep")
         return found
+
+
+def new_watch(plan: Planned, calibration: RigCalibration) -> Watch[Any]:
+    """Return a new watch for a planned check, of the class that its kind names.
+
+    Raises:
+        CalibrationError: If the calibration does not join its sensors.
+    """
+    watch: type[Watch[Any]] = load(check_kind(plan.kind).watch)
+    return watch(plan, calibration)
