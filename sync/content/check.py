@@ -13,8 +13,9 @@ from sensorium.drivers.frame import Modality, StreamInfo
 from sensorium.drivers.roles import Role, force_columns, has_role, vector
 from sensorium.errors import ClockError, PayloadError
 from sensorium.sync.clocks.model import Uncertainty
+from sensorium.sync.content.events import event_offset
 from sensorium.sync.content.image_rotation import RotationFinder, gyro_offset
-from sensorium.sync.content.offsets import ContentOffset, Delay, event_offset, judge
+from sensorium.sync.content.offset import ContentOffset, Delay, judge
 from sensorium.sync.content.onsets import Onset, audio_onsets, flash_onset, force_onsets
 from sensorium.sync.decoding import StreamDecoder
 from sensorium.sync.episode.reader import Episode

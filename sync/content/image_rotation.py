@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.errors import ClockError
-from sensorium.sync.content.offsets import ContentOffset, predicted_turns, rotation_offset
+from sensorium.sync.content.offset import ContentOffset
+from sensorium.sync.content.rotation import predicted_turns, rotation_offset
 
 Floats = NDArray[np.float64]
 Undistort = Callable[[Floats], Floats]

@@ -1,7 +1,7 @@
 """When a clap begins in audio, in a force signal and in images.
 
 Each finder returns onsets in samples (fractions count) with one sigma. None of them knows of clocks: stamps,
-the travel of sound and the delay of filters are the caller's (`sensorium.sync.content.offsets`).
+the travel of sound and the delay of filters are the caller's (`sensorium.sync.content.offset`).
 """
 
 from dataclasses import dataclass

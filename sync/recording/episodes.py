@@ -17,6 +17,7 @@ from sensorium.sync.recording.open_episode import NOT_STARTED, OpenEpisode
 from sensorium.sync.recording.reference import reference_among
 from sensorium.sync.recording.roster import Roster
 from sensorium.sync.recording.spec import SyncSpec
+from sensorium.sync.recording.streams import Instance
 from sensorium.sync.recording.triggers import SessionTriggers
 from sensorium.timebase import Clock, Timeline, read_bases
 
@@ -80,6 +81,15 @@ class Episodes:
         if timeline is not None and timeline.is_virtual:
             return timeline
         return Timeline(self._spec.host_id, read_bases().utc_minus_host_ns)
+
+    def join(self, instance: Instance) -> None:
+        """Let a driver that has just come take part in the open episode.
+
+        Raises:
+            WriteError: If the disk does not take its channels.
+        """
+        if self.open is not None:
+            self.open.join(instance)
 
     def begin_virtual(self, episode: OpenEpisode, started_ns: int) -> None:
         """Note when the episode of a replay began: at the arrival of its first frame."""

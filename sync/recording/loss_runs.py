@@ -19,6 +19,20 @@ class LossRun:
     count: int
     since_ns: int
 
+    @property
+    def sentence(self) -> str:
+        return f"{self.count} samples from {self.seq} on lost at {self.place.value}: {self.reason}"
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The same for machines."""
+        return {
+            "seq": str(self.seq),
+            "count": str(self.count),
+            "place": self.place.value,
+            "reason": self.reason,
+        }
+
 
 class LossRuns:
     """Joins the losses that drivers report; the account has each of them at once, this is for people."""

@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # One boundary: where the torn episode of a recorder that died ends, the next one begins.
             read = draw_boundary(spec.spool, spec.run_dir)
             service = SyncService(spec, context, clock)
-            service.synchronizer.note_priority(refused)
+            service.synchronizer.refused_priority = refused
 
             def stop(_signal: int, _frame: FrameType | None) -> None:
                 service.stop()

@@ -49,7 +49,7 @@ class SessionStatus:
                 instance.declare.device: "ended" if instance.has_ended else "connected"
                 for instance in found.roster
             },
-            "paused": found.is_paused,
+            "paused": found.consent.is_paused,
             "fault": found.fault,
             "refused": refusal.sentence if refusal is not None else "",
             "checks": self._checks(found.policy.book),

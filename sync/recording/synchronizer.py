@@ -60,6 +60,8 @@ class Synchronizer:
         """Why capture stopped by itself (a full disk); "" while all is well."""
         self.is_ending = False
         """The drivers were told to end: nobody has to wait any more."""
+        self.refused_priority = ""
+        """What this process could not get of the system, in words."""
         self._clock = clock
         self._triggers = SessionTriggers(spec.triggers)
         self._episodes = Episodes(spec, self.roster, self._triggers, link, clock)
@@ -75,7 +77,6 @@ class Synchronizer:
         self._free: list[Held] = []
         self._losses = LossRuns()
         self._must_be_seen = False
-        self._refused_priority = ""
 
     @property
     def episode(self) -> OpenEpisode | None:
@@ -88,10 +89,6 @@ class Synchronizer:
     def is_virtual(self) -> bool:
         """Whether this is a replay, whose clock is that of its source."""
         return self._is_virtual
-
-    @property
-    def is_paused(self) -> bool:
-        return self.consent.is_paused
 
     def now_ns(self) -> int:
         """Return now on the streams' host clock: of a replay, the latest arrival."""
@@ -159,14 +156,7 @@ class Synchronizer:
 
     def _note_losses(self, now_ns: int | None) -> None:
         for run in self._losses.due(now_ns):
-            detail = f"{run.count} samples from {run.seq} on lost at {run.place.value}: {run.reason}"
-            fields = {
-                "seq": str(run.seq),
-                "count": str(run.count),
-                "place": run.place.value,
-                "reason": run.reason,
-            }
-            self.event("loss", run.stream, detail, fields)
+            self.event("loss", run.stream, run.sentence, run.fields)
 
     def _end(self, instance: Instance, last: End) -> None:
         for name, next_seq in last.next_seq.items():
@@ -188,8 +178,14 @@ class Synchronizer:
                 self.stop()  # a stream is one thing throughout an episode
                 self.start()
             elif self.episode is not None:
-                self._join(self.episode, instance)
+                self._join(instance)
         self._welcome_when_ready()
+
+    def _join(self, instance: Instance) -> None:
+        try:
+            self._episodes.join(instance)
+        except WriteError as err:
+            self._disk_trouble(str(err))
 
     def _admit(self, instance: Instance) -> None:
         """Prepare what is decided of an instance's streams, its triggers, and tell who watches or thinks."""
@@ -377,13 +373,9 @@ class Synchronizer:
                 self.episode.streams[event.stream].clock_events[kind] += 1
             self.event("clock", event.stream, f"{kind}: {event.detail}", {"kind": kind})
 
-    def note_priority(self, refused: str) -> None:
-        """Take note of a priority that this process could not get; "" if it got what it asked for."""
-        self._refused_priority = refused
-
     def warnings(self) -> list[str]:
         """Return what the operator should know before it matters."""
-        return [each for each in (self.receiver.shortfall(), self._refused_priority) if each]
+        return [each for each in (self.receiver.shortfall(), self.refused_priority) if each]
 
     # -- episodes
 
@@ -405,12 +397,6 @@ class Synchronizer:
             episode.limitations.append(problem)
             self.event("clock", stream, problem)
         return episode.episode_id
-
-    def _join(self, episode: OpenEpisode, instance: Instance) -> None:
-        try:
-            episode.join(instance)
-        except WriteError as err:
-            self._disk_trouble(str(err))
 
     def start_when_allowed(self, despite_calibration: bool = False) -> str:
         """Open an episode for the operator, see :meth:`Permit.ask`; return its id."""

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.sync.content.offsets import rotation_offset
 from sensorium.sync.content.onsets import audio_onsets, force_onsets
+from sensorium.sync.content.rotation import rotation_offset
 
 Floats = NDArray[np.float64]
 GYRO_HZ = 200.0

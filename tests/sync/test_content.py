@@ -18,16 +18,11 @@ from sensorium.simulators.microphone import clap_wave
 from sensorium.simulators.rig import CAMERA, MOUNTS
 from sensorium.simulators.truth import load_truth
 from sensorium.sync.clocks.model import Uncertainty
+from sensorium.sync.content.events import event_offset
 from sensorium.sync.content.image_rotation import RotationFinder, gyro_offset
-from sensorium.sync.content.offsets import (
-    NO_DELAY,
-    ContentOffset,
-    Delay,
-    event_offset,
-    judge,
-    rotation_offset,
-)
+from sensorium.sync.content.offset import NO_DELAY, ContentOffset, Delay, judge
 from sensorium.sync.content.onsets import audio_onsets, flash_onset, force_onsets
+from sensorium.sync.content.rotation import rotation_offset
 from sensorium.verdict import Status
 
 Floats = NDArray[np.float64]

@@ -114,10 +114,10 @@ def test_a_pause_that_cannot_be_written_down_holds_all_the_same(
     blocked.write_text("a file where the folder should be")
     with pytest.raises(SensoriumError):
         bench.synchronizer.pause("button")
-    assert bench.synchronizer.is_paused
+    assert bench.synchronizer.consent.is_paused
     blocked.unlink()
     bench.synchronizer.resume("button")
-    assert not bench.synchronizer.is_paused
+    assert not bench.synchronizer.consent.is_paused
     bench.close()
 
 

@@ -1,12 +1,11 @@
-"""Time offsets between sensors, found in what they saw: a proof that confirms or contradicts the clock claims.
+"""The time offset between a gyro and a camera on one rigid body: they see the same turning.
 
-A gyro and a camera on one rigid body see the same turning (`rotation_offset`); a clap is heard, felt and seen
-(events of `sensorium.sync.content.onsets`, joined by `event_offset`). Each answer carries a sigma, or refuses when
-the scene holds no information. `judge` compares an answer with what the clocks claim.
+The answer carries a sigma, or refuses when the scene holds no information. It proves or contradicts what the clocks
+claim (`sensorium.sync.content.offset.judge`).
 
 Offsets are signed: ``offset_ns`` is what the second sensor's stamp reads minus what the first one's reads, for one
 and the same instant. Known delays (exposure and rows of a camera, group delay of a filter, travel of sound) are
-inputs and are taken off the stamps first; see :class:`Delay`.
+inputs and are taken off the stamps first; see :class:`sensorium.sync.content.offset.Delay`.
 """
 
 from collections.abc import Callable
@@ -18,15 +17,12 @@ from numpy.typing import NDArray
 
 from sensorium.calibration.gyro import GyroIntegral
 from sensorium.errors import ClockError
-from sensorium.sync.clocks.model import Uncertainty
+from sensorium.sync.content.offset import NO_DELAY, ContentOffset, Delay
 from sensorium.timebase import SECOND_NS
-from sensorium.verdict import Quantity, Status, Verdict
+from sensorium.verdict import Quantity
 
 Floats = NDArray[np.float64]
 Stamps = NDArray[np.int64]
-
-SOUND_NS_PER_M = 1e9 / 343.2
-"""Travel of sound in dry air of 20 degrees Celsius; 0.6 m/s faster per degree (ISO 9613-1)."""
 
 _GRID_NS = 5e6
 _GAP_PERIODS = 3.0
@@ -44,59 +40,6 @@ _REWEIGHTINGS = 2
 _STEP_S = 5e-4
 _REFINEMENTS = 6
 _OUTLIER_SIGMAS = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Delay:
-    """A known delay between the instant and its stamp, with the bound on its error.
-
-    Attributes:
-        delay_ns: Taken off the stamps: half the exposure where the stamp is its end, the group delay of an
-            anti-alias filter, the travel of sound.
-        bound_ns: Largest error of it; added to what the clocks claim.
-    """
-
-    delay_ns: float = 0.0
-    bound_ns: float = 0.0
-
-    @staticmethod
-    def of_sound(distance_m: float, distance_bound_m: float = 0.0) -> "Delay":
-        """Return the travel time from the place of a clap to a microphone (air of 0 to 40 degrees)."""
-        travel_ns = distance_m * SOUND_NS_PER_M
-        return Delay(travel_ns, distance_bound_m * SOUND_NS_PER_M + 0.035 * travel_ns)
-
-
-NO_DELAY = Delay()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ContentOffset:
-    """An offset between two sensors, or why there is none.
-
-    Attributes:
-        offset_ns: Stamp of the second sensor minus stamp of the first; meaningless while ``reasons`` is not empty.
-        sigma_ns: One standard deviation, from curvature and residuals.
-        bound_ns: Bound on the error of the delays that were put in; apart, it does not average out.
-        count: Rotation steps or events that were used.
-        quantities: Further numbers for the verdict.
-        reasons: Why the scene does not answer; empty = it does.
-        rotation: (3, 3) R_second_first where the rotation was fitted.
-        bias_rad_s: (3,) the gyro's bias in its own axes, then.
-    """
-
-    method: str
-    offset_ns: float
-    sigma_ns: float
-    bound_ns: float = 0.0
-    count: int = 0
-    quantities: tuple[Quantity, ...] = ()
-    reasons: tuple[str, ...] = ()
-    rotation: Floats | None = None
-    bias_rad_s: tuple[float, ...] = (0.0, 0.0, 0.0)
-
-    @property
-    def is_informative(self) -> bool:
-        return not self.reasons
 
 
 @dataclass(slots=True, eq=False)
@@ -324,98 +267,6 @@ def predicted_turns(
     turns: Floats = scale * turned @ found.rotation
     turns[(at_s[:-1] < gyro_s[0]) | (at_s[1:] > gyro_s[-1])] = np.nan
     return turns
-
-
-def event_offset(
-    first_ns: Floats,
-    second_ns: Floats,
-    *,
-    first_sigma_ns: float = 0.0,
-    second_sigma_ns: float = 0.0,
-    first_delay: Delay = NO_DELAY,
-    second_delay: Delay = NO_DELAY,
-    max_offset_ns: float = 150e6,
-    window_ns: float = 2e6,
-    method: str = "clap",
-) -> ContentOffset:
-    """Return the offset between two sensors from the onsets of common events.
-
-    Pairs of events vote: the offset at which most pairs agree within ``window_ns`` wins, and the answer is the
-    median of those pairs. It refuses when there is no event, or when another offset has as many pairs (regular
-    claps). Sigma is the larger of the declared one of a pair and the scatter, over the root of the pairs.
-
-    Args:
-        first_ns: (n,) onsets in the first sensor's stamps (nanoseconds, floats relative to any common origin).
-        second_ns: (m,) onsets in the second sensor's stamps.
-        window_ns: How far pairs of one offset may scatter.
-    """
-    bound_ns = first_delay.bound_ns + second_delay.bound_ns
-    differences = (second_ns - second_delay.delay_ns)[None, :] - (first_ns - first_delay.delay_ns)[:, None]
-    candidates = np.sort(differences[np.abs(differences) <= max_offset_ns])
-    if not len(candidates):
-        reason = (
-            f"{len(first_ns)} and {len(second_ns)} events, none of them within "
-            f"{max_offset_ns / 1e6:.0f} ms of each other"
-        )
-        return ContentOffset(method, np.nan, np.inf, bound_ns, reasons=(reason,))
-    votes = np.searchsorted(candidates, candidates + window_ns, side="right") - np.arange(len(candidates))
-    best = int(np.argmax(votes))
-    pairs = candidates[best : best + votes[best]]
-    offset_ns = float(np.median(pairs))
-    declared_ns = float(np.hypot(first_sigma_ns, second_sigma_ns))
-    scatter_ns = 1.4826 * float(np.median(np.abs(pairs - offset_ns))) if len(pairs) > 2 else 0.0
-    # The median of n Gaussian values has pi/2 times the variance of their mean.
-    sigma_ns = max(declared_ns, scatter_ns) * np.sqrt((np.pi / 2 if len(pairs) > 2 else 1.0) / len(pairs))
-    apart = np.abs(candidates - candidates[best]) > window_ns
-    rival = int(votes[apart].max(initial=0))
-    reasons = []
-    if rival and rival >= 0.7 * len(pairs):
-        reasons.append(
-            f"{len(pairs)} pairs of events agree on this offset, but {rival} agree on another: "
-            "the events are too regular"
-        )
-    if sigma_ns == 0:
-        reasons.append("one pair of events without a declared sigma says nothing about its error")
-    quantities = (Quantity("pairs", len(pairs), "1"), Quantity("scatter", scatter_ns / 1e3, "us"))
-    return ContentOffset(method, offset_ns, sigma_ns, bound_ns, len(pairs), quantities, tuple(reasons))
-
-
-def judge(
-    found: ContentOffset, subject: str, first: Uncertainty, second: Uncertainty, *, wanted_ns: float = 10e6
-) -> Verdict:
-    """Return whether content confirms that two streams are on one timeline, as their clocks claim.
-
-    Args:
-        subject: The pair, ``camera_left~imu``.
-        first: What the first stream's clock claims: its 95 % bound and the bound on its constant latency.
-        second: The same of the second stream.
-        wanted_ns: An answer less certain than this (95 %) proves nothing.
-
-    The clocks claim an offset of zero within the sum of their bounds. Within that plus two sigma of the content:
-    confirmed. Beyond it by four sigma: contradicted. Between: suspect.
-    """
-    check = f"content_{found.method}"
-    if not found.is_informative:
-        return Verdict(check, subject, Status.INSUFFICIENT, found.quantities, found.reasons)
-    claimed_ns = found.bound_ns + sum(each.bound95_ns + each.asymmetry_ns for each in (first, second))
-    excess_ns = abs(found.offset_ns) - claimed_ns
-    quantities = (
-        Quantity("offset", found.offset_ns / 1e3, "us", claimed_ns / 1e3, found.sigma_ns / 1e3),
-        *found.quantities,
-    )
-    told = (
-        f"content puts the second stream {found.offset_ns / 1e6:+.3f} ms from the first "
-        f"(sigma {found.sigma_ns / 1e6:.3f} ms, {found.count} {found.method} observations); "
-        f"the clocks claim 0 within {claimed_ns / 1e6:.3f} ms"
-    )
-    if excess_ns > 4 * found.sigma_ns:
-        return Verdict(check, subject, Status.FAILED, quantities, (f"{told}: contradicted",))
-    if excess_ns > 2 * found.sigma_ns:
-        return Verdict(check, subject, Status.SUSPECT, quantities, (f"{told}: doubtful",))
-    if 2 * found.sigma_ns > wanted_ns:
-        reason = f"{told}; a proof needs {wanted_ns / 1e6:.1f} ms or better"
-        return Verdict(check, subject, Status.INSUFFICIENT, quantities, (reason,))
-    return Verdict(check, subject, Status.OK, quantities, (f"{told}: confirmed",))
 
 
 def _refusals(fit: _Fit, sigma_s: float, rival: float, is_at_edge: bool) -> tuple[str, ...]:
