@@ -12,6 +12,7 @@ import select
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from sensorium.timebase import SECOND_NS, HostClock
 
 _FREEZE, _THAW = 0xC0045877, 0xC0045878  # FIFREEZE, FITHAW of linux/fs.h
 _IMAGE_BYTES = 12 << 30
+_MEMORY = "/dev/shm"
+_LEAST_MEMORY_BYTES = 10 << 30
 _CLOCK = HostClock()
 
 
@@ -38,6 +41,9 @@ def why_not() -> str:
         return "needs root to mount and freeze a file system"
     if not Path("/dev/loop-control").exists():
         return "needs loop devices (/dev/loop-control) for a file system of its own"
+    free_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    if free_bytes < _LEAST_MEMORY_BYTES:
+        return f"needs {_LEAST_MEMORY_BYTES >> 30} GB of free memory for its blocks, found {free_bytes >> 30}"
     missing = [name for name in ("mkfs.ext4", "mount", "umount") if not shutil.which(name)]
     return f"needs {', '.join(missing)}" if missing else ""
 
@@ -45,13 +51,9 @@ def why_not() -> str:
 @contextlib.contextmanager
 def stalling_disk(folder: Path, stall_s: float, every_s: float) -> Iterator[StallingDisk]:
     """Mount a file system below ``folder`` that stands still for ``stall_s`` every ``every_s``."""
-    image, mount, log = folder / "disk.img", folder / "disk", folder / "stalls.json"
-    with image.open("wb") as file:
-        file.truncate(_IMAGE_BYTES)
+    mount, log = folder / "disk", folder / "stalls.json"
     mount.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=1", str(image)], check=True)
-    subprocess.run(["mount", "-o", "loop,nobarrier", str(image), str(mount)], check=True)
-    try:
+    with _mounted(mount):
         command = [sys.executable, "-m", "rigs.stalls", str(mount), str(stall_s), str(every_s), str(log)]
         disk = StallingDisk(mount)
         freezer = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment(folder))
@@ -62,9 +64,24 @@ def stalling_disk(folder: Path, stall_s: float, every_s: float) -> Iterator[Stal
             freezer.stdin.close()
             freezer.wait()
             disk.stalls_s += json.loads(log.read_text()) if log.exists() else []
-    finally:
-        subprocess.run(["umount", "-l", str(mount)], check=False)
-        image.unlink()
+
+
+@contextlib.contextmanager
+def _mounted(mount: Path) -> Iterator[None]:
+    """Mount an empty file system whose blocks lie in memory.
+
+    Freezing waits for what is dirty, and a disk may take many seconds for what was written since the last stall.
+    """
+    with tempfile.TemporaryDirectory(prefix="sensorium-bench-", dir=_MEMORY) as folder:
+        image = Path(folder) / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(_IMAGE_BYTES)
+        subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=1", str(image)], check=True)
+        subprocess.run(["mount", "-o", "loop,nobarrier,discard", str(image), str(mount)], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "-l", str(mount)], check=False)
 
 
 def main() -> None:
@@ -73,6 +90,7 @@ def main() -> None:
     stalls_s = []
     descriptor = os.open(mount, os.O_RDONLY)
     while not _is_over(every_s):
+        subprocess.run(["sync", "-f", mount], check=True)
         began_ns = _CLOCK.now_ns()
         fcntl.ioctl(descriptor, _FREEZE, 0)
         try:
