@@ -1,6 +1,7 @@
 """Aligned sets for whoever checks while recording: it asks and is answered with the next full row.
 
-One request at a time. What is kept for it is bounded: two seconds of the streams that were asked for lately.
+One request at a time. What is kept for it is bounded: twenty seconds of the streams that were asked for lately, without
+their payloads.
 """
 
 from collections import deque
@@ -15,9 +16,10 @@ from sensorium.sync.align import Match, SyncRow
 from sensorium.sync.episode.tail import EpisodeTail
 from sensorium.timebase import SECOND_NS
 
-_KEEP_NS = 2 * SECOND_NS
+_KEEP_NS = 20 * SECOND_NS
+"""By so much a stream may be behind another one (a driver, or a simulated rig, on a busy machine)."""
 MAX_KEPT_BYTES = 96 << 20
-"""Of one stream; large raw images are kept for less than two seconds."""
+"""Of one stream, should its frames still hold their payloads; then large ones are kept for less time."""
 _WANTED_NS = 60 * SECOND_NS
 MARGIN_NS = SECOND_NS // 20
 """Frames beside a set reach this far over its first and last capture."""
@@ -88,7 +90,7 @@ def _filled(kept: KeptFrame, tail: EpisodeTail) -> KeptFrame | None:
 
 
 class SetKeeper:
-    """Keeps two seconds of the streams that somebody asked for lately, and joins them with the rows."""
+    """Keeps twenty seconds of the streams that somebody asked for lately, and joins them with the rows."""
 
     def __init__(self) -> None:
         self._reference = ""

@@ -66,8 +66,21 @@ def test_a_full_row_is_answered_with_its_frames_and_all_of_the_imu_around_them()
     times = np.concatenate([kept.first_ns + np.arange(10) * 10 * MS for kept in found.beside])
     assert times.min() <= found.members[0].first_ns - MARGIN_NS
     assert times.max() >= found.members[1].last_ns + MARGIN_NS
-    assert len(found.beside) <= 3  # and not the two seconds that are kept
+    assert len(found.beside) <= 3  # and not all that is kept
     assert bench.keeper.take(0) is None  # one answer to one request
+
+
+def test_a_camera_that_is_fifteen_seconds_behind_still_finds_its_imu() -> None:
+    bench = Bench()
+    bench.keeper.request(REQUEST, 0)
+    for number in range(150):
+        bench.block(number)
+    for seq in range(3):
+        bench.pair(seq)
+    bench.row(1)
+    found = bench.keeper.take(0)
+    assert found is not None
+    assert found.beside[0].first_ns <= found.members[0].first_ns <= found.beside[-1].last_ns
 
 
 def test_a_set_waits_for_the_imu_of_its_time_but_not_for_ever() -> None:
