@@ -36,7 +36,7 @@ class ChunkJob:
     Attributes:
         size: Of its messages, without the stamps.
         packed: The chunk compressed; None if it is to be stored as it came.
-        completed: When its stamps are added; None if they are.
+        completed: When its stamps are added; None if they are, or whoever packs it does that.
         is_done: Whether it was written or given up; its payloads are not referenced any more.
     """
 
@@ -132,10 +132,11 @@ class ChunkQueue:
         job = ChunkJob(chunk)
         if chunk.is_compressible and self._to_compress() < _MOST_TO_COMPRESS:
             job.packed = self._pool.submit(_compress, chunk, self._compressor)
-        elif chunk.is_quick:
-            chunk.complete()
-        else:
-            job.completed = self._pool.submit(chunk.complete)
+        elif self._is_busy():  # else the disk's thread has the time to complete the chunk itself
+            if chunk.is_quick:
+                chunk.complete()
+            else:
+                job.completed = self._pool.submit(chunk.complete)
         self._under_way.append(job)
         self.waiting_bytes += job.size
         self._jobs.put(job)
@@ -169,6 +170,9 @@ class ChunkQueue:
         """Let the threads go once they have done what they were given."""
         self._pool.shutdown(wait=False)
         self._finalizer()
+
+    def _is_busy(self) -> bool:
+        return bool(self._under_way) and not self._under_way[-1].is_done
 
     def _to_compress(self) -> int:
         return sum(job.packed is not None and not job.packed.done() for job in self._under_way)

@@ -231,7 +231,6 @@ def run_latency(pace: float, folder: Path, seconds: float) -> dict[str, float]:
     first_ns = int(load[0][0].arrival_ns[0])
     size = unsettled = most = next_step_ns = 0
     begin_ns = time.perf_counter_ns()
-    cpu = time.process_time()
     for frame, stamped in load:
         due_ns = begin_ns + (int(frame.arrival_ns[0]) - first_ns) / pace if pace else 0
         while (now_ns := time.perf_counter_ns()) < due_ns or (not pace and unsettled > UNSETTLED_BYTES):
@@ -254,7 +253,6 @@ def run_latency(pace: float, folder: Path, seconds: float) -> dict[str, float]:
         "p99_9_us": p999,
         "max_us": max(took_ns) / 1e3,
         "mb_per_s": size / wall / 1e6,
-        "cpu_s_per_gb": (time.process_time() - cpu) / size * 1e9,
         "most_unsettled_mb": most / 1e6,
     }
 
