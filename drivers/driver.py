@@ -114,6 +114,9 @@ class Driver(ABC, Generic[ConfigT]):
             EndOfStreamError: If a finite source is exhausted.
         """
 
+    def ask_key_frame(self, stream: str) -> None:
+        """Hear that a packet of a compressed video stream was lost; ask the device for a key frame if it can."""
+
     @abstractmethod
     def close(self) -> None:
         """Release the device; safe to call twice and after a failed ``open``."""

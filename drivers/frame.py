@@ -105,6 +105,7 @@ class Encoding:
     A codec adds an encoding of its own, which restores to one of these; ``drivers/payloads/table.py`` lists all.
     ``RANGE_IMAGE``: LiDAR packets. ``PACKED_IMAGE16``: 16-bit pixels. ``PACKED_COLUMNS``: columns.
     ``PACKED_PCM``, ``FLAC``: audio.
+    ``H264``, ``H265``, ``AV1``: one access unit of video, from a codec or from the device itself.
     """
 
     JPEG: ClassVar[str] = "jpeg"
@@ -126,6 +127,9 @@ class Encoding:
     PACKED_COLUMNS: ClassVar[str] = "packed_columns"
     PACKED_PCM: ClassVar[str] = "packed_pcm"
     FLAC: ClassVar[str] = "flac"
+    H264: ClassVar[str] = "h264"
+    H265: ClassVar[str] = "h265"
+    AV1: ClassVar[str] = "av1"
 
 
 PCM_BYTES: Mapping[str, int] = {
@@ -135,6 +139,9 @@ PCM_BYTES: Mapping[str, int] = {
     Encoding.PCM_F32LE: 4,
 }
 """Encodings of plain audio, and the bytes of one channel's sample."""
+
+VIDEO = frozenset({Encoding.H264, Encoding.H265, Encoding.AV1})
+"""Encodings whose payloads build upon those before, from a key frame on."""
 
 
 class ClockKind(str, Enum):

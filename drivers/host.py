@@ -135,7 +135,8 @@ class DriverHost:
                 continue
             if self.driver.blocks:
                 self._wait_for_credit(len(item.payload))
-            self._bus.publish(item)
+            if not self._bus.publish(item):
+                self._pipeline.refused(item)
 
     def _wait_for_credit(self, payload_bytes: int) -> None:
         while not self._bus.has_credit(payload_bytes) and not self._is_stopping:

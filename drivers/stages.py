@@ -18,6 +18,7 @@ from sensorium.drivers.driver import Driver
 from sensorium.drivers.frame import (
     COUNTER_GAP,
     PCM_BYTES,
+    VIDEO,
     ClockKind,
     Encoding,
     Frame,
@@ -26,8 +27,9 @@ from sensorium.drivers.frame import (
     StreamInfo,
 )
 from sensorium.drivers.payloads.choice import UNPACKED, CodecChoice, parse_codec
-from sensorium.drivers.payloads.codec import Codec, Pack
+from sensorium.drivers.payloads.codec import ChainedPack, Codec, Pack
 from sensorium.drivers.payloads.table import DEFAULTS, packed_as
+from sensorium.drivers.video_stage import VideoStage
 from sensorium.errors import ConfigError
 from sensorium.timebase import SECOND_NS
 
@@ -41,7 +43,7 @@ _BATCH_SAMPLES = 4096
 
 
 class Stage(Protocol):
-    """One step on the way; a stage that holds nothing back keeps the defaults of the last three.
+    """One step on the way; a stage that holds nothing back keeps the defaults of the last four.
 
     Attributes:
         due_ns: Host time at which :meth:`due` must be called; None while nothing is held back.
@@ -68,6 +70,10 @@ class Stage(Protocol):
     def flush(self) -> Sequence[Item]:
         """Return all that is held back; the source has ended."""
         return ()
+
+    def refused(self, frame: Frame) -> None:  # noqa: ARG002 - what stands alone is not spoilt
+        """Hear that the bus did not take a frame; what follows it must not build upon it."""
+        return
 
 
 class Pipeline:
@@ -99,6 +105,10 @@ class Pipeline:
         for index, stage in enumerate(self._stages):
             found += self._through(stage.flush(), index + 1)
         return found
+
+    def refused(self, frame: Frame) -> None:
+        for stage in self._stages:
+            stage.refused(frame)
 
     def _through(self, items: Iterable[Item], start: int) -> list[Item]:
         taken = list(items)
@@ -176,6 +186,11 @@ class CodecStage(Stage):
             return (lost,)
         # Without the frame behind it nobody would see where this gap lies.
         return (Loss(item.stream, gap, Place.DEVICE, COUNTER_GAP), lost)
+
+    def refused(self, frame: Frame) -> None:
+        pack = self._packs.get(frame.stream)
+        if isinstance(pack, ChainedPack):
+            pack.ask_key_frame()
 
 
 class BatchStage(Stage):
@@ -404,6 +419,8 @@ def stages_for(
     stages: list[Stage] = []
     if batch_ms > 0 and not driver.blocks and driver.timeline is None:
         stages.append(BatchStage(round(batch_ms * 1e6)))
+    if any(info.encoding in VIDEO for info in infos) and not driver.blocks:
+        stages.append(VideoStage(driver.first_seq, driver.ask_key_frame))
     wanted = codec if codec is not None else driver.codec
     choice = None if wanted is None else parse_codec(wanted)
     if choice is not None:

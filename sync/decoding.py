@@ -36,6 +36,10 @@ class StreamDecoder:
         self.info = self._decoder.info
         self._is_foreign = self.info.encoding == Encoding.MESSAGE
 
+    def skip(self, payload: Buffer, count: int = 1) -> None:
+        """Pass over a frame that nobody wants to see: the next one of a video builds upon it."""
+        self._decoder.skip(payload, count)
+
     def image(self, payload: Buffer, view: View = AS_STORED) -> Pixels:
         """Return (H, W) grey or (H, W, 3) BGR pixels, never turned: uint8, or uint16 or float32 where so stored.
 

@@ -7,7 +7,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.drivers.frame import Frame, Modality, StreamInfo
+from sensorium.drivers.frame import VIDEO, Frame, Modality, StreamInfo
+from sensorium.drivers.payloads.annexb import is_key_frame
 from sensorium.drivers.roles import Role, has_role, roles
 from sensorium.errors import PayloadError, SensoriumError
 from sensorium.sync.align import Match, SyncRow
@@ -325,6 +326,9 @@ class _Taker:
         self._stream.clock.add(rows)
 
     def _keep(self, frame: Frame, middle_ns: int) -> None:
+        info = self._stream.info
+        if info.encoding in VIDEO and not is_key_frame(info.encoding, frame.payload):
+            return  # no picture without those before it
         stream, snapshot = self._stream, Snapshot(frame.payload, middle_ns)
         stream.first = stream.first or snapshot
         stream.last = snapshot

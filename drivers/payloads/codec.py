@@ -1,5 +1,6 @@
 """What a codec is: how the payloads of a stream are packed in the driver's host."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,17 @@ Payload = bytes | memoryview
 
 Pack = Callable[[Payload, int], bytes | None]
 """From a frame's payload and count to the packed payload; None when this one cannot be packed."""
+
+
+class ChainedPack(ABC):
+    """A ``Pack`` whose payloads build upon those before: what is lost spoils what follows, until a key frame."""
+
+    @abstractmethod
+    def __call__(self, payload: Payload, count: int) -> bytes | None: ...
+
+    @abstractmethod
+    def ask_key_frame(self) -> None:
+        """Make the next payload one that stands alone; called when one did not reach the bus."""
 
 
 @dataclass(frozen=True, slots=True)

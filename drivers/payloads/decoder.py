@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from numpy.typing import NDArray
@@ -75,6 +75,12 @@ class Decoder:
             plain = self._restore(payload, count)
             self._check(plain, count)
             return plain
+
+    def skip(self, payload: Buffer, count: int) -> None:
+        """Pass over a frame that nobody wants to see: of video it must be decoded all the same."""
+        if payload_of(self._coded).is_chained:
+            with suppress(PayloadError):
+                self.plain(payload, count)
 
     def pixels(self, payload: Buffer, view: View = AS_STORED) -> Pixels:
         """Return (H, W) grey or (H, W, 3) BGR pixels of the payload's own depth, as stored.

@@ -77,6 +77,7 @@ class Payload:
             ``WireError``, ``ConfigError`` or what numpy raises at damaged bytes; callers come through ``Decoder``,
             which makes one error of these. Small frames of samples are many: their decoder is made once per stream.
         encode: From pixels, (count, columns) physical values or (N, 4) points to a payload.
+        is_chained: Each payload builds upon those before, from a key frame on: a reader passes over none.
         restores: Of a coded encoding: the plain ones that it can give back. It then needs neither sizes nor
             decoders, which are those of the plain one. How it is packed says a ``Codec``.
         restorer: Of a coded encoding: from the stream's declaration, whose ``restores_to`` tells the plain
@@ -93,5 +94,6 @@ class Payload:
     cloud: Callable[[StreamInfo, Buffer], Cloud] | None = None
     samples: Callable[[StreamInfo], ReadSamples] | None = None
     encode: Callable[[StreamInfo, NDArray[Any]], bytes] | None = None
+    is_chained: bool = False
     restores: frozenset[str] = frozenset()
     restorer: Callable[[StreamInfo], Restore] | None = None

@@ -10,12 +10,22 @@ from dataclasses import replace
 from types import ModuleType
 
 from sensorium.drivers.frame import Encoding, StreamInfo
-from sensorium.drivers.payloads import audio, clouds, columns, depth, flac, images, range_image, samples
+from sensorium.drivers.payloads import (
+    audio,
+    clouds,
+    columns,
+    depth,
+    flac,
+    images,
+    range_image,
+    samples,
+    video,
+)
 from sensorium.drivers.payloads.codec import Codec
 from sensorium.drivers.payloads.payload import Buffer, Payload
 from sensorium.errors import ConfigError, PayloadError
 
-_MODULES: tuple[ModuleType, ...] = (images, samples, audio, clouds, range_image, columns, depth, flac)
+_MODULES: tuple[ModuleType, ...] = (images, samples, audio, clouds, range_image, columns, depth, flac, video)
 _FOREIGN = Payload(Encoding.MESSAGE)
 """Messages of somebody else's schema; read by :mod:`sensorium.sync.decoding`."""
 

@@ -138,6 +138,7 @@ def _turning(
     for recorded in _within(episode, camera, span):
         at_ns = int(recorded.stamped.capture_ns[0])
         if times and at_ns - times[-1] < step_ns:
+            decoder.skip(recorded.frame.payload)
             continue
         image = _grey(decoder, recorded)
         if image is None:
@@ -251,7 +252,10 @@ def _images_near(
     decoder = StreamDecoder(camera)
     for recorded in _within(episode, camera, span):
         at_ns = float(recorded.stamped.capture_ns[0])
-        image = _grey(decoder, recorded) if np.abs(events_ns - at_ns).min() <= reach_ns else None
+        if np.abs(events_ns - at_ns).min() > reach_ns:
+            decoder.skip(recorded.frame.payload)
+            continue
+        image = _grey(decoder, recorded)
         if image is None:
             continue
         exposure_ns = 0.0 if exposure_at is None else float(recorded.frame.meta[exposure_at])

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from pydantic import TypeAdapter, ValidationError
 
-from sensorium.drivers.frame import PCM_BYTES, Encoding, Frame, MessageSchema, StreamInfo
+from sensorium.drivers.frame import PCM_BYTES, VIDEO, Encoding, Frame, MessageSchema, StreamInfo
 from sensorium.drivers.payloads.clouds import POINT_BYTES
 from sensorium.drivers.payloads.table import TABLE, check_stream, largest_payload_bytes, payload_check
 from sensorium.errors import ConfigError, EpisodeError, PayloadError
@@ -261,6 +261,11 @@ def _compressed_image(info: StreamInfo) -> MessageLayout:
     return _OneField(info, schemas.FOXGLOVE["CompressedImage"], constants)
 
 
+def _compressed_video(info: StreamInfo) -> MessageLayout:
+    constants = {"frame_id": info.frame_id, "format": info.encoding}
+    return _OneField(info, schemas.FOXGLOVE["CompressedVideo"], constants)
+
+
 def _raw_image(info: StreamInfo) -> MessageLayout:
     height, width = info.shape[:2]
     geometry = {
@@ -322,9 +327,10 @@ _LAYOUTS: Mapping[str, Callable[[StreamInfo], MessageLayout]] = {
     **dict.fromkeys(PCM_BYTES, _audio),
     Encoding.COLUMNS: _Columns,
     Encoding.OUSTER: _packets,
+    **dict.fromkeys(VIDEO, _compressed_video),
     Encoding.MESSAGE: _Passthrough,
 }
-"""One row per plain encoding of ``drivers/payloads/table.py``; coded ones that have none lie as they are."""
+"""By encoding of ``drivers/payloads/table.py``; coded ones that have no row lie as they are."""
 
 
 def encodings() -> Collection[str]:

@@ -88,10 +88,15 @@ class Episode:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def frames(self, names: Collection[str] | None = None) -> Iterator[RecordedFrame]:
+    def frames(
+        self, names: Collection[str] | None = None, since_ns: int | None = None
+    ) -> Iterator[RecordedFrame]:
         """Yield the frames of all (or the named) streams in order of arrival.
 
         Only chunks that overlap the current instant are held in memory.
+
+        Args:
+            since_ns: Leave out chunks of which nothing arrived at this host time or later.
 
         Raises:
             EpisodeError: If a name is unknown, or a file is damaged.
@@ -99,7 +104,10 @@ class Episode:
         chosen = self._choose(names)
         waiting: list[tuple[int, int, int, RecordedFrame]] = []
         serial = 0
+        since_utc_ns = None if since_ns is None else since_ns + self.timeline.utc_minus_host_ns
         for start_ns, reader, chunk in self._chunks(chosen):
+            if since_utc_ns is not None and chunk.end_ns < since_utc_ns:
+                continue
             while waiting and waiting[0][0] < start_ns:
                 yield heapq.heappop(waiting)[3]
             for log_ns, source, recorded in _chunk_frames(reader, chunk, chosen):

@@ -4,6 +4,7 @@ from typing import Any
 
 from foxglove_schemas_protobuf.CameraCalibration_pb2 import CameraCalibration
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
+from foxglove_schemas_protobuf.CompressedVideo_pb2 import CompressedVideo
 from foxglove_schemas_protobuf.FrameTransforms_pb2 import FrameTransforms
 from foxglove_schemas_protobuf.PointCloud_pb2 import PointCloud
 from foxglove_schemas_protobuf.RawAudio_pb2 import RawAudio
@@ -167,6 +168,7 @@ ClockModelMessage: Any = _OWN["ClockModel"]
 FOXGLOVE: dict[str, Any] = {
     "CameraCalibration": CameraCalibration,
     "CompressedImage": CompressedImage,
+    "CompressedVideo": CompressedVideo,
     "FrameTransforms": FrameTransforms,
     "PointCloud": PointCloud,
     "RawAudio": RawAudio,

@@ -68,7 +68,7 @@ def test_a_codec_is_a_key_of_every_device_and_none_of_its_options() -> None:
     ("codec", "hint"),
     [
         ("jpgg", "did you mean 'jpeg'?"),
-        ("7", "known: columns, "),
+        ("7", "known: av1, "),
         ("jpeg:high", "level 'high' is not a number"),
     ],
 )
