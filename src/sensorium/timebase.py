@@ -59,6 +59,11 @@ class VirtualClock:
         self._now_ns += by_ns
 
 
+def thread_cpu_ns() -> int:
+    """Return the processor time that the calling thread has used, nanoseconds."""
+    return time.thread_time_ns()
+
+
 def process_cpu_ns() -> int:
     """Return the processor time that this process has used, all threads, nanoseconds."""
     return time.process_time_ns()
