@@ -108,7 +108,7 @@ class _Compressor(threading.local):
 
 
 class ChunkQueue:
-    """Takes chunks from one thread, the owner, which alone calls its methods; only ``wait`` waits.
+    """Takes chunks from its owner, who sees to it that no two threads call it at once; only ``wait`` waits.
 
     Attributes:
         waiting_bytes: Of the chunks that are not known to be done.
@@ -147,9 +147,9 @@ class ChunkQueue:
         self._jobs.put(task)
         return task.future
 
-    def waiting(self) -> list[ChunkJob]:
+    def waiting(self) -> list[OpenChunk]:
         """Return the chunks that were put and not yet taken as done."""
-        return list(self._under_way)
+        return [job.chunk for job in self._under_way]
 
     def take_done(self) -> list[ChunkJob]:
         """Return what was written or given up since the last call, in order."""

@@ -14,7 +14,8 @@ from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.align import SyncRow
 from sensorium.sync.clocks.model import ClockModel, Stamped
 from sensorium.sync.episode import schemas
-from sensorium.sync.episode.chunk_queue import ChunkJob, ChunkQueue
+from sensorium.sync.episode.chunk_accounts import ChunkAccounts, Written
+from sensorium.sync.episode.chunk_queue import ChunkQueue
 from sensorium.sync.episode.disk_sync import DiskSync
 from sensorium.sync.episode.entries import (
     ALL_ENTRIES,
@@ -69,21 +70,6 @@ class WriterPolicy:
     reserve_bytes: int = 4 << 20
 
 
-@dataclass(slots=True)
-class Written:
-    """What one instance of a stream has in the file; ``pending`` lies in chunks that are not on disk yet.
-
-    ``stored_bytes`` is its share, by payload, of the chunks as they lie on disk.
-    """
-
-    frames: int = 0
-    samples: int = 0
-    payload_bytes: int = 0
-    stored_bytes: float = 0.0
-    pending_samples: int = 0
-    lost_samples: int = 0
-
-
 class _ChunkLine:
     """Where the messages of one compression go in one file."""
 
@@ -125,10 +111,10 @@ def storable(info: StreamInfo) -> MessageLayout:
 class EpisodeWriter:
     """Writes frames on arrival; call :meth:`step` often so that chunks close in time.
 
-    One thread owns the writer. ``write`` references the payload and never waits for the disk: chunks are
-    compressed and written by threads in the background, and what a stalled disk has not taken stays in memory
-    (``unsettled_bytes``) until the caller gives no more. ``take_settled`` returns the ``held`` of the frames
-    whose payload is needed no longer.
+    One thread writes; another one may finish, and ask what became of it, while the first still takes what is
+    settled. ``write`` references the payload and never waits for the disk: chunks are compressed and written by
+    threads in the background, and what a stalled disk has not taken stays in memory (``unsettled_bytes``) until
+    the caller gives no more. ``take_settled`` returns the ``held`` of the frames whose payload is needed no longer.
 
     A disk that is full costs whole chunks: their samples are booked as lost (``written``), the error is raised
     once by ``step``, the files stay whole and may be written to again or closed.
@@ -148,11 +134,9 @@ class EpisodeWriter:
         self.policy = policy or WriterPolicy()
         self._files: dict[str, _FileOutput] = {}
         self._streams: dict[str, _StreamOutput] = {}
-        self._written: dict[tuple[str, int], Written] = {}
-        self._settled: list[Any] = []
-        self._failures: list[EpisodeError] = []
         self._now_ns: int | None = None
         self._queue = ChunkQueue(self.policy.zstd_level)
+        self._accounts = ChunkAccounts(self._queue)
         self._sync = DiskSync(self.policy.sync_s)
         self._ending: Future[None] | None = None
         try:
@@ -268,31 +252,18 @@ class EpisodeWriter:
 
         "Written" is handed to the kernel: it survives this process, not a power cut (``sync_s``).
         """
-        self._book()
-        settled, self._settled = self._settled, []
-        return settled
+        return self._accounts.take_settled()
 
     def unsettled_bytes(self) -> int:
         """Return what is in memory: chunks being filled, and those that the disk has not taken yet."""
-        self._book()
-        return self._queue.waiting_bytes + sum(
-            line.chunk.size for line in self._lines() if line.chunk is not None
-        )
+        return self._accounts.unsettled_bytes(self._open_chunks())
 
     def written(self) -> dict[tuple[str, int], Written]:
         """Return the counts per (stream, instance); samples + pending + lost = all that was given.
 
         They are final, with nothing pending, once the future of ``finish`` is done.
         """
-        self._book()
-        for found in self._written.values():
-            found.pending_samples = 0
-        waiting = (job.chunk for job in self._queue.waiting())
-        for chunk in (*waiting, *(line.chunk for line in self._lines())):
-            if chunk is not None:
-                for key, share in chunk.shares.items():
-                    self._count(key).pending_samples += share.samples
-        return self._written
+        return self._accounts.written(self._open_chunks())
 
     def bytes_stored(self) -> int:
         """Return the size of all files of the episode so far."""
@@ -325,7 +296,6 @@ class EpisodeWriter:
                 if now_ns - chunk.opened_ns >= limit_ns:
                     self._hand_over(line)
         self._sync.step(now_ns, [output.file for output in self._files.values()])
-        self._book()
         self._raise_failure()
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -346,7 +316,6 @@ class EpisodeWriter:
         for line in self._lines():
             self._hand_over(line)
         self.wait()
-        self._book()
         self._raise_failure()
 
     def finish(self) -> "Future[None]":
@@ -363,8 +332,7 @@ class EpisodeWriter:
             syncing = self._sync.end()
             if syncing is not None:
                 tasks.append(syncing)
-            failures, self._failures = self._failures, []
-            self._ending = self._queue.run(partial(self._end, self._queue.waiting(), tasks, failures))
+            self._ending = self._queue.run(partial(self._end, tasks))
             self._queue.end()
         return self._ending
 
@@ -412,6 +380,9 @@ class EpisodeWriter:
     def _lines(self) -> list[_ChunkLine]:
         return [line for output in self._files.values() for line in output.lines.values()]
 
+    def _open_chunks(self) -> list[OpenChunk]:
+        return [line.chunk for line in self._lines() if line.chunk is not None]
+
     def _utc(self, host_ns: int) -> int:
         """MCAP stamps are unsigned; the exact host stamps lie in the stamps channel."""
         utc_ns = host_ns + self.timeline.utc_minus_host_ns
@@ -441,37 +412,11 @@ class EpisodeWriter:
     def _hand_over(self, line: _ChunkLine) -> None:
         chunk, line.chunk = line.chunk, None
         if chunk is not None:
-            self._queue.put(chunk)
-
-    def _count(self, key: tuple[str, int]) -> Written:
-        found = self._written.get(key)
-        if found is None:
-            found = self._written[key] = Written()
-        return found
-
-    def _book(self) -> None:
-        """Account for the chunks that are done."""
-        for job in self._queue.take_done():
-            self._settled += job.chunk.held
-            failure = job.failure()
-            if failure is not None and self._ending is None:
-                self._failures.append(failure)
-            shares = job.chunk.shares
-            payload_bytes = max(1, sum(share.payload_bytes for share in shares.values()))
-            for key, share in shares.items():
-                written = self._count(key)
-                if failure is not None:
-                    written.lost_samples += share.samples
-                    continue
-                written.frames += share.frames
-                written.samples += share.samples
-                written.payload_bytes += share.payload_bytes
-                written.stored_bytes += job.stored_bytes * share.payload_bytes / payload_bytes
+            self._accounts.put(chunk)
 
     def _raise_failure(self) -> None:
-        failures, self._failures = self._failures, []
-        if failures:
-            raise failures[0]
+        for failure in self._accounts.take_failures():
+            raise failure  # the first stands for all
 
     def _refusal(self, frame: Frame, output: _StreamOutput | None) -> EpisodeError:
         if output is None:
@@ -489,10 +434,9 @@ class EpisodeWriter:
         except OSError as err:
             raise EpisodeError(f"{self.folder / RESERVE_FILE} cannot be removed: {err.strerror}") from err
 
-    def _end(self, jobs: list[ChunkJob], tasks: list["Future[None]"], failures: list[EpisodeError]) -> None:
-        """Finish every file once the tasks are done, as the jobs are, and raise the first of all failures."""
-        errors: list[BaseException] = [*failures]
-        errors += [failure for job in jobs if (failure := job.failure()) is not None]
+    def _end(self, tasks: list["Future[None]"]) -> None:
+        """Finish every file once the tasks are done, as all chunks are, and raise the first of all failures."""
+        errors: list[BaseException] = [*self._accounts.take_failures()]
         errors += [error for task in tasks if (error := task.exception()) is not None]
         for output in self._files.values():
             try:

@@ -10,11 +10,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.frame import Place, StreamInfo
 from sensorium.errors import ConfigError, EpisodeError
+from sensorium.sync.episode.chunk_accounts import Written
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import CLOSING_FILE
 from sensorium.sync.episode.manifest import CheckRecord
 from sensorium.sync.episode.spool import write_durably
-from sensorium.sync.episode.writer import Written
 from sensorium.sync.recording.accounting import Account, Reason
 from sensorium.timebase import Timeline
 from sensorium.verdict import Verdict

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import StreamInfo
+from sensorium.sync.episode.chunk_accounts import Written
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE
-from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy, Written
+from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
 from sensorium.sync.recording.accounting import Account
 from sensorium.sync.recording.closing import ClosedAccount, ClosedStream, pack_reasons
 from sensorium.sync.recording.journal import Journal, JournalInstance, JournalStream

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -160,6 +161,32 @@ def test_what_fails_at_the_end_is_in_the_future_and_the_counts_are_final(tmp_pat
     assert writer.written()["shot", 0].lost_samples == 1
     with Episode(writer.folder) as episode:
         assert list(episode.frames()) == []
+
+
+def test_one_thread_may_finish_while_another_takes_what_is_settled(tmp_path: Path) -> None:
+    """As the recorder does: the loop returns credit while a thread closes the episode and settles its accounts."""
+    payload = os.urandom(5_000)
+    for attempt in range(20):
+        policy = WriterPolicy(sync_s=None, chunk_bytes=20_000)
+        writer = begin(tmp_path / str(attempt), policy, STORED, BLOCK)
+        for seq in range(300):
+            writer.write(*frame_of(STORED, seq, payload), 0, held=seq)
+        settled: list[int] = []
+        counts = []
+
+        def finish(writer: EpisodeWriter = writer, counts: list[int] = counts) -> None:
+            writer.finish().result(timeout=60)
+            counts.append(writer.written()["shot", 0].samples)
+
+        closing = threading.Thread(target=finish)
+        closing.start()
+        while closing.is_alive():
+            settled += writer.take_settled()
+        closing.join()
+        settled += writer.take_settled()
+        assert settled == list(range(300))
+        assert counts == [300]
+        assert writer.unsettled_bytes() == 0
 
 
 def test_a_closed_writer_refuses_frames_and_entries(tmp_path: Path) -> None:
