@@ -1,7 +1,8 @@
 """The reference rigs at full speed through ``sensorium record``, beside the peers, in one run.
 
     python tests/bench/rig.py [--multiples 1,4,8,16] [--seconds 30] [--peers] [--json] [--rigs opaque,typed]
-                              [--wall S | --minutes M] [--busy N] [--stall S] [--rounds N] [--only-rigs]
+                              [--wall S | --minutes M] [--busy N] [--stall S] [--kill NAME] [--rounds N]
+                              [--only-rigs]
 
 ``opaque`` is the 72 MB/s of specs/performance.md 2 (four cameras, clouds, IMU, force, audio) from eight driver
 processes of a third party; ``typed`` has the same sensors with real Ouster packets, integers with a scale and
@@ -90,7 +91,7 @@ class Bench:
                     stalls.stalling_disk(run.folder, self.arguments.stall, STALL_EVERY_S)
                 )
                 spool = disk.folder / "spool"
-            found = record_run(run, spool, split_s, self.generation(rig, multiple))
+            found = record_run(run, spool, split_s, self.generation(rig, multiple), self.arguments.kill)
         if disk is not None:
             found["stalls_s"] = disk.stalls_s
         return found
@@ -252,6 +253,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--busy", type=int, default=0, help="cores to burn beside")
     parser.add_argument(
         "--stall", type=float, default=0.0, help="seconds that the disk stands still, every 6 s"
+    )
+    parser.add_argument(
+        "--kill", default="", help="a process to kill on the way: synchronizer, thinker, cam0"
     )
     parser.add_argument("--only-rigs", action="store_true", help="no imports, codecs, writer and bus")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")

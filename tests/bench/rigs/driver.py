@@ -59,7 +59,7 @@ class LoadDriver(Driver[LoadConfig]):
         self._load = load_named(config.rig, context.name)
         self._pool: list[bytes] = []
         self._schedule: Schedule | None = None
-        self._next = 0
+        self._first = self._next = 0
         self._lost_frames = 0
         self._latest_ns = 0
         self._reads = 0
@@ -88,7 +88,11 @@ class LoadDriver(Driver[LoadConfig]):
     def _wait_for_start(self) -> Schedule | None:
         ready(self.config.folder, self._load.name)  # asked for frames: the agent is ready as well
         start_ns = start_of(self.config.folder)
-        return None if start_ns is None else schedule_of(self._load, self.config, start_ns)
+        if start_ns is None:
+            return None
+        schedule = schedule_of(self._load, self.config, start_ns)
+        self._first = self._next = schedule.count_until(self.context.clock.now_ns())  # after a restart
+        return schedule
 
     def _fetch(self, schedule: Schedule, now_ns: int) -> list[Frame | Loss]:
         """Return what the device's buffer holds; what ran over is lost, and says so."""
@@ -115,17 +119,18 @@ class LoadDriver(Driver[LoadConfig]):
         if self._revolution is not None:
             payload, device_ticks = self._revolution.at(index, ticks, schedule.period_ns)
         arrival_ns = stamps(self.context.clock.now_ns())
-        return Frame(load.name, index * load.samples, load.samples, device_ticks, arrival_ns, payload)
+        seq = (index - self._first) * load.samples
+        return Frame(load.name, seq, load.samples, device_ticks, arrival_ns, payload)
 
     def close(self) -> None:
         """Leave the device's own account: what it had, what ran over, how late it was asked at worst."""
         if self._schedule is None:
             return
         now_ns = self.context.clock.now_ns()
-        produced = self._schedule.count_until(now_ns)
+        produced = self._schedule.count_until(now_ns) - self._first
         account = {
             "produced": produced * self._load.samples,
-            "fetched": (self._next - self._lost_frames) * self._load.samples,
+            "fetched": (self._next - self._first - self._lost_frames) * self._load.samples,
             "frames": produced,
             "frame_bytes": self._load.frame_bytes,
             "latest_ms": self._latest_ns / 1e6,

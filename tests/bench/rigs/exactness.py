@@ -1,5 +1,6 @@
 """Whether an episode gives back, bit for bit, what the devices had, through whatever codec and batching."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,13 @@ from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recorded import RecordedFrame
 
 
-def differences(path: Path, run: Run) -> list[str]:
-    """Return one line per stream whose frames do not decode to what its device had."""
+def differences(path: Path, run: Run, streams: Sequence[str]) -> list[str]:
+    """Return one line for each of the streams whose frames do not decode to what its device had."""
     wrong: dict[str, list[int]] = {}
     with Episode(path) as episode:
-        truths = {name: _Truth(load_named(run.rig, name), run) for name in run.streams}
+        truths = {name: _Truth(load_named(run.rig, name), run) for name in streams}
         decoders = {name: Decoder(info) for name, info in episode.streams.items() if name in truths}
-        for recorded in episode.frames([name for name in run.streams if name in decoders]):
+        for recorded in episode.frames([name for name in streams if name in decoders]):
             frame = recorded.frame
             plain = decoders[frame.stream].plain(frame.payload, frame.count)
             if not truths[frame.stream].holds(recorded, memoryview(plain)):

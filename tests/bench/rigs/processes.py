@@ -1,6 +1,7 @@
 """What processes cost: processor time and memory of a tree, read from /proc while it lives."""
 
 import os
+import signal
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _CPU_EVERY_NS = SECOND_NS // 20
 _MEMORY_EVERY = 10
 """Walking the pages of a process for its memory is dear: every half second."""
-_RING_FOLDER = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(slots=True)
@@ -69,9 +70,27 @@ class Watch:
                 usage.mark_cpu_s[name] = usage.cpu_s
 
     def has_children(self) -> bool:
-        """Return whether anything but the roots was alive at the last look."""
+        """Return whether anything but the roots is alive."""
+        return any(pid not in self.roots for pid in self.alive())
+
+    def alive(self) -> list[int]:
+        """Return the processes that have not ended."""
         with self._lock:
-            return any(_stat(pid) is not None for pid in self.usages if pid not in self.roots)
+            return [pid for pid in self.usages if _stat(pid) is not None]
+
+    def kill(self, name: str) -> None:
+        """Kill the processes of this name at once.
+
+        Raises:
+            LookupError: If none is alive.
+        """
+        victims = [pid for pid in self.alive() if self.usages[pid].name == name]
+        if not victims:
+            raise LookupError(
+                f"no process {name} to kill among {[each.name for each in self.usages.values()]}"
+            )
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
 
     def _run(self) -> None:
         for look in range(1 << 60):
@@ -136,7 +155,7 @@ def _pss_mb(pid: int) -> float:
 def _shared_mb() -> float:
     """Return what lies in /dev/shm, rings of the bus among it."""
     total = 0
-    for entry in os.scandir(_RING_FOLDER):
+    for entry in os.scandir(SHARED_MEMORY):
         try:
             total += entry.stat().st_blocks * 512
         except OSError:

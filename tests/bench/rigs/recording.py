@@ -18,7 +18,7 @@ import yaml
 from rigs.episodes import StreamCount, add_episode, disagreements, manifest_of
 from rigs.exactness import differences
 from rigs.loads import ENTRY_POINT, RIGS, Load
-from rigs.processes import Usage, Watch, peak_mb
+from rigs.processes import SHARED_MEMORY, Usage, Watch, peak_mb
 from rigs.producers import (
     CLOCK,
     BenchError,
@@ -75,11 +75,12 @@ def discard_usages(run: Run) -> dict[str, Usage]:
 
 
 def record_run(
-    run: Run, spool: Path, split_s: float | None, discarded: Mapping[str, Usage]
+    run: Run, spool: Path, split_s: float | None, discarded: Mapping[str, Usage], victim: str = ""
 ) -> dict[str, Any]:
     """Record a rig once and return its figures (see ``rig.py``).
 
     Args:
+        victim: Name of a process to kill at 40 % of the time, "" = none.
         spool: Where it is recorded; must not exist.
         split_s: Seal an episode so often, and delete it once its balance is taken.
         discarded: What the same drivers use when the bus discards.
@@ -90,15 +91,20 @@ def record_run(
     rig = run.folder / "rig.yaml"
     rig.write_text(yaml.safe_dump(_rig_document(run, split_s)))
     load_average = os.getloadavg()[0]
+    shared_before = set(SHARED_MEMORY.iterdir())
     with ExitStack() as stack:
         agent = _start_agent(stack, run, rig, spool)
         watch = stack.enter_context(Watch((agent.pid,)))
-        reaper = stack.enter_context(Reaper(spool, run, split_s is not None))
+        reaper = stack.enter_context(Reaper(spool, run, split_s is not None, victim))
         wait_until_ready(run, run.streams, [agent])
         watch.mark(GO)
-        latency_us = _watch_agent(run, agent, watch, spool, start_all(run))
+        latency_us = _watch_agent(run, agent, watch, spool, start_all(run), victim)
         wait_for([agent], SEALING_PATIENCE_S, "sealing and reporting", may_fail=True)
+        orphans = [watch.usages[pid].name for pid in watch.alive()]
     recorded = reaper.finish(latency_us)
+    recorded.problems.extend([f"{name} outlived the agent" for name in orphans])
+    leftovers = set(SHARED_MEMORY.iterdir()) - shared_before
+    recorded.problems.extend([f"{path} was left behind" for path in sorted(leftovers)])
     if agent.returncode not in (0, 1) and split_s is None:
         recorded.warnings.append(f"record ended with code {agent.returncode}: {_last_line(run)}")
     return {**figures(run, recorded, watch, agent.pid, discarded), "load_average": round(load_average, 2)}
@@ -143,17 +149,21 @@ def _last_line(run: Run) -> str:
 
 
 def _watch_agent(
-    run: Run, agent: Popen[bytes], watch: Watch, spool: Path, start_ns: int
+    run: Run, agent: Popen[bytes], watch: Watch, spool: Path, start_ns: int, victim: str
 ) -> dict[str, float | None]:
     """Look on until the agent's children are gone; return the last latencies that it stated."""
     latency_us: dict[str, float | None] = dict.fromkeys(run.streams)
     end_ns = start_ns + round(run.wall_s * SECOND_NS)
+    kill_ns = start_ns + round(0.4 * run.wall_s * SECOND_NS) if victim else end_ns
     while watch.has_children() and agent.poll() is None:
+        if kill_ns < CLOCK.now_ns() < end_ns:
+            watch.kill(victim)
+            kill_ns = end_ns
         if CLOCK.now_ns() > end_ns + round(SEALING_PATIENCE_S * SECOND_NS):
             raise BenchError(f"{run.rig} at {run.multiple} x: the agent's processes do not end")
         if CLOCK.now_ns() < end_ns:
             latency_us.update(_stated_latencies(spool))
-            last_look_ns = max(end_ns - _LOOK_NS // 10, CLOCK.now_ns())
+            last_look_ns = max(min(end_ns, kill_ns) - _LOOK_NS // 10, CLOCK.now_ns())
             CLOCK.sleep_until(min(last_look_ns, CLOCK.now_ns() + _LOOK_NS))
         elif LOADED not in watch.mark_looks:
             watch.mark(LOADED)
@@ -173,9 +183,13 @@ def _stated_latencies(spool: Path) -> dict[str, float | None]:
 
 
 class Reaper:
-    """Takes the balance of each sealed episode; in long runs it deletes all but the last as they seal."""
+    """Takes the balance of each sealed episode; in long runs it deletes all but the last as they seal.
 
-    def __init__(self, spool: Path, run: Run, is_deleting: bool) -> None:
+    A driver that is killed leaves no account, and its successor counts anew: its stream is not compared.
+    """
+
+    def __init__(self, spool: Path, run: Run, is_deleting: bool, victim: str) -> None:
+        self._whole = [name for name in run.streams if name != victim]
         self._spool = spool
         self._run = run
         self._is_deleting = is_deleting
@@ -218,9 +232,9 @@ class Reaper:
         for episode in self._sealed():
             manifest = self._take(episode)
             problems += disagreements(episode, manifest, self._counts, self._run.streams)
-            problems += differences(episode, self._run)
+            problems += differences(episode, self._run, self._whole)
         accounts = accounts_of(self._run)
-        for name in self._run.streams:
+        for name in self._whole:
             count, account = self._counts.get(name, StreamCount()), accounts.get(name)
             if account is None or count.produced != account["produced"]:
                 has = "nothing" if account is None else int(account["produced"])
@@ -280,7 +294,10 @@ def figures(
             "discarding_drivers": _rounded(discard_s),
         },
         "memory_mb": memory(others, hosts, discarded, watch),
-        "streams": {name: _stream_figures(loads[name], count, raw[name]) for name, count in counts.items()},
+        "streams": {
+            name: _stream_figures(loads[name], count, raw[name], run.multiple)
+            for name, count in counts.items()
+        },
         "latest_read_ms": {name: _rounded(each["latest_ms"]) for name, each in accounts_of(run).items()},
         "episodes": recorded.episodes,
         "problems": recorded.problems,
@@ -288,11 +305,13 @@ def figures(
     }
 
 
-def _stream_figures(load: Load, count: StreamCount, raw: int) -> dict[str, Any]:
+def _stream_figures(load: Load, count: StreamCount, raw: int, multiple: int) -> dict[str, Any]:
+    samples_per_s = load.samples * load.frames_per_s * multiple
     found: dict[str, Any] = {
         "produced": count.produced,
         "lost": count.lost,
         "dropped": dict(count.dropped),
+        "dropped_s": {reason: _rounded(samples / samples_per_s) for reason, samples in count.dropped.items()},
         "raw_bytes": raw,
         "stored_bytes": count.stored_bytes,
         "stored_ratio": _per(raw, count.stored_bytes),
