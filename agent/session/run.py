@@ -12,6 +12,7 @@ from sensorium.agent.session.outcome import SessionResult
 from sensorium.agent.session.rig import CheckerOptions, CheckOptions, Device, Rig
 from sensorium.agent.session.supervisor import Supervisor
 from sensorium.errors import SensoriumError
+from sensorium.sync.episode.spool import Spool
 from sensorium.sync.recording.spec import SessionPlan
 from sensorium.timebase import SECOND_NS, Clock
 
@@ -111,6 +112,12 @@ def run_session(
             )
     episodes = [Path(row["path"]) for row in sealed if row["path"]]
     problems = [f"episode {row['episode']}: {row['error']}" for row in sealed if row["error"]]
+    told = {row["episode"] for row in sealed}
+    problems += [
+        f"episode {folder.name} is recorded but not sealed; `sensorium episodes recover` does that"
+        for folder in Spool(request.spool).open_folders()
+        if folder.name not in told
+    ]
     if fault:
         problems.insert(0, fault)
     return SessionResult(episodes, supervisor.run_dir, list(supervisor.warnings), problems, fault=fault)

@@ -32,13 +32,16 @@ from sensorium.timebase import SECOND_NS, Clock
 FIRST_BACKOFF_NS = SECOND_NS // 2
 LONGEST_BACKOFF_NS = 30 * SECOND_NS
 HEALTHY_NS = 10 * SECOND_NS
-MAX_CORE_DEATHS = 5
+MAX_SYNCHRONIZER_DEATHS = 5
 STOP_DRIVERS_NS = 8 * SECOND_NS
 STOP_SYNCHRONIZER_NS = 120 * SECOND_NS
 STOP_THINKER_NS = 600 * SECOND_NS
 STOP_HELPERS_NS = 5 * SECOND_NS
 _TICK_NS = SECOND_NS // 20
 _SOCKETS = ("bus", "control", "notes", "sets", "live")
+
+_SAYS_WHY = (2, 3)
+"""Exit codes of a process that could not work and said so: starting it again would not help."""
 
 _ENDED_LAST = {"synchronizer": 1, "thinker": 2}
 _PATIENCE_NS = {"synchronizer": STOP_SYNCHRONIZER_NS, "thinker": STOP_THINKER_NS}
@@ -221,9 +224,8 @@ class Supervisor:
             self._watch_driver(child, now_ns)
         for child in self._helpers.values():
             self._watch_restartable(child, now_ns)
-        for core in (self._synchronizer, self._thinker):
-            assert core is not None
-            self._watch_core(core)
+        self._watch_synchronizer()
+        self._watch_thinker(now_ns)
         return not all(child.is_finished for child in self._drivers.values())
 
     def _watch_driver(self, child: Child, now_ns: int) -> None:
@@ -252,18 +254,32 @@ class Supervisor:
             self._schedule(child, now_ns)
         self._restart_when_due(child, now_ns)
 
-    def _watch_core(self, child: Child) -> None:
-        """Replace a synchronizer or thinker that died, at once, unless it said that it cannot work."""
+    def _watch_synchronizer(self) -> None:
+        """Replace a synchronizer that died, at once, unless it said that it cannot work."""
+        child = self._synchronizer
+        assert child is not None
         code = _exit_code(child)
         if code is None:
             return
         self._note_death(child, code)
-        if code == 3 or code == 2:
+        if code in _SAYS_WHY:
             raise SensoriumError(child.last_error)
         child.restarts += 1
-        if child.restarts > MAX_CORE_DEATHS:
-            raise SensoriumError(f"the {child.name} died {child.restarts} times: {child.last_error}")
+        if child.restarts > MAX_SYNCHRONIZER_DEATHS:
+            raise SensoriumError(f"the synchronizer died {child.restarts} times: {child.last_error}")
         self._spawn(child)
+
+    def _watch_thinker(self, now_ns: int) -> None:
+        """Replace a thinker that died; recording goes on without it, however often that happens."""
+        child = self._thinker
+        assert child is not None
+        code = _exit_code(child)
+        if code is not None:
+            self._note_death(child, code)
+            if code in _SAYS_WHY and child.restarts == 0:
+                raise SensoriumError(child.last_error)
+            self._schedule(child, now_ns)
+        self._restart_when_due(child, now_ns)
 
     def _note_death(self, child: Child, code: int) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
