@@ -57,7 +57,7 @@ def _packed(codec: str, count: int, info: StreamInfo = CAM) -> tuple[StreamInfo,
 
 def _error_db(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     """Return the peak signal to noise ratio of two images."""
-    mean_square = np.mean((one.astype(np.float64) - other) ** 2)
+    mean_square = float(np.mean((one.astype(np.float64) - other) ** 2))
     return float(10 * np.log10(255**2 / max(mean_square, 1e-9)))
 
 
@@ -272,7 +272,8 @@ def test_a_gap_a_loss_and_a_refusal_ask_the_device_for_a_key_frame() -> None:
 
 def test_what_is_no_byte_stream_is_lost_where_it_stood() -> None:
     info, payloads = _sent(2)
-    stage = VideoStage({}, [].append)
+    asked: list[str] = []
+    stage = VideoStage({}, asked.append)
     stage.declare([info])
     lengths = len(payloads[0]).to_bytes(4, "big") + payloads[0][4:]
     found = list(_passed(stage, [payloads[0], lengths], [0, 2]))
