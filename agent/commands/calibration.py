@@ -9,8 +9,9 @@ import numpy as np
 import yaml
 from rich.table import Table
 
+from sensorium.agent.calibrating.checking.report import judged_document
+from sensorium.agent.commands.display import print_findings
 from sensorium.agent.commands.output import print_json, table_console, today
-from sensorium.agent.commands.verdicts import plain_verdict, print_findings
 from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, ros
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import Intrinsics, difference, rpy_from_rotation
@@ -62,7 +63,7 @@ def show_calibration(path: Path, size: str | None, as_json: bool) -> int:
                 "format": found.format,
                 "id": calibration.calibration_id,
                 "calibration": yaml.safe_load(calibration.dump()),
-                "findings": [plain_verdict(finding) for finding in found.findings],
+                "findings": [judged_document(finding) for finding in found.findings],
                 "exit_code": code,
             }
         )
@@ -72,14 +73,14 @@ def show_calibration(path: Path, size: str | None, as_json: bool) -> int:
         f"{path}: {found.format}, id {calibration.calibration_id}"
         + (f", rig {calibration.rig}" if calibration.rig else "")
         + (f", of {calibration.date}" if calibration.date else ""),
-        highlight=False,
+        soft_wrap=True,
     )
     if calibration.cameras:
         console.print(_camera_table(calibration))
     if calibration.edges:
         console.print(_edge_table(calibration))
     for sentence in _known_readings(calibration):
-        console.print(sentence, highlight=False)
+        console.print(sentence, soft_wrap=True)
     print_findings(console, found.findings)
     return code
 
@@ -193,12 +194,12 @@ def convert_calibration(
     notes += _differences(name, calibration, target)
     if as_json:
         document = {"from": found.format, "to": name, "path": str(target), "notes": notes}
-        print_json(document | {"findings": [plain_verdict(finding) for finding in found.findings]})
+        print_json(document | {"findings": [judged_document(finding) for finding in found.findings]})
         return 0
     console = table_console()
-    console.print(f"{target}: written as {name}, read back and compared", highlight=False)
+    console.print(f"{target}: written as {name}, read back and compared", soft_wrap=True)
     for note in notes:
-        console.print(f"  {note}", highlight=False)
+        console.print(f"  {note}", soft_wrap=True)
     print_findings(console, found.findings)
     return 0
 

@@ -10,7 +10,7 @@ import yaml
 from rich.table import Table
 
 from sensorium.agent.calibrating.checking.references import references_of
-from sensorium.agent.calibrating.checking.report import CheckReport, degrees, montage
+from sensorium.agent.calibrating.checking.report import CheckReport, degrees, judged_document, montage
 from sensorium.agent.calibrating.checking.run import run_checks
 from sensorium.agent.calibrating.image_files import write_image
 from sensorium.agent.calibrating.opening import open_recording
@@ -19,9 +19,8 @@ from sensorium.agent.calibrating.solving.guide import Guide
 from sensorium.agent.calibrating.solving.live import LiveGuide, record_live
 from sensorium.agent.calibrating.solving.run import check_with_board, kind_of
 from sensorium.agent.calibrating.solving.solver import SolveRequest
-from sensorium.agent.commands.display import coloured
+from sensorium.agent.commands.display import coloured, print_findings
 from sensorium.agent.commands.output import print_json, say_progress, table_console
-from sensorium.agent.commands.verdicts import plain_verdict, print_findings
 from sensorium.agent.session.rig import load_rig
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
 from sensorium.calibration.rig_document import Reference, RigCalibration
@@ -159,7 +158,7 @@ def _check(
     else:
         print_check(recording, report, written)
         for remark in remarks:
-            table_console().print(remark, highlight=False)
+            table_console().print(remark, soft_wrap=True)
     return code
 
 
@@ -209,9 +208,9 @@ def check_document(recording: Recording, report: CheckReport, overlay: Path | No
             "source": calibration.calibration.source,
             "date": calibration.calibration.date,
         },
-        "findings": [plain_verdict(finding) for finding in report.findings],
+        "findings": [judged_document(finding) for finding in report.findings],
         "checks": [
-            plain_verdict(verdict) | {"counts": report.counts(verdict)} for verdict in report.verdicts
+            judged_document(verdict) | {"counts": report.counts(verdict)} for verdict in report.verdicts
         ],
         "overlay": str(overlay) if overlay is not None else None,
     }
@@ -224,7 +223,7 @@ def print_check(recording: Recording, report: CheckReport, overlay: Path | None)
     console.print(
         f"{recording.path}: {recording.kind}, calibration {calibration.calibration_id} "
         f"({recording.calibration.format}{', ' + calibration.date if calibration.date else ''})",
-        highlight=False,
+        soft_wrap=True,
     )
     table = Table("check", "pair", "degree", "estimate", "± sigma", "tolerance", "verdict")
     for verdict in report.verdicts:
@@ -252,16 +251,16 @@ def print_check(recording: Recording, report: CheckReport, overlay: Path | None)
             if q.sigma is None
         )
         console.print(
-            f"{verdict.subject} {verdict.check}: {coloured(verdict.status.value)}  {counts}", highlight=False
+            f"{verdict.subject} {verdict.check}: {coloured(verdict.status.value)}  {counts}", soft_wrap=True
         )
         for reason in verdict.reasons:
-            console.print(f"  {reason}", highlight=False)
+            console.print(f"  {reason}", soft_wrap=True)
     print_findings(console, report.findings)
     if overlay is not None:
-        console.print(f"picture: {overlay}", highlight=False)
-    console.print(f"calibration: {coloured(report.status.value)}", highlight=False)
+        console.print(f"picture: {overlay}", soft_wrap=True)
+    console.print(f"calibration: {coloured(report.status.value)}", soft_wrap=True)
     if report.moved:
-        console.print(f"  moved: {' or '.join(report.moved)}", highlight=False)
+        console.print(f"  moved: {' or '.join(report.moved)}", soft_wrap=True)
     if report.status is not Status.OK:
         for reason in report.reasons[:3]:
-            console.print(f"  {reason}", highlight=False)
+            console.print(f"  {reason}", soft_wrap=True)

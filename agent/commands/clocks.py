@@ -1,20 +1,18 @@
 """``sensorium sync serve`` and ``sensorium sync clocks``: answer probes, and look at the clocks of a rig."""
 
-import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from sensorium.agent.commands.display import coloured
+from sensorium.agent.commands.display import coloured, say
+from sensorium.agent.commands.output import print_json, print_json_line, table_console
 from sensorium.agent.session.rig import load_rig
 from sensorium.errors import ConfigError
 from sensorium.sync.clocks.probe import ProbeServer, load_key
@@ -67,8 +65,10 @@ def serve_probes(bind: str, port: int, key: Path, *, as_json: bool) -> int:
 
 
 def _say(found: dict[str, Any], text: str, as_json: bool) -> None:
-    sys.stdout.write((json.dumps(found) if as_json else text) + "\n")
-    sys.stdout.flush()
+    if as_json:
+        print_json_line(found)
+    else:
+        say(text)
 
 
 def watch_clocks(rig: Path, seconds: float | None, *, as_json: bool) -> int:
@@ -90,8 +90,8 @@ def watch_clocks(rig: Path, seconds: float | None, *, as_json: bool) -> int:
         if as_json:
             _run(watch, clock, seconds, stop, events, lambda: None)
         else:
-            console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-            with Live(_table(watch.verdicts(), events), console=console, auto_refresh=False) as live:
+            table = _table(watch.verdicts(), events)
+            with Live(table, console=table_console(), auto_refresh=False) as live:
                 _run(
                     watch,
                     clock,
@@ -105,9 +105,8 @@ def watch_clocks(rig: Path, seconds: float | None, *, as_json: bool) -> int:
         watch.close()
     status = worst(verdicts)
     if as_json:
-        rows = [asdict(verdict) for verdict in verdicts]
-        document = {"status": status.value, "clocks": rows, "events": [asdict(event) for event in events]}
-        sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+        rows = [verdict.document() for verdict in verdicts]
+        print_json({"status": status.value, "clocks": rows, "events": [asdict(event) for event in events]})
     return 0 if status is Status.OK else 1
 
 

@@ -10,8 +10,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sensorium.agent.commands.output import table_console
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.transfer import Progress as UploadProgress
+from sensorium.verdict import Status, Verdict
 
 CHECKER_SILENT_S = 15.0
 _PLAIN_EVERY_NS = 2 * SECOND_NS
@@ -41,7 +43,7 @@ class Progress:
     def __init__(self, title: str, as_json: bool) -> None:
         self._title = title
         self._is_silent = as_json
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, highlight=False)
         self._live: Live | None = None
         self._clock = HostClock()
         self._next_line_ns = 0
@@ -74,16 +76,14 @@ class Progress:
             self._live.update(_live_view(self._title, status))
         elif phase != self._phase or self._clock.now_ns() >= self._next_line_ns:
             self._next_line_ns = self._clock.now_ns() + _PLAIN_EVERY_NS
-            self._console.print(_line(self._title, status), highlight=False, soft_wrap=True)
+            self._console.print(_line(self._title, status), soft_wrap=True)
         self._phase = phase
 
     def _warn(self, warnings: Iterable[str]) -> None:
         for warning in warnings:
             if warning not in self._warned:
                 self._warned.add(warning)
-                self._console.print(
-                    f"{self._title}: {warning}", highlight=False, soft_wrap=True, markup=False
-                )
+                self._console.print(f"{self._title}: {warning}", soft_wrap=True, markup=False)
 
     def show_upload(self, progress: UploadProgress) -> None:
         """Show how far an upload is."""
@@ -154,14 +154,9 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=150)
-
-
 def print_session(found: Mapping[str, Any]) -> None:
     """Print the tables that end a session."""
-    console = _console()
+    console = table_console()
     console.print(_stream_table(found["streams"]))
     if found["alignment"]:
         console.print(_alignment_table(found["alignment"]))
@@ -175,25 +170,25 @@ def print_session(found: Mapping[str, Any]) -> None:
     print_verification(found["verification"], console)
     for label in ("problems", "limitations", "warnings"):
         for text in found.get(label, ()):
-            console.print(f"[bold yellow]{label[:-1]}[/]  {text}", highlight=False)
-    console.print(f"[bold]summary[/]      {found['summary']}", soft_wrap=True, highlight=False)
+            console.print(f"[bold yellow]{label[:-1]}[/]  {text}")
+    console.print(f"[bold]summary[/]      {found['summary']}", soft_wrap=True)
     for episode in found["episodes"]:
-        console.print(f"[bold]episode[/]      {episode}", soft_wrap=True, highlight=False)
+        console.print(f"[bold]episode[/]      {episode}", soft_wrap=True)
     if found["report"]:
-        console.print(f"[bold]report[/]       {found['report']}", soft_wrap=True, highlight=False)
+        console.print(f"[bold]report[/]       {found['report']}", soft_wrap=True)
 
 
 def print_verification(found: Mapping[str, Any], console: Console | None = None) -> None:
     """Print where the episodes are proven to be."""
     where = [f"in {found['store']}"] if found.get("store") else []
     _print_verdict(
-        console or _console(), "verification", found["status"], [*where, *found.get("reasons", ())]
+        console or table_console(), "verification", found["status"], [*where, *found.get("reasons", ())]
     )
 
 
 def _print_verdict(console: Console, name: str, status: str, reasons: Sequence[str]) -> None:
     text = "; ".join(reason for reason in reasons if reason)
-    console.print(f"[bold]{name:<12}[/] {coloured(status)}  {text}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{name:<12}[/] {coloured(status)}  {text}", soft_wrap=True)
 
 
 def _stream_table(streams: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -243,16 +238,16 @@ def _alignment_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
 
 def print_status(status: Mapping[str, Any]) -> None:
     """Print what a running agent records."""
-    console = _console()
+    console = table_console()
     if status["episode"] is None:
         console.print("not recording")
     else:
         console.print(_live_view(str(status["episode"]), {"phase": "recording", **status}))
     for name, state in status["devices"].items():
-        console.print(f"{name}: {state}", highlight=False)
+        console.print(f"{name}: {state}")
     _print_checks(console, status["checks"])
     for why in filter(None, (status["fault"], status["refused"])):
-        console.print(f"[red]{why}[/]", highlight=False)
+        console.print(f"[red]{why}[/]")
 
 
 def _print_checks(console: Console, checks: Mapping[str, Any]) -> None:
@@ -280,7 +275,7 @@ def _print_checks(console: Console, checks: Mapping[str, Any]) -> None:
 
 def print_devices(rows: Sequence[Mapping[str, Any]], plugged: Sequence[str]) -> None:
     """Print drivers and devices."""
-    console = _console()
+    console = table_console()
     table = Table("driver", "options", "seen")
     for row in rows:
         options = ", ".join(row["options"]) if row["available"] else row["reason"]
@@ -306,12 +301,12 @@ def print_episodes(rows: Sequence[Mapping[str, Any]]) -> None:
             row.get("error", quality),
             "; ".join([row["state"], *row.get("reasons", ())]),
         )
-    _console().print(table)
+    table_console().print(table)
 
 
 def print_consent(rows: Sequence[Mapping[str, Any]], is_paused: bool) -> None:
     """Print grants and the pause."""
-    console = _console()
+    console = table_console()
     table = Table("grant", "subject", "status", "purposes", "streams", "valid until")
     for row in rows:
         table.add_row(
@@ -337,3 +332,11 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return ""
+
+
+def print_findings(console: Console, findings: Sequence[Verdict]) -> None:
+    """Print what looks odd in a calibration."""
+    for finding in findings:
+        what = "note" if finding.status is Status.OK else coloured(finding.status.value)
+        for reason in finding.reasons:
+            console.print(f"{what}: {finding.subject}: {reason}", soft_wrap=True)

@@ -83,7 +83,7 @@ def verify_episode(episode: Path, as_json: bool) -> int:
     """Check an episode against its manifest; exit code 1 if anything differs."""
     verdict = verify(episode)
     if as_json:
-        print_json({"status": verdict.status.value, "reasons": list(verdict.reasons)})
+        print_json(verdict.document())
     else:
         display.say(f"{episode.name}: {verdict.status.value}")
         for reason in verdict.reasons:

@@ -1,7 +1,6 @@
 """How commands print: documents for machines, plain consoles for people."""
 
 import json
-import math
 import sys
 from collections.abc import Mapping
 from datetime import date, datetime, timezone
@@ -10,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from sensorium.timebase import SECOND_NS, HostClock
+from sensorium.verdict import finite
 
 
 def print_json(document: Any) -> None:
@@ -31,21 +31,16 @@ def _plain(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def finite(value: float) -> float | None:
-    """Return a number, or None where it is none."""
-    return float(value) if math.isfinite(value) else None
-
-
 def table_console() -> Console:
-    """Return a console on standard output that is wide enough for tables in a pipe, too."""
-    console = Console()
-    return console if console.is_terminal else Console(width=150, soft_wrap=True)
+    """Return a console on standard output; in a pipe it is wide enough for tables."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=150)
 
 
 def say_progress(text: str, as_json: bool) -> None:
     """Say on a terminal what is going on."""
     if not as_json and sys.stderr.isatty():
-        Console(stderr=True).print(text, highlight=False)
+        Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
 def today() -> date:

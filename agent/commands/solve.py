@@ -18,7 +18,7 @@ from sensorium.agent.calibrating.solving.run import Solution, kind_of, solve, so
 from sensorium.agent.calibrating.solving.solver import SolvedPart, SolveRequest
 from sensorium.agent.commands.check import PICTURES, is_rig_file
 from sensorium.agent.commands.display import coloured
-from sensorium.agent.commands.output import finite, print_json, say_progress, table_console, today
+from sensorium.agent.commands.output import print_json, say_progress, table_console, today
 from sensorium.agent.session.rig import load_rig
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import difference
@@ -26,7 +26,7 @@ from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.targets import Target
 from sensorium.errors import CalibrationError, SensoriumError, UsageError
 from sensorium.timebase import HostClock
-from sensorium.verdict import Status
+from sensorium.verdict import Status, finite
 
 LIVE_SECONDS = 180.0
 
@@ -173,21 +173,9 @@ def solve_document(path: Path, solution: Solution, written: Path | None) -> dict
 
 
 def _plain_part(part: SolvedPart) -> dict[str, Any]:
-    return {
-        "solver": part.solver,
-        "subject": part.verdict.subject,
-        "status": part.verdict.status.value,
-        "reasons": list(part.verdict.reasons),
-        "quantities": {
-            q.name: {
-                key: finite(value)
-                for key, value in (("value", q.value), ("sigma", q.sigma), ("limit", q.threshold))
-                if value is not None
-            }
-            | {"unit": q.unit}
-            for q in part.verdict.quantities
-        },
-    }
+    """Return a part's verdict for machines; a quantity's ``limit`` is its ``threshold`` by its name in the table."""
+    numbers = {q.name: q.document() | {"limit": finite(q.threshold)} for q in part.verdict.quantities}
+    return {"solver": part.solver, **part.verdict.document(), "quantities": numbers}
 
 
 def _moved(solution: Solution) -> list[dict[str, Any]]:
@@ -237,19 +225,19 @@ def _print(path: Path, solution: Solution, written: Path | None) -> None:
     console.print(table)
     for part in solution.parts:
         for reason in part.verdict.reasons:
-            console.print(f"{part.verdict.subject} {part.solver}: {reason}", highlight=False)
+            console.print(f"{part.verdict.subject} {part.solver}: {reason}", soft_wrap=True)
     for moved in _moved(solution):
-        console.print(_moved_sentence(moved), highlight=False)
+        console.print(_moved_sentence(moved), soft_wrap=True)
     for loop in solution.after.loops():
         state = "closes" if loop.is_closed else "does NOT close"
         console.print(
             f"loop {' -> '.join(loop.frames)} {state}: {np.rad2deg(loop.rotation_rad):.3f} deg, "
             f"{loop.translation_m * 1000:.1f} mm",
-            highlight=False,
+            soft_wrap=True,
         )
     if written is not None:
-        console.print(f"{written}: written, id {solution.after.calibration_id}", highlight=False)
-    console.print(f"{path}: {coloured(solution.status.value)}", highlight=False)
+        console.print(f"{written}: written, id {solution.after.calibration_id}", soft_wrap=True)
+    console.print(f"{path}: {coloured(solution.status.value)}", soft_wrap=True)
 
 
 def _moved_sentence(moved: dict[str, Any]) -> str:

@@ -1,15 +1,13 @@
 """What ``sensorium sync ...`` does; each function returns an exit code."""
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from sensorium.agent.commands.display import coloured
+from sensorium.agent.commands.output import print_json, table_console
 from sensorium.agent.reporting.sync import SyncReport, sync_report, write_sync_report
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.calibration.rig_document import RigCalibration
@@ -58,8 +56,7 @@ def report_sync(episode: Path, html: Path | None, *, inputs: ContentInputs | Non
         report.content = _content(episode, inputs)
     path = write_sync_report(report, html or episode / SYNC_REPORT_FILE)
     if as_json:
-        json.dump({**report.document(), "html": str(path)}, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_json({**report.document(), "html": str(path)})
     else:
         _print(report, path)
     return 1 if any(verdict.status is Status.FAILED for verdict in report.verdicts) else 0
@@ -88,10 +85,9 @@ def remap_sync(episode: Path, *, as_json: bool) -> int:
         for stream, (by, before, after) in moved.items()
     }
     if as_json:
-        json.dump({"remap": str(path), "streams": rows}, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_json({"remap": str(path), "streams": rows})
         return 0
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    console = table_console()
     table = Table(title="two-sided stamps against those of the recording", title_justify="left")
     for name in ("stream", "moved p50/p99 us", "bound p50 before us", "after us"):
         table.add_column(name, justify="left" if name == "stream" else "right")
@@ -119,7 +115,7 @@ def _content(episode: Path, inputs: ContentInputs) -> tuple[Verdict, ...]:
 
 
 def _print(report: SyncReport, path: Path) -> None:
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    console = table_console()
     found = report.document()
     clocks = Table(title=f"clocks of {report.episode_id}, {found['seconds']:.1f} s", title_justify="left")
     for name in ("stream", "method", "rate Hz", "skew ppm", "epochs"):

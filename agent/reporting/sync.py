@@ -204,19 +204,15 @@ class SyncReport:
                 for event in self.events
             ],
             "events_left_out": self.more_events,
-            "verdicts": [
-                {
-                    "check": verdict.check,
-                    "subject": verdict.subject,
-                    "status": verdict.status.value,
-                    "reasons": list(verdict.reasons),
-                    "quantities": {
-                        q.name: [q.value, q.unit] for q in verdict.quantities if np.isfinite(q.value)
-                    },
-                }
-                for verdict in self.verdicts
-            ],
+            "checks": [verdict.document() for verdict in self.verdicts],
+            "verdicts": [_with_pairs(verdict) for verdict in self.verdicts],
         }
+
+
+def _with_pairs(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict whose quantities are [value, unit]: what readers of older reports know as ``verdicts``."""
+    numbers = {q.name: [q.value, q.unit] for q in verdict.quantities if np.isfinite(q.value)}
+    return verdict.document() | {"quantities": numbers}
 
 
 def sync_report(path: Path) -> SyncReport:

@@ -233,7 +233,7 @@ def _calibration(manifests: Sequence[Manifest]) -> dict[str, Any]:
         "id": next((manifest.calibration.id for manifest in manifests if manifest.calibration.id), ""),
         "reasons": reasons,
         "checks": [
-            {**_verdict(verdict), **_windows(manifest, verdict)}
+            {**verdict.document(), **_windows(manifest, verdict)}
             for manifest in manifests
             for verdict in manifest.calibration.verdicts
         ],
@@ -259,25 +259,7 @@ def _clocks(manifests: Sequence[Manifest]) -> dict[str, Any]:
     verdicts = [verdict for manifest in manifests for verdict in manifest.clocks]
     return {
         "status": worst(verdicts).value,
-        "checks": [_verdict(verdict) for verdict in verdicts],
-    }
-
-
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "check": verdict.check,
-        "subject": verdict.subject,
-        "status": verdict.status.value,
-        "reasons": list(verdict.reasons),
-        "quantities": {
-            quantity.name: {
-                "value": quantity.value,
-                "unit": quantity.unit,
-                "threshold": quantity.threshold,
-                "sigma": quantity.sigma,
-            }
-            for quantity in verdict.quantities
-        },
+        "checks": [verdict.document() for verdict in verdicts],
     }
 
 

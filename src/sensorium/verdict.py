@@ -1,8 +1,10 @@
 """One verdict type for clocks, calibration, quality and consent gates."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 class Status(str, Enum):
@@ -28,6 +30,11 @@ def outweighs(status: Status, other: Status) -> bool:
     return _WEIGHT[status] >= _WEIGHT[other]
 
 
+def finite(value: float | None) -> float | None:
+    """Return a number, or None where it is none: JSON has no word for infinities and NaN."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """A number with its unit, and where they apply its limit and one-sigma uncertainty."""
@@ -37,6 +44,15 @@ class Quantity:
     unit: str
     threshold: float | None = None
     sigma: float | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the quantity as JSON has it, everywhere; what does not apply or is no number is None."""
+        return {
+            "value": finite(self.value),
+            "unit": self.unit,
+            "threshold": finite(self.threshold),
+            "sigma": finite(self.sigma),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +74,16 @@ class Verdict:
     def __post_init__(self) -> None:
         if self.status is not Status.OK and not self.reasons:
             raise ValueError(f"{self.check} on {self.subject} is {self.status.value} without a reason")
+
+    def document(self) -> dict[str, Any]:
+        """Return the verdict as JSON has it, everywhere; its quantities by their names."""
+        return {
+            "check": self.check,
+            "subject": self.subject,
+            "status": self.status.value,
+            "reasons": list(self.reasons),
+            "quantities": {quantity.name: quantity.document() for quantity in self.quantities},
+        }
 
 
 def worst(verdicts: Iterable[Verdict]) -> Status:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from sensorium.agent.calibrating.shots import Image
 from sensorium.calibration.attribution import moved_sensors
 from sensorium.calibration.checks import Degree
-from sensorium.verdict import Quantity, Status, Verdict, worst
+from sensorium.verdict import Quantity, Status, Verdict, finite, worst
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +114,18 @@ def degrees(verdict: Verdict) -> list[tuple[Quantity, Status]]:
             status = Status.SUSPECT  # one window, or a degree that only drift can prove
         found.append((quantity, status))
     return found
+
+
+def judged_document(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict for machines, with its degrees of freedom once more, each with its own status.
+
+    A degree's ``tolerance`` is its ``threshold`` by the name that docs/calibration.md gives it.
+    """
+    found = {
+        quantity.name: quantity.document() | {"tolerance": finite(quantity.threshold), "status": status.value}
+        for quantity, status in degrees(verdict)
+    }
+    return verdict.document() | {"degrees": found}
 
 
 def montage(overlays: Sequence[Overlay], width_px: int = 1242) -> Image:
