@@ -340,11 +340,11 @@ def table(document: dict[str, Any]) -> Iterator[str]:
                 f"{name:30} {row['mb_per_s']:5.0f} {row['of_raw']:7.2f} {row['samples_per_s']:10,.0f} "
                 f"{row['cpu_s_per_gb']:9.2f} {row['out_in']:7.3f} {row['rss_growth_mb']:8.1f}"
             )
-    yield "\nwrite, us           p50     p99   p99.9       max  CPU s/GB   MB/s  unsettled MB"
+    yield "\nwrite, us           p50     p99   p99.9       max   MB/s  unsettled MB"
     for name, row in document["latency"].items():
         yield (
             f"{name:16} {row['p50_us']:6.1f} {row['p99_us']:7.1f} {row['p99_9_us']:7.0f} {row['max_us']:9.0f} "
-            f"{row['cpu_s_per_gb']:9.2f} {row['mb_per_s']:6.0f} {row['most_unsettled_mb']:8.0f}"
+            f"{row['mb_per_s']:6.0f} {row['most_unsettled_mb']:8.0f}"
         )
     yield f"\nread {document['read']['mb_per_s']:.0f} MB/s, {document['read']['cpu_s_per_gb']:.2f} CPU s/GB"
     for name, reason in document["skipped"].items():
