@@ -1,11 +1,10 @@
 """CRC-32 as MCAP wants it, at the speed of memory where ISA-L is installed (zlib's is six times slower)."""
 
 import zlib
-from collections.abc import Callable
-
-from sensorium.sync.episode.mcap_records import Buffer
+from collections.abc import Callable, Iterable
 
 _POLYNOMIAL = 0xEDB88320
+_Bytes = bytes | bytearray | memoryview
 
 
 def _multiply_mod_p(a: int, b: int) -> int:
@@ -44,7 +43,7 @@ def plain_combine_crc32(first: int, second: int, second_bytes: int) -> int:
 try:
     from isal import isal_zlib
 except ImportError:  # no wheel for this machine
-    crc32: Callable[[Buffer, int], int] = zlib.crc32
+    crc32: Callable[[_Bytes, int], int] = zlib.crc32
     combine_crc32: Callable[[int, int, int], int] = plain_combine_crc32
 else:
     crc32 = isal_zlib.crc32
@@ -54,7 +53,7 @@ returns the checksum of two byte strings joined, from that of each: a chunk's th
 well, instead of a second pass over a megabyte."""
 
 
-def crc32_of(parts: list[Buffer], value: int = 0) -> int:
+def crc32_of(parts: Iterable[_Bytes], value: int = 0) -> int:
     """Return the checksum of the parts one after the other."""
     for part in parts:
         value = crc32(part, value)

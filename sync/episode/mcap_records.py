@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import zstandard
 
 from sensorium.errors import EpisodeError
+from sensorium.sync.episode.checksum import crc32
 
 MAGIC = b"\x89MCAP0\r\n"
 LIBRARY = "sensorium"
@@ -294,7 +295,7 @@ class Chunk:
             plain = memoryview(_decompress(self.stored, self.plain_bytes))
         else:
             raise EpisodeError(f"chunk compression {self.compression!r} is not one that Sensorium writes")
-        if len(plain) != self.plain_bytes or zlib.crc32(plain) != self.plain_crc:
+        if len(plain) != self.plain_bytes or crc32(plain, 0) != self.plain_crc:
             raise EpisodeError(f"chunk of {len(self.stored)} stored bytes does not match its checksum")
         return plain
 

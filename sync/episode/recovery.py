@@ -6,13 +6,13 @@ kept are never moved, and a recovery that is killed is simply repeated. Only a f
 """
 
 import os
-import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensorium.errors import EpisodeError
+from sensorium.sync.episode.checksum import crc32
 from sensorium.sync.episode.chunks import pack_message_indexes
 from sensorium.sync.episode.files import DATA_FILE, RESERVE_FILE
 from sensorium.sync.episode.layouts import load_stream_info
@@ -265,7 +265,7 @@ class _Walk:
             pieces[-1].end = offset + len(data)
         else:
             pieces.append(_Piece(offset, offset + len(data)))
-        self._scan.crc = zlib.crc32(data, self._scan.crc)
+        self._scan.crc = crc32(data, self._scan.crc)
 
     def run(self, at: int) -> None:
         while True:

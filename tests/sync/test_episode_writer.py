@@ -1,6 +1,8 @@
 import itertools
+import os
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.files import RESERVED_STREAMS
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recorded import RecordedFrame
+from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
 from sensorium.timebase import SECOND_NS, BaseReading
 
@@ -259,6 +262,29 @@ def test_what_was_given_is_written_or_pending_or_lost(tmp_path: Path) -> None:
             assert found.samples + found.pending_samples + found.lost_samples == given[name]
     writer.close()
     assert {name: found.samples for (name, _), found in writer.written().items()} == given
+
+
+def test_without_the_fast_checksum_the_files_are_as_sound(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+sys.modules["isal"] = None
+from episode_samples import begin_episode, write_frames
+from sensorium.sync.episode import checksum
+assert checksum.combine_crc32 is checksum.plain_combine_crc32
+writer = begin_episode(Path(sys.argv[1]))
+write_frames(writer, frames=20)
+writer.close()
+"""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    subprocess.run(command, env={"PYTHONPATH": paths}, check=True, timeout=60)
+    (folder,) = Spool(tmp_path / "spool").open_folders()
+    for path in folder.glob("*.mcap"):
+        severities = {finding.get("severity") for finding in run_doctor(path)}
+        assert severities.isdisjoint({"error", "warning"})
+    with Episode(folder) as episode:
+        assert sum(1 for _ in episode.frames()) == 20 * len(STREAMS)
 
 
 def test_an_episode_is_never_overwritten(tmp_path: Path) -> None:
