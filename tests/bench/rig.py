@@ -47,7 +47,7 @@ STALL_EVERY_S = 6.0
 ZMQ_WRITERS = ("foxglove_sdk", "mcap")
 BLOCKS: dict[str, tuple[str, Callable[[Any, Path], Figures]]] = {
     "imports": ("start_up.py", lambda bench, _: bench.measure(runs=3)),
-    "codecs": ("codecs.py", lambda bench, _: bench.measure()),
+    "codecs": ("payload_codecs.py", lambda bench, _: bench.measure()),
     "writer": ("writing.py", lambda bench, folder: bench.measure(folder, rounds=3)),
     "bus": ("bus.py", lambda bench, _: bench.measure()),
 }
@@ -192,7 +192,6 @@ def _block(name: str) -> Figures:
     path = Path(__file__).with_name(file)
     if not path.is_file():
         return {"skipped": f"there is no tests/bench/{file}"}
-    # By its path: Python has a module of its own that is called codecs.
     spec = importlib.util.spec_from_file_location(f"bench_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
