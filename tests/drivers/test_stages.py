@@ -271,6 +271,43 @@ def test_the_host_publishes_what_the_stages_make_and_books_what_they_drop(
     assert end.error == ("the film tore" if ends_with == "failure" else "")
 
 
+class Swell(Stage):
+    """Makes one picture larger than its stream declares, which the bus refuses; hears of it."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def declare(self, infos: Sequence[StreamInfo]) -> Sequence[StreamInfo]:
+        return infos
+
+    def apply(self, item: Item) -> Sequence[Item]:
+        if isinstance(item, Frame) and item.seq == 2:
+            return (replace(item, payload=bytes(RAW.max_payload_bytes + 1)),)
+        return (item,)
+
+    def refused(self, frame: Frame) -> None:
+        self.heard.append(frame.seq)
+
+
+def test_a_stage_hears_which_frame_the_bus_refused(
+    tmp_path: Path, context: "zmq.Context[zmq.Socket[bytes]]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swell = Swell()
+    monkeypatch.setitem(registry.BUILT_IN, "film", f"{__name__}:Film")
+    monkeypatch.setattr("sensorium.drivers.host.stages_for", lambda *_: [swell])
+    spec = HostSpec(
+        name="cam",
+        driver="film",
+        options={"ends_with": "end"},
+        endpoint="inproc://bus",
+        run_dir=tmp_path,
+        host_id="here",
+    )
+    frames = [message for message in published(spec, context) if isinstance(message, Frame)]
+    assert 2 not in [frame.seq for frame in frames]
+    assert swell.heard == [2]
+
+
 def test_a_codec_that_fits_no_stream_ends_the_host_with_its_reason(
     tmp_path: Path, context: "zmq.Context[zmq.Socket[bytes]]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
