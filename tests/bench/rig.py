@@ -21,7 +21,7 @@ balance, the drivers' own accounts and their payloads disagree (exit code 1).
 """
 
 import argparse
-import importlib.util
+import importlib
 import json
 import os
 import sys
@@ -39,10 +39,9 @@ from rigs.producers import BenchError, Run, prepare
 from rigs.recording import discard_usages, record_run
 
 Figures = dict[str, Any]
-LONG_S = 25.0
-"""Runs that are longer than this are split into episodes of ``SPLIT_S`` that are deleted as they seal."""
+SPLIT_BYTES = 3 << 30
+"""Longer runs are split into episodes of about this size, which are deleted as they seal."""
 
-SPLIT_S = 10.0
 STALL_EVERY_S = 6.0
 ZMQ_WRITERS = ("foxglove_sdk", "mcap")
 BLOCKS: dict[str, tuple[str, Callable[[Any, Path], Figures]]] = {
@@ -82,7 +81,9 @@ class Bench:
     def ours(self, rig: str, multiple: int) -> Figures:
         """Record a rig once."""
         run = self.new_run(rig, multiple)
-        split_s = SPLIT_S if run.wall_s > LONG_S else None
+        bytes_per_s = sum(load.bytes_per_s for load in loads.RIGS[rig]) * multiple
+        is_long = run.wall_s * bytes_per_s > SPLIT_BYTES
+        split_s = SPLIT_BYTES / bytes_per_s if is_long else None
         with ExitStack() as stack:
             spool = run.folder / "spool"
             disk = None
