@@ -45,7 +45,7 @@ from sensorium.drivers.payloads.planes import (
     unzigzag,
     zigzag,
 )
-from sensorium.errors import PayloadError
+from sensorium.errors import ConfigError, PayloadError
 
 VERSION = FIRST_VERSION
 _MAX_BYTES = 1 << 26
@@ -431,7 +431,10 @@ def _declare(info: StreamInfo) -> StreamInfo:
 
 
 def _packer(info: StreamInfo, _level: int) -> Pack:
-    layout = ouster_layout(OusterMetadata.from_json(info.details.get("metadata", "")))
+    try:
+        layout = ouster_layout(OusterMetadata.from_json(info.details.get("metadata", "")))
+    except ConfigError:  # a sensor that is not known here is recorded all the same
+        layout = None
     return lambda payload, _count: encode(payload, layout)
 
 

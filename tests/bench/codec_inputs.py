@@ -57,6 +57,9 @@ def scans() -> Iterator[tuple[str, Scan]]:
                 f"real {name.split('_')[0]} {source.metadata.profile}",
                 Scan(source.metadata, bytes(next(frames).payload)),
             )
+    bag = DATA / "ouster/512x10_raw.bag"
+    if bag.is_file():
+        yield "real 128x512 RNG15_RFL8_NIR8", _from_bag(bag)
     for profile in ("RNG19_RFL8_SIG16_NIR16", "RNG15_RFL8_NIR8"):
         scan = _simulated(profile)
         yield f"sim room 128x1024 {profile}", scan
@@ -64,6 +67,20 @@ def scans() -> Iterator[tuple[str, Scan]]:
         "sim room 128x1024 RNG19_RFL8_SIG16_NIR16, signal and near infrared of their own",
         _noisier(_simulated()),
     )
+
+
+def _from_bag(path: Path) -> Scan:
+    """Return the revolution in a ROS 1 bag of Ouster's driver: messages are a length and that many bytes."""
+    from rosbags.rosbag1 import Reader
+
+    found: dict[str, list[bytes]] = {}
+    with Reader(path) as bag:
+        for connection, _, raw in bag.messages():
+            size = int.from_bytes(raw[:4], "little")
+            found.setdefault(connection.topic, []).append(bytes(raw[4 : 4 + size]))
+    metadata = OusterMetadata.from_json(found["/os_node0/metadata"][0].decode())
+    packets = [packet[: metadata.packet_bytes] for packet in found["/os_node0/lidar_packets"]]
+    return Scan(metadata, b"".join(packets))
 
 
 def _simulated(profile: str = "RNG19_RFL8_SIG16_NIR16") -> Scan:

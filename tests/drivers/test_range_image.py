@@ -7,10 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.drivers.frame import Frame
+from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo
 from sensorium.drivers.payloads.envelope import AS_IT_CAME, AS_IT_CAME_ZSTD
 from sensorium.drivers.payloads.ouster_metadata import PROFILES, OusterMetadata
-from sensorium.drivers.payloads.range_image import LAYOUTS, VERSION, Role, decode, encode, ouster_layout
+from sensorium.drivers.payloads.range_image import (
+    CODECS,
+    LAYOUTS,
+    VERSION,
+    Role,
+    decode,
+    encode,
+    ouster_layout,
+)
 from sensorium.errors import PayloadError
 from sensorium.simulators.emulators.ouster_encoder import default_metadata, encode_scan
 from sensorium.sync.sources.ouster_capture import OusterCaptureSource
@@ -97,6 +105,16 @@ def test_packets_of_a_profile_without_a_layout_are_kept_as_they_came() -> None:
     metadata = default_metadata(16, 128, 10.0)
     packets = _packets(metadata, np.random.default_rng(5))
     coded = encode(packets, None)
+    assert coded[0] == AS_IT_CAME_ZSTD
+    assert decode(coded) == packets
+
+
+def test_a_sensor_whose_metadata_is_not_understood_is_recorded_all_the_same() -> None:
+    info = StreamInfo("lidar", Modality.LIDAR, Encoding.OUSTER, 640.0, "lidar", details={"metadata": "{}"})
+    (codec,) = CODECS
+    packets = _packets(default_metadata(16, 128, 10.0), np.random.default_rng(8))
+    coded = codec.packer(info, 0)(packets, 8)
+    assert coded is not None
     assert coded[0] == AS_IT_CAME_ZSTD
     assert decode(coded) == packets
 
