@@ -180,7 +180,7 @@ def _take_priority(spec: HostSpec) -> None:
     if driver.niceness:
         give_way(driver.niceness, HostClock())
     elif not driver.blocks:
-        refused = go_first(f"device {spec.name}")
+        refused = go_first(f"device {spec.name}", HostClock())
         if refused:
             print(refused, file=sys.stderr)  # noqa: T201 - goes to the log of the device
 

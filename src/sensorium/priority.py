@@ -16,7 +16,7 @@ _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _BEST_EFFORT_FIRST = 2 << 13
 
 
-def go_first(who: str) -> str:
+def go_first(who: str, clock: Clock) -> str:
     """Put this process before all that is not real-time; return what was refused as a sentence, "" if nothing.
 
     Round robin at its lowest priority: a controller that is real-time itself still comes first. Threads that are
@@ -34,6 +34,8 @@ def go_first(who: str) -> str:
         pass  # the next best thing
     try:
         os.setpriority(os.PRIO_PROCESS, 0, _NICE_FIRST)
+        if os.getsid(0) == os.getpid():
+            _renice_session(_NICE_FIRST, clock)
         return ""
     except OSError as err:
         return (
@@ -58,10 +60,10 @@ def give_way(niceness: int, clock: Clock) -> None:
     niceness = max(niceness, os.getpriority(os.PRIO_PROCESS, 0))
     os.setpriority(os.PRIO_PROCESS, 0, niceness)  # of the calling thread alone, on Linux
     if os.getsid(0) == os.getpid():
-        _lower_session(niceness, clock)
+        _renice_session(niceness, clock)
 
 
-def _lower_session(niceness: int, clock: Clock) -> None:
+def _renice_session(niceness: int, clock: Clock) -> None:
     for _ in range(_TRIES):
         try:
             AUTOGROUP_FILE.write_text(str(niceness), encoding="ascii")

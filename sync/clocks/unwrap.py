@@ -99,11 +99,6 @@ class Unwrapper:
             expected += (seq - self._last_seq) * self._period_ticks
         return raw + round((expected - raw) / self._modulus) * self._modulus
 
-    @property
-    def is_coarse(self) -> bool:
-        """Whether a tick lasts so long that equal ones in a row are in good order."""
-        return self._is_coarse
-
     def step(self, raw: int, arrival_ns: int, seq: int) -> tuple[int, TickKind]:
         """Unwrap one tick and return it with its kind; a reset has begun a new epoch."""
         if not self._is_started:

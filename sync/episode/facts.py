@@ -1,6 +1,6 @@
 """What people say about a recording; it travels as one value from the rig file to the manifest."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 
 class SessionFacts(BaseModel):
@@ -14,7 +14,7 @@ class SessionFacts(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rig: str = Field(default="", max_length=64)
+    rig: str = ""
     operator: str = ""
     task: str = ""
     instruction: str = ""

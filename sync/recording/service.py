@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     (spec_path,) = sys.argv[1:] if argv is None else argv
     spec = SyncSpec.model_validate_json(Path(spec_path).read_text())
     clock = HostClock()
-    refused = go_first("the synchronizer")
+    refused = go_first("the synchronizer", clock)
     with zmq.Context() as context:
         try:
             # One boundary: where the torn episode of a recorder that died ends, the next one begins.

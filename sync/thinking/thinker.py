@@ -27,7 +27,6 @@ from sensorium.sync.thinking.tracked import TrackedStream
 from sensorium.timebase import SECOND_NS, BaseReading, Clock, Timeline
 
 SUMMARY_NS = SECOND_NS // 2
-MODELS_NS = SECOND_NS
 
 
 class Thinker:
@@ -53,7 +52,6 @@ class Thinker:
         self._next_batch = 0
         self._is_virtual = False
         self._next_summary_ns = 0
-        self._next_models_ns = 0
         self._touched: dict[tuple[int, int], TrackedStream] = {}
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="sealer")
         self._sealing: dict[str, Future[Path]] = {}
