@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import Array, Intrinsics, nearest_rotation, transform
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
 
 _MODELS = {"radial-tangential": "radtan", "equidistant": "equidistant"}

@@ -5,37 +5,21 @@ data which other reading of the same numbers would fit far better. Every finding
 to do. A document cannot show every fault: a camera that looks to the side may as well be mounted so.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import date
 from difflib import get_close_matches
-from itertools import permutations, product
+from itertools import product
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from sensorium.calibration.camera_lidar import SHRINK, Keyframe
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import (
-    R_BODY_OPTICAL,
     Array,
     Intrinsics,
-    apply,
-    in_image,
-    inverse,
-    project,
-    rays,
     rotation_angle,
-    transform,
     undistort,
 )
-from sensorium.calibration.rig_document import Edge, RigCalibration
-from sensorium.calibration.sweep import (
-    Sweep,
-    along_ring_edges,
-    between_ring_edges,
-    reflectance_edges,
-)
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.verdict import Quantity, Status, Verdict
 
 MAX_DISTANCE_M = 20.0
@@ -48,12 +32,6 @@ MAX_CENTRE_SHIFT = 0.25
 FOCAL_RANGE = (0.2, 20.0)
 MAX_ASPECT = 1.1
 MAX_FOLDED_SHARE = 0.02
-# By how much another reading must beat the given one, in standard deviations of chance (spec 5), and how well
-# it must fit by itself. Right readings reach 19 and more with three KITTI frames, wrong ones at most 10.
-WINNING_SIGMA = 5.0
-CONVINCING_SIGMA = 12.0
-MIN_VIEWS = 3
-
 _FORWARD_FRAMES = (
     "lidar",
     "velo",
@@ -94,7 +72,9 @@ def lint(
     return findings
 
 
-def _found(check: str, subject: str, status: Status, sentence: str, *quantities: Quantity) -> list[Verdict]:
+def lint_verdict(
+    check: str, subject: str, status: Status, sentence: str, *quantities: Quantity
+) -> list[Verdict]:
     return [Verdict(check, subject, status, quantities, (sentence,))]
 
 
@@ -103,7 +83,7 @@ def _lint_units(edge: Edge) -> list[Verdict]:
     distance_m = float(np.linalg.norm(edge.T_parent_child[:3, 3]))
     found: list[Verdict] = []
     if distance_m > MAX_DISTANCE_M:
-        found += _found(
+        found += lint_verdict(
             "length_unit",
             subject,
             Status.FAILED,
@@ -112,7 +92,7 @@ def _lint_units(edge: Edge) -> list[Verdict]:
             Quantity("distance", distance_m, "m", MAX_DISTANCE_M),
         )
     elif 1e-12 < distance_m < MIN_DISTANCE_M:
-        found += _found(
+        found += lint_verdict(
             "length_unit",
             subject,
             Status.SUSPECT,
@@ -123,7 +103,7 @@ def _lint_units(edge: Edge) -> list[Verdict]:
     if edge.covariance is not None:
         sigma = np.sqrt(np.maximum(np.diag(edge.covariance), 0.0))
         if float(sigma[:3].max()) > MAX_SIGMA_RAD or float(sigma[3:].max()) > MAX_SIGMA_M:
-            found += _found(
+            found += lint_verdict(
                 "covariance_unit",
                 subject,
                 Status.SUSPECT,
@@ -140,7 +120,7 @@ def _lint_camera(name: str, camera: Intrinsics) -> list[Verdict]:
     size = f"{camera.width}x{camera.height}"
     shift = max(abs(camera.cx / camera.width - 0.5), abs(camera.cy / camera.height - 0.5))
     if shift > MAX_CENTRE_SHIFT:
-        found += _found(
+        found += lint_verdict(
             "principal_point",
             name,
             Status.SUSPECT,
@@ -150,7 +130,7 @@ def _lint_camera(name: str, camera: Intrinsics) -> list[Verdict]:
         )
     ratio = camera.f_px / max(camera.width, camera.height)
     if not FOCAL_RANGE[0] < ratio < FOCAL_RANGE[1]:
-        found += _found(
+        found += lint_verdict(
             "focal_length",
             name,
             Status.SUSPECT,
@@ -160,7 +140,7 @@ def _lint_camera(name: str, camera: Intrinsics) -> list[Verdict]:
         )
     aspect = max(camera.fx / camera.fy, camera.fy / camera.fx)
     if aspect > MAX_ASPECT:
-        found += _found(
+        found += lint_verdict(
             "aspect",
             name,
             Status.SUSPECT,
@@ -171,7 +151,7 @@ def _lint_camera(name: str, camera: Intrinsics) -> list[Verdict]:
     if not found:
         folded = _folded_share(camera)
         if folded > MAX_FOLDED_SHARE:
-            found += _found(
+            found += lint_verdict(
                 "distortion",
                 name,
                 Status.SUSPECT,
@@ -206,7 +186,7 @@ def _lint_axes(calibration: RigCalibration) -> list[Verdict]:
         if up > 0.5 or looks_up < -0.5:
             continue  # upright, or looks at the ground
         if float(-R.T[2, 1]) > 0.9 and abs(float(R.T[2, 2])) < 0.5:
-            found += _found(
+            found += lint_verdict(
                 "inverted",
                 subject,
                 Status.SUSPECT,
@@ -222,7 +202,7 @@ def _lint_axes(calibration: RigCalibration) -> list[Verdict]:
                 if is_body
                 else "two axes were probably swapped"
             )
-            found += _found(
+            found += lint_verdict(
                 "axis_swap",
                 subject,
                 Status.SUSPECT,
@@ -245,7 +225,7 @@ def _lint_sides(calibration: RigCalibration) -> list[Verdict]:
         T = calibration.transform(left, right)
         x = float(T[0, 3])
         if x < 0 and abs(x) > 0.7 * float(np.linalg.norm(T[:3, 3])) and T[2, 2] > 0.7:
-            found += _found(
+            found += lint_verdict(
                 "left_right",
                 f"{left}~{right}",
                 Status.FAILED,
@@ -261,7 +241,7 @@ def _lint_loops(calibration: RigCalibration) -> list[Verdict]:
     for loop in calibration.loops():
         if not loop.is_closed:
             rotation_deg = float(np.rad2deg(loop.rotation_rad))
-            found += _found(
+            found += lint_verdict(
                 "loop_closure",
                 "~".join(loop.frames),
                 Status.FAILED,
@@ -289,7 +269,7 @@ def lint_streams(calibration: RigCalibration, streams: Mapping[str, tuple[int, i
         near = get_close_matches(frame, calibration.frames, 1, 0.6)
         hint = f"did you mean {near[0]}?" if near and near[0] != frame else "add it to the calibration"
         what = "intrinsics" if frame in calibration.frames else "entry"
-        found += _found(
+        found += lint_verdict(
             "unknown_frame",
             frame,
             Status.INSUFFICIENT,
@@ -306,7 +286,7 @@ def _wrong_size(frame: str, camera: Intrinsics, size: tuple[int, int]) -> list[V
         advice = "width and height are swapped: the image was turned; calibrate as it is recorded"
     else:
         advice = "another crop or sensor mode: calibrate in the mode that is recorded"
-    return _found(
+    return lint_verdict(
         "image_size",
         frame,
         Status.FAILED,
@@ -326,7 +306,7 @@ def _lint_date(calibration: RigCalibration, today: date) -> list[Verdict]:
             age = (today - date.fromisoformat(text[:10])).days
         except ValueError:
             sentence = f"its date {text!r} is not of the form YYYY-MM-DD; correct it"
-            found += _found("date", subject, Status.SUSPECT, sentence)
+            found += lint_verdict("date", subject, Status.SUSPECT, sentence)
             continue
         if age > MAX_AGE_DAYS:
             sentence = f"calibrated on {text}, {age} days ago: mounts and lenses move; calibrate again"
@@ -335,199 +315,5 @@ def _lint_date(calibration: RigCalibration, today: date) -> list[Verdict]:
         else:
             continue
         quantity = Quantity("age", float(age), "d", float(MAX_AGE_DAYS))
-        found += _found("date", subject, Status.SUSPECT, sentence, quantity)
+        found += lint_verdict("date", subject, Status.SUSPECT, sentence, quantity)
     return found
-
-
-# -- asking the data
-
-
-def right_angle_rotations() -> list[Array]:
-    """Return the 24 rotations that map axes onto axes; the identity is the first."""
-    found = []
-    for order in permutations(range(3)):
-        for signs in product((1.0, -1.0), repeat=3):
-            matrix = np.zeros((3, 3))
-            matrix[range(3), order] = signs
-            if np.linalg.det(matrix) > 0:
-                found.append(matrix)
-    return found
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
-    """One image with all edges of the sweep taken with it, in every direction.
-
-    Attributes:
-        keyframe: As the check uses it; only its edge images and camera matter here.
-        edges: For each cue, points (N, 3) in the LiDAR's frame and weights (N,).
-    """
-
-    keyframe: Keyframe
-    edges: tuple[tuple[Array, Array], ...]
-
-    @classmethod
-    def of(
-        cls,
-        frame: Keyframe,
-        points: NDArray[np.floating],
-        ring: NDArray[np.integer] | None = None,
-    ) -> "View":
-        """Build from a keyframe and its (N, 4) points."""
-        sweep = Sweep.from_points(points, ring)
-        found = (along_ring_edges(sweep), between_ring_edges(sweep), reflectance_edges(sweep))
-        return cls(frame, tuple((edges.xyz, edges.weight) for edges in found))
-
-
-def lint_camera_lidar(views: Sequence[View], T_camera_lidar: Array, subject: str) -> list[Verdict]:
-    """Return a finding if another reading of the same numbers fits the images far better than the given one.
-
-    Tried are the inverse, every right-angle turn of the camera's and of the LiDAR's axes, and millimetres. With
-    fewer than three views nothing is found: one scene alone has chance fits.
-    """
-    if len(views) < MIN_VIEWS:
-        return []
-    scores = {name: _score(views, T) for name, T in _readings(T_camera_lidar).items()}
-    given = scores.pop("as given")
-    best = max(scores, key=lambda name: scores[name])
-    # The given reading is worth no more than chance when edges and image do not meet at all.
-    ahead = scores[best] - max(given, 0.0)
-    if ahead <= WINNING_SIGMA or scores[best] <= CONVINCING_SIGMA:
-        return []
-    check = "inverted" if "inverse" in best else "length_unit" if "translation" in best else "axis_swap"
-    return _found(
-        check,
-        subject,
-        Status.FAILED,
-        f"the images fit far better ({ahead:.0f} sigma) with {best}: correct the calibration",
-        Quantity("given", given, "sigma"),
-        Quantity("better", scores[best], "sigma"),
-    )
-
-
-def _readings(T: Array) -> dict[str, Array]:
-    found = {"as given": T, "the inverse of the transform": inverse(T)}
-    for turn in right_angle_rotations()[1:]:
-        S = transform(turn, np.zeros(3))
-        found[f"the camera's axes {_spelled(turn)}"] = S @ T
-        found[f"the LiDAR's axes {_spelled(turn)}"] = T @ S
-    distance_m = float(np.linalg.norm(T[:3, 3]))
-    # Dividing a plausible distance by 1000 only means "no distance", which may fit by chance.
-    if distance_m > 5.0:
-        found["the translation read as millimetres"] = transform(T[:3, :3], T[:3, 3] / 1000)
-    elif 0 < distance_m < 0.005:
-        found["the translation times 1000"] = transform(T[:3, :3], T[:3, 3] * 1000)
-    optical = transform(R_BODY_OPTICAL.T, np.zeros(3))
-    found["the inverse of the transform and optical camera axes"] = optical @ inverse(T)
-    return found
-
-
-def _spelled(turn: Array) -> str:
-    """Return what x, y, z become, such as ``-y -z x``."""
-    words = []
-    for row in turn:
-        k = int(np.argmax(np.abs(row)))
-        words.append(f"{'-' if row[k] < 0 else ''}{'xyz'[k]}")
-    return "read as " + " ".join(words)
-
-
-def _score(views: Sequence[View], T_camera_lidar: Array) -> float:
-    """Return how well edges lie on edges, in standard deviations of chance, over all views and cues."""
-    total, terms = 0.0, 0
-    level = 1
-    for view in views:
-        for cue, (xyz, weight) in enumerate(view.edges):
-            pixels = project(apply(T_camera_lidar, xyz), view.keyframe.camera)
-            seen = in_image(pixels, view.keyframe.camera, 4.0)
-            if np.count_nonzero(seen) < 30:
-                continue
-            values = _sampled(view.keyframe.images[level][cue], pixels[seen], SHRINK[level])
-            # Neighbouring edges see the same gradient: about four of them make one independent look.
-            total += float(weight[seen] @ values) / float(np.linalg.norm(weight[seen])) / 2.0
-            terms += 1
-    return total / np.sqrt(terms) if terms else 0.0
-
-
-def _sampled(image: NDArray[np.float32], pixels: Array, shrink: int) -> Array:
-    columns = 256  # cv2.remap takes at most 32767 rows or columns
-    padded = np.full((-(-len(pixels) // columns) * columns, 2), -1e4, np.float32)
-    padded[: len(pixels)] = (pixels + 0.5) / shrink - 0.5
-    u, v = (padded[:, axis].reshape(-1, columns) for axis in (0, 1))
-    found = cv2.remap(image, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    return np.asarray(found.reshape(-1)[: len(pixels)], np.float64)
-
-
-# Points nearer to straight ahead than this in parallax say nothing about the sign of their depth.
-MIN_PARALLAX_RAD = 0.004
-MIN_LOOKS = 40
-FITTING_PX = 2.0
-
-
-def lint_stereo(
-    matches: Sequence[tuple[Array, Array]], calibration: RigCalibration, left: str, right: str
-) -> list[Verdict]:
-    """Return a finding if matched points fit only when the images are swapped or the transform is inverted.
-
-    The epipolar check alone is blind to this: a baseline and its opposite have the same epipolar lines, but
-    the points then lie behind the cameras.
-
-    Args:
-        matches: Matched pixels (N, 2) of left and right image, one entry per pair.
-    """
-    subject = f"{left}~{right}"
-    T = calibration.transform(left, right)
-    swapped = [(pixels_right, pixels_left) for pixels_left, pixels_right in matches]
-    cameras = (calibration.camera(left), calibration.camera(right))
-    given = _stereo_fit(matches, cameras, T)
-    if given is None or (given.distance_px < FITTING_PX and given.behind < 0.5):
-        return []
-    for reading, (tried, T_tried) in {
-        f"the images of {left} and {right} swapped": (swapped, T),
-        "the inverse of the transform between them": (matches, inverse(T)),
-    }.items():
-        found = _stereo_fit(tried, cameras, T_tried)
-        if found is not None and found.distance_px < FITTING_PX and found.behind < 0.1:
-            return _found(
-                "left_right" if tried is swapped else "inverted",
-                subject,
-                Status.FAILED,
-                f"{given.behind:.0%} of {given.looks} matched points would lie behind the cameras and they miss "
-                f"their epipolar lines by {given.distance_px:.1f} px; with {reading} it is {found.behind:.0%} "
-                f"and {found.distance_px:.1f} px: correct the calibration or the stream names",
-                Quantity("behind", given.behind, "1", 0.5),
-                Quantity("epipolar_distance", given.distance_px, "px", FITTING_PX),
-            )
-    return []
-
-
-@dataclass(frozen=True, slots=True)
-class _StereoFit:
-    """Median distance from epipolar lines, share of points behind, and how many could tell."""
-
-    distance_px: float
-    behind: float
-    looks: int
-
-
-def _stereo_fit(
-    matches: Sequence[tuple[Array, Array]], cameras: tuple[Intrinsics, Intrinsics], T_left_right: Array
-) -> _StereoFit | None:
-    t = T_left_right[:3, 3]
-    if not matches or float(np.linalg.norm(t)) < MIN_DISTANCE_M:
-        return None
-    a, b = (np.concatenate([rays(pair[side], cameras[side]) for pair in matches]) for side in (0, 1))
-    sees = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
-    a, b = a[sees], b[sees] @ T_left_right[:3, :3].T
-    # Epipolar lines in the left image: normal of the plane through the baseline and the right ray.
-    lines = np.cross(t, b)
-    distance = np.abs(np.einsum("ij,ij->i", a, lines)) / np.maximum(np.hypot(lines[:, 0], lines[:, 1]), 1e-12)
-    a = a / np.linalg.norm(a, axis=1, keepdims=True)
-    b = b / np.linalg.norm(b, axis=1, keepdims=True)
-    tells = np.linalg.norm(np.cross(a, b), axis=1) > MIN_PARALLAX_RAD
-    if np.count_nonzero(tells) < MIN_LOOKS:
-        return None
-    # Least squares of depth_a * a - depth_b * b = t.
-    cosine = np.einsum("ij,ij->i", a[tells], b[tells])
-    depth = (a[tells] @ t - cosine * (b[tells] @ t)) / (1 - cosine * cosine)
-    median_px = float(np.median(distance)) * cameras[0].f_px
-    return _StereoFit(median_px, float(np.mean(depth < 0)), int(np.count_nonzero(tells)))

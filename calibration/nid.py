@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.calibration.camera_lidar import straightened
 from sensorium.calibration.geometry import Array, Intrinsics, apply, in_image, project, small_motion
+from sensorium.calibration.keyframes import straightened
 
 BINS = 16
 MAX_POINTS = 20_000

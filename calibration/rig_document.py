@@ -8,93 +8,35 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
     ValidationError,
-    model_validator,
 )
 
-from sensorium.calibration.geometry import Array, Intrinsics, inverse, nearest_rotation, rotation_angle
+from sensorium.calibration.edges import FORMAT, Edge, Loop, Reference, require_rigid
+from sensorium.calibration.geometry import Array, Intrinsics, inverse, rotation_angle
+from sensorium.calibration.rig_yaml import (
+    Document,
+    RigDumper,
+    RigLoader,
+    explain,
+    one_line,
+    plain_camera,
+    plain_edge,
+    plain_model,
+    represent_float,
+    represent_list,
+)
 from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.errors import CalibrationError
 
 __all__ = ["Edge", "Intrinsics", "Loop", "Reference", "RigCalibration"]
-
-FORMAT = "sensorium-calibration/1"
-LOOP_ROTATION_RAD = np.deg2rad(0.2)
-LOOP_TRANSLATION_M = 0.01
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Edge:
-    """One known transform.
-
-    Attributes:
-        T_parent_child: 4x4, maps child points into the parent; metres.
-        covariance: 6x6 of the left perturbation (rotation rad, translation m, in parent axes), or None.
-        source: Who says so: a tool, a drawing, a person.
-        date: ISO date of the measurement, "" when unknown.
-        board_rms_px: Residual of the board fit it came from, or None.
-        time_offset_s: What to add to the child's stamps to have them on the parent's clock; None when unknown.
-    """
-
-    parent: str
-    child: str
-    T_parent_child: Array
-    covariance: Array | None = None
-    source: str = ""
-    date: str = ""
-    board_rms_px: float | None = None
-    time_offset_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The fingerprint of a pair: what a check read when the calibration was known to be good.
-
-    Every check without a target has its own constant bias; drift is judged against this reading.
-
-    Attributes:
-        pair: The two frames, ``a~b``.
-        calibration_id: The calibration in force when it was taken; another one makes it void.
-        mean: One value per degree of freedom, in the check's own order and units.
-        sigma: Standard deviation of each mean.
-        count: Pairs or keyframes behind it.
-        correlation: By row, how the means' errors go together; empty where each is known by itself.
-    """
-
-    check: str
-    pair: str
-    calibration_id: str
-    mean: tuple[float, ...]
-    sigma: tuple[float, ...]
-    count: int
-    correlation: tuple[tuple[float, ...], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """How far a loop of transforms is from closing."""
-
-    frames: tuple[str, ...]
-    rotation_rad: float
-    translation_m: float
-
-    @property
-    def is_closed(self) -> bool:
-        return self.rotation_rad <= LOOP_ROTATION_RAD and self.translation_m <= LOOP_TRANSLATION_M
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +58,7 @@ class RigCalibration:
 
     def __post_init__(self) -> None:
         for edge in self.edges:
-            _require_rigid(edge)
+            require_rigid(edge)
         seen: set[frozenset[str]] = set()
         for edge in self.edges:
             ends = frozenset((edge.parent, edge.child))
@@ -144,25 +86,35 @@ class RigCalibration:
     def parse(cls, text: str, origin: str = "calibration") -> "RigCalibration":
         """Return the document of YAML text; ``origin`` names it in errors."""
         try:
-            loaded = yaml.load(text, Loader=_Loader)
+            loaded = yaml.load(text, Loader=RigLoader)
         except yaml.YAMLError as err:
-            raise CalibrationError(f"calibration file {origin} is not YAML: {_one_line(err)}") from err
+            raise CalibrationError(f"calibration file {origin} is not YAML: {one_line(err)}") from err
         try:
-            document = _Document.model_validate(loaded)
+            document = Document.model_validate(loaded)
         except ValidationError as err:
-            raise CalibrationError(f"calibration file {origin}: {_explain(err)}") from err
+            raise CalibrationError(f"calibration file {origin}: {explain(err)}") from err
         if document.format != FORMAT:
             raise CalibrationError(
                 f"calibration file {origin}: format: found {document.format!r}, this reader knows {FORMAT!r}"
             )
         try:
-            return document.to_calibration()
+            return cls(
+                document.rig,
+                document.date,
+                document.source,
+                document.intrinsics(),
+                document.edges(),
+                document.known_references(),
+                {name: imu.to_model() for name, imu in document.imus.items()},
+                {name: sensor.to_model() for name, sensor in document.force_torque.items()},
+                {name: array.to_model() for name, array in document.microphones.items()},
+            )
         except CalibrationError as err:
             raise CalibrationError(f"calibration file {origin}: {err}") from err
 
     def dump(self) -> str:
         """Return the YAML text; parsing it gives an equal document with the same id."""
-        return yaml.dump(self._as_plain(), Dumper=_Dumper, sort_keys=False, width=140)
+        return yaml.dump(self._as_plain(), Dumper=RigDumper, sort_keys=False, width=140)
 
     def save(self, path: Path | str) -> None:
         """Write the document as YAML."""
@@ -314,8 +266,8 @@ class RigCalibration:
             "rig": self.rig,
             "date": self.date,
             "source": self.source,
-            "cameras": {name: _plain_camera(camera) for name, camera in sorted(self.cameras.items())},
-            "transforms": [_plain_edge(edge) for edge in self.edges],
+            "cameras": {name: plain_camera(camera) for name, camera in sorted(self.cameras.items())},
+            "transforms": [plain_edge(edge) for edge in self.edges],
             "references": [
                 {
                     "check": reference.check,
@@ -333,278 +285,16 @@ class RigCalibration:
                 for reference in self.references
             ],
             **{
-                section: {name: _plain_model(model) for name, model in sorted(getattr(self, section).items())}
+                section: {name: plain_model(model) for name, model in sorted(getattr(self, section).items())}
                 for section in ("imus", "force_torque", "microphones")
                 if getattr(self, section)
             },
         }
 
 
-def _require_rigid(edge: Edge) -> None:
-    T, name = edge.T_parent_child, f"transform {edge.parent} -> {edge.child}"
-    if T.shape != (4, 4) or not np.all(np.isfinite(T)):
-        raise CalibrationError(f"{name}: needs a finite 4x4 matrix, found shape {T.shape}")
-    if not np.array_equal(T[3], (0.0, 0.0, 0.0, 1.0)):
-        raise CalibrationError(f"{name}: the last row must be 0 0 0 1, found {T[3].tolist()}")
-    gap = float(np.abs(T[:3, :3] - nearest_rotation(T[:3, :3])).max())
-    # Published calibrations carry 6-7 digits; a wrong matrix (transposed block, scaled) is off by far more.
-    if gap > 1e-4:
-        raise CalibrationError(f"{name}: the upper left 3x3 block is not a rotation (off by {gap:.2g})")
-    if edge.covariance is not None and edge.covariance.shape != (6, 6):
-        raise CalibrationError(f"{name}: covariance must be 6x6, found {edge.covariance.shape}")
-
-
-def _plain_camera(camera: Intrinsics) -> dict[str, Any]:
-    plain: dict[str, Any] = {"model": camera.model, "width": int(camera.width), "height": int(camera.height)}
-    plain.update({name: float(getattr(camera, name)) for name in ("fx", "fy", "cx", "cy")})
-    plain["distortion"] = [float(value) for value in camera.distortion]
-    if camera.board_rms_px is not None:
-        plain["board_rms_px"] = float(camera.board_rms_px)
-    return plain
-
-
-def _plain_edge(edge: Edge) -> dict[str, Any]:
-    plain: dict[str, Any] = {"parent": edge.parent, "child": edge.child}
-    plain["T_parent_child"] = [[float(value) for value in row] for row in edge.T_parent_child]
-    if edge.covariance is not None:
-        plain["covariance"] = [[float(value) for value in row] for row in edge.covariance]
-    for name in ("source", "date"):
-        if getattr(edge, name):
-            plain[name] = getattr(edge, name)
-    for name in ("board_rms_px", "time_offset_s"):
-        if getattr(edge, name) is not None:
-            plain[name] = float(getattr(edge, name))
-    return plain
-
-
-def _plain_model(model: ImuModel | Payload | MicrophoneArray) -> dict[str, Any]:
-    """Return what is known of a sensor; what nobody measured is left out."""
-    plain: dict[str, Any] = {}
-    for each in fields(model):
-        value = getattr(model, each.name)
-        if isinstance(value, (tuple, np.ndarray)):
-            value = np.asarray(value).tolist()
-        if value not in (None, "", []):
-            plain[each.name] = value
-    return plain
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Camera(_Strict):
-    model: str
-    width: int
-    height: int
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-    distortion: list[float] = []
-    board_rms_px: float | None = None
-
-
-class _Transform(_Strict):
-    parent: str
-    child: str
-    T_parent_child: list[list[float]]
-    covariance: list[list[float]] | None = None
-    source: str = ""
-    date: str = ""
-    board_rms_px: float | None = None
-    time_offset_s: float | None = None
-
-
-class _Reference(_Strict):
-    check: str
-    pair: str
-    calibration_id: str
-    mean: list[float]
-    sigma: list[float]
-    count: int
-    correlation: list[list[float]] = []
-
-
-_Three = Annotated[list[float], Field(min_length=3, max_length=3)]
-
-
-class _Imu(_Strict):
-    gyro_bias_rad_s: _Three | None = None
-    acc_bias_m_s2: _Three | None = None
-    gyro_noise_rad_s: PositiveFloat | None = None
-    acc_noise_m_s2: PositiveFloat | None = None
-    gyro_walk_rad_s2: NonNegativeFloat | None = None
-    acc_walk_m_s3: NonNegativeFloat | None = None
-    source: str = ""
-    date: str = ""
-
-    def to_model(self) -> ImuModel:
-        known = self.model_dump()
-        for name in ("gyro_bias_rad_s", "acc_bias_m_s2"):
-            known[name] = None if known[name] is None else tuple(known[name])
-        return ImuModel(**known)
-
-
-class _ForceTorque(_Strict):
-    mass_kg: NonNegativeFloat = 0.0
-    force_bias_n: _Three = [0.0] * 3
-    centre_m: _Three = [0.0] * 3
-    torque_bias_nm: _Three = [0.0] * 3
-    holds: bool = False
-    sigma: Annotated[list[float], Field(min_length=10, max_length=10)] = [0.0] * 10
-    force_rms_n: float = 0.0
-    torque_rms_nm: float = 0.0
-    source: str = ""
-    date: str = ""
-
-    def to_model(self) -> Payload:
-        known = self.model_dump()
-        for name in ("force_bias_n", "centre_m", "torque_bias_nm", "sigma"):
-            known[name] = np.array(known[name])
-        return Payload(**known)
-
-
-class _Microphones(_Strict):
-    positions_m: list[_Three] = []
-    polarity: list[Literal[-1, 1]] = []
-    source: str = ""
-    date: str = ""
-
-    @model_validator(mode="after")
-    def _one_each(self) -> "_Microphones":
-        if self.polarity and self.positions_m and len(self.polarity) != len(self.positions_m):
-            raise ValueError(f"{len(self.positions_m)} positions but {len(self.polarity)} polarities")
-        return self
-
-    def to_model(self) -> MicrophoneArray:
-        positions = tuple((x, y, z) for x, y, z in self.positions_m)
-        return MicrophoneArray(positions, tuple(self.polarity), self.source, self.date)
-
-
-class _Document(_Strict):
-    format: str
-    rig: str = ""
-    date: str = ""
-    source: str = ""
-    cameras: dict[str, _Camera] = {}
-    transforms: list[_Transform] = []
-    references: list[_Reference] = []
-    imus: dict[str, _Imu] = {}
-    force_torque: dict[str, _ForceTorque] = {}
-    microphones: dict[str, _Microphones] = {}
-
-    def to_calibration(self) -> RigCalibration:
-        cameras = {}
-        for name, camera in self.cameras.items():
-            try:
-                cameras[name] = Intrinsics(
-                    **camera.model_dump(exclude={"distortion"}), distortion=tuple(camera.distortion)
-                )
-            except CalibrationError as err:
-                raise CalibrationError(f"cameras.{name}: {err}") from err
-        return RigCalibration(
-            self.rig,
-            self.date,
-            self.source,
-            cameras,
-            tuple(_edge(index, edge) for index, edge in enumerate(self.transforms)),
-            tuple(
-                Reference(
-                    **known.model_dump(exclude={"mean", "sigma", "correlation"}),
-                    mean=tuple(known.mean),
-                    sigma=tuple(known.sigma),
-                    correlation=tuple(tuple(row) for row in known.correlation),
-                )
-                for known in self.references
-            ),
-            {name: imu.to_model() for name, imu in self.imus.items()},
-            {name: sensor.to_model() for name, sensor in self.force_torque.items()},
-            {name: array.to_model() for name, array in self.microphones.items()},
-        )
-
-
-def _edge(index: int, edge: _Transform) -> Edge:
-    return Edge(
-        edge.parent,
-        edge.child,
-        _matrix(edge.T_parent_child, 4, f"transforms[{index}].T_parent_child"),
-        None if edge.covariance is None else _matrix(edge.covariance, 6, f"transforms[{index}].covariance"),
-        edge.source,
-        edge.date,
-        edge.board_rms_px,
-        edge.time_offset_s,
-    )
-
-
-def _matrix(rows: list[list[float]], size: int, key: str) -> Array:
-    if len(rows) != size or any(len(row) != size for row in rows):
-        raise CalibrationError(
-            f"{key}: needs {size} rows of {size} numbers, found rows of {[len(row) for row in rows]}"
-        )
-    return np.array(rows, np.float64)
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice and leaves dates as text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
+RigLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-
-
-class _Dumper(yaml.SafeDumper):
-    """A safe dumper that writes lists of numbers on one line and floats with all their digits."""
-
-
-def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
-    flow = all(isinstance(value, float) for value in values)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
-
-
-def _represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
-    text = repr(value)
-    # YAML 1.1 reads "1e-05" as text; it wants a point in the mantissa.
-    if "e" in text and "." not in text:
-        text = text.replace("e", ".0e")
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-_Dumper.add_representer(list, _represent_list)
-_Dumper.add_representer(float, _represent_float)
-
-
-def _one_line(err: yaml.YAMLError) -> str:
-    return " ".join(str(err).split())
-
-
-_SECTIONS = (_Document, _Camera, _Transform, _Reference, _Imu, _ForceTorque, _Microphones)
-_KEYS = {name for model in _SECTIONS for name in model.model_fields}
-
-
-def _explain(err: ValidationError) -> str:
-    """Return the first fault as ``key: what was found``, with the nearest known key for an unknown one."""
-    # A misspelt key is both unknown and missing; the unknown spelling is what helps.
-    fault = min(err.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    key = ""
-    for part in fault["loc"]:
-        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
-    if fault["type"] == "extra_forbidden":
-        near = get_close_matches(str(fault["loc"][-1]), _KEYS, 1)
-        return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
-    if fault["type"] == "missing":
-        return f"{key}: missing"
-    found = repr(fault["input"])
-    found = found if len(found) < 80 else found[:77] + "..."
-    return f"{key or 'document'}: {fault['msg'].lower()}, found {found}"
+RigDumper.add_representer(list, represent_list)
+RigDumper.add_representer(float, represent_float)

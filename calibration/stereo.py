@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.calibration.checks import Degree, judge
+from sensorium.calibration.edges import Reference
 from sensorium.calibration.geometry import Array, Intrinsics, rays, rotation_exp, skew
-from sensorium.calibration.rig_document import Reference, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Quantity, Verdict
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.edges import Edge
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.simulators.rig import BODY, CAMERA, MOUNTS, SPARE_MOUNTS
 
 CALIBRATION_FILE = "calibration.yaml"

@@ -22,8 +22,9 @@ from sensorium.agent.calibrating.solving.solver import SolveRequest
 from sensorium.agent.commands.display import coloured, print_findings
 from sensorium.agent.commands.output import print_json, say_progress, table_console
 from sensorium.agent.session.rig import load_rig
+from sensorium.calibration.edges import Reference
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
-from sensorium.calibration.rig_document import Reference, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.targets import Target
 from sensorium.errors import CalibrationError, UsageError
 from sensorium.timebase import HostClock

@@ -11,7 +11,8 @@ from sensorium.agent.session.checker_spec import CheckerSpec
 from sensorium.agent.session.outcome import SessionResult
 from sensorium.agent.session.rig import CheckerOptions, CheckOptions, Device, Rig
 from sensorium.agent.session.supervisor import Supervisor
-from sensorium.errors import SensoriumError
+from sensorium.drivers.bus.counters import StreamCounts, read_counters
+from sensorium.errors import EpisodeError, SensoriumError
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.recording.spec import SessionPlan
 from sensorium.timebase import SECOND_NS, Clock
@@ -120,7 +121,33 @@ def run_session(
     ]
     if fault:
         problems.insert(0, fault)
+    if not episodes and not problems:
+        problems.append(_why_nothing(supervisor))
     return SessionResult(episodes, supervisor.run_dir, list(supervisor.warnings), problems, fault=fault)
+
+
+def _why_nothing(supervisor: Supervisor) -> str:
+    """Return what is known about a session that left no episode; it never ends without a sentence."""
+    counters = sorted((supervisor.run_dir / "counters").glob("*.counters"))
+    produced = {name for path in counters for name, found in _counts(path).items() if found.next_seq}
+    logs = supervisor.run_dir / "logs"
+    if not counters:
+        return (
+            f"nothing was recorded: no device was ready before the session ended; their words are in {logs}"
+        )
+    if not produced:
+        return f"nothing was recorded: no device delivered a sample; their words are in {logs}"
+    return (
+        f"nothing was recorded although {', '.join(sorted(produced))} delivered samples: no episode was open. "
+        f"`episode: {{start: manual}}` waits for `sensorium start`; else see {logs}"
+    )
+
+
+def _counts(path: Path) -> dict[str, StreamCounts]:
+    try:
+        return read_counters(path)[1]
+    except EpisodeError:
+        return {}
 
 
 def _start_helpers(supervisor: Supervisor, request: SessionRequest) -> None:

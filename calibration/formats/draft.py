@@ -8,8 +8,9 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike
 
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import Array, Intrinsics, nearest_rotation, transform
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sensor_models import ImuModel
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Quantity, Status, Verdict

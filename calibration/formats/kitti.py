@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.formats.draft import Draft, in_frames, read_text
 from sensorium.calibration.geometry import Array, Intrinsics, inverse, nearest_rotation, transform
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Status, Verdict
 

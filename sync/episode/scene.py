@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import quaternion_from_rotation
-from sensorium.calibration.rig_document import Edge, Intrinsics, RigCalibration
+from sensorium.calibration.rig_document import Intrinsics, RigCalibration
 from sensorium.sync.episode.schemas import FOXGLOVE
 
 TRANSFORMS_TOPIC = "/tf_static"

@@ -16,6 +16,7 @@ from sensorium.agent.calibrating.solving.guide import Guide
 from sensorium.agent.calibrating.solving.material import moments
 from sensorium.agent.calibrating.solving.solver import SolvedPart, merged
 from sensorium.agent.cli import app
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import (
     Intrinsics,
     apply,
@@ -26,7 +27,7 @@ from sensorium.calibration.geometry import (
     small_motion,
     transform,
 )
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.targets import CharucoBoard, parse_board
 from sensorium.errors import CalibrationError, UsageError
 from sensorium.simulators.demo_rig import demo_calibration, write_demo_rig

@@ -18,7 +18,8 @@ from sensorium.calibration import (
     rotation,
     stereo,
 )
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.edges import Edge
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Column, Encoding, Modality, StreamInfo
 from sensorium.errors import ConfigError
 from sensorium.simulators.demo_rig import demo_calibration

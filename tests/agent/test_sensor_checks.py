@@ -13,9 +13,9 @@ from sensor_episodes import PAYLOAD, document, sensor_episode
 from typer.testing import CliRunner
 
 from sensorium.agent.cli import app
+from sensorium.calibration.edges import Reference
 from sensorium.calibration.geometry import small_motion
 from sensorium.calibration.inertial import GROUND_CHECK
-from sensorium.calibration.rig_document import Reference
 from sensorium.simulators.force import TOOL_KG
 
 IMU = {"driver": "sim_imu", "acc_bias_m_s2": 0.0, "gyro_bias_rad_s": 0.0}

@@ -10,8 +10,9 @@ from watched_rig import WatchedRig, watched_rig
 from sensorium.agent.calibrating.watching.plan import plan_checks
 from sensorium.agent.calibrating.watching.watch import Watch, new_watch
 from sensorium.agent.session.rig import CheckOptions
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import inverse
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.simulators.demo_rig import demo_calibration
 from sensorium.simulators.device import Bump
 from sensorium.sync.recording.check_book import JudgedWindow

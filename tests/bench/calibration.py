@@ -41,22 +41,21 @@ from sensorium.calibration.board_fit import solve_camera_lidar, solve_intrinsics
 from sensorium.calibration.camera_lidar import (
     DEGREES,
     SCREENING_THRESHOLD,
-    Keyframe,
     camera_lidar_reference,
     check_camera_lidar,
-    distinct_scenes,
-    keyframe,
     screening,
 )
 from sensorium.calibration.camera_rotation import camera_turns
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.euroc import read_euroc
 from sensorium.calibration.force_torque import check_force_torque
 from sensorium.calibration.formats.detect import ImportResult
 from sensorium.calibration.formats.kitti import read_kitti
 from sensorium.calibration.inertial import Inertial, check_ground_gravity, check_imu_static
+from sensorium.calibration.keyframes import Keyframe, distinct_scenes, keyframe
 from sensorium.calibration.lidar_lidar import check_lidar_lidar, register_sweeps
 from sensorium.calibration.microphones import SOUND_M_S, check_claps
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.rotation import Turns, check_imu_rotation
 from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.calibration.stereo import (

@@ -19,7 +19,8 @@ from sensorium.calibration.board import (
 )
 from sensorium.calibration.board_fit import solve_camera_lidar, solve_intrinsics, solve_stereo
 from sensorium.calibration.bundle import vector_of
-from sensorium.calibration.rig_document import Edge, Intrinsics, RigCalibration
+from sensorium.calibration.edges import Edge
+from sensorium.calibration.rig_document import Intrinsics, RigCalibration
 from sensorium.calibration.targets import Chessboard, View
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Status

@@ -14,16 +14,15 @@ from sensorium.calibration.camera_lidar import (
     FOCAL_BIAS_PERCENT,
     SCREENING_THRESHOLD,
     CameraLidarTolerance,
-    Keyframe,
     camera_lidar_reference,
     change_between,
     check_camera_lidar,
-    distinct_scenes,
-    keyframe,
     screening,
 )
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.formats.kitti import read_kitti
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.keyframes import Keyframe, distinct_scenes, keyframe
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sweep import Sweep, along_ring_edges, between_ring_edges, reflectance_edges
 from sensorium.drivers.payloads.ouster import beam_rays
 from sensorium.errors import CalibrationError

@@ -14,6 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, pjlab, ros
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import (
@@ -25,7 +26,7 @@ from sensorium.calibration.geometry import (
     small_motion,
     transform,
 )
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Status
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from sensorium.calibration import lint as linting
-from sensorium.calibration.camera_lidar import keyframe
+from sensorium.calibration import pair_lint as pair_linting
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.formats import kalibr, ros
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import (
@@ -25,8 +25,10 @@ from sensorium.calibration.geometry import (
     small_motion,
     transform,
 )
-from sensorium.calibration.lint import View, lint, lint_camera_lidar, lint_stereo, right_angle_rotations
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.keyframes import keyframe
+from sensorium.calibration.lint import lint
+from sensorium.calibration.pair_lint import View, lint_camera_lidar, lint_stereo, right_angle_rotations
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.stereo import match_pair
 from sensorium.verdict import Status, Verdict
 
@@ -266,7 +268,7 @@ def test_every_right_angle_turn_of_the_camera_axes_is_found_and_undone(
         found = lint_camera_lidar(views, transform(turn, np.zeros(3)) @ T, "camera~lidar")
         assert [(f.check, f.status) for f in found] == [("axis_swap", Status.FAILED)], turn
         # The advice, taken, gives the good transform back.
-        (back,) = (S for S in turns if linting._spelled(S) in found[0].reasons[0])
+        (back,) = (S for S in turns if pair_linting.spelled(S) in found[0].reasons[0])
         np.testing.assert_array_equal(back @ turn, np.eye(3))
 
 

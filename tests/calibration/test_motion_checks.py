@@ -9,6 +9,7 @@ import pytest
 
 from sensorium.calibration import geometry
 from sensorium.calibration.camera_rotation import camera_turns
+from sensorium.calibration.edges import Edge, Reference
 from sensorium.calibration.inertial import (
     GROUND_CHECK,
     Inertial,
@@ -20,7 +21,7 @@ from sensorium.calibration.inertial import (
     solve_imu_static,
 )
 from sensorium.calibration.lidar_lidar import check_lidar_lidar, register_sweeps, sweep_turns
-from sensorium.calibration.rig_document import Edge, Reference, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.rotation import Turns, align, check_imu_rotation
 from sensorium.calibration.sensor_models import ImuModel
 from sensorium.drivers.payloads.ouster import beam_rays

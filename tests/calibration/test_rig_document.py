@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sensorium.calibration import geometry
-from sensorium.calibration.rig_document import Edge, Intrinsics, Reference, RigCalibration
+from sensorium.calibration.edges import Edge, Reference
+from sensorium.calibration.rig_document import Intrinsics, RigCalibration
 from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.errors import CalibrationError
 

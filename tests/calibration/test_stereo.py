@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sensorium.calibration import geometry
 from sensorium.calibration.checks import ConsecutiveJudge
-from sensorium.calibration.rig_document import Edge, Intrinsics, Reference, RigCalibration
+from sensorium.calibration.edges import Edge, Reference
+from sensorium.calibration.rig_document import Intrinsics, RigCalibration
 from sensorium.calibration.stereo import (
     DEGREES,
     Matches,

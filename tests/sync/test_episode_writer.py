@@ -13,8 +13,9 @@ from foxglove_schemas_protobuf.FrameTransforms_pb2 import FrameTransforms
 from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory
 
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import Intrinsics, rotation_exp, transform
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.align import Match, Matched, SyncRow

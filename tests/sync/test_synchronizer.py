@@ -9,8 +9,9 @@ import pytest
 import zmq
 from synchronizer_bench import START_NS, Bench
 
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import transform
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.bus.counters import CounterFile
 from sensorium.drivers.bus.publisher import BusPublisher
 from sensorium.drivers.bus.wire import Declare

@@ -10,12 +10,13 @@ from sensorium.agent.calibrating.checking.windows import changes, decided, locat
 from sensorium.agent.calibrating.recording import Recording, spread
 from sensorium.agent.calibrating.shots import Shot
 from sensorium.agent.calibrating.tasks import CheckTask
-from sensorium.calibration import camera_lidar, nid
+from sensorium.calibration import agreement, camera_lidar, keyframes, nid
 from sensorium.calibration.attribution import TIMING, split_timing
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import Array, Intrinsics, apply, small_motion
-from sensorium.calibration.lint import View, lint_camera_lidar
 from sensorium.calibration.overlay import edge_overlay
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.pair_lint import View, lint_camera_lidar
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sweep import Edges
 from sensorium.verdict import Quantity, Status, Verdict
 
@@ -36,7 +37,7 @@ class _Prepared:
     """A keyframe whose edges are in the camera's axes, so that shots of several calibrations can be pooled."""
 
     shot: Shot
-    keyframe: camera_lidar.Keyframe
+    keyframe: keyframes.Keyframe
 
 
 def judge_camera_lidar(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
@@ -88,7 +89,7 @@ def _faults(prepared: Sequence[_Prepared], subject: str) -> list[Verdict]:
     return list(lint_camera_lidar([_in_first(view, T_first) for view in views], T_first, subject))
 
 
-def _turned(prepared: Sequence[_Prepared]) -> list[tuple[camera_lidar.Estimate, Array]]:
+def _turned(prepared: Sequence[_Prepared]) -> list[tuple[agreement.Estimate, Array]]:
     """Return what each keyframe alone says and how fast the camera turned in it, if enough of them know."""
     known = [(each.keyframe, each.shot.turning_rad_s) for each in prepared]
     turned = [(frame, rate) for frame, rate in known if rate is not None]
@@ -181,7 +182,7 @@ def _with_second_opinion(verdict: Verdict, prepared: Sequence[_Prepared], motion
     return replace(verdict, status=status, reasons=(*verdict.reasons, reason))
 
 
-def with_timing(verdict: Verdict, single: Sequence[tuple[camera_lidar.Estimate, Array]]) -> Verdict:
+def with_timing(verdict: Verdict, single: Sequence[tuple[agreement.Estimate, Array]]) -> Verdict:
     """Tell whether an apparent motion follows the rig's turning: then a stamp is off, not the mount.
 
     Args:
@@ -211,7 +212,7 @@ def with_timing(verdict: Verdict, single: Sequence[tuple[camera_lidar.Estimate, 
     reason = (
         f"it follows the rig's turning: the LiDAR is stamped {said} too early against the camera {TIMING}"
     )
-    sigma = np.sqrt(np.diag(split.mount_covariance) + camera_lidar.BIAS_SIGMA**2)
+    sigma = np.sqrt(np.diag(split.mount_covariance) + agreement.BIAS_SIGMA**2)
     to_unit = np.array([180 / np.pi] * 3 + [1.0] * 3)
     limits = np.array([quantity.threshold or np.inf for quantity in verdict.quantities[:6]])
     is_mount_right = bool(np.all((np.abs(split.mount) - 2 * sigma) * to_unit < limits))
@@ -237,7 +238,7 @@ def _with_time(verdict: Verdict, apart_ns: int) -> Verdict:
 
 
 def _prepare(shot: Shot) -> _Prepared:
-    frame = camera_lidar.keyframe(shot.image, shot.points, shot.camera, shot.T_camera_lidar, shot.ring)
+    frame = keyframes.keyframe(shot.image, shot.points, shot.camera, shot.T_camera_lidar, shot.ring)
     edges = tuple(Edges(apply(shot.T_camera_lidar, part.xyz), part.weight) for part in frame.edges)
     return _Prepared(shot, replace(frame, edges=edges))
 

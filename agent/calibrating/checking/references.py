@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from sensorium.agent.calibrating.recording import Recording
 from sensorium.agent.calibrating.tasks import CheckTask
-from sensorium.calibration.camera_lidar import camera_lidar_reference, keyframe
-from sensorium.calibration.rig_document import Reference
+from sensorium.calibration.camera_lidar import camera_lidar_reference
+from sensorium.calibration.edges import Reference
+from sensorium.calibration.keyframes import keyframe
 from sensorium.calibration.stereo import check_matches, match_pair, stereo_reference
 from sensorium.errors import CalibrationError
 

@@ -13,7 +13,7 @@ from sensorium.agent.calibrating.shots import Image, require_size
 from sensorium.agent.calibrating.tasks import CheckTask
 from sensorium.calibration import stereo
 from sensorium.calibration.geometry import Array, rays, skew
-from sensorium.calibration.lint import lint_stereo
+from sensorium.calibration.pair_lint import lint_stereo
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.verdict import Quantity, Status, Verdict
 

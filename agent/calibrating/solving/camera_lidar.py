@@ -31,8 +31,9 @@ from sensorium.calibration.board_sweep import (
 )
 from sensorium.calibration.bundle import by_motion, by_point, inverse_or_infinite
 from sensorium.calibration.coverage import CORNER_SIGMA_PX, Wanted, missing_for_lidar, wanted_for_lidar
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import Array, Intrinsics, apply
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.targets import Target, View
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Status, Verdict

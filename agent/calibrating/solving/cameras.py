@@ -21,8 +21,9 @@ from sensorium.calibration.coverage import (
     LensCoverage,
     coverage_picture,
 )
+from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import Array, Intrinsics, rotation_log
-from sensorium.calibration.rig_document import Edge, RigCalibration
+from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.targets import Target, View
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Quantity, Status, Verdict

@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.calibration.rig_document import Edge, Intrinsics, RigCalibration
+from sensorium.calibration.edges import Edge
+from sensorium.calibration.rig_document import Intrinsics, RigCalibration
 from sensorium.calibration.targets import Target
 from sensorium.verdict import Status, Verdict
 

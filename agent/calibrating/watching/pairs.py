@@ -20,7 +20,7 @@ from sensorium.agent.calibrating.shots import (
 )
 from sensorium.agent.calibrating.watching.plan import Planned
 from sensorium.agent.calibrating.watching.watch import ALARM, Moved, Taken, UnusableSetError, Watch
-from sensorium.calibration import camera_lidar, stereo
+from sensorium.calibration import agreement, camera_lidar, keyframes, stereo
 from sensorium.calibration.attribution import Window, moved_between
 from sensorium.calibration.geometry import Array
 from sensorium.calibration.inertial import check_ground_gravity
@@ -93,7 +93,7 @@ class StereoWatch(Watch[stereo.Matches]):
 class _View:
     """A keyframe and how fast the camera turned in it (rad/s, camera axes); None without a gyro."""
 
-    frame: camera_lidar.Keyframe
+    frame: keyframes.Keyframe
     rate_rad_s: Array | None
 
 
@@ -107,8 +107,8 @@ class CameraLidarWatch(Watch[_View]):
         super().__init__(plan, calibration)
         self._T = calibration.transform(*plan.frames)
         self._motion: Array = np.zeros(6)
-        self._history: list[Taken[camera_lidar.Keyframe]] = []
-        self._single: deque[tuple[camera_lidar.Estimate, Array]] = deque(maxlen=LOCATED_FRAMES)
+        self._history: list[Taken[keyframes.Keyframe]] = []
+        self._single: deque[tuple[agreement.Estimate, Array]] = deque(maxlen=LOCATED_FRAMES)
 
     @property
     def request(self) -> SetRequest:
@@ -123,9 +123,9 @@ class CameraLidarWatch(Watch[_View]):
         shot = take_shot(picture.info, _sample(picture), sweep.info.frame_id, cloud, self.calibration, gyro)
         if gyro is not None and cloud.time_s is not None and shot.turning_rad_s is None:
             raise UnusableSetError(f"{self.plan.gyro} does not cover image and sweep")
-        frame = camera_lidar.keyframe(shot.image, shot.points, shot.camera, self._T, shot.ring)
+        frame = keyframes.keyframe(shot.image, shot.points, shot.camera, self._T, shot.ring)
         known = [taken.data.frame for taken in self._window]
-        if camera_lidar.distinct_scenes([*known, frame]) < camera_lidar.distinct_scenes(known) + 1:
+        if keyframes.distinct_scenes([*known, frame]) < keyframes.distinct_scenes(known) + 1:
             raise UnusableSetError("the scene is the same as before: standing still")
         if len(frame.edges[0]) and not len(frame.edges[1]):
             self.needed = SPARSE_KEYFRAMES
@@ -193,7 +193,7 @@ class CameraLidarWatch(Watch[_View]):
         self._single.clear()
 
 
-def _lighter(frame: camera_lidar.Keyframe) -> camera_lidar.Keyframe:
+def _lighter(frame: keyframes.Keyframe) -> keyframes.Keyframe:
     """Return a keyframe that holds only the images that :func:`camera_lidar.gain` looks at."""
     return replace(frame, images=((), frame.images[1], ()))
 
