@@ -21,6 +21,7 @@ from sensorium.timebase import SECOND_NS
 
 MINUTES = 10
 SPEED = 25.0
+BUDGET_MB = 8
 SAMPLE_NS = SECOND_NS // 10
 GROWTH_BYTES = 20 << 20
 STALL_US = 300_000
@@ -61,7 +62,8 @@ def test_memory_stays_bounded_over_ten_minutes_with_a_disk_that_stalls(tmp_path:
         "force": {"driver": "sim_force", "rate_hz": 500.0, **common},
     }
     spool = tmp_path / "spool"
-    with Session("record", write_rig(tmp_path, rig), "--json", spool=spool) as session:
+    rig_file = write_rig(tmp_path, rig, recorder={"memory_mb": BUDGET_MB})
+    with Session("record", rig_file, "--json", spool=spool) as session:
         pid = until(lambda: session.note_processes().get("synchronizer"), "the synchronizer")
         session.until_recorded(20.0)
         run_dir = session.run_dir
