@@ -206,8 +206,10 @@ def sounds() -> Iterator[tuple[str, NDArray[np.int16]]]:
     """Yield (what it is, (n, 2) samples at 48 kHz)."""
     rng = np.random.default_rng(0)
     time_s = np.arange(4 * 48_000) / 48_000
-    voice = sum(np.sin(2 * np.pi * 180 * k * time_s + k) / k for k in range(1, 14))
-    voice = 3000 * voice * (np.sin(2 * np.pi * 3 * time_s) > 0)
+    voice = np.zeros(len(time_s))
+    for k in range(1, 14):
+        voice += 3000 * np.sin(2 * np.pi * 180 * k * time_s + k) / k
+    voice[np.sin(2 * np.pi * 3 * time_s) <= 0] = 0.0
     rooms = {"voice-like, noise of 30 steps": (voice, 30.0), "quiet room, noise of 8 steps": (0 * voice, 8.0)}
     for name, (signal, noise) in rooms.items():
         both = signal[:, None] * [1.0, 0.8] + rng.normal(0, noise, (len(time_s), 2))

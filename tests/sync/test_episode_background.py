@@ -172,7 +172,7 @@ def test_one_thread_may_finish_while_another_takes_what_is_settled(tmp_path: Pat
         for seq in range(300):
             writer.write(*frame_of(STORED, seq, payload), 0, held=seq)
         settled: list[int] = []
-        counts = []
+        counts: list[int] = []
 
         def finish(writer: EpisodeWriter = writer, counts: list[int] = counts) -> None:
             writer.finish().result(timeout=60)
