@@ -292,8 +292,8 @@ def measure(folder: Path, rounds: int = 5, seconds: float = 5.0) -> dict[str, An
         document[kind] = {name: _summary(laps, found["raw"]) for name, laps in found.items()}
     document["read"] = _child(folder, "--read", "--seconds", seconds)
     document["latency"] = {
-        "paced": _child(folder, "--latency", PACE, "--seconds", seconds),
-        "full_speed": _child(folder, "--latency", 0, "--seconds", 4 * seconds),
+        name: _medians([_child(folder, "--latency", pace, "--seconds", seconds) for _ in range(rounds)])
+        for name, pace in (("paced", PACE), ("full_speed", 0))
     }
     return document
 
@@ -304,6 +304,10 @@ def _child(folder: Path, *arguments: object) -> dict[str, float]:
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=600)
     found: dict[str, float] = json.loads(done.stdout)
     return found
+
+
+def _medians(laps: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: median(lap[name] for lap in laps) for name in laps[0]}
 
 
 def _summary(laps: Sequence[dict[str, float]], raw: Sequence[dict[str, float]]) -> dict[str, float]:
