@@ -17,8 +17,9 @@ from typing import Any
 import zmq
 from pydantic import BaseModel, ConfigDict, Field
 
+from sensorium.drivers.bus.context import bus_context
 from sensorium.drivers.bus.counters import CounterFile
-from sensorium.drivers.bus.publisher import BusPublisher
+from sensorium.drivers.bus.publisher import LINGER_S, BusPublisher
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.driver import Driver, DriverContext
 from sensorium.drivers.frame import Frame, StreamInfo
@@ -190,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     (spec_path,) = sys.argv[1:] if argv is None else argv
     spec = HostSpec.model_validate(json.loads(Path(spec_path).read_text()))
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-    with zmq.Context() as context:
+    with bus_context(LINGER_S + 1.0) as context:
         try:
             _take_priority(spec)
             host = DriverHost(spec, HostClock(), context)

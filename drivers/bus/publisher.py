@@ -33,6 +33,7 @@ from sensorium.timebase import SECOND_NS, Clock
 
 HEARTBEAT_NS = SECOND_NS // 5
 LOST_RUN_NS = SECOND_NS
+LINGER_S = 5.0
 _HELLO_NS = SECOND_NS // 2
 _NEWS_NS = SECOND_NS // 100
 _END_POLL_MS = 20
@@ -141,7 +142,8 @@ class BusPublisher:
                 self._lose(frame.stream, frame.count, Place.BUS, "out of credit")
                 return False
         counters.advance(frame.stream, frame.next_seq)
-        losses = self._runs[frame.stream].take()
+        run = self._runs[frame.stream]
+        losses = run.take() if run.counts else ()
         if place is not None:
             self._socket.send(pack_frame(self.instance, frame, losses, place, None))
         elif size < INSIDE_BELOW_BYTES:
@@ -283,20 +285,19 @@ class BusPublisher:
 
     # -- the end
 
-    def end(self, error: str = "", linger_s: float = 5.0) -> None:
+    def end(self, error: str = "", linger_s: float = LINGER_S) -> None:
         """Send the tail of the account and close, once the recorder has it all or ``linger_s`` are over.
 
         Its answer says that everything before has arrived. To close earlier would lose what waits in the
         sockets: ZeroMQ drops the unread rest of a peer that is gone.
         """
-        if self._declare is None:
+        if self._declare is None or self._has_said_last_word(error, linger_s):
             linger_s = 0.0
-        else:
-            self._say_last_word(error, linger_s)
         self._socket.close(linger=int(linger_s * 1000))
         self._purse.close()
 
-    def _say_last_word(self, error: str, linger_s: float) -> None:
+    def _has_said_last_word(self, error: str, linger_s: float) -> bool:
+        """Say it; return whether it was answered in time."""
         for stream, run in self._runs.items():
             if run.counts:
                 self._send(LostRun(self.instance, stream, run.seq, run.take()))
@@ -309,3 +310,4 @@ class BusPublisher:
                 break
             self._socket.poll(_END_POLL_MS)
             self._receive()
+        return self._purse.has_ended

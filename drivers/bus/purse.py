@@ -37,7 +37,8 @@ class Purse:
     @property
     def memory_bytes(self) -> int:
         """What is under way at most, with the pages that the ring keeps at hand."""
-        return self.socket_bytes + (self._ring.touched_bytes if self._ring is not None else 0)
+        under_way = self.sent_bytes - self._returned_bytes
+        return under_way if self._ring is None else under_way + self._ring.touched_bytes
 
     @property
     def outstanding_bytes(self) -> int:
@@ -83,14 +84,15 @@ class Purse:
 
     def spend(self, payload_bytes: int) -> bool:
         """Take the credit for a frame over the socket; False when there is not enough."""
-        if not self._fits_socket(payload_bytes):
+        size = payload_bytes + HEADER_OVERHEAD_BYTES
+        if not self._has(size):
             return False
-        self.sent_bytes += payload_bytes + HEADER_OVERHEAD_BYTES
+        self.sent_bytes += size
         return True
 
     def fits(self, payload_bytes: int) -> bool:
         """Return whether a frame of this size could be sent now."""
-        return self.fits_ring(payload_bytes) or self._fits_socket(payload_bytes)
+        return self.fits_ring(payload_bytes) or self._has(payload_bytes + HEADER_OVERHEAD_BYTES)
 
     def fits_ring(self, payload_bytes: int) -> bool:
         """Return whether a payload of this size could be placed in the ring now."""
@@ -98,11 +100,13 @@ class Purse:
             return False
         return self._ring.has_room(payload_bytes, self.limit_bytes - self.socket_bytes)
 
-    def _fits_socket(self, payload_bytes: int) -> bool:
+    def _has(self, size: int) -> bool:
+        """Return whether there is credit for so many bytes over the socket."""
         if self.session is None:
             return False
-        size = payload_bytes + HEADER_OVERHEAD_BYTES
-        if self.memory_bytes + size > self.limit_bytes and self._ring is not None:
+        if self.memory_bytes + size <= self.limit_bytes:
+            return True
+        if self._ring is not None:
             self._ring.trim()
         # A frame that is larger than the limit travels alone, else it never could.
         return self.memory_bytes + size <= self.limit_bytes or self.outstanding_bytes == 0

@@ -1,13 +1,13 @@
 """The recorder's end of the bus: validated messages in, credits out."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import zmq
 
 from sensorium.drivers.bus.credits import HEADER_OVERHEAD_BYTES, Budget, Held, Limit
-from sensorium.drivers.bus.header import is_frame, unpack_frame
+from sensorium.drivers.bus.header import LostBefore, Unpacked, is_frame, unpack_frame
 from sensorium.drivers.bus.ring import PAGE_BYTES, RingReader, open_ring
 from sensorium.drivers.bus.wire import (
     MAX_MESSAGE_BYTES,
@@ -69,6 +69,22 @@ class _Driver:
     def memory_bytes(self) -> int:
         """What is held of it, with the pages of its ring, which stay while anything in it is held."""
         return self.held_bytes + (self.ring_bytes if self.held_slots else 0)
+
+    def hold(self, size: int, slot: int) -> None:
+        """Book a frame that came.
+
+        Raises:
+            WireError: If it lies where one lies that is still held.
+        """
+        if slot < 0:
+            self.sent_bytes += size
+            self.held_bytes += size
+            return
+        if slot in self.held_slots:
+            raise WireError("place in shared memory is in use")
+        self.sent_slots += 1
+        self.held_slots.add(slot)
+        self.ring_bytes = max(self.ring_bytes, slot * PAGE_BYTES + size)
 
     def credit(self, limit: Limit) -> Credit:
         """Return what it is to be told now."""
@@ -140,43 +156,35 @@ class BusReceiver:
                     self._drain()
                     raise WireError("message of more than two parts")
                 data = head.bytes
-                if is_frame(data):
-                    yield from self._frame(identity, data, beside)
-                else:
+                if not is_frame(data):
                     yield from self._control(identity, data, beside)
+                    continue
+                instance, frame, losses, slot = self._frame(identity, data, beside)
             except WireError as err:
                 self.rejected[str(err)[:120]] += 1
+                continue
+            if losses:
+                yield from _told(identity, instance, frame.stream, frame.seq, losses)
+            held = Held(instance, len(frame.payload) + HEADER_OVERHEAD_BYTES, slot)
+            yield Inbound(identity, (instance, frame), held)
 
     def _drain(self) -> None:
         while self.socket.recv(zmq.NOBLOCK, False).more:
             pass
 
-    def _frame(self, identity: bytes, data: bytes, beside: zmq.Frame | None) -> Iterator[Inbound]:
+    def _frame(self, identity: bytes, data: bytes, beside: zmq.Frame | None) -> Unpacked:
+        """Return the frame in a message, booked as held."""
         driver = self._by_identity.get(identity)
         if driver is None:
             self._greet_stranger(identity)
             raise WireError("frame of an undeclared instance")
-        outside = None if beside is None else beside.buffer
-        instance, frame, losses, slot = unpack_frame(data, outside, driver.ring)
-        if instance != driver.instance:
+        found = unpack_frame(data, None if beside is None else beside.buffer, driver.ring)
+        if found.instance != driver.instance:
             raise WireError("instance does not belong to this connection")
-        if frame.stream not in driver.streams:
-            raise WireError(f"frame of undeclared stream {frame.stream}")
-        size = len(frame.payload) + HEADER_OVERHEAD_BYTES
-        if slot < 0:
-            driver.sent_bytes += size
-            driver.held_bytes += size
-        elif slot in driver.held_slots:
-            raise WireError("place in shared memory is in use")
-        else:
-            driver.sent_slots += 1
-            driver.held_slots.add(slot)
-            driver.ring_bytes = max(driver.ring_bytes, slot * PAGE_BYTES + size)
-        seq = frame.seq - sum(lost.samples for lost in losses)
-        for count, place, reason in losses:
-            yield Inbound(identity, Lost(instance, frame.stream, seq, count, place, reason))
-            seq += count
-        yield Inbound(identity, (instance, frame), Held(instance, size, slot))
+        if found.frame.stream not in driver.streams:
+            raise WireError(f"frame of undeclared stream {found.frame.stream}")
+        driver.hold(len(found.frame.payload) + HEADER_OVERHEAD_BYTES, found.slot)
+        return found
 
     def _control(self, identity: bytes, data: bytes, beside: zmq.Frame | None) -> Iterator[Inbound]:
         if beside is not None:
@@ -189,7 +197,8 @@ class BusReceiver:
         elif isinstance(message, Joined):
             self._join(message)
         elif isinstance(message, LostRun):
-            yield from _expanded(identity, message)
+            end = message.seq + sum(lost.samples for lost in message.losses)
+            yield from _told(identity, message.instance, message.stream, end, message.losses)
         else:
             if isinstance(message, Heartbeat):
                 self._hear(identity, message)
@@ -333,15 +342,18 @@ class BusReceiver:
         self.socket.send_multipart([identity, pack_control(message)], zmq.NOBLOCK)
 
     def close(self) -> None:
-        self.socket.close(linger=200)
+        self.socket.close(linger=0)
 
 
 def _identity(instance: int) -> bytes:
     return b"\1" + instance.to_bytes(8, "little")
 
 
-def _expanded(identity: bytes, run: LostRun) -> Iterator[Inbound]:
-    seq = run.seq
-    for count, place, reason in run.losses:
-        yield Inbound(identity, Lost(run.instance, run.stream, seq, count, place, reason))
+def _told(
+    identity: bytes, instance: int, stream: str, end: int, losses: Sequence[LostBefore]
+) -> Iterator[Inbound]:
+    """Yield one message per loss of those directly before number ``end``."""
+    seq = end - sum(lost.samples for lost in losses)
+    for count, place, reason in losses:
+        yield Inbound(identity, Lost(instance, stream, seq, count, place, reason))
         seq += count

@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 from pydantic import TypeAdapter, ValidationError
 
+from sensorium.drivers.bus.context import bus_context
 from sensorium.drivers.bus.live import LivePublisher
 from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.errors import ConfigError, SensoriumError, VerdictError
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     spec = SyncSpec.model_validate_json(Path(spec_path).read_text())
     clock = HostClock()
     refused = go_first("the synchronizer", clock)
-    with zmq.Context() as context:
+    with bus_context() as context:
         try:
             # One boundary: where the torn episode of a recorder that died ends, the next one begins.
             read = draw_boundary(spec.spool, spec.run_dir)

@@ -14,6 +14,7 @@ import msgpack
 import zmq
 from pydantic import TypeAdapter, ValidationError
 
+from sensorium.drivers.bus.context import bus_context
 from sensorium.errors import SensoriumError
 from sensorium.priority import give_way
 from sensorium.sync.recording.notes import RecorderLink
@@ -150,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     spec = SyncSpec.model_validate_json(Path(spec_path).read_text())
     clock = HostClock()
     give_way(NICENESS, clock)
-    with zmq.Context() as context:
+    with bus_context() as context:
         try:
             service = ThinkingService(spec, context, clock)
 
