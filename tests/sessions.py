@@ -37,6 +37,7 @@ CLOCK = HostClock()
 CAMERA = {"driver": "sim_camera", "size": [160, 120], "render": "cached"}
 IMU = {"driver": "sim_imu"}
 FORCE = {"driver": "sim_force"}
+FLUSH_S = 1.0
 CORE = ("synchronizer", "thinker")
 """Processes of a session that are no device's."""
 SMALL_RIG: dict[str, dict[str, Any]] = {"camera_left": CAMERA, "imu": IMU, "force": FORCE}
@@ -197,6 +198,11 @@ class Session:
             return status if is_there else None
 
         return until(reached, f"{seconds} s recorded of {streams or 'anything'}", 45.0)
+
+    def until_flushed(self, seconds: float, streams: Sequence[str]) -> dict[str, Any]:
+        """Do what :meth:`until_recorded` does, and let a flush interval pass: what was there then is on disk."""
+        reached_s = self.until_recorded(seconds, streams)["recorded_s"]
+        return self.until_recorded(reached_s + FLUSH_S + 0.2)
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
         """Send a signal to one of the session's processes; return its id."""
