@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rigs.machine import burnt_cores, machine, working_folder
-from rigs.producers import CLOCK, SOURCES
+from rigs.producers import CLOCK, environment_of_sources
 
 from sensorium.timebase import SECOND_NS
 
@@ -31,7 +31,6 @@ def demo_run(folder: Path, seconds: float, core: int | None) -> Figures:
     """Run the demo once; return what was dropped, by stream, place and reason."""
     confined = [] if core is None else ["taskset", "-c", str(core)]
     command = [*confined, sys.executable, "-m", "sensorium.agent.cli", "demo", "--out", str(folder)]
-    paths = [str(SOURCES), os.environ.get("PYTHONPATH", "")]
     load_average, began_ns = os.getloadavg()[0], CLOCK.now_ns()
     done = subprocess.run(
         [*command, "--seconds", str(seconds), "--json"],
@@ -39,7 +38,7 @@ def demo_run(folder: Path, seconds: float, core: int | None) -> Figures:
         text=True,
         timeout=_LIMIT_S,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        env=environment_of_sources(),
     )
     found: Figures = {
         "exit_code": done.returncode,

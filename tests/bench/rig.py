@@ -21,9 +21,9 @@ balance, the drivers' own accounts and their payloads disagree (exit code 1).
 """
 
 import argparse
-import importlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -35,7 +35,7 @@ from typing import Any
 from rigs import loads, peers, stalls
 from rigs.machine import burnt_cores, machine, working_folder
 from rigs.processes import Usage
-from rigs.producers import BenchError, Run, prepare
+from rigs.producers import BenchError, Run, environment_of_sources, prepare
 from rigs.recording import discard_usages, record_run
 
 Figures = dict[str, Any]
@@ -43,14 +43,17 @@ SPLIT_BYTES = 3 << 30
 """Longer runs are split into episodes of about this size, which are deleted as they seal."""
 
 STALL_EVERY_S = 6.0
+GENERATION_S = 20.0
 ZMQ_WRITERS = ("foxglove_sdk", "mcap")
-BLOCKS: dict[str, tuple[str, Callable[[Any, Path], Figures]]] = {
-    "imports": ("start_up.py", lambda bench, _: bench.measure(runs=3)),
-    "codecs": ("payload_codecs.py", lambda bench, _: bench.measure()),
-    "writer": ("writing.py", lambda bench, folder: bench.measure(folder, rounds=3)),
-    "bus": ("bus.py", lambda bench, _: bench.measure()),
+BLOCKS = {
+    "imports": ("start_up.py", "--runs", "3"),
+    "codecs": ("payload_codecs.py", "--rounds", "5"),
+    "writer": ("writing.py", "--rounds", "3"),
+    "bus": ("bus.py", "--rounds", "1", "--seconds", "1"),
 }
-"""Benches of this folder that are run along, and how."""
+"""Benches of this folder that are run along, with their options."""
+
+BLOCK_S = 300.0
 
 
 @dataclass(slots=True)
@@ -63,19 +66,25 @@ class Bench:
     discarded: dict[tuple[str, int], dict[str, Usage]] = field(default_factory=dict)
     stalls_s: list[float] = field(default_factory=list)
 
-    def new_run(self, rig: str, multiple: int) -> Run:
-        """Return the next run with its folder made."""
+    def seconds(self, multiple: int) -> float:
+        """Return the rig's own time that a run takes."""
+        wall_s: float | None = self.arguments.wall
+        return float(self.arguments.seconds) if wall_s is None else wall_s * multiple
+
+    def new_run(self, rig: str, multiple: int, most_s: float = float("inf")) -> Run:
+        """Return the next run with its folder made; it takes at most ``most_s``."""
         self.runs += 1
-        seconds = self.arguments.seconds if self.arguments.wall is None else self.arguments.wall * multiple
+        seconds = min(self.seconds(multiple), most_s * multiple)
         run = Run(rig, multiple, seconds, self.folder / f"run{self.runs}")
         prepare(run, self.folder / "pools")
         return run
 
     def generation(self, rig: str, multiple: int) -> dict[str, Usage]:
-        """Return what generating a load uses, measured once per rig and multiple."""
+        """Return what generating a load uses, measured once per rig and multiple, from a part of long runs."""
         key = rig, multiple
         if key not in self.discarded:
-            self.discarded[key] = discard_usages(self.new_run(rig, multiple))
+            part = self.new_run(rig, multiple, GENERATION_S)
+            self.discarded[key] = discard_usages(part, self.seconds(multiple) / part.seconds)
         return self.discarded[key]
 
     def ours(self, rig: str, multiple: int) -> Figures:
@@ -104,7 +113,9 @@ class Bench:
         program = peers.compile_publisher(self.folder)
         key = name, multiple
         if key not in self.discarded:
-            self.discarded[key] = peers.ros_discard_usages(self.new_run("opaque", multiple), program)
+            part = self.new_run("opaque", multiple, GENERATION_S)
+            share = self.seconds(multiple) / part.seconds
+            self.discarded[key] = peers.ros_discard_usages(part, program, share)
         return peers.ros_run(self.new_run("opaque", multiple), program, self.discarded[key])
 
 
@@ -187,20 +198,21 @@ def _joined(rounds: Sequence[Figures]) -> Figures:
 
 
 def _block(name: str) -> Figures:
-    """Return what another bench of this folder measures, or why it cannot be had."""
-    file, call = BLOCKS[name]
+    """Return what another bench of this folder prints, or why it cannot be had."""
+    script, *options = BLOCKS[name]
     print(f"{name} ...", file=sys.stderr, flush=True)
-    path = Path(__file__).with_name(file)
-    if not path.is_file():
-        return {"skipped": f"there is no tests/bench/{file}"}
-    spec = importlib.util.spec_from_file_location(f"bench_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    with working_folder() as folder:
-        return call(module, folder)
+    command = [sys.executable, str(Path(__file__).with_name(script)), *options, "--json"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=BLOCK_S, env=environment_of_sources()
+        )
+        found: Figures = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"{script} did not end within {BLOCK_S:.0f} s"}
+    except (subprocess.CalledProcessError, ValueError) as err:
+        said = getattr(err, "stderr", None) or str(err)
+        return {"failed": f"{script}: {said.strip().splitlines()[-1]}"}
+    return found
 
 
 # -- printing

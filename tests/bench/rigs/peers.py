@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from subprocess import DEVNULL, Popen
@@ -136,8 +136,8 @@ def compile_publisher(folder: Path) -> Path:
     return program
 
 
-def ros_discard_usages(run: Run, program: Path) -> dict[str, Usage]:
-    """Run the publishers without publishing; return what each used."""
+def ros_discard_usages(run: Run, program: Path, times: float) -> dict[str, Usage]:
+    """Run the publishers without publishing; return what each would use in a run so many times as long."""
     with ExitStack() as stack:
         publishers = _ros_publishers(stack, run, program, "discard", dict(os.environ))
         watch = stack.enter_context(Watch(tuple(each.pid for each in publishers)))
@@ -145,7 +145,7 @@ def ros_discard_usages(run: Run, program: Path) -> dict[str, Usage]:
         watch.mark(GO)
         start_all(run)
         wait_for(publishers, run.wall_s + 30, "publishers that discard")
-    return {str(pid): usage for pid, usage in watch.usages.items()}
+    return {str(pid): usage.prolonged(GO, times) for pid, usage in watch.usages.items()}
 
 
 def ros_run(run: Run, program: Path, discarded: Mapping[str, Usage]) -> dict[str, Any]:
@@ -285,6 +285,3 @@ def peer_figures(
         "lost_by_stream": {name: produced[name] - counts.get(name, 0) for name in produced},
         "load_average": round(os.getloadavg()[0], 2),
     }
-
-
-Peer = Callable[[Run], dict[str, Any]]

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sensorium.timebase import SECOND_NS, HostClock
@@ -36,6 +36,11 @@ class Usage:
         """Return the processor time since a mark, to another or the end; a process may begin after a mark."""
         end_s = self.mark_cpu_s.get(until, 0.0) if until else self.cpu_s
         return end_s - self.mark_cpu_s.get(mark, 0.0)
+
+    def prolonged(self, mark: str, times: float) -> "Usage":
+        """Return what a process would have used had it gone on so many times as long after the mark."""
+        longer_s = self.mark_cpu_s.get(mark, 0.0) + times * self.since(mark)
+        return replace(self, cpu_s=longer_s)
 
 
 class Watch:

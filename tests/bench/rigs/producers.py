@@ -73,7 +73,13 @@ def environment(folder: Path) -> dict[str, str]:
     site = folder / "site"
     if not site.exists():
         entry_point_folder(site)
-    paths = [str(site), str(BENCH), str(SOURCES), os.environ.get("PYTHONPATH", "")]
+    found = environment_of_sources()
+    return {**found, "PYTHONPATH": os.pathsep.join([str(site), str(BENCH), found["PYTHONPATH"]])}
+
+
+def environment_of_sources() -> dict[str, str]:
+    """Return the environment in which this tree is imported, whatever is installed."""
+    paths = [str(SOURCES), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 

@@ -53,8 +53,8 @@ class Recorded:
     warnings: list[str]
 
 
-def discard_usages(run: Run) -> dict[str, Usage]:
-    """Run the rig's drivers on a bus that discards; return what each used."""
+def discard_usages(run: Run, times: float) -> dict[str, Usage]:
+    """Run the rig's drivers on a bus that discards; return what each would use in a run so many times as long."""
     with ExitStack() as stack:
         producers = [
             spawn_module(
@@ -71,7 +71,9 @@ def discard_usages(run: Run) -> dict[str, Usage]:
         watch.mark(GO)
         start_all(run)
         wait_for(producers, run.wall_s + 30, "discarding drivers")
-    return {usage.name: usage for usage in watch.usages.values() if usage.name in run.streams}
+    return {
+        usage.name: usage.prolonged(GO, times) for usage in watch.usages.values() if usage.name in run.streams
+    }
 
 
 def record_run(
