@@ -12,7 +12,7 @@ from sensorium.agent.session.outcome import SessionResult, document, exit_code
 from sensorium.agent.session.rig import REQUIRED, Device, load_rig
 from sensorium.agent.session.run import SessionRequest, request_for, run_session
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.errors import UsageError, VerdictError
+from sensorium.errors import EpisodeError, UsageError, VerdictError
 from sensorium.simulators.demo_rig import write_demo_rig
 from sensorium.sync.consent.grants import (
     ConsentLedger,
@@ -211,9 +211,11 @@ def _finish(result: SessionResult, progress: display.Progress, as_json: bool) ->
     progress.show({"phase": "reporting"})
     found = document(result)
     if result.episodes:
-        last = result.episodes[-1]
-        result.report = write_report(last, found, result.run_dir)
-        found["report"] = str(result.report)
+        try:
+            result.report = write_report(result.episodes[-1], found, result.run_dir)
+            found["report"] = str(result.report)
+        except EpisodeError as err:  # a full disk: what it stopped before is the news, not the report
+            found["problems"] = [*found["problems"], str(err)]
     progress.close()
     if as_json:
         print_json(found)
