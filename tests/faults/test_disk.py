@@ -22,7 +22,7 @@ from sessions import (
     write_rig,
 )
 
-DISK_MIB = 100
+DISK_MIB = 300
 MIN_FREE_MIB = 64
 """``WriterPolicy.min_free_bytes``: capture stops before the disk is quite full."""
 CAMERA = {"driver": "sim_camera", "size": [640, 480], "rate_hz": 60.0, "render": "cached", "quality": 95}
@@ -30,7 +30,7 @@ CAMERA = {"driver": "sim_camera", "size": [640, 480], "rate_hz": 60.0, "render":
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, in memory, of 100 MiB."""
+    """A file system of its own, in memory: room for half a minute of the rig above what must stay free."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if shutil.which("mount") is None or os.geteuid() != 0:
