@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.drivers.frame import ClockKind, DeviceClock, Frame, StreamInfo
+from sensorium.drivers.frame import ClockKind, Frame, StreamInfo
 from sensorium.sync.clocks.clamp import CaptureClamp
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.clocks.tracker import AHEAD_NS, StreamTracker
@@ -134,7 +134,7 @@ class MapStamper:
         self._by_arrival = Uncertainty(self._declared_ns, 0.0, self._asymmetry_ns)
         period_ticks = 1e9 / info.rate_hz / self._tick_ns if info.rate_hz > 0 else 0.0
         self._period_ticks = period_ticks
-        self._unwrapper = Unwrapper(_counting(info.clock), period_ticks, latency.max_ns)
+        self._unwrapper = Unwrapper(info.clock, period_ticks, latency.max_ns)
         self._clamp = CaptureClamp(latency.max_ns)
         self._epoch = 0
         self._epoch_seq = 0
@@ -265,7 +265,3 @@ class MapStamper:
         elapsed_ns = (capture_ns - capture_ns[0]).astype(np.float64)
         capture_ns = self._clamp.block(capture_ns, arrival_ns, elapsed_ns)
         return Stamped(capture_ns, Uncertainty(0.0, 0.0, self._asymmetry_ns), 0)
-
-
-def _counting(clock: DeviceClock) -> DeviceClock:
-    return clock if clock.kind is not ClockKind.HOST else DeviceClock(ClockKind.HOST)

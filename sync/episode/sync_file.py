@@ -51,21 +51,18 @@ class SyncFile:
 
     def row(self, row: SyncRow) -> None:
         """Add what matches one reference tick."""
-        self._add(ROWS, row)
+        self.add(ROWS, row)
 
     def model(self, stream: str, instance: int, host_ns: int, model: ClockModel) -> None:
         """Add a clock model as it stands at ``host_ns``."""
-        self._add(MODELS, RecordedModel(stream, instance, host_ns, model))
+        self.add(MODELS, RecordedModel(stream, instance, host_ns, model))
 
     def event(self, event: EpisodeEvent) -> None:
         """Add something that happened to a clock."""
-        self._add(EVENTS, event)
+        self.add(EVENTS, event)
 
-    def add_entry(self, entry: EntryFormat[EntryT], value: EntryT) -> None:
+    def add(self, entry: EntryFormat[EntryT], value: EntryT) -> None:
         """Add an entry of any of the three kinds."""
-        self._add(entry, value)
-
-    def _add(self, entry: EntryFormat[EntryT], value: EntryT) -> None:
         utc_ns = max(entry.host_ns(value) + self._timeline.utc_minus_host_ns, 0)  # MCAP stamps are unsigned
         channel_id = self._channels[entry.topic]
         data = entry.pack(value, utc_ns)

@@ -75,12 +75,12 @@ def _think_again(
     for row in aligner.finish():
         sync.row(row)
     for entry in models:
-        sync.add_entry(MODELS, entry)
+        sync.add(MODELS, entry)
         if entry.stream in tallies:
             tallies[entry.stream].skew_ppm = entry.model.skew_ppm
             tallies[entry.stream].clock_method = entry.model.method
     for event in events:
-        sync.add_entry(EVENTS, event)
+        sync.add(EVENTS, event)
         if event.stream in tallies:
             tallies[event.stream].note_clock(_clock_events(event))
     return Thoughts(tallies, aligner.results(), limitations=(CAUGHT_UP,))

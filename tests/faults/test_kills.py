@@ -40,6 +40,16 @@ def recording(tmp_path: Path, devices: dict[str, dict[str, Any]] = SMALL_RIG, **
     return Session("record", rig, "--json", spool=spool)
 
 
+def until_next_episode(session: Session, first: str) -> None:
+    """Return when another episode than the first has a second in it."""
+
+    def goes_on() -> bool:
+        status = session.status()
+        return bool(status and status["episode"] not in (None, first) and status["recorded_s"] > 1.0)
+
+    until(goes_on, "the next episode")
+
+
 def instances(session: Session, stream: str) -> list[int]:
     return [number for number, streams in counter_files(session.run_dir).items() if stream in streams]
 
@@ -70,12 +80,7 @@ def test_a_killed_synchronizer_is_replaced_and_both_episodes_balance(tmp_path: P
     with recording(tmp_path) as session:
         first = session.until_flushed(1.0, STREAMS)["episode"]
         session.kill("synchronizer")
-
-        def goes_on() -> bool:
-            status = session.status()
-            return bool(status and status["episode"] not in (None, first) and status["recorded_s"] > 1.0)
-
-        until(goes_on, "the next episode")
+        until_next_episode(session, first)
         run_dir = session.run_dir
         done = session.finish(signal.SIGINT)
     assert done.code in (0, 1), done.err
@@ -247,12 +252,7 @@ def test_recorder_and_thinker_killed_at_once_leave_two_whole_balances(tmp_path: 
         first = session.until_recorded(1.5, STREAMS)["episode"]
         session.kill("synchronizer")
         session.kill("thinker")
-
-        def goes_on() -> bool:
-            status = session.status()
-            return bool(status and status["episode"] not in (None, first) and status["recorded_s"] > 1.0)
-
-        until(goes_on, "the next episode")
+        until_next_episode(session, first)
         run_dir = session.run_dir
         done = session.finish(signal.SIGINT)
     torn, whole = sorted(done.episodes)
