@@ -12,8 +12,8 @@ import os
 from sensorium.priority import AUTOGROUP_FILE, give_way
 from sensorium.timebase import HostClock
 give_way(7, HostClock())
-group = AUTOGROUP_FILE.read_text().split()[-1] if AUTOGROUP_FILE.exists() else "none"
-print(os.getpriority(os.PRIO_PROCESS, 0), group)
+group = AUTOGROUP_FILE.read_text().split() if AUTOGROUP_FILE.exists() else []
+print(os.getpriority(os.PRIO_PROCESS, 0), group[-1] if group else "none")  # empty: a process that is in no group
 """
 
 
