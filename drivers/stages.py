@@ -27,7 +27,7 @@ from sensorium.drivers.frame import (
     StreamInfo,
 )
 from sensorium.drivers.payloads.choice import UNPACKED, CodecChoice, parse_codec
-from sensorium.drivers.payloads.codec import ChainedPack, Codec, Pack
+from sensorium.drivers.payloads.codec import CODEC_SOURCE, ChainedPack, Codec, Pack
 from sensorium.drivers.payloads.table import DEFAULTS, packed_as
 from sensorium.drivers.video_stage import VideoStage
 from sensorium.errors import ConfigError
@@ -163,7 +163,7 @@ class CodecStage(Stage):
         level = "" if self._codec.level is None else f":{self._level}"
         said = {
             "codec": f"{self._codec.name}{level}",
-            "codec_source": info.encoding,
+            CODEC_SOURCE: info.encoding,
             "codec_is_exact": "true" if self._codec.is_exact else "false",
         }
         packed = packed_as(self._codec.declare(info), self._codec.encoding)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sensorium.drivers.frame import PCM_BYTES, Encoding, StreamInfo
 from sensorium.drivers.payloads.codec import Codec, Pack
-from sensorium.drivers.payloads.envelope import AS_IT_CAME, FIRST_VERSION, demand_version
+from sensorium.drivers.payloads.envelope import AS_IT_CAME, FIRST_VERSION, demand_version, kept_bytes
 from sensorium.drivers.payloads.payload import Buffer, Floats, Payload, ReadSamples, Restore
 from sensorium.drivers.payloads.planes import (
     Unsigned,
@@ -213,5 +213,10 @@ ROWS = (
         )
         for encoding in PCM_BYTES
     ),
-    Payload(Encoding.PACKED_PCM, restores=frozenset(PCM_BYTES), restorer=_restorer),
+    Payload(
+        Encoding.PACKED_PCM,
+        restores=frozenset(PCM_BYTES),
+        restorer=_restorer,
+        plain_bytes=kept_bytes,
+    ),
 )

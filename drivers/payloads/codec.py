@@ -8,6 +8,9 @@ from sensorium.drivers.frame import StreamInfo
 
 Payload = bytes | memoryview
 
+CODEC_SOURCE = "codec_source"
+"""Key in ``StreamInfo.details``: the encoding that the driver itself gave, where a codec packed it in the host."""
+
 Pack = Callable[[Payload, int], bytes | None]
 """From a frame's payload and count to the packed payload; None when this one cannot be packed."""
 

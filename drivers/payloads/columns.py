@@ -118,4 +118,11 @@ CODECS = (
         default_for=frozenset({Encoding.COLUMNS}),
     ),
 )
-ROWS = (Payload(Encoding.PACKED_COLUMNS, restores=frozenset({Encoding.COLUMNS}), restorer=_restorer),)
+ROWS = (
+    Payload(
+        Encoding.PACKED_COLUMNS,
+        restores=frozenset({Encoding.COLUMNS}),
+        restorer=_restorer,
+        plain_bytes=lambda coded: len(coded) - len(_HEAD),
+    ),
+)

@@ -29,6 +29,7 @@ from sensorium.drivers.payloads.envelope import (
     demand_version,
     keep,
     kept,
+    kept_bytes,
     pack_sections,
     read_sections,
     squeeze,
@@ -186,5 +187,6 @@ ROWS = (
         is_compressed=True,
         restores=frozenset({Encoding.MONO16}),
         restorer=_restorer,
+        plain_bytes=kept_bytes,
     ),
 )

@@ -125,6 +125,18 @@ def kept(coded: Buffer) -> bytes | None:
     return None
 
 
+def kept_bytes(coded: Buffer) -> int | None:
+    """Return the size of the payload that :func:`keep` was given; None if a codec wrote ``coded``.
+
+    Raises:
+        PayloadError: If it is damaged.
+    """
+    form = coded[0] if len(coded) else AS_IT_CAME_ZSTD
+    if form == AS_IT_CAME:
+        return len(coded) - 1
+    return plain_size(memoryview(coded)[1:]) if form == AS_IT_CAME_ZSTD else None
+
+
 def plain_size(packed: Buffer) -> int:
     """Return the size that a zstd frame says to have unpacked.
 

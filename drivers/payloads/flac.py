@@ -16,7 +16,7 @@ import numpy as np
 
 from sensorium.drivers.frame import PCM_BYTES, Encoding, StreamInfo
 from sensorium.drivers.payloads.codec import Codec, Pack
-from sensorium.drivers.payloads.envelope import AS_IT_CAME, FIRST_VERSION, demand_version
+from sensorium.drivers.payloads.envelope import AS_IT_CAME, FIRST_VERSION, demand_version, kept_bytes
 from sensorium.drivers.payloads.payload import Buffer, Payload, Restore
 from sensorium.drivers.payloads.pyav import import_av
 from sensorium.errors import ConfigError, PayloadError
@@ -96,5 +96,6 @@ ROWS = (
         is_compressed=True,
         restores=frozenset({Encoding.PCM_S16LE}),
         restorer=_restorer,
+        plain_bytes=kept_bytes,
     ),
 )

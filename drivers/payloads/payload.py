@@ -62,6 +62,11 @@ def any_stream(info: StreamInfo) -> None:
     """Accept every declaration."""
 
 
+def of_its_samples(coded: Buffer) -> int | None:  # noqa: ARG001
+    """Return None: how large a payload was follows from the count of its samples."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
     """One row of the table: all that is known of an encoding's payloads.
@@ -82,6 +87,8 @@ class Payload:
             decoders, which are those of the plain one. How it is packed says a ``Codec``.
         restorer: Of a coded encoding: from the stream's declaration, whose ``restores_to`` tells the plain
             encoding, to what restores its payloads.
+        plain_bytes: Of a coded encoding: the size of the plain payload as far as the coded one tells by itself,
+            without being unpacked; None where it is that of the frame's samples.
     """
 
     encoding: str
@@ -97,3 +104,4 @@ class Payload:
     is_chained: bool = False
     restores: frozenset[str] = frozenset()
     restorer: Callable[[StreamInfo], Restore] | None = None
+    plain_bytes: Callable[[Buffer], int | None] = of_its_samples

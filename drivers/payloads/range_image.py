@@ -28,6 +28,7 @@ from sensorium.drivers.payloads.envelope import (
     demand_version,
     keep,
     kept,
+    kept_bytes,
     pack_sections,
     read_sections,
     squeeze,
@@ -195,6 +196,19 @@ def decode(coded: Buffer) -> bytes:
         parts.add_word(word, words.decode(word, form, of))
     parts.write_words()
     return parts.packets.tobytes()
+
+
+def plain_bytes(coded: Buffer) -> int:
+    """Return the size of the packets that :func:`encode` was given.
+
+    Raises:
+        PayloadError: If the payload is damaged.
+    """
+    size = kept_bytes(coded)
+    if size is None:
+        count, layout, _, _ = _read_head(memoryview(coded))
+        size = count * layout.packet
+    return size
 
 
 def _encode(packets: Bytes, layout: PacketLayout) -> bytes:
@@ -459,5 +473,6 @@ ROWS = (
         is_compressed=True,
         restores=frozenset({Encoding.OUSTER}),
         restorer=_restorer,
+        plain_bytes=plain_bytes,
     ),
 )

@@ -21,7 +21,7 @@ from sensorium.drivers.payloads import (
     samples,
     video,
 )
-from sensorium.drivers.payloads.codec import Codec
+from sensorium.drivers.payloads.codec import CODEC_SOURCE, Codec
 from sensorium.drivers.payloads.payload import Buffer, Payload
 from sensorium.errors import ConfigError, PayloadError
 
@@ -124,6 +124,29 @@ def payload_check(info: StreamInfo) -> Callable[[Buffer, int], None]:
                 )
 
     return check
+
+
+def driver_bytes(info: StreamInfo) -> Callable[[Buffer, int], int]:
+    """Return what tells how large a payload was when the driver gave it, before a codec packed it in the host.
+
+    Made once per stream, called with a payload and its count of samples. What is damaged counts as it is.
+    """
+    source = info.details.get(CODEC_SOURCE)
+    if source is None or source not in TABLE:
+        return lambda payload, _count: len(payload)
+    told_bytes = payload_of(info).plain_bytes
+    each_bytes = sample_bytes(replace(info, encoding=source, restores_to=""))
+
+    def find(payload: Buffer, count: int) -> int:
+        try:
+            size = told_bytes(payload)
+        except PayloadError:
+            size = None
+        if size is None:
+            size = None if each_bytes is None else count * each_bytes
+        return len(payload) if size is None else size
+
+    return find
 
 
 def is_compressed(info: StreamInfo) -> bool:

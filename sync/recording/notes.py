@@ -56,6 +56,7 @@ class FrameNote:
         stream: Index of the stream in its instance's declaration.
         is_stored: It is in the open episode's files (a frame that consent withholds is not).
         has_own_time: Its capture times came with it (the replay of an episode).
+        driver_bytes: Of its payload as the driver gave it, before a codec packed it.
         taken_ns: Host time at which the recorder took it from the bus.
     """
 
@@ -68,12 +69,19 @@ class FrameNote:
     stamped: Stamped
     is_stored: bool
     has_own_time: bool
-    payload_bytes: int
+    driver_bytes: int
     taken_ns: int
 
 
 def pack_frame(
-    instance: int, stream: int, frame: Frame, stamped: Stamped, *, is_stored: bool, taken_ns: int
+    instance: int,
+    stream: int,
+    frame: Frame,
+    stamped: Stamped,
+    *,
+    is_stored: bool,
+    driver_bytes: int,
+    taken_ns: int,
 ) -> tuple[Any, ...]:
     """Return the note of a frame, to go into a batch."""
     known = stamped.uncertainty
@@ -93,7 +101,7 @@ def pack_frame(
         stamped.epoch,
         is_stored,
         frame.recorded is not None,
-        len(frame.payload),
+        driver_bytes,
         taken_ns,
     )
 

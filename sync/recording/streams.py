@@ -8,7 +8,7 @@ from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.payloads.payload import Buffer
-from sensorium.drivers.payloads.table import payload_check
+from sensorium.drivers.payloads.table import driver_bytes, payload_check
 from sensorium.errors import EpisodeError, PayloadError, WireError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.clocks.published import MapStamper
@@ -22,15 +22,20 @@ _MAX_STAMP_NS = 1 << 61
 
 @dataclass(slots=True)
 class LiveStream:
-    """One stream of a driver instance that is connected now; ``index`` is its place in the declaration."""
+    """One stream of a driver instance that is connected now; ``index`` is its place in the declaration.
+
+    ``driver_bytes`` tells how large a payload was as the driver gave it.
+    """
 
     info: StreamInfo
     index: int
     stamper: MapStamper
     account: InstanceStream = field(default_factory=InstanceStream)
+    driver_bytes: Callable[[Buffer, int], int] = field(init=False)
     _fits: Callable[[Buffer, int], None] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.driver_bytes = driver_bytes(self.info)
         self._fits = payload_check(self.info)
 
     def stamp(self, frame: Frame) -> Stamped:

@@ -270,6 +270,7 @@ class Synchronizer:
                 frame,
                 stamped,
                 is_stored=is_stored,
+                driver_bytes=stream.driver_bytes(frame.payload, frame.count),
                 taken_ns=self._clock.now_ns(),
             )
         )

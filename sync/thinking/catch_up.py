@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+from sensorium.drivers.payloads.table import driver_bytes
 from sensorium.sync.align import Aligner
 from sensorium.sync.clocks.model import ClockEvent, ClockEventKind
 from sensorium.sync.episode.entries import EVENTS, MODELS, EpisodeEvent, RecordedModel
@@ -58,6 +59,7 @@ def _think_again(
     events: list[EpisodeEvent],
 ) -> Thoughts:
     tallies = {name: StreamTally(info) for name, info in episode.streams.items()}
+    sizes = {name: driver_bytes(info) for name, info in episode.streams.items()}
     for name, tally in tallies.items():
         if not tally.info.reference_of:
             aligner.declare(episode.streams[name])
@@ -65,7 +67,8 @@ def _think_again(
     for found in episode.frames():
         frame, stamped = found.frame, found.stamped
         tally = tallies[frame.stream]
-        tally.add(frame.count, len(frame.payload), frame.arrival_ns, stamped)
+        size = sizes[frame.stream](frame.payload, frame.count)
+        tally.add(frame.count, size, frame.arrival_ns, stamped)
         if not tally.info.reference_of:
             bound_ns = stamped.uncertainty.bound95_ns
             aligner.add(frame.stream, frame.seq, frame.count, stamped.capture_ns, bound_ns)

@@ -59,7 +59,7 @@ class EpisodeThoughts:
             if is_original:
                 self.aligner.withhold(info.name)
             return
-        self.tallies[info.name].add(note.count, note.payload_bytes, note.arrival_ns, note.stamped)
+        self.tallies[info.name].add(note.count, note.driver_bytes, note.arrival_ns, note.stamped)
         self.latency_ns[info.name].add(max(0, note.taken_ns - int(note.arrival_ns[-1])))
         if is_original:
             bound_ns = note.stamped.uncertainty.bound95_ns

@@ -18,7 +18,10 @@ _MAX_GAPS = 1000
 
 @dataclass(slots=True)
 class StreamTally:
-    """What an episode says about one stream; across driver restarts."""
+    """What an episode says about one stream; across driver restarts.
+
+    ``bytes_raw`` are of payloads as the driver gave them, before a codec packed them.
+    """
 
     info: StreamInfo
     frames: int = 0
@@ -38,7 +41,7 @@ class StreamTally:
     clock_epochs: int = 1
     clock_events: Counter[str] = field(default_factory=Counter)
 
-    def add(self, count: int, payload_bytes: int, arrival_ns: NDArray[np.int64], stamped: Stamped) -> None:
+    def add(self, count: int, driver_bytes: int, arrival_ns: NDArray[np.int64], stamped: Stamped) -> None:
         """Count one stored frame, in order of arrival."""
         first, last = int(stamped.capture_ns[0]), int(stamped.capture_ns[-1])
         if self.first_arrival_ns is None:
@@ -50,7 +53,7 @@ class StreamTally:
                 self.gaps.append((self.last_capture_ns, gap_ns))
         self.frames += 1
         self.samples += count
-        self.bytes_raw += payload_bytes
+        self.bytes_raw += driver_bytes
         self.last_arrival_ns = int(arrival_ns[-1])
         self.last_capture_ns = last
         self.last_frame_ns = first

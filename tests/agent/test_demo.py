@@ -7,6 +7,8 @@ import pytest
 from sessions import Done, check_balance, check_verifies, read_manifest, recorded_samples, sealed, sensorium
 
 from sensorium.agent.session.outcome import START_UP_NS
+from sensorium.drivers.frame import Encoding
+from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.timebase import SECOND_NS
 
 PERSONAL = {"camera_left", "camera_right", "microphone"}
@@ -63,6 +65,20 @@ def test_every_sample_of_the_demo_is_recorded_or_explained(demo: Done, out: Path
     for row in demo.document["streams"].values():
         assert row["produced"] == row["recorded"] + sum(row["dropped"].values())
     check_balance(demo.episodes, run_dir(out))
+
+
+def test_what_the_demo_saves_is_counted_from_what_the_sensors_gave(demo: Done) -> None:
+    streams = {record.info.name: record for record in read_manifest(demo.episodes[0]).streams}
+    lidar = streams["lidar"]
+    assert lidar.info.encoding == Encoding.RANGE_IMAGE
+    packet_bytes = OusterMetadata.from_json(lidar.info.details["metadata"]).packet_bytes
+    assert lidar.bytes_raw == lidar.total.recorded * packet_bytes
+    assert lidar.bytes_raw > 2 * lidar.bytes_stored
+    for name in ("imu", "force"):
+        record = streams[name]
+        assert record.bytes_raw == record.total.recorded * record.info.row_bytes
+    raw = sum(row["bytes_raw"] for row in demo.document["streams"].values())
+    assert raw > 1.5 * demo.document["bytes_on_disk"]
 
 
 def test_the_demos_calibration_is_checked_and_found_right(demo: Done) -> None:

@@ -10,7 +10,7 @@ from episode_samples import FREE_CLOCK, TIMELINE
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.drivers.payloads.choice import CodecChoice
 from sensorium.drivers.payloads.decoder import Decoder
-from sensorium.drivers.payloads.table import CODECS, DEFAULTS, TABLE, check_stream
+from sensorium.drivers.payloads.table import CODECS, DEFAULTS, TABLE, check_stream, driver_bytes
 from sensorium.drivers.stages import CodecStage, Pipeline
 from sensorium.simulators.emulators.ouster_encoder import default_metadata
 from sensorium.sync.clocks.model import Stamped, Uncertainty
@@ -93,6 +93,22 @@ def test_an_exact_codec_gives_back_every_payload_and_every_stamp(name: str, sour
         assert len(found.payload) <= packed_info.max_payload_bytes
         if packed_info.restores_to:
             assert decoder.plain(found.payload, found.count) == plain.payload
+
+
+@pytest.mark.parametrize(("name", "source"), [*_cases(), ("jpeg", Encoding.MONO8), ("h264", Encoding.MONO8)])
+def test_how_large_a_payload_was_before_it_was_packed_is_known(name: str, source: str) -> None:
+    info, packed = _packed(name, SOURCES[source])
+    sizes = [len(frame.payload) for frame in _frames(SOURCES[source])]
+    find = driver_bytes(info)
+    assert [find(frame.payload, frame.count) for frame in packed] == sizes
+    plain = driver_bytes(SOURCES[source])
+    assert [plain(frame.payload, frame.count) for frame in _frames(SOURCES[source])] == sizes
+
+
+def test_a_damaged_payload_counts_as_large_as_it_is() -> None:
+    info, _ = _packed("range_image", SOURCES[Encoding.OUSTER])
+    for damaged in (b"", b"\1", b"\2", b"\xff" * 40):
+        assert driver_bytes(info)(damaged, 3) == len(damaged)
 
 
 @pytest.mark.parametrize(("name", "source"), _cases())

@@ -26,7 +26,8 @@ FRAMING_BYTES = 31 + 16
 class StreamCount:
     """One stream over all episodes of a run.
 
-    ``stored_bytes`` is the manifest's, a share by payload of chunks that hold other streams as well;
+    ``stored_bytes`` is the manifest's, a share by payload of chunks that hold other streams as well; so are
+    ``raw_bytes``, of payloads as the driver gave them;
     ``alone_bytes`` are the stream's messages and stamps with their framing, of the episodes that were read, as
     chunks of its own would hold them: a second of it, zstd 1 for what travels in small messages.
     """
@@ -35,6 +36,7 @@ class StreamCount:
     recorded: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     stored_bytes: int = 0
+    raw_bytes: int = 0
     alone_bytes: int = 0
 
     @property
@@ -58,6 +60,7 @@ def add_episode(counts: dict[str, StreamCount], manifest: Mapping[str, Any]) -> 
     for record in manifest["streams"]:
         count = counts.setdefault(record["info"]["name"], StreamCount())
         count.stored_bytes += record["bytes_stored"]
+        count.raw_bytes += record["bytes_raw"]
         for balance in record["balances"].values():
             count.produced += balance["produced"]
             count.recorded += balance["recorded"]

@@ -235,6 +235,13 @@ class Reaper:
             manifest = self._take(episode)
             problems += disagreements(episode, manifest, self._counts, self._run.streams)
             problems += differences(episode, self._run, self._whole)
+        for load in RIGS[self._run.rig]:
+            count = self._counts.get(load.name, StreamCount())
+            made = count.recorded // load.samples * load.frame_bytes
+            if count.raw_bytes != made:
+                problems.append(
+                    f"{load.name}: {count.raw_bytes} bytes by the manifests, its driver made {made}"
+                )
         accounts = accounts_of(self._run)
         for name in self._whole:
             count, account = self._counts.get(name, StreamCount()), accounts.get(name)
