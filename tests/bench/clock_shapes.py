@@ -213,6 +213,12 @@ class _Hull:
 
     def add(self, x: float, y: float) -> None:
         xs, ys = self.x, self.y
+        if xs and x <= xs[-1]:
+            # Coarse ticks repeat: the least delayed of them counts.
+            if y >= ys[-1]:
+                return
+            xs.pop()
+            ys.pop()
         while len(xs) >= 2 and (ys[-1] - ys[-2]) * (x - xs[-2]) >= (y - ys[-2]) * (xs[-1] - xs[-2]):
             xs.pop()
             ys.pop()

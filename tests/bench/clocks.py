@@ -1,9 +1,10 @@
 """Measure every clock against truth and against reference estimators on the same samples.
 
-    python tests/bench/clocks.py [--seeds 1,2,3] [--only one_way,audio] [--quick] [--json]
+    python tests/bench/clocks.py [--seeds 1,2,3 or 900-919] [--only one_way,audio] [--quick] [--json]
+    python tests/bench/clocks.py --only families [--family step] [--generators FILE.py] [--quick]
 
 Prints one table per kind of clock, or with ``--json`` one document. Development used seeds below 200; the
-default seeds are others.
+default seeds are others. What ``--generators`` wants of its file stands in clock_samples.py.
 """
 
 import argparse
@@ -19,10 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import clock_real
+import clock_samples
+import clock_scores
 import clock_shapes as shapes
 import content
 import numpy as np
 import two_way
+from clock_families import FAMILIES
+from clock_scores import interval, progress
 from published_path import PublishedPath
 
 from sensorium.drivers.frame import ClockKind, DeviceClock, Encoding, Frame, Latency, Modality, StreamInfo
@@ -33,10 +38,6 @@ from sensorium.sync.clocks.tracker import StreamTracker
 DEFAULT_SEEDS = tuple(range(900, 920))
 QUICK_SEEDS = (900, 901, 902)
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-
-
-def progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def stream(rate_hz: float) -> StreamInfo:
@@ -126,19 +127,6 @@ def table_published(result: dict[str, Any]) -> None:
         )
 
 
-def interval(per_seed: Sequence[Any], quantile: float) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval over seeds of a pooled percentile."""
-    random = np.random.default_rng(0)
-    thinned = [values[:: max(1, values.size // 10_000)] for values in per_seed]
-    found = [
-        np.percentile(
-            np.concatenate([thinned[i] for i in random.integers(0, len(thinned), len(thinned))]), quantile
-        )
-        for _ in range(200)
-    ]
-    return float(np.percentile(found, 2.5)), float(np.percentile(found, 97.5))
-
-
 def bench_one_way(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for shape in shapes.SHAPES:
@@ -164,7 +152,6 @@ def bench_one_way(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, 
         pooled = np.abs(np.concatenate(errors))
         stated = np.concatenate(bounds)
         p95 = float(np.percentile(pooled, 95))
-        low, high = interval([np.abs(one) for one in errors], 99)
         per_seed_coverage = [
             float((np.abs(error) <= bound).mean()) for error, bound in zip(errors, bounds, strict=True)
         ]
@@ -176,14 +163,14 @@ def bench_one_way(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, 
             "p50_us": float(np.percentile(pooled, 50)),
             "p95_us": p95,
             "p99_us": float(np.percentile(pooled, 99)),
-            "p99_interval_us": [low, high],
+            "p99_interval_us": interval([np.abs(one) for one in errors], 99),
             "goal_p99_us": shape.goal_p99_us,
             "max_us": float(pooled.max()),
             "coverage": float((pooled <= stated).mean()),
             "coverage_worst_seed": min(per_seed_coverage),
             "width_ratio": float(stated.mean()) / p95,
             "after_reset_p99_us": float(np.percentile(np.concatenate(after_reset), 99)),
-            "after_reset_p99_interval_us": list(interval(after_reset, 99)),
+            "after_reset_p99_interval_us": interval(after_reset, 99),
             "after_reset_oracle_p99_us": float(np.percentile(np.concatenate(oracle), 99)),
             "start_p99_us": float(np.percentile(np.concatenate(starts), 99)),
             "after_arrival": late,
@@ -370,9 +357,14 @@ def bench_real(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any
     return clock_real.real_results(SHARED_DATA)
 
 
+def bench_families(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
+    return clock_scores.bench(FAMILIES, seeds, progress)
+
+
 SECTIONS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], None]]] = {
     "one_way": (bench_one_way, table_one_way),
     "published": (bench_published, table_published),
+    "families": (bench_families, clock_scores.table),
     "audio": (bench_audio, table_audio),
     "offline": (bench_offline, table_offline),
     "blocks": (bench_blocks, lambda result: None),
@@ -382,29 +374,59 @@ SECTIONS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any
 }
 
 
+def seeds_of(text: str) -> tuple[int, ...]:
+    """Return the seeds of ``1,2,3`` or ``900-919``, or of both in turn."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise argparse.ArgumentTypeError(
+                f"seeds are numbers (1,2,3) or a range (900-919), found {text!r}"
+            )
+        found.extend(range(int(first), int(last or first) + 1))
+    return tuple(found)
+
+
+def rows_of(options: argparse.Namespace) -> dict[str, clock_samples.Generator]:
+    """Return the rows of ``families`` that were asked for: ours, or those of a foreign file."""
+    known = clock_samples.read_generators(options.generators) if options.generators else FAMILIES
+    return {name: known[name] for name in clock_samples.chosen(list(known), options.family)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seeds", help="comma-separated; default 20 seeds from 900")
+    parser.add_argument("--seeds", type=seeds_of, help="1,2,3 or 900-919; default 20 seeds from 900")
     parser.add_argument("--only", help="comma-separated sections: " + ", ".join(SECTIONS))
     parser.add_argument("--quick", action="store_true", help="three seeds")
+    parser.add_argument("--family", help="of families, only the rows whose name begins like this")
+    parser.add_argument(
+        "--generators", type=Path, help="a Python file of foreign rows (see clock_samples.py)"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    seeds = QUICK_SEEDS if options.quick else DEFAULT_SEEDS
-    if options.seeds:
-        seeds = tuple(int(seed) for seed in options.seeds.split(","))
-    chosen = options.only.split(",") if options.only else list(SECTIONS)
+    seeds = options.seeds or (QUICK_SEEDS if options.quick else DEFAULT_SEEDS)
+    is_of_families = options.generators or options.family
+    chosen = options.only.split(",") if options.only else ["families"] if is_of_families else list(SECTIONS)
+    if unknown := set(chosen) - set(SECTIONS):
+        parser.error(f"--only {', '.join(sorted(unknown))}: no such section; there are {', '.join(SECTIONS)}")
     cost_us: dict[str, float] = {}
     document: dict[str, Any] = {}
     for name in chosen:
         bench, table = SECTIONS[name]
-        document[name] = bench(seeds, cost_us)
+        try:
+            if name == "families":
+                document[name] = clock_scores.bench(rows_of(options), seeds, progress)
+            else:
+                document[name] = bench(seeds, cost_us)
+        except clock_samples.GeneratorError as err:
+            parser.exit(2, f"{err}\n")
         if not options.json:
             table(document[name])
     document["cost_us"] = cost_us
     document["machine"] = f"{platform.machine()} {platform.system()}, Python {platform.python_version()}"
     if options.json:
         print(json.dumps(document, indent=1))
-    else:
+    elif cost_us:
         print(
             "\ncost in the tracker, us per sample: " + ", ".join(f"{k} {v:.1f}" for k, v in cost_us.items())
         )
