@@ -1,13 +1,13 @@
 """What became of the chunks of an episode: counts of samples, what is settled, what failed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
 from sensorium.errors import EpisodeError
-from sensorium.sync.episode.chunk_queue import ChunkJob, ChunkQueue
-from sensorium.sync.episode.open_chunk import OpenChunk
+from sensorium.sync.episode.chunk_queue import ChunkQueue
+from sensorium.sync.episode.open_chunk import OpenChunk, Share
 
 
 @dataclass(slots=True)
@@ -80,24 +80,31 @@ class ChunkAccounts:
             self._settled += job.chunk.held
             failure = job.failure()
             if failure is None:
-                self._count_written(job)
+                add_shares(self._written, job.chunk.shares, job.stored_bytes)
                 continue
             self._failures.append(failure)
             for key, share in job.chunk.shares.items():
                 self._count(key).lost_samples += share.samples
 
-    def _count_written(self, job: ChunkJob) -> None:
-        shares = job.chunk.shares
-        payload_bytes = max(1, sum(share.payload_bytes for share in shares.values()))
-        for key, share in shares.items():
-            written = self._count(key)
-            written.frames += share.frames
-            written.samples += share.samples
-            written.payload_bytes += share.payload_bytes
-            written.stored_bytes += job.stored_bytes * share.payload_bytes / payload_bytes
-
     def _count(self, key: tuple[str, int]) -> Written:
-        found = self._written.get(key)
-        if found is None:
-            found = self._written[key] = Written()
-        return found
+        return _of(self._written, key)
+
+
+def add_shares(
+    written: dict[tuple[str, int], Written], shares: Mapping[tuple[str, int], Share], stored_bytes: int
+) -> None:
+    """Count a chunk that takes ``stored_bytes`` on disk to those whose frames it holds."""
+    payload_bytes = max(1, sum(share.payload_bytes for share in shares.values()))
+    for key, share in shares.items():
+        found = _of(written, key)
+        found.frames += share.frames
+        found.samples += share.samples
+        found.payload_bytes += share.payload_bytes
+        found.stored_bytes += stored_bytes * share.payload_bytes / payload_bytes
+
+
+def _of(written: dict[tuple[str, int], Written], key: tuple[str, int]) -> Written:
+    found = written.get(key)
+    if found is None:
+        found = written[key] = Written()
+    return found

@@ -23,6 +23,11 @@ class Share:
     samples: int = 0
     payload_bytes: int = 0
 
+    def add(self, frame: Frame) -> None:
+        self.frames += 1
+        self.samples += frame.count
+        self.payload_bytes += len(frame.payload)
+
 
 class OpenChunk:
     """Collects messages; whoever fills it hands it on whole and never touches it again.
@@ -95,9 +100,7 @@ class OpenChunk:
         share = self.shares.get(key)
         if share is None:
             share = self.shares[key] = Share()
-        share.frames += 1
-        share.samples += frame.count
-        share.payload_bytes += len(frame.payload)
+        share.add(frame)
 
     @property
     def is_quick(self) -> bool:

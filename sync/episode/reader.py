@@ -127,6 +127,12 @@ class Episode:
                     for row in unpack_stamps(message.data, len(source.info.meta_fields)):
                         yield source.info.name, row
 
+    def chunks(self) -> Iterator[tuple[int, list[RecordedFrame]]]:
+        """Yield (bytes on disk, frames) of every chunk that holds some."""
+        chosen = self._choose(None)
+        for _, reader, chunk in self._chunks(chosen):
+            yield chunk.stored_bytes, [recorded for _, _, recorded in _chunk_frames(reader, chunk, chosen)]
+
     def rows(self) -> Iterator[SyncRow]:
         """Yield what matched each reference tick."""
         return self._entries(ROWS)

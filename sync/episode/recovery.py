@@ -6,13 +6,13 @@ kept are never moved, and a recovery that is killed is simply repeated. Only a f
 """
 
 import os
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensorium.errors import EpisodeError
 from sensorium.sync.episode.checksum import crc32
+from sensorium.sync.episode.chunk_accounts import Written, add_shares
 from sensorium.sync.episode.chunks import pack_message_indexes
 from sensorium.sync.episode.files import DATA_FILE, RESERVE_FILE
 from sensorium.sync.episode.layouts import load_stream_info
@@ -40,6 +40,7 @@ from sensorium.sync.episode.mcap_records import (
     Schema,
     index_messages,
 )
+from sensorium.sync.episode.open_chunk import Share
 from sensorium.sync.episode.origin import END_METADATA, EPISODE_METADATA, parse_origin
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import sync_folder
@@ -66,14 +67,19 @@ class RecoveryResult:
     Attributes:
         episode_id: "" if not even that could be read; there are no frames then, the folder may be discarded.
         is_truncated: The recording ended without being closed; the last ``flush_s`` may be missing.
-        recorded: Samples in the files per (stream, instance).
+        written: What the files hold per (stream, instance).
     """
 
     folder: Path
     episode_id: str
     is_truncated: bool
     files: tuple[FileRecovery, ...]
-    recorded: Mapping[tuple[str, int], int]
+    written: Mapping[tuple[str, int], Written]
+
+    @property
+    def recorded(self) -> dict[tuple[str, int], int]:
+        """Samples in the files per (stream, instance)."""
+        return {key: found.samples for key, found in self.written.items()}
 
     @property
     def bytes_lost(self) -> int:
@@ -151,21 +157,25 @@ def _recover(folder: Path) -> RecoveryResult:
     files = tuple(_recover_file(path, scan, origin) for path, scan in scans.items())
     sync_folder(folder)
     return RecoveryResult(
-        folder, origin["episode_id"], any(file.is_truncated for file in files), files, count_samples(folder)
+        folder, origin["episode_id"], any(file.is_truncated for file in files), files, count_written(folder)
     )
 
 
-def count_samples(folder: Path) -> dict[tuple[str, int], int]:
-    """Return the samples in the files of an episode per (stream, instance).
+def count_written(folder: Path) -> dict[tuple[str, int], Written]:
+    """Return what the files of an episode hold per (stream, instance), as their writer would have counted it.
 
     Raises:
         EpisodeError: If a file is torn or damaged.
     """
-    found: Counter[tuple[str, int]] = Counter()
+    found: dict[tuple[str, int], Written] = {}
     with Episode(folder) as episode:
-        for stream, row in episode.stamps():
-            found[stream, row.instance] += row.count
-    return dict(found)
+        for stored_bytes, frames in episode.chunks():
+            shares: dict[tuple[str, int], Share] = {}
+            for recorded in frames:
+                frame = recorded.frame
+                shares.setdefault((frame.stream, recorded.instance), Share()).add(frame)
+            add_shares(found, shares, stored_bytes)
+    return found
 
 
 def _recover_file(path: Path, scan: _Scan, origin: dict[str, str]) -> FileRecovery:

@@ -1,5 +1,6 @@
 """Proves that a sealed episode is what its device signed: hashes, checksums, balance of every stream."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sensorium.sync.episode.manifest import (
     hash_file,
     read_manifest,
 )
-from sensorium.sync.episode.recovery import count_samples
+from sensorium.sync.episode.reader import Episode
 from sensorium.verdict import Quantity, Status, Verdict
 
 CHECK = "episode_integrity"
@@ -83,7 +84,7 @@ def _compare_totals(manifest: Manifest) -> Iterator[str]:
 
 def _compare_counts(folder: Path, manifest: Manifest) -> Iterator[str]:
     try:
-        counted = count_samples(folder)
+        counted = _count_samples(folder)
     except EpisodeError as err:
         yield str(err)
         return
@@ -96,3 +97,16 @@ def _compare_counts(folder: Path, manifest: Manifest) -> Iterator[str]:
         here, there = counted.get((stream, instance), 0), stated.get((stream, instance), 0)
         if here != there:
             yield f"stream {stream} instance {instance}: {here} samples in the files, {there} in the manifest"
+
+
+def _count_samples(folder: Path) -> dict[tuple[str, int], int]:
+    """Return the samples in the files of an episode per (stream, instance).
+
+    Raises:
+        EpisodeError: If a file is torn or damaged.
+    """
+    found: Counter[tuple[str, int]] = Counter()
+    with Episode(folder) as episode:
+        for stream, row in episode.stamps():
+            found[stream, row.instance] += row.count
+    return dict(found)

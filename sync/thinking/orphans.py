@@ -1,6 +1,6 @@
 """Episodes that nobody is writing any more: closed ones are sealed, torn ones recovered, settled and sealed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def recover_orphan(folder: Path, consent: Path) -> Path:
     journal, problem = _journal(folder)
     tolerance_ns = journal.tolerance_ns if journal else DEFAULT_TOLERANCE_NS
     thoughts = catch_up(folder, journal.reference if journal else "", tolerance_ns)
-    closing = _closing_of_torn(folder, dict(result.recorded), journal, consent, thoughts)
+    closing = _closing_of_torn(folder, result.written, journal, consent, thoughts)
     lost = f"recovered after a crash; {result.bytes_lost} bytes of torn records were cut"
     limitations = (lost, *((problem,) if problem else ()), *closing.limitations)
     return seal_closing(folder, replace(closing, limitations=limitations), replace(thoughts, limitations=()))
@@ -77,12 +77,12 @@ def _journal(folder: Path) -> tuple[Journal | None, str]:
 
 def _closing_of_torn(
     folder: Path,
-    recorded: dict[tuple[str, int], int],
+    written: Mapping[tuple[str, int], Written],
     journal: Journal | None,
     consent: Path,
     thoughts: Thoughts,
 ) -> Closing:
-    accounts, limitations = _accounts(folder, recorded, journal)
+    accounts, limitations = _accounts(folder, written, journal)
     started_ns, ended_ns = started_and_ended_ns(thoughts)
     with Episode(folder) as episode:
         marks = tuple((event.host_ns, event.detail) for event in episode.events() if event.kind == "mark")
@@ -106,20 +106,21 @@ def _closing_of_torn(
 
 
 def _accounts(
-    folder: Path, recorded: dict[tuple[str, int], int], journal: Journal | None
+    folder: Path, written: Mapping[tuple[str, int], Written], journal: Journal | None
 ) -> tuple[list[ClosedAccount], list[str]]:
     """Return the balances of a torn episode, and what of them is not known."""
     if journal is None:
         plain = [
-            ClosedAccount.of(stream, instance, Account(0, samples, samples), Written(samples=samples))
-            for (stream, instance), samples in recorded.items()
+            ClosedAccount.of(stream, instance, Account(0, found.samples, found.samples), found)
+            for (stream, instance), found in written.items()
         ]
         return plain, []
     accounts, unknown = [], []
     read: Callable[[Path], Counts] = boundary_reader(folder, read_counters)
+    recorded = {key: found.samples for key, found in written.items()}
     for settled in settle_journal(journal, recorded, read):
-        written = Written(samples=recorded.get((settled.stream, settled.instance), 0))
-        accounts.append(ClosedAccount.of(settled.stream, settled.instance, settled.account, written))
+        found = written.get((settled.stream, settled.instance), Written())
+        accounts.append(ClosedAccount.of(settled.stream, settled.instance, settled.account, found))
         if not settled.is_end_known:
             unknown.append(f"{settled.stream}: samples after the last recorded one are unknown")
     return accounts, unknown

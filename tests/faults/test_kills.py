@@ -40,6 +40,16 @@ def recording(tmp_path: Path, devices: dict[str, dict[str, Any]] = SMALL_RIG, **
     return Session("record", rig, "--json", spool=spool)
 
 
+def check_sizes(episode: Path) -> None:
+    """Check a manifest's sizes: of what drivers gave, and shares of what lies in the files."""
+    records = {record.info.name: record for record in read_manifest(episode).streams}
+    for name in ("imu", "force"):
+        assert records[name].bytes_raw == records[name].total.recorded * records[name].info.row_bytes
+    assert all(record.bytes_stored for record in records.values())
+    on_disk = sum(path.stat().st_size for path in episode.glob("*.mcap"))
+    assert 0.5 * on_disk < sum(record.bytes_stored for record in records.values()) < on_disk
+
+
 def until_next_episode(session: Session, first: str) -> None:
     """Return when another episode than the first has a second in it."""
 
@@ -90,6 +100,8 @@ def test_a_killed_synchronizer_is_replaced_and_both_episodes_balance(tmp_path: P
     assert not read_manifest(whole).truncated
     assert all(record.total.recorded for record in read_manifest(torn).streams)
     assert all(record.total.recorded for record in read_manifest(whole).streams)
+    check_sizes(torn)
+    check_sizes(whole)
     check_balance([torn, whole], run_dir)
     check_verifies(torn, whole)
 

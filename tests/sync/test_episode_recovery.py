@@ -15,7 +15,7 @@ from sensorium.sync.episode.files import RESERVE_FILE
 from sensorium.sync.episode.manifest import finish_seal, read_manifest, seal
 from sensorium.sync.episode.mcap_reader import McapReader
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.episode.recovery import count_samples, recover
+from sensorium.sync.episode.recovery import count_written, recover
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import verify
 from sensorium.sync.episode.writer import WriterPolicy
@@ -115,6 +115,7 @@ def test_a_closed_episode_is_left_as_it_is(torn: Torn) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert not result.is_truncated
     assert result.recorded == {key: found.samples for key, found in torn.writer.written().items()}
+    assert result.written == torn.writer.written()
 
 
 def test_recovery_that_is_killed_itself_can_be_repeated(torn: Torn) -> None:
@@ -203,7 +204,7 @@ def test_a_recovered_episode_seals_and_verifies(tmp_path: Path) -> None:
     writer.flush()
     folder = writer.folder
     result = recover(folder)
-    assert result.recorded == count_samples(folder)
+    assert result.written == count_written(folder)
     sealed = seal(folder, manifest_of(writer))
     assert verify(sealed).status is Status.OK
 
