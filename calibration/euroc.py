@@ -26,20 +26,43 @@ def read_euroc(folder: Path | str) -> RigCalibration:
         CalibrationError: With the file and key that is missing or wrong.
     """
     folder = Path(folder)
-    root = folder / "mav0" if (folder / "mav0").is_dir() else folder
+    return read_sensors(sensor_files(folder), folder)
+
+
+def sensor_files(path: Path) -> dict[str, Path]:
+    """Return the description of each sensor by the name of its frame.
+
+    Args:
+        path: An ASL folder or its ``mav0``, a sensor's folder, its ``sensor.yaml``, or a description of another name
+            (Kimera's ``LeftCameraParams.yaml``), which stands for itself.
+    """
+    if path.is_file() and path.name != "sensor.yaml":
+        return {str(_load(path).get("camera_id") or path.stem): path}
+    if path.is_file() or (path / "sensor.yaml").is_file():
+        path = (path.resolve() if path.is_dir() else path.resolve().parent).parent
+    root = path / "mav0" if (path / "mav0").is_dir() else path
+    return {file.parent.name: file for file in sorted(root.glob("*/sensor.yaml"))}
+
+
+def read_sensors(files: dict[str, Path], source: Path) -> RigCalibration:
+    """Read the descriptions of the sensors of one body.
+
+    Raises:
+        CalibrationError: With the file and key that is missing or wrong.
+    """
     cameras, edges = {}, []
-    for path in sorted(root.glob("*/sensor.yaml")):
+    for name, path in files.items():
         fields = _load(path)
-        name = path.parent.name
-        if fields.get("sensor_type") == "camera":
+        # Old writers leave sensor_type out.
+        if fields.get("sensor_type", "camera" if "distortion_model" in fields else "") == "camera":
             cameras[name] = _camera(fields, path)
         if "T_BS" in fields:
             edges.append(
                 Edge("body", name, _pose(fields["T_BS"], path), source=str(fields.get("comment", "")))
             )
     if not edges:
-        raise CalibrationError(f"{root}: no sensor.yaml with a T_BS in this EuRoC folder")
-    return RigCalibration(rig="euroc", source=folder.name, cameras=cameras, edges=tuple(edges))
+        raise CalibrationError(f"{source}: no sensor.yaml with a T_BS in this EuRoC folder")
+    return RigCalibration(rig="euroc", source=source.name, cameras=cameras, edges=tuple(edges))
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -6,12 +6,12 @@ Frames: cameras x right, y down, z forward; LiDAR, IMU and body x forward, y lef
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sensorium.calibration import lenses
 from sensorium.errors import CalibrationError
 
 Array = NDArray[np.float64]
@@ -139,6 +139,8 @@ def rotation_angle(rotation: Array) -> float:
 
 # Body axes (x forward, y left, z up) of optical axes (x right, y down, z forward).
 R_BODY_OPTICAL: Array = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+# A ray this near to 90 degrees off the axis has coordinates at z = 1 that no check can use.
+_LEAST_FORWARD = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,8 @@ class Intrinsics:
 
     Attributes:
         model: ``pinhole`` (no distortion), ``radtan`` (k1 k2 p1 p2 [k3], OpenCV's first five), ``rational``
-            (k1 k2 p1 p2 k3 k4 k5 k6) or ``equidistant`` (k1 k2 k3 k4, Kannala-Brandt as in OpenCV's fisheye).
+            (k1 k2 p1 p2 k3 k4 k5 k6), or one of :mod:`sensorium.calibration.lenses`: ``equidistant``
+            (k1 k2 k3 k4), ``double_sphere`` (xi alpha), ``eucm`` (alpha beta), ``omni`` (xi k1 k2 p1 p2), ``fov`` (w).
         board_rms_px: Reprojection RMS of the calibration that found it; None when unknown.
     """
 
@@ -155,7 +158,7 @@ class Intrinsics:
         "pinhole": (0,),
         "radtan": (4, 5),
         "rational": (8,),
-        "equidistant": (4,),
+        **{model: (count,) for model, count in lenses.COUNTS.items()},
     }
 
     model: str
@@ -182,6 +185,8 @@ class Intrinsics:
         numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
         if not np.all(np.isfinite(numbers)) or self.fx <= 0 or self.fy <= 0:
             raise CalibrationError(f"focal lengths must be positive and all numbers finite, found {numbers}")
+        if problem := lenses.problem(self.model, self.distortion):
+            raise CalibrationError(problem)
 
     @property
     def K(self) -> Array:
@@ -189,9 +194,14 @@ class Intrinsics:
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
     @property
+    def magnification(self) -> float:
+        """What fx and fy are multiplied with to be focal lengths about the axis; 1 but for some wide lenses."""
+        return lenses.magnification(self.model, self.distortion)
+
+    @property
     def f_px(self) -> float:
-        """Geometric mean of the two focal lengths, px."""
-        return float(np.sqrt(self.fx * self.fy))
+        """Geometric mean of the two focal lengths about the axis, px."""
+        return float(np.sqrt(self.fx * self.fy)) * self.magnification
 
     def scaled(self, width: int, height: int) -> "Intrinsics":
         """Return the intrinsics of the same camera resampled to another size (not cropped)."""
@@ -211,65 +221,37 @@ class Intrinsics:
 
 def distort(normalised: Array, camera: Intrinsics) -> Array:
     """Return (N, 2) distorted normalised coordinates of (N, 2) ideal ones (x/z, y/z)."""
-    x, y = normalised[:, 0], normalised[:, 1]
     if camera.model == "pinhole":
-        return np.stack([x, y], axis=1)
-    if camera.model == "equidistant":
-        radius = np.hypot(x, y)
-        theta = np.arctan(radius)
-        scale = np.ones_like(radius)
-        np.divide(_equidistant_radius(theta, camera.distortion), radius, out=scale, where=radius > 1e-9)
-        return np.stack([x * scale, y * scale], axis=1)
-    k1, k2, p1, p2, k3, k4, k5, k6 = (*camera.distortion, *(0.0,) * 8)[:8]
-    r2 = x * x + y * y
-    radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
-    return np.stack(
-        [
-            x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
-            y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y,
-        ],
-        axis=1,
-    )
-
-
-def _equidistant_radius(theta: Array, k: tuple[float, ...]) -> Array:
-    t2 = theta * theta
-    return np.asarray(theta * (1 + t2 * (k[0] + t2 * (k[1] + t2 * (k[2] + t2 * k[3])))))
-
-
-@lru_cache(maxsize=64)
-def _largest_radius(camera: Intrinsics) -> float:
-    """Return the ideal radius up to which the distortion grows; beyond it far points fold back into view."""
-    if camera.model == "pinhole":
-        return float("inf")
-    # Up to 87 degrees off axis; a normalised radius grows without bound towards 90.
-    radii = np.tan(np.linspace(0.0, 1.52, 2000))
-    axis = Intrinsics(
-        camera.model, 1, 1, 1.0, 1.0, 0.0, 0.0, _without_tangential(camera.model, camera.distortion)
-    )
-    image = distort(np.stack([radii, np.zeros_like(radii)], axis=1), axis)[:, 0]
-    folds = np.flatnonzero(np.diff(image) <= 0)
-    return float(radii[folds[0]]) if folds.size else float("inf")
-
-
-def _without_tangential(model: str, distortion: tuple[float, ...]) -> tuple[float, ...]:
-    return distortion if model == "equidistant" else (*distortion[:2], 0.0, 0.0, *distortion[4:])
+        return np.array(normalised, np.float64)
+    if camera.model in lenses.COUNTS:
+        points = np.column_stack([normalised, np.ones(len(normalised))])
+        return lenses.onto_plane(points, camera.model, camera.distortion)
+    return lenses.brown(normalised, camera.distortion)
 
 
 def project(points: Array, camera: Intrinsics) -> Array:
     """Return (N, 2) pixels of (N, 3) points in the camera's frame.
 
-    NaN where a point lies behind the camera or where the distortion model folds back on itself. Pixels
-    outside the image are returned as they are.
+    NaN where a point lies where the lens has no place for it: behind the camera, for a lens that looks backwards
+    too beyond its angle of view, or where the distortion model folds back on itself. Pixels outside the image are
+    returned as they are.
     """
     points = np.asarray(points, np.float64)
     pixels = np.full((len(points), 2), np.nan)
-    ahead = points[:, 2] > 1e-6
-    normalised = points[ahead, :2] / points[ahead, 2:3]
-    distorted = distort(normalised, camera)
-    distorted[np.hypot(normalised[:, 0], normalised[:, 1]) > _largest_radius(camera)] = np.nan
-    pixels[ahead] = distorted * (camera.fx, camera.fy) + (camera.cx, camera.cy)
+    if camera.model in lenses.COUNTS:
+        seen = lenses.is_seen(points, camera.model, camera.distortion)
+        distorted = lenses.onto_plane(points[seen], camera.model, camera.distortion)
+    else:
+        seen = points[:, 2] > 1e-6
+        normalised = points[seen, :2] / points[seen, 2:3]
+        distorted = distort(normalised, camera)
+        distorted[np.hypot(normalised[:, 0], normalised[:, 1]) > _largest_radius(camera)] = np.nan
+    pixels[seen] = distorted * (camera.fx, camera.fy) + (camera.cx, camera.cy)
     return pixels
+
+
+def _largest_radius(camera: Intrinsics) -> float:
+    return float("inf") if camera.model == "pinhole" else lenses.largest_brown_radius(camera.distortion)
 
 
 def in_image(pixels: Array, camera: Intrinsics, margin_px: float = 0.0) -> NDArray[np.bool_]:
@@ -284,43 +266,35 @@ def in_image(pixels: Array, camera: Intrinsics, margin_px: float = 0.0) -> NDArr
 
 
 def undistort(pixels: Array, camera: Intrinsics) -> Array:
-    """Return (N, 2) ideal normalised coordinates (z = 1) of pixels; NaN where that did not converge."""
-    target = (np.asarray(pixels, np.float64).reshape(-1, 2) - (camera.cx, camera.cy)) / (camera.fx, camera.fy)
+    """Return (N, 2) ideal normalised coordinates (z = 1) of pixels; NaN where that did not converge.
+
+    A lens that looks backwards too has none beyond 90 degrees off its axis: see :func:`unproject`.
+    """
+    target = _on_plane(pixels, camera)
     if camera.model == "pinhole":
         return target
-    if camera.model == "equidistant":
-        return _undistort_equidistant(target, camera.distortion)
-    ideal = target.copy()
-    step = 1e-6
-    step_x, step_y = np.array([step, 0.0]), np.array([0.0, step])
-    for _ in range(12):
-        residual = distort(ideal, camera) - target
-        column_x = (distort(ideal + step_x, camera) - distort(ideal - step_x, camera)) / (2 * step)
-        column_y = (distort(ideal + step_y, camera) - distort(ideal - step_y, camera)) / (2 * step)
-        determinant = column_x[:, 0] * column_y[:, 1] - column_x[:, 1] * column_y[:, 0]
-        determinant = np.where(np.abs(determinant) < 1e-9, 1e-9, determinant)
-        ideal[:, 0] -= (column_y[:, 1] * residual[:, 0] - column_y[:, 0] * residual[:, 1]) / determinant
-        ideal[:, 1] -= (column_x[:, 0] * residual[:, 1] - column_x[:, 1] * residual[:, 0]) / determinant
-        ideal = np.clip(ideal, -20.0, 20.0)
+    if camera.model in lenses.COUNTS:
+        rays = lenses.onto_sphere(target, camera.model, camera.distortion)
+        with np.errstate(invalid="ignore"):
+            rays[~(rays[:, 2] > _LEAST_FORWARD)] = np.nan
+        return np.asarray(rays[:, :2] / rays[:, 2:], np.float64)
+    ideal = lenses.invert(lambda places: distort(places, camera), target)
     with np.errstate(invalid="ignore"):
-        diverged = np.abs(distort(ideal, camera) - target).max(axis=1) > 1e-7
-    diverged |= np.hypot(ideal[:, 0], ideal[:, 1]) > _largest_radius(camera)
-    ideal[diverged] = np.nan
-    return np.asarray(ideal, np.float64)
+        ideal[np.hypot(ideal[:, 0], ideal[:, 1]) > _largest_radius(camera)] = np.nan
+    return ideal
 
 
-def _undistort_equidistant(target: Array, k: tuple[float, ...]) -> Array:
-    radius = np.hypot(target[:, 0], target[:, 1])
-    theta = np.minimum(radius, 1.5)
-    for _ in range(12):
-        t2 = theta * theta
-        slope = 1 + t2 * (3 * k[0] + t2 * (5 * k[1] + t2 * (7 * k[2] + t2 * 9 * k[3])))
-        theta -= (_equidistant_radius(theta, k) - radius) / np.where(np.abs(slope) < 1e-6, 1e-6, slope)
-        theta = np.clip(theta, 0.0, 1.55)
-    scale = np.ones_like(radius)
-    np.divide(np.tan(theta), radius, out=scale, where=radius > 1e-9)
-    scale[np.abs(_equidistant_radius(theta, k) - radius) > 1e-7] = np.nan
-    return np.asarray(target * scale[:, None], np.float64)
+def unproject(pixels: Array, camera: Intrinsics) -> Array:
+    """Return (N, 3) unit viewing rays of pixels, also those beyond 90 degrees; NaN where none comes from."""
+    if camera.model in lenses.COUNTS:
+        return lenses.onto_sphere(_on_plane(pixels, camera), camera.model, camera.distortion)
+    found = rays(pixels, camera)
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float64)
+
+
+def _on_plane(pixels: Array, camera: Intrinsics) -> Array:
+    shifted = np.asarray(pixels, np.float64).reshape(-1, 2) - (camera.cx, camera.cy)
+    return np.asarray(shifted / (camera.fx, camera.fy), np.float64)
 
 
 def rays(pixels: Array, camera: Intrinsics) -> Array:

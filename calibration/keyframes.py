@@ -93,10 +93,11 @@ def keyframe(
 def straightened(image: NDArray[np.uint8], camera: Intrinsics) -> tuple[NDArray[np.float32], Intrinsics]:
     """Return the grey image without its lens's distortion, and the pinhole camera that would have taken it."""
     grey: Any = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    pinhole = Intrinsics("pinhole", camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy)
+    fx, fy = camera.fx * camera.magnification, camera.fy * camera.magnification
+    pinhole = Intrinsics("pinhole", camera.width, camera.height, fx, fy, camera.cx, camera.cy)
     if camera.model != "pinhole":
         u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
-        ideal = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy], axis=-1).reshape(-1, 2)
+        ideal = np.stack([(u - camera.cx) / fx, (v - camera.cy) / fy], axis=-1).reshape(-1, 2)
         source = distort(ideal, camera) * (camera.fx, camera.fy) + (camera.cx, camera.cy)
         where = source.reshape(camera.height, camera.width, 2).astype(np.float32)
         grey = cv2.remap(

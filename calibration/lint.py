@@ -12,12 +12,13 @@ from itertools import product
 
 import numpy as np
 
+from sensorium.calibration import lenses
 from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import (
     Array,
     Intrinsics,
     rotation_angle,
-    undistort,
+    unproject,
 )
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.verdict import Quantity, Status, Verdict
@@ -165,9 +166,14 @@ def _lint_camera(name: str, camera: Intrinsics) -> list[Verdict]:
 def _folded_share(camera: Intrinsics) -> float:
     """Return the share of the image where the lens model cannot be inverted."""
     u, v = np.meshgrid(np.linspace(0, camera.width - 1, 24), np.linspace(0, camera.height - 1, 18))
+    pixels = np.stack([u.ravel(), v.ravel()], axis=1)
+    if camera.model in lenses.COUNTS:
+        # A fisheye need not fill the corners of its image.
+        middle = np.array([camera.width - 1, camera.height - 1]) / 2
+        pixels = pixels[np.linalg.norm(pixels - middle, axis=1) <= middle.min()]
     with np.errstate(all="ignore"):
-        ideal = undistort(np.stack([u.ravel(), v.ravel()], axis=1), camera)
-    return float(np.isnan(ideal[:, 0]).mean())
+        rays = unproject(pixels, camera)
+    return float(np.isnan(rays[:, 0]).mean())
 
 
 def _lint_axes(calibration: RigCalibration) -> list[Verdict]:

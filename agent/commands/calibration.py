@@ -12,6 +12,7 @@ from rich.table import Table
 from sensorium.agent.calibrating.checking.report import judged_document
 from sensorium.agent.commands.display import print_findings
 from sensorium.agent.commands.output import print_json, table_console, today
+from sensorium.calibration import lenses
 from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, ros
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import Intrinsics, difference, rpy_from_rotation
@@ -267,4 +268,5 @@ def _same_lens(a: Intrinsics, b: Intrinsics) -> bool:
         np.array([*camera.K.ravel(), *(*camera.distortion, *(0.0,) * 8)[:8], camera.width, camera.height])
         for camera in (a, b)
     )
-    return bool(np.allclose(first, second, rtol=1e-9, atol=1e-9))
+    same_kind = a.model == b.model or not {a.model, b.model} & set(lenses.COUNTS)
+    return same_kind and bool(np.allclose(first, second, rtol=1e-9, atol=1e-9))

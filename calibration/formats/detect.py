@@ -106,7 +106,7 @@ def detect(path: Path) -> str:
 def _of_folder(folder: Path) -> str | None:
     if (folder / EPISODE_FILE).is_file() and _of_file(folder / EPISODE_FILE) == NATIVE:
         return NATIVE
-    if (folder / "mav0").is_dir() or any(folder.glob("*/sensor.yaml")):
+    if any(any(folder.glob(each)) for each in ("mav0/*/sensor.yaml", "*/sensor.yaml", "sensor.yaml")):
         return "euroc"
     if any(folder.glob("*camchain*.yaml")):
         return "kalibr"

@@ -57,6 +57,8 @@ _MODELS = {
     "kannala_brandt": "equidistant",
     "kannala_brandt4": "equidistant",
     "fisheye": "equidistant",
+    "radialtangential": "radtan",
+    "radialtangential8": "rational",
 }
 
 
@@ -191,12 +193,33 @@ class Draft:
                 "today's sensors have none: look for a transposed or damaged matrix",
                 (Quantity("skew", float(K[0, 1]), "px", MAX_SKEW_PX),),
             )
-        if size is None:
-            size = self._guess_size(name, float(K[0, 2]), float(K[1, 2]))
         known_model, distortion = self._distortion(name, model, tuple(float(value) for value in coefficients))
-        fx, fy, cx, cy = (float(value) for value in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
+        focal = (K[0, 0], K[1, 1], K[0, 2], K[1, 2])
+        self.add_lens(name, known_model, size, focal, distortion, board_rms_px)
+
+    def add_lens(
+        self,
+        name: str,
+        model: str,
+        size: tuple[int, int] | None,
+        focal: Sequence[float],
+        coefficients: Sequence[float],
+        board_rms_px: float | None = None,
+    ) -> None:
+        """Add a camera whose model is one of ours.
+
+        Args:
+            size: As in :meth:`add_camera`.
+            focal: fx, fy, cx, cy.
+
+        Raises:
+            CalibrationError: If the numbers make no camera.
+        """
+        fx, fy, cx, cy = (float(value) for value in focal)
+        width, height = size or self._guess_size(name, cx, cy)
+        distortion = tuple(float(value) for value in coefficients)
         try:
-            camera = Intrinsics(known_model, *size, fx, fy, cx, cy, distortion, board_rms_px)
+            camera = Intrinsics(model, width, height, fx, fy, cx, cy, distortion, board_rms_px)
         except CalibrationError as err:
             raise self.error(f"camera {name}: {err}") from err
         self.cameras[name] = camera

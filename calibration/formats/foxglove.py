@@ -155,8 +155,11 @@ def write(calibration: RigCalibration, path: Path | str, utc_ns: int = 0) -> tup
     Raises:
         CalibrationError: If there is nothing to write.
     """
-    if not calibration.cameras and not calibration.edges:
-        raise CalibrationError("nothing to write: the calibration has no camera and no transform")
+    cameras = {name: camera for name, camera in calibration.cameras.items() if camera.model in _WRITTEN}
+    if not cameras and not calibration.edges:
+        raise CalibrationError(
+            "nothing to write: the calibration has no transform and no camera whose lens Foxglove has a model for"
+        )
     stamp = {"seconds": utc_ns // _NANOSECONDS, "nanos": utc_ns % _NANOSECONDS}
     with Path(path).open("wb") as stream:
         writer: Any = Writer(stream)
@@ -169,13 +172,17 @@ def write(calibration: RigCalibration, path: Path | str, utc_ns: int = 0) -> tup
             _add(
                 writer, TRANSFORMS_TOPIC, _SCHEMAS["foxglove.FrameTransforms"](transforms=transforms), utc_ns
             )
-        for name, camera in calibration.cameras.items():
+        for name, camera in cameras.items():
             message = _SCHEMAS["foxglove.CameraCalibration"](
                 timestamp=stamp, frame_id=name, **_fields(camera)
             )
             _add(writer, f"/{name}/calibration", message, utc_ns)
         writer.finish()
-    return ()
+    return tuple(
+        f"left out, the format has no such lens model: {name} ({camera.model})"
+        for name, camera in calibration.cameras.items()
+        if name not in cameras
+    )
 
 
 def _message(parent: str, child: str, T: Array) -> dict[str, Any]:

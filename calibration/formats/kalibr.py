@@ -7,7 +7,9 @@ and ``imu_frame_id``, which our writer adds and Kalibr ignores (it counts top-le
 camera, ``T_imu_cam`` (OpenVINS) is its inverse: the key decides. ``T_i_b`` takes points of the first IMU into
 this one. t_imu = t_cam + ``timeshift_cam_imu``.
 
-Source: Kalibr's wiki, "YAML formats"; OpenVINS' documentation of its calibration files.
+Before fu fv pu pv stand xi (omni), xi alpha (ds), alpha beta (eucm).
+
+Source: Kalibr's wiki, "YAML formats" and "Supported models"; OpenVINS' documentation of its calibration files.
 """
 
 import re
@@ -30,14 +32,17 @@ from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Verdict
 
-_WRITTEN = {"pinhole": "none", "radtan": "radtan", "equidistant": "equidistant"}
+_WRITTEN = {"pinhole": "none", "radtan": "radtan", "equidistant": "equidistant", "fov": "fov"}
+_OWN_TERMS = {"pinhole": 0, "omni": 1, "ds": 2, "eucm": 2}
+"""What stands in ``intrinsics`` before fu fv pu pv: xi; xi alpha; alpha beta."""
+_OURS = {"ds": "double_sphere", "eucm": "eucm"}
 
 
 def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibration:
     """Read a camchain or IMU file, or a folder with both (``*camchain*.yaml``, ``*imu*.yaml``).
 
     Raises:
-        CalibrationError: If a key is missing, or a camera model is none of ours (omni, eucm, ds).
+        CalibrationError: If a key is missing, or a camera model is none of ours.
     """
     path = Path(path)
     draft = Draft(path, findings)
@@ -46,7 +51,10 @@ def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibrat
         raise draft.error("no *camchain*.yaml and no *imu*.yaml in this folder")
     sensors: dict[str, dict[str, Any]] = {}
     for file in files:
-        for key, fields in read_yaml(file).items():
+        found = read_yaml(file)
+        if is_flat_imu(found):
+            found = {"imu0": found}  # what Kalibr takes for its input
+        for key, fields in found.items():
             if re.fullmatch(r"(cam|imu)\d+", str(key)) and isinstance(fields, dict):
                 sensors[str(key)] = {**sensors.get(str(key), {}), **fields}
     names = {key: str(fields.get("frame_id", key)) for key, fields in sensors.items()}
@@ -63,8 +71,17 @@ def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibrat
     return draft.finish(rig="kalibr")
 
 
+def is_flat_imu(fields: dict[str, Any]) -> bool:
+    """Return whether a file is Kalibr's input ``imu.yaml``, which has no ``imu0`` around its numbers."""
+    return (
+        "accelerometer_noise_density" in fields
+        and "gyroscope_noise_density" in fields
+        and "T_BS" not in fields
+    )
+
+
 def _files(folder: Path) -> list[Path]:
-    chains = sorted(folder.glob("*camchain*.yaml"))
+    chains = sorted({*folder.glob("*camchain*.yaml"), *folder.glob("*imucam_chain*.yaml")})
     complete = [path for path in chains if "imucam" in path.name]
     return (complete or chains)[:1] + [
         path for path in sorted(folder.glob("*imu*.yaml")) if path not in chains
@@ -73,23 +90,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _read_camera(draft: Draft, key: str, fields: dict[str, Any], names: dict[str, str], imu: str) -> None:
     name = names[key]
-    model = str(field_of(fields, "camera_model", draft, key))
-    if model != "pinhole":
-        raise draft.error(
-            f"{key} has camera model {model!r}; only pinhole is read: calibrate with pinhole-equi"
-        )
-    fx, fy, cx, cy = draft.numbers(field_of(fields, "intrinsics", draft, key), 4, f"{key}.intrinsics")
-    resolution = list_of(field_of(fields, "resolution", draft, key), draft, f"{key}.resolution")
-    if len(resolution) != 2:
-        raise draft.error(f"{key}.resolution must be width and height, found {resolution}")
-    coefficients = list_of(fields.get("distortion_coeffs") or [], draft, f"{key}.distortion_coeffs")
-    draft.add_camera(
-        name,
-        str(field_of(fields, "distortion_model", draft, key)),
-        (fx, 0, cx, 0, fy, cy, 0, 0, 1),
-        size_of(resolution[0], resolution[1], draft, f"{key}.resolution"),
-        coefficients,
-    )
+    _read_lens(draft, key, name, fields)
     if "T_cn_cnm1" in fields:
         before = f"cam{int(key[3:]) - 1}"
         if before not in names:
@@ -101,6 +102,38 @@ def _read_camera(draft: Draft, key: str, fields: dict[str, Any], names: dict[str
         if given in fields:
             T = draft.rigid(fields[given], f"imu0~{key}")
             draft.add_edge(imu, name, inverse(T) if is_inverse else T, time_offset_s=shift)
+
+
+def _read_lens(draft: Draft, key: str, name: str, fields: dict[str, Any]) -> None:
+    model = str(field_of(fields, "camera_model", draft, key))
+    if model not in _OWN_TERMS:
+        raise draft.error(
+            f"{key} has camera model {model!r}, which is not read; known: {', '.join(_OWN_TERMS)}"
+        )
+    count = _OWN_TERMS[model]
+    given = field_of(fields, "intrinsics", draft, key)
+    numbers = [float(value) for value in draft.numbers(given, 4 + count, f"{key}.intrinsics ({model})")]
+    own, focal = numbers[:count], numbers[count:]
+    resolution = list_of(field_of(fields, "resolution", draft, key), draft, f"{key}.resolution")
+    if len(resolution) != 2:
+        raise draft.error(f"{key}.resolution must be width and height, found {resolution}")
+    size = size_of(resolution[0], resolution[1], draft, f"{key}.resolution")
+    bent = str(field_of(fields, "distortion_model", draft, key))
+    coefficients = list_of(fields.get("distortion_coeffs") or [], draft, f"{key}.distortion_coeffs")
+    if model == "pinhole" and bent == "fov":
+        draft.add_lens(
+            name, "fov", size, focal, draft.numbers(coefficients, 1, f"{key}.distortion_coeffs").tolist()
+        )
+    elif model == "pinhole":
+        fx, fy, cx, cy = focal
+        draft.add_camera(name, bent, (fx, 0, cx, 0, fy, cy, 0, 0, 1), size, coefficients)
+    elif model == "omni" and bent in ("none", "radtan"):
+        terms = draft.numbers(coefficients or [0.0] * 4, 4, f"{key}.distortion_coeffs")
+        draft.add_lens(name, "omni", size, focal, [*own, *terms])
+    elif bent == "none" or not any(coefficients):
+        draft.add_lens(name, _OURS[model], size, focal, own)
+    else:
+        raise draft.error(f"{key}: {model} with {bent} distortion is not read: calibrate as {model}-none")
 
 
 def _seconds(draft: Draft, key: str, value: Any) -> float | None:
@@ -149,15 +182,23 @@ def _camera_fields(camera: Intrinsics, name: str) -> dict[str, Any]:
     distortion = list(camera.distortion)
     if camera.model == "radtan" and len(distortion) == 5 and distortion[4] == 0.0:
         distortion = distortion[:4]
-    if camera.model not in _WRITTEN or (camera.model == "radtan" and len(distortion) != 4):
+    if camera.model not in (*_WRITTEN, *_OURS.values(), "omni") or (
+        camera.model == "radtan" and len(distortion) != 4
+    ):
         raise CalibrationError(
             f"Kalibr has no lens model for camera {name} ({camera.model}, {len(distortion)} coefficients); "
             "calibrate it as radtan with four, or equidistant"
         )
+    model, own, bent = "pinhole", [], _WRITTEN.get(camera.model, "none")
+    if camera.model == "omni":
+        model, own, distortion, bent = "omni", distortion[:1], distortion[1:], "radtan"
+    elif camera.model not in _WRITTEN:
+        model = next(theirs for theirs, ours in _OURS.items() if ours == camera.model)
+        own, distortion = distortion, []
     return {
-        "camera_model": "pinhole",
-        "intrinsics": [camera.fx, camera.fy, camera.cx, camera.cy],
-        "distortion_model": _WRITTEN[camera.model],
+        "camera_model": model,
+        "intrinsics": [*own, camera.fx, camera.fy, camera.cx, camera.cy],
+        "distortion_model": bent,
         "distortion_coeffs": [float(value) for value in distortion],
         "resolution": [camera.width, camera.height],
     }

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sensorium.calibration.euroc import read_euroc
+from sensorium.calibration.euroc import read_sensors, sensor_files
 from sensorium.calibration.formats.draft import (
     Draft,
     field_of,
@@ -25,6 +25,7 @@ from sensorium.calibration.formats.draft import (
     read_yaml,
     size_of,
 )
+from sensorium.calibration.formats.storage import plain
 from sensorium.calibration.geometry import Array, inverse, transform
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
@@ -66,7 +67,8 @@ def read(
         matrix_key = next((key for key in _MATRIX_KEYS if key in nodes), None)
         if matrix_key is None:
             raise draft.error(
-                f"no camera matrix (M1 or camera_matrix) in it; found: {', '.join(nodes)[:120]}"
+                "no camera matrix (M1 or camera_matrix) in this OpenCV FileStorage; found: "
+                f"{', '.join(nodes)[:120] or 'nothing'}"
             )
         distortion_key = next((key for key in _DISTORTION_KEYS if key in nodes), "")
         name = str(nodes.get("camera_name") or nodes.get("name1") or path.stem)
@@ -116,14 +118,13 @@ def _size(nodes: dict[str, Any], draft: Draft) -> tuple[int, int] | None:
 
 
 def _nodes(path: Path) -> dict[str, Any]:
-    """Return matrices, numbers, strings and lists of numbers at the top of a FileStorage."""
+    """Return what stands at the top of a FileStorage: matrices, numbers, strings, lists and maps of them."""
     text = read_text(path)
     try:
         # From memory: cv2 takes a path of any kind, but says nothing useful about a missing or odd one.
         storage = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
         root = storage.root()
-        keys = root.keys()
-        found = {key: value for key in keys if (value := _value(root.getNode(key))) is not None}
+        found = {key: value for key, value in plain(root).items() if value is not None}
         storage.release()
     except (cv2.error, SystemError, UnicodeDecodeError) as err:  # the binding lets such slip on damage
         raise CalibrationError(
@@ -132,35 +133,21 @@ def _nodes(path: Path) -> dict[str, Any]:
     return found
 
 
-def _value(node: Any) -> Any:
-    if node.isInt() or node.isReal():
-        return node.real()
-    if node.isString():
-        return node.string()
-    if node.isSeq():
-        items = [node.at(index) for index in range(node.size())]
-        return (
-            [item.real() for item in items] if all(item.isInt() or item.isReal() for item in items) else None
-        )
-    return node.mat() if node.isMap() else None
-
-
 def read_sensor_yaml(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibration:
-    """Read an EuRoC (ASL) folder, or the folder that a sensor.yaml belongs to.
+    """Read an EuRoC (ASL) folder, the folder that a sensor.yaml belongs to, or one such file of another name.
 
     Raises:
         CalibrationError: With the file and key that is missing or wrong.
     """
     path = Path(path)
-    folder = path if path.is_dir() else path.resolve().parent.parent
-    calibration = read_euroc(folder)
-    root = folder / "mav0" if (folder / "mav0").is_dir() else folder
+    files = sensor_files(path)
+    calibration = read_sensors(files, path)
     draft = Draft(path, findings)
-    for file in sorted(root.glob("*/sensor.yaml")):
+    for name, file in files.items():
         fields = read_yaml(file)
         if "T_BS" in fields:
-            draft.rigid(field_of(fields["T_BS"], "data", draft, "T_BS"), f"body~{file.parent.name}")
-        draft.add_imu_noise(file.parent.name, fields, str(fields.get("comment", "sensor.yaml")))
+            draft.rigid(field_of(fields["T_BS"], "data", draft, "T_BS"), f"body~{name}")
+        draft.add_imu_noise(name, fields, str(fields.get("comment", "sensor.yaml")))
     return replace(calibration, imus=draft.imus)
 
 

@@ -154,6 +154,10 @@ def _read_urdf(draft: Draft) -> None:
         )
         if parent is None or child is None:
             continue  # a joint named inside a transmission
+        if "${" in f"{parent}{child}":
+            raise draft.error(
+                f"joint {name} joins {parent} and {child}: xacro that was not expanded; run xacro on it first"
+            )
         if kind != "fixed":
             sentence = (
                 f"joint {name} is {kind or 'of no type'}, not fixed: left out; its frames may not be joined"

@@ -20,7 +20,7 @@ def scene_messages(calibration: RigCalibration, utc_ns: int) -> list[tuple[str, 
     """Return (topic, message) of all that a rig document says about geometry, for viewers.
 
     The exact document is attached beside; these messages only place clouds and images in a viewer (it shows
-    an error for a cloud whose frame hangs in the air).
+    an error for a cloud whose frame hangs in the air). A lens that the schema lacks is left out.
     """
     seconds, nanos = divmod(utc_ns, 1_000_000_000)
     stamp = {"seconds": seconds, "nanos": nanos}
@@ -29,6 +29,8 @@ def scene_messages(calibration: RigCalibration, utc_ns: int) -> list[tuple[str, 
         transforms = [_transform(edge) | {"timestamp": stamp} for edge in calibration.edges]
         found.append((TRANSFORMS_TOPIC, FOXGLOVE["FrameTransforms"](transforms=transforms)))
     for frame_id, camera in calibration.cameras.items():
+        if camera.model not in _DISTORTION_MODELS:
+            continue  # no viewer knows the lens; a pinhole in its place would draw clouds where they are not
         message = FOXGLOVE["CameraCalibration"](timestamp=stamp, frame_id=frame_id, **_camera(camera))
         found.append((f"/{frame_id}/calibration", message))
     return found

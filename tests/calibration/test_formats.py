@@ -444,7 +444,7 @@ JOINT = "<robot><joint type='fixed'><parent link='a'/><child link='b'/><origin x
         ("empty.yaml", "", "no format"),
         ("list.yaml", "- 1\n- 2\n", "no format"),
         ("open.yaml", "cam0: {", "no format"),
-        ("chain.yaml", "cam0: {camera_model: omni}", "omni"),
+        ("chain.yaml", "cam0: {camera_model: ocam}", "ocam"),
         ("chain2.yaml", "cam0: {camera_model: pinhole, intrinsics: [1, 2]}", "4"),
         ("chain3.yaml", "cam0: {camera_model: pinhole}", "intrinsics is missing"),
         ("info.yaml", "{D: [0], K: [1, 2], width: 4, height: 4}", "9 finite numbers"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sensorium.calibration.euroc import read_euroc
+from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.formats.kitti import read_kitti, write_object
 from sensorium.errors import CalibrationError
 
@@ -75,3 +76,37 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cam0" / "sensor.yaml").write_text("%YAML:1.0\nsensor_type: camera\n")
     with pytest.raises(CalibrationError, match="camera needs"):
         read_euroc(tmp_path)
+
+
+ASL_LENS = (458.654, 457.296, 367.215, 248.375, (-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05))
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("asl_camera_without_sensor_type", "cam0"),
+        ("asl_camera_without_sensor_type/cam0", "cam0"),
+        ("asl_camera_without_sensor_type/cam0/sensor.yaml", "cam0"),
+        ("kimera_params/LeftCameraParams.yaml", "left_cam"),
+    ],
+)
+def test_an_asl_camera_is_one_without_saying_so(shared_data: Path, place: str, name: str) -> None:
+    found = import_calibration(shared_data / "cases2" / place)
+    camera = found.calibration.camera(name)
+    assert found.format == "euroc"
+    assert (camera.fx, camera.fy, camera.cx, camera.cy, camera.distortion) == ASL_LENS
+    assert (camera.width, camera.height, camera.model) == (752, 480, "radtan")
+    shift = found.calibration.transform("body", name)[:3, 3]
+    np.testing.assert_allclose(shift, (-0.0216401, -0.0646770, 0.0098107), atol=1e-6)
+
+
+def test_a_urdf_with_macros_in_its_names_is_refused(shared_data: Path) -> None:
+    with pytest.raises(CalibrationError, match="run xacro"):
+        import_calibration(shared_data / "cases2/urdf_unexpanded/turtlebot3_waffle.urdf")
+
+
+def test_a_map_beside_the_matrices_of_opencv_does_no_harm(shared_data: Path) -> None:
+    found = import_calibration(shared_data / "cases2/opencv_nested/camera.yml")
+    camera = found.calibration.camera("cam")
+    assert (found.format, camera.fx, camera.cx, camera.width) == ("opencv", 500.0, 320.0, 640)
+    assert camera.distortion[0] == 0.1
