@@ -210,9 +210,9 @@ def _finish(result: SessionResult, progress: display.Progress, as_json: bool) ->
 
     progress.show({"phase": "reporting"})
     found = document(result)
-    if result.episodes:
+    if found["episodes"]:
         try:
-            result.report = write_report(result.episodes[-1], found, result.run_dir)
+            result.report = write_report(Path(found["episodes"][-1]), found, result.run_dir)
             found["report"] = str(result.report)
         except EpisodeError as err:  # a full disk: what it stopped before is the news, not the report
             found["problems"] = [*found["problems"], str(err)]

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.agent.session.summary import machine_too_slow, summarize
+from sensorium.errors import EpisodeError
 from sensorium.simulators.truth import load_truth
+from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
 from sensorium.sync.episode.manifest import Manifest, StreamRecord, read_manifest
 from sensorium.sync.episode.reader import Episode
 from sensorium.timebase import SECOND_NS
@@ -124,27 +126,59 @@ def _percentile(values: NDArray[np.float64], percent: float) -> float | None:
 
 
 def document(result: SessionResult) -> dict[str, Any]:
-    """Return the document that ``--json`` prints."""
-    manifests = [read_manifest(folder) for folder in result.episodes]
-    truths = [measure_clocks(folder, result.run_dir) for folder in result.episodes]
-    streams, slow = _streams(manifests, truths), machine_too_slow(result.run_dir)
+    """Return the document that ``--json`` prints.
+
+    Raises:
+        EpisodeError: If an episode that is there cannot be read.
+    """
+    read = [each for folder in result.episodes if (each := _read(folder, result.run_dir)) is not None]
+    manifests = [each.manifest for each in read]
+    streams = _streams(manifests, [each.truth for each in read])
+    slow = machine_too_slow(result.run_dir)
+    here = [each.folder for each in read]
+    taken = [folder.name for folder in result.episodes if folder not in here]
     return {
-        "episodes": [str(folder) for folder in result.episodes],
+        "episodes": [str(folder) for folder in here],
+        "taken_away": taken,
         "streams": streams,
         "alignment": _alignment(manifests),
         "calibration": _calibration(manifests),
         "clocks": _clocks(manifests),
         "consent": _consent(manifests),
-        "quality": _quality(manifests),
+        "quality": _quality(manifests, bool(taken)),
         "verification": result.verification or {"status": "not uploaded"},
         "machine_too_slow": slow,
         "summary": summarize(streams, slow, simulated=_is_simulated(manifests)),
         "limitations": sorted({text for manifest in manifests for text in manifest.limitations}),
-        "warnings": result.warnings,
+        "warnings": [*result.warnings, *_about(taken)],
         "problems": result.problems,
         "bytes_on_disk": sum(file.bytes for manifest in manifests for file in manifest.files),
         "report": str(result.report) if result.report else None,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    folder: Path
+    manifest: Manifest
+    truth: dict[str, ClockTruth]
+
+
+def _read(folder: Path, run_dir: Path) -> _Read | None:
+    """Return what the document needs of an episode; None if somebody took it away since it was sealed."""
+    try:
+        return _Read(folder, read_manifest(folder), measure_clocks(folder, run_dir))
+    except (EpisodeError, OSError):
+        if all((folder / name).exists() for name in (MANIFEST_FILE, DATA_FILE)):
+            raise
+        return None
+
+
+def _about(taken: Sequence[str]) -> list[str]:
+    """Return what is to be said of sealed episodes that are not there any more."""
+    if not taken:
+        return []
+    return [f"sealed and taken away before the session ended, so not counted here: {', '.join(taken)}"]
 
 
 def _is_simulated(manifests: Sequence[Manifest]) -> bool:
@@ -275,7 +309,7 @@ def _consent(manifests: Sequence[Manifest]) -> dict[str, str]:
     return {"decision": "allow", "reason": personal[0].consent.reason}
 
 
-def _quality(manifests: Sequence[Manifest]) -> dict[str, Any]:
+def _quality(manifests: Sequence[Manifest], is_partial: bool) -> dict[str, Any]:
     gates = [gate for manifest in manifests for gate in manifest.gates]
     verdicts = [
         Verdict("quality", manifest.episode_id, manifest.quality.status, (), manifest.quality.reasons)
@@ -283,13 +317,14 @@ def _quality(manifests: Sequence[Manifest]) -> dict[str, Any]:
     ]
     status = worst([*verdicts, *gates])
     reasons = [reason for verdict in (*verdicts, *gates) for reason in verdict.reasons]
-    return {"status": status.value, "reasons": reasons or ([] if manifests else ["nothing was recorded"])}
+    nothing = "no episode is left to judge" if is_partial else "nothing was recorded"
+    return {"status": status.value, "reasons": reasons or ([] if manifests else [nothing])}
 
 
 def exit_code(found: Mapping[str, Any]) -> int:
     """Return 1 if a verdict stands against the session: quality, calibration, consent, verification."""
     is_bad = (
-        not found["episodes"]
+        not (found["episodes"] or found["taken_away"])
         or found["quality"]["status"] == Status.FAILED.value
         or found["calibration"]["status"] == Status.FAILED.value
         or found["clocks"]["status"] == Status.FAILED.value

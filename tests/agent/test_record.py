@@ -1,5 +1,6 @@
 """Recording a rig: how it ends, who may own a spool, and what a rig file may say."""
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -189,3 +190,19 @@ def test_a_required_device_that_fails_while_opening_ends_the_start_with_its_reas
     (line,) = [line for line in done.err.splitlines() if line.startswith("sensorium:")]
     assert "camera" in line
     assert "noise.mp4" in line
+
+
+def test_episodes_that_are_taken_away_while_it_records_do_not_disturb_it(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    rig = write_rig(tmp_path, {"imu": IMU}, episode={"max_s": 1.0})
+    with Session("record", rig, "--json", spool=spool) as session:
+        first = until(lambda: next(spool.glob("sealed/*"), None), "the first sealed episode")
+        shutil.rmtree(first)
+        until(lambda: sealed(spool), "the next sealed episode")
+        done = session.finish(signal.SIGINT)
+    assert done.code == 0, done.err
+    assert done.document["taken_away"] == [first.name]
+    assert done.document["problems"] == []
+    assert any(first.name in warning for warning in done.document["warnings"])
+    assert done.episodes
+    assert first not in done.episodes
