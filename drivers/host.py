@@ -57,7 +57,14 @@ class HostSpec(BaseModel):
 class DriverHost:
     """Moves frames from one driver through its stages to the bus."""
 
-    def __init__(self, spec: HostSpec, clock: Clock, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(
+        self,
+        spec: HostSpec,
+        clock: Clock,
+        context: zmq.Context[zmq.Socket[bytes]],
+        refused_priority: str = "",
+    ) -> None:
+        """``refused_priority``: what this process could not get of the system, in words."""
         self._clock = clock
         self._is_stopping = False
         driver_type = load_driver(spec.driver)
@@ -65,6 +72,7 @@ class DriverHost:
         driver_context = DriverContext(spec.name, spec.host_id, clock, spec.run_dir)
         self.driver: Driver[Any] = driver_type(config, driver_context)
         self._spec = spec
+        self._refused_priority = refused_priority
         self._personal = config.personal
         self._pipeline = Pipeline((), ())
         self._bus = BusPublisher(spec.endpoint, secrets.randbits(32), clock, context)
@@ -105,6 +113,7 @@ class DriverHost:
             is_live=timeline is None,
             counters=str(path),
             first_seq=first_seq,
+            refused_priority=self._refused_priority,
         )
         self._bus.declare(declare, counters)
 
@@ -175,15 +184,14 @@ def _with_consent_flag(infos: Sequence[StreamInfo], personal: bool | None) -> tu
     return tuple(replace(info, is_personal=personal) for info in infos)
 
 
-def _take_priority(spec: HostSpec) -> None:
-    """Let what can wait give way; a device that cannot goes first, and says so where it is not allowed to."""
+def _take_priority(spec: HostSpec) -> str:
+    """Let what can wait give way; a device that cannot goes first: return what was refused, "" if nothing."""
     driver = load_driver(spec.driver)
     if driver.niceness:
         give_way(driver.niceness, HostClock())
     elif not driver.blocks:
-        refused = go_first(f"device {spec.name}", HostClock())
-        if refused:
-            print(refused, file=sys.stderr)  # noqa: T201 - goes to the log of the device
+        return go_first(f"device {spec.name}", HostClock())
+    return ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -193,8 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     with bus_context(LINGER_S + 1.0) as context:
         try:
-            _take_priority(spec)
-            host = DriverHost(spec, HostClock(), context)
+            host = DriverHost(spec, HostClock(), context, _take_priority(spec))
 
             def stop(_signal: int, _frame: FrameType | None) -> None:
                 host.stop()

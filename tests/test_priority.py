@@ -1,10 +1,15 @@
 """A process that gives way does so where the kernel decides: by thread, and by session where it groups them."""
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from contract.cases import install_third_party
+from sessions import IMU, Session, read_manifest, write_rig
 
 AUTOGROUP = Path("/proc/self/autogroup")
 GIVES_WAY = """
@@ -41,3 +46,23 @@ def test_somebody_elses_session_is_left_alone() -> None:
     before = AUTOGROUP.read_text()
     assert given_way(leads_session=False)[0] == "7"
     assert AUTOGROUP.read_text() == before
+
+
+def test_a_device_that_is_refused_priority_says_so_in_status_and_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0 or not all(map(shutil.which, ("setpriv", "prlimit"))):
+        pytest.skip("taking the right to priorities away needs root, setpriv and prlimit")
+    install_third_party(tmp_path / "site")
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join((str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")))
+    )
+    rig = write_rig(tmp_path, {"imu": IMU, "ticker": {"driver": "example_ticker"}})
+    without = ("setpriv", "--bounding-set=-sys_nice", "prlimit", "--rtprio=0", "--nice=0")
+    with Session("record", rig, "--json", spool=tmp_path / "spool", prefix=without) as session:
+        status = session.until_recorded(0.5, ["imu", "ticker_count"])
+        done = session.finish(signal.SIGINT)
+    (episode,) = done.episodes
+    for said in (status["warnings"], done.document["warnings"], read_manifest(episode).limitations):
+        assert any(sentence.startswith("device ticker runs without priority") for sentence in said)
+        assert not any(sentence.startswith("device imu") for sentence in said)  # a simulator gives way

@@ -47,6 +47,8 @@ class Declare(_Message):
     """Where the numbers of a stream begin, if not at 0."""
     ring: RingOffer | None = None
     """Shared memory through which large payloads may travel."""
+    refused_priority: str = Field(default="", max_length=1000)
+    """What the driver's process could not get of the system, in words."""
 
 
 class End(_Message):

@@ -90,6 +90,9 @@ class Episodes:
         """
         if self.open is not None:
             self.open.join(instance)
+            refused = instance.declare.refused_priority
+            if refused and refused not in self.open.limitations:
+                self.open.limitations.append(refused)
 
     def begin_virtual(self, episode: OpenEpisode, started_ns: int) -> None:
         """Note when the episode of a replay began: at the arrival of its first frame."""

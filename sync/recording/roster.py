@@ -50,6 +50,12 @@ class Roster:
         return None
 
     @property
+    def refusals(self) -> list[str]:
+        """What the system refused the processes of connected drivers, in words."""
+        found = [instance.declare.refused_priority for instance in self if not instance.has_ended]
+        return list(dict.fromkeys(filter(None, found)))
+
+    @property
     def is_drained(self) -> bool:
         """Whether every driver has said its last word."""
         return all(instance.has_ended for instance in self.instances.values())

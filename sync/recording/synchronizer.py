@@ -376,7 +376,8 @@ class Synchronizer:
 
     def warnings(self) -> list[str]:
         """Return what the operator should know before it matters."""
-        return [each for each in (self.receiver.shortfall(), self.refused_priority) if each]
+        own = (self.receiver.shortfall(), self.refused_priority)
+        return [*filter(None, own), *self.roster.refusals]
 
     # -- episodes
 
