@@ -6,6 +6,7 @@ from typing import Any
 from sensorium.agent.commands import display
 from sensorium.agent.commands.output import print_json
 from sensorium.agent.reporting.episode import write_report
+from sensorium.agent.session.memory_folder import clear_up
 from sensorium.agent.session.outcome import SessionResult, document
 from sensorium.agent.session.supervisor import end_survivors
 from sensorium.errors import SensoriumError, UsageError
@@ -101,13 +102,16 @@ def recover_episodes(spool: Path, as_json: bool) -> int:
     found = Spool(spool.resolve())
     with found.lock():
         end_survivors(found.root, HostClock())  # they may still write what looks like an orphan
+        cleared = clear_up(found.root)
         recovered = recover_orphans(found.root, found.root / "consent")
     rows = [
         {"episode": each.episode_id, "path": str(each.path or ""), "error": each.error} for each in recovered
     ]
     if as_json:
-        print_json({"recovered": rows})
+        print_json({"recovered": rows, "warnings": cleared})
     else:
+        for text in cleared:
+            display.say(text)
         for row in rows:
             display.say(f"{row['episode']}: {row['error'] or 'recovered and sealed as ' + row['path']}")
         if not rows:

@@ -55,9 +55,22 @@ class AgentNote:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
+    def alive(self) -> dict[str, int]:
+        """Return those of its processes that still run, by name."""
+        return {name: pid for name, pid in self.processes.items() if is_of_run(pid, self.run_dir)}
+
     @staticmethod
     def remove(spool: Path) -> None:
         (spool / "run" / AGENT_FILE).unlink(missing_ok=True)
+
+
+def is_of_run(pid: int, run_dir: str) -> bool:
+    """Return whether a process still is one that was started for this run (pids are reused)."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return False
+    return run_dir in command and is_running(pid)
 
 
 def is_running(pid: int) -> bool:

@@ -21,7 +21,8 @@ from typing import Any
 
 import zmq
 
-from sensorium.agent.session.control import AgentNote, ControlClient
+from sensorium.agent.session.control import AgentNote, ControlClient, is_of_run
+from sensorium.agent.session.memory_folder import bring_home, clear_up, make_memory_folder
 from sensorium.agent.session.rig import Device
 from sensorium.errors import DeviceError, SensoriumError
 from sensorium.sync.episode.spool import Spool
@@ -103,10 +104,13 @@ class Supervisor:
         with ExitStack() as stack:
             stack.enter_context(Spool(self.spool).lock())
             self.warnings += end_survivors(self.spool, self._clock)
+            self.warnings += clear_up(self.spool)
             sockets = Path(tempfile.mkdtemp(prefix="sensorium-"))  # ipc paths are limited to 107 bytes
             stack.callback(shutil.rmtree, sockets, ignore_errors=True)
             self._endpoints = {name: f"ipc://{sockets}/{name}" for name in _SOCKETS}
             (self.run_dir / "logs").mkdir(mode=0o700, parents=True)
+            self._warn(make_memory_folder(self.run_dir))
+            stack.callback(lambda: self._warn(bring_home(self.run_dir)))
             context = stack.enter_context(zmq.Context())
             self._control = ControlClient(self._endpoints["control"], context)
             stack.callback(self._control.close)
@@ -122,6 +126,10 @@ class Supervisor:
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
         AgentNote.remove(self.spool)
+
+    def _warn(self, problem: str) -> None:
+        if problem:
+            self.warnings.append(problem)
 
     def _start(self) -> None:
         spec = self._sync_spec()
@@ -379,14 +387,14 @@ def end_survivors(spool: Path, clock: Clock) -> list[str]:
     if note is None:
         return []
     ended = []
-    alive = {name: pid for name, pid in note.processes.items() if _is_ours(pid, note.run_dir)}
+    alive = note.alive()
     for name in sorted(alive, key=lambda name: _ENDED_LAST.get(name, 0)):
         pid = alive[name]
         ended.append(f"ended {name} (process {pid}), left over from an agent that was killed")
         patience_ns = _PATIENCE_NS.get(name, STOP_DRIVERS_NS)
         deadline_ns = clock.now_ns() + patience_ns
         _signal(pid, signal.SIGTERM)
-        while _is_ours(pid, note.run_dir):
+        while is_of_run(pid, note.run_dir):
             if clock.now_ns() > deadline_ns:
                 _signal(pid, signal.SIGKILL)
                 deadline_ns += SECOND_NS
@@ -407,13 +415,3 @@ def _exit_code(child: Child) -> int | None:
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1][:500] if lines else ""
-
-
-def _is_ours(pid: int, run_dir: str) -> bool:
-    """Return whether the process still is one that was started for this run (pids are reused)."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return run_dir in command and state != "Z"

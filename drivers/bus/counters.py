@@ -1,5 +1,8 @@
 """Counters of a driver instance in a small memory-mapped file that outlives its process.
 
+It lies in a file system in memory (the supervisor sees to that): a store into a page of a disk that stands still would
+wait for the disk.
+
 Layout, little endian: 64 bytes header (magic, instance, number of streams), then per stream 64 bytes (name,
 next sequence number) and ``SLOTS`` loss slots of 128 bytes (count, place, reason). The sequence number is
 advanced before a loss is booked or a frame is sent, so a kill between the two can only leave a sample

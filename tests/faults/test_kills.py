@@ -27,6 +27,7 @@ from sessions import (
     write_rig,
 )
 
+from sensorium.agent.session.memory_folder import memory_folders
 from sensorium.timebase import SECOND_NS
 
 STREAMS = tuple(SMALL_RIG)
@@ -209,11 +210,14 @@ def test_everything_is_sealed_after_all_processes_were_killed(how: str, tmp_path
         for pid in (session.pid, *processes.values()):
             os.kill(pid, signal.SIGKILL)
         until(lambda: not any(map(is_alive, processes.values())), "the end of all processes")
+        assert [folder for folder in memory_folders() if folder.name.endswith(run_dir.name)]
         if how == "start":
-            again = sensorium("record", tmp_path / "rig.yaml", "--seconds", 1)
+            again = sensorium("record", tmp_path / "rig.yaml", "--seconds", 1, "--json")
         else:
-            again = sensorium("episodes", "recover", "--spool", spool)
+            again = sensorium("episodes", "recover", "--spool", spool, "--json")
     assert again.code == 0, again.err
+    assert any(run_dir.name in warning and "was killed" in warning for warning in again.document["warnings"])
+    assert not [folder for folder in memory_folders() if folder.name.endswith(run_dir.name)]
     torn = sealed(spool)[0]
     assert read_manifest(torn).truncated
     assert all(record.total.recorded for record in read_manifest(torn).streams)
