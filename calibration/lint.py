@@ -8,7 +8,7 @@ to do. A document cannot show every fault: a camera that looks to the side may a
 from collections.abc import Mapping
 from datetime import date
 from difflib import get_close_matches
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import (
     Array,
     Intrinsics,
+    inverse,
     rotation_angle,
     unproject,
 )
@@ -33,6 +34,9 @@ MAX_CENTRE_SHIFT = 0.25
 FOCAL_RANGE = (0.2, 20.0)
 MAX_ASPECT = 1.1
 MAX_FOLDED_SHARE = 0.02
+# Of cameras that hang on one body: looking the same way, and far enough apart to say in which direction.
+MAX_SIDE_BY_SIDE_RAD = np.deg2rad(15)
+MIN_SIDE_M = 0.01
 _FORWARD_FRAMES = (
     "lidar",
     "velo",
@@ -65,6 +69,7 @@ def lint(
         findings += _lint_camera(name, camera)
     findings += _lint_axes(calibration)
     findings += _lint_sides(calibration)
+    findings += _lint_side_by_side(calibration)
     findings += _lint_loops(calibration)
     if streams is not None:
         findings += lint_streams(calibration, streams)
@@ -240,6 +245,39 @@ def _lint_sides(calibration: RigCalibration) -> list[Verdict]:
                 Quantity("baseline_x", x, "m", 0.0),
             )
     return found
+
+
+def _lint_side_by_side(calibration: RigCalibration) -> list[Verdict]:
+    """Judge cameras that hang on one IMU or body by how they stand to each other: side by side only if inverted."""
+    found: list[Verdict] = []
+    for (body, first), (other_body, second) in combinations(_mounts(calibration), 2):
+        if body != other_body:
+            continue
+        T_first, T_second = calibration.transform(body, first), calibration.transform(body, second)
+        given, other = inverse(T_first) @ T_second, T_first @ inverse(T_second)
+        if rotation_angle(given[:3, :3]) > MAX_SIDE_BY_SIDE_RAD or np.linalg.norm(given[:3, 3]) < MIN_SIDE_M:
+            continue
+        along, along_other = (abs(float(T[0, 3])) / float(np.linalg.norm(T[:3, 3])) for T in (given, other))
+        if along < 0.3 and along_other > 0.9:
+            found += lint_verdict(
+                "inverted",
+                f"{first}~{second}",
+                Status.SUSPECT,
+                f"as given, {second} stands above or before {first}; if their transforms to {body} map the other way, "
+                "they stand side by side: check which way the file's key maps (T_cam_imu, T_imu_cam, Tbc), or ignore "
+                "this if one is mounted above the other",
+            )
+    return found
+
+
+def _mounts(calibration: RigCalibration) -> list[tuple[str, str]]:
+    """Return the body and the camera of each transform that joins the two; of each camera the first."""
+    found: dict[str, str] = {}
+    for edge in calibration.edges:
+        for body, camera in ((edge.parent, edge.child), (edge.child, edge.parent)):
+            if camera in calibration.cameras and body not in calibration.cameras:
+                found.setdefault(camera, body)
+    return [(body, camera) for camera, body in found.items()]
 
 
 def _lint_loops(calibration: RigCalibration) -> list[Verdict]:

@@ -5,11 +5,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, pjlab, ros
+from sensorium.calibration.formats import (
+    autoware,
+    basalt,
+    dso,
+    foxglove,
+    ini,
+    kalibr,
+    kitti,
+    ncamera,
+    nuscenes,
+    okvis,
+    opencv,
+    orbslam,
+    pjlab,
+    ros,
+    vins,
+)
 from sensorium.calibration.formats.draft import read_text
+from sensorium.calibration.formats.storage import parse_storage
 from sensorium.calibration.lint import lint
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
@@ -18,9 +34,39 @@ from sensorium.verdict import Status, Verdict, worst
 NATIVE = "sensorium"
 EPISODE_FILE = "calibration.yaml"
 KNOWN = (
-    "our rig document, Kalibr camchain, ROS camera_info, URDF, OpenCV FileStorage, EuRoC sensor.yaml, "
-    "KITTI (object, odometry, raw), Foxglove MCAP, PJLab JSON"
+    "our rig document, Kalibr and OpenVINS chains, ROS camera_info (YAML, INI), URDF, OpenCV FileStorage, EuRoC "
+    "sensor.yaml, KITTI (object, odometry, raw), Foxglove MCAP, PJLab JSON, nuScenes tables, ORB-SLAM, VINS and "
+    "camodocal, OKVIS, basalt, maplab and SVO ncamera, DSO camera.txt, Autoware sensor_kit_calibration"
 )
+_READERS: dict[str, Callable[..., RigCalibration]] = {
+    "opencv": opencv.read,
+    "kitti": kitti.read,
+    "pjlab": pjlab.read,
+    "nuscenes": nuscenes.read,
+    "orbslam": orbslam.read,
+    "vins": vins.read,
+    "okvis": okvis.read,
+    "ncamera": ncamera.read,
+    "basalt": basalt.read,
+    "dso": dso.read,
+    "autoware": autoware.read,
+    "ini": ini.read,
+}
+"""Read ``(path, findings, size)``."""
+_PLAIN_READERS: dict[str, Callable[..., RigCalibration]] = {
+    "kalibr": kalibr.read,
+    "openvins": kalibr.read_openvins,
+    "ros": ros.read,
+    "urdf": ros.read,
+    "euroc": opencv.read_sensor_yaml,
+    "foxglove": foxglove.read,
+}
+"""Read ``(path, findings)``; the file always says how large images are."""
+_SINGLE_FILES = ("orbslam", "vins", "okvis", "ncamera", "basalt", "dso", "ini")
+"""Formats of which a folder may hold one file among others."""
+_CHAINS = ("*camchain*.yaml", "*imucam_chain*.yaml")
+_SUFFIXES = (".yaml", ".yml", ".json", ".ini", ".txt")
+_MAX_LOOKED_AT = 40
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 
 
@@ -29,8 +75,7 @@ class ImportResult:
     """A calibration and what is odd about it.
 
     Attributes:
-        format: ``sensorium``, ``kalibr``, ``ros``, ``urdf``, ``opencv``, ``euroc``, ``kitti``, ``foxglove`` or
-            ``pjlab``.
+        format: ``sensorium``, or the name of the format as in the table of readers below.
         findings: Each says what was found and what to do; those with status ok are mere remarks.
     """
 
@@ -72,21 +117,41 @@ def import_calibration(
 def _read(name: str, path: Path, findings: list[Verdict], size: tuple[int, int] | None) -> RigCalibration:
     if name == NATIVE:
         return RigCalibration.load(path / EPISODE_FILE if path.is_dir() else path)
-    sized: dict[str, Callable[..., RigCalibration]] = {
-        "opencv": opencv.read,
-        "kitti": kitti.read,
-        "pjlab": pjlab.read,
-    }
-    if name in sized:
-        return sized[name](path, findings, size)
-    plain: dict[str, Callable[..., RigCalibration]] = {
-        "kalibr": kalibr.read,
-        "ros": ros.read,
-        "urdf": ros.read,
-        "euroc": opencv.read_sensor_yaml,
-        "foxglove": foxglove.read,
-    }
-    return plain[name](path, findings)
+    if name in _SINGLE_FILES and path.is_dir():
+        path = _file_in(path, name)
+    if name in _READERS:
+        return _READERS[name](path, findings, size)
+    return _PLAIN_READERS[name](path, findings)
+
+
+def _file_in(folder: Path, name: str) -> Path:
+    """Return the file of a format in a folder.
+
+    Raises:
+        CalibrationError: If there are several and it cannot be told which describes the rig.
+    """
+    found = _files_of(folder)[name]
+    rig = vins.rig_file(found) if name == "vins" else None
+    if rig is None and len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise CalibrationError(f"{folder} holds several {name} files ({names}): name one of them")
+    return rig or found[0]
+
+
+def _files_of(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of a folder by format, those of one-file formats only."""
+    found: dict[str, list[Path]] = {}
+    looked_at = [
+        file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix.lower() in _SUFFIXES
+    ]
+    for file in looked_at[:_MAX_LOOKED_AT]:
+        try:
+            name = _of_file(file)
+        except CalibrationError:
+            continue  # no text, or no calibration's size
+        if name in _SINGLE_FILES:
+            found.setdefault(str(name), []).append(file)
+    return found
 
 
 def detect(path: Path) -> str:
@@ -108,8 +173,14 @@ def _of_folder(folder: Path) -> str | None:
         return NATIVE
     if any(any(folder.glob(each)) for each in ("mav0/*/sensor.yaml", "*/sensor.yaml", "sensor.yaml")):
         return "euroc"
-    if any(folder.glob("*camchain*.yaml")):
+    if (folder / kalibr.ESTIMATOR_FILE).is_file():
+        return "openvins"
+    if any(any(folder.glob(each)) for each in _CHAINS):
         return "kalibr"
+    if nuscenes.tables_folder(folder) is not None:
+        return "nuscenes"
+    if any((folder / name).is_file() for name in autoware.FILES):
+        return "autoware"
     raw = (folder / "calib_cam_to_cam.txt", folder / "calib" / "calib_cam_to_cam.txt")
     if any(file.is_file() for file in raw):
         return "kitti"
@@ -125,7 +196,11 @@ def _of_folder(folder: Path) -> str | None:
             return "ros"
     if any(_of_file(file) == "pjlab" for file in sorted(folder.glob("*.json"))[:4]):
         return "pjlab"
-    return None
+    kinds = _files_of(folder)
+    if len(kinds) > 1:
+        names = ", ".join(f"{files[0].name} ({kind})" for kind, files in kinds.items())
+        raise CalibrationError(f"{folder} holds calibrations of several formats ({names}): name one of them")
+    return next(iter(kinds), None)
 
 
 def _of_file(path: Path) -> str | None:
@@ -136,37 +211,58 @@ def _of_file(path: Path) -> str | None:
     start = text.lstrip()[:400]
     if start.startswith("<"):
         return "opencv" if "<opencv_storage" in start else "urdf" if "<robot" in text else None
-    if start.startswith("{") and (found := _of_json(text)) is not None:
+    if start[:1] in ("{", "[") and (found := _of_json(text, path)) is not None:
         return found
-    if "!!opencv-matrix" in text:
-        return "opencv"
+    if ini.claims(text):
+        return "ini"
     if path.suffix == ".txt":
+        if dso.claims(text):
+            return "dso"
         return "kitti" if kitti.is_kitti(path) else "pjlab" if pjlab.is_text_form(path) else None
-    return _of_yaml(text)
+    return _of_yaml(text, path)
 
 
-def _of_json(text: str) -> str | None:
+def _of_json(text: str, path: Path) -> str | None:
+    if path.name == nuscenes.TABLE:
+        return "nuscenes"
     try:
         document = json.loads(text)
     except ValueError:
         return None
+    if basalt.claims(document):
+        return "basalt"
     sections = document.values() if isinstance(document, dict) else ()
     return "pjlab" if any(isinstance(part, dict) and "param_type" in part for part in sections) else None
 
 
-def _of_yaml(text: str) -> str | None:
-    if text.startswith("%YAML:"):
-        text = text.partition("\n")[2]
+def _of_yaml(text: str, path: Path) -> str | None:
     try:
-        fields = yaml.load(text, Loader=yaml.BaseLoader)
-    except yaml.YAMLError:
-        return None
-    if not isinstance(fields, dict):
-        return None
+        fields = parse_storage(text, path)
+    except CalibrationError:
+        return "opencv" if "!!opencv-matrix" in text else None
     if str(fields.get("format", "")).startswith("sensorium-calibration/"):
         return NATIVE
-    if "T_BS" in fields or "sensor_type" in fields:
-        return "euroc"
-    if any(key in fields and isinstance(fields[key], dict) for key in ("cam0", "imu0")):
-        return "kalibr"
-    return "ros" if ros.is_camera_info(fields) else None
+    has_matrices = "!!opencv-matrix" in text  # which a camera_info has not, under the same names
+    for name, claims in _YAML_KINDS.items():
+        if claims(fields) and not (has_matrices and name == "ros"):
+            return name
+    return "opencv" if has_matrices else None
+
+
+def _is_kalibr(fields: dict[str, Any]) -> bool:
+    has_sensor = any(isinstance(fields.get(key), dict) for key in ("cam0", "imu0"))
+    return has_sensor or kalibr.is_flat_imu(fields)
+
+
+# All of these may begin with %YAML:1.0; the keys tell them apart, the most particular first.
+_YAML_KINDS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "orbslam": orbslam.claims,
+    "vins": vins.claims,
+    "openvins": lambda fields: "relative_config_imucam" in fields,
+    "okvis": okvis.claims,
+    "ncamera": ncamera.claims,
+    "euroc": lambda fields: "T_BS" in fields or "sensor_type" in fields,
+    "kalibr": _is_kalibr,
+    "autoware": autoware.claims,
+    "ros": ros.is_camera_info,
+}

@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from sensorium.calibration.formats.draft import (
@@ -24,14 +25,16 @@ from sensorium.calibration.formats.draft import (
     in_frames,
     list_of,
     plain_rows,
-    read_yaml,
     size_of,
 )
-from sensorium.calibration.geometry import Intrinsics, inverse
+from sensorium.calibration.formats.storage import read_storage
+from sensorium.calibration.geometry import Array, Intrinsics, inverse
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
-from sensorium.verdict import Verdict
+from sensorium.verdict import Status, Verdict
 
+ESTIMATOR_FILE = "estimator_config.yaml"
+_IMU_TERMS = ("Tw", "Ta", "Tg", "R_IMUtoGYRO", "R_IMUtoACC")
 _WRITTEN = {"pinhole": "none", "radtan": "radtan", "equidistant": "equidistant", "fov": "fov"}
 _OWN_TERMS = {"pinhole": 0, "omni": 1, "ds": 2, "eucm": 2}
 """What stands in ``intrinsics`` before fu fv pu pv: xi; xi alpha; alpha beta."""
@@ -49,9 +52,33 @@ def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibrat
     files = _files(path) if path.is_dir() else [path]
     if not files:
         raise draft.error("no *camchain*.yaml and no *imu*.yaml in this folder")
+    _read_files(draft, files)
+    return draft.finish(rig="kalibr")
+
+
+def read_openvins(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibration:
+    """Read the two chains that an ``estimator_config.yaml`` of OpenVINS names, or the folder that holds it.
+
+    Raises:
+        CalibrationError: With the file and the key that is missing or wrong.
+    """
+    path = Path(path)
+    path = path / ESTIMATOR_FILE if path.is_dir() else path
+    draft, fields = Draft(path, findings), read_storage(path)
+    files = []
+    for key in ("relative_config_imucam", "relative_config_imu"):
+        file = path.parent / str(field_of(fields, key, draft))
+        if not file.is_file():
+            raise draft.error(f"{key} names {file}, which does not exist: put it beside this file")
+        files.append(file)
+    _read_files(draft, files)
+    return draft.finish(rig="openvins")
+
+
+def _read_files(draft: Draft, files: list[Path]) -> None:
     sensors: dict[str, dict[str, Any]] = {}
     for file in files:
-        found = read_yaml(file)
+        found = read_storage(file)
         if is_flat_imu(found):
             found = {"imu0": found}  # what Kalibr takes for its input
         for key, fields in found.items():
@@ -68,7 +95,19 @@ def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibrat
             T_parent_child = inverse(draft.rigid(fields["T_i_b"], f"imu0~{key}"))
             shift = fields.get("time_offset")
             draft.add_edge(imu, names[key], T_parent_child, time_offset_s=_seconds(draft, key, shift))
-    return draft.finish(rig="kalibr")
+        for matrix in _IMU_TERMS:
+            own = fields.get(matrix)
+            if own is not None and not np.allclose(
+                draft.numbers(own, 9, f"{key}.{matrix}").reshape(3, 3), _none(matrix)
+            ):
+                sentence = (
+                    f"{matrix} is left out: the rig document holds no scales and misalignments of an IMU"
+                )
+                draft.note("imu_scale", key, Status.OK, sentence)
+
+
+def _none(matrix: str) -> Array:
+    return np.zeros((3, 3)) if matrix == "Tg" else np.eye(3)
 
 
 def is_flat_imu(fields: dict[str, Any]) -> bool:

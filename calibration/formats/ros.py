@@ -64,12 +64,12 @@ def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibrat
         elif not path.is_dir() or is_camera_info(read_yaml(file)):
             mounts += _read_camera_info(draft)
     draft.path = path
-    _add_mounts(draft, mounts)
+    add_mounts(draft, mounts)
     return draft.finish(rig="ros")
 
 
-def _add_mounts(draft: Draft, mounts: list[tuple[str, Array]]) -> None:
-    """Add what projection matrices say of mounts, unless the URDF joins the cameras; then compare."""
+def add_mounts(draft: Draft, mounts: list[tuple[str, Array]]) -> None:
+    """Add what projection matrices say of mounts (:func:`mount_of`), unless a URDF joins the cameras; then compare."""
     if not draft.edges or len(mounts) < 2:
         for name, T_rectified_camera in mounts:
             draft.add_edge(RECTIFIED, name, T_rectified_camera)
@@ -110,10 +110,22 @@ def _read_camera_info(draft: Draft) -> list[tuple[str, Array]]:
     draft.add_camera(name, model, draft.numbers(K, 9, "camera matrix").tolist(), size, list_of(D, draft, "D"))
     R = _optional(fields, ("R",) if is_flat else ("rectification_matrix",), 9, draft)
     P = _optional(fields, ("P",) if is_flat else ("projection_matrix",), 12, draft)
+    return mount_of(draft, name, R, P)
+
+
+def mount_of(draft: Draft, name: str, R: Array | None, P: Array | None) -> list[tuple[str, Array]]:
+    """Return a camera's place in the frame ``rectified`` by its rectification and projection; none if they say none.
+
+    Args:
+        R: Nine numbers, rectified axes of the camera's. P: twelve, of the rectified image (metres).
+
+    Raises:
+        CalibrationError: If the projection has no inverse.
+    """
     T = np.eye(4)
     if R is not None:
         T[:3, :3] = draft.rotation(R, f"rectification of {name}")
-    if P is not None and P[0] > 0:
+    if P is not None and P.reshape(-1)[0] > 0:
         projection = P.reshape(3, 4)
         try:
             T[:3, 3] = -np.linalg.solve(projection[:, :3], projection[:, 3])
