@@ -70,6 +70,9 @@ def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibrat
 
 def add_mounts(draft: Draft, mounts: list[tuple[str, Array]]) -> None:
     """Add what projection matrices say of mounts (:func:`mount_of`), unless a URDF joins the cameras; then compare."""
+    # Of a pair the left camera may say nothing: it is the origin. Of others, silence is no place.
+    is_pair = len(mounts) == 2 and any(_stands(T) for _, T in mounts)
+    mounts = [(name, T) for name, T in mounts if is_pair or _stands(T)]
     if not draft.edges or len(mounts) < 2:
         for name, T_rectified_camera in mounts:
             draft.add_edge(RECTIFIED, name, T_rectified_camera)
@@ -114,7 +117,7 @@ def _read_camera_info(draft: Draft) -> list[tuple[str, Array]]:
 
 
 def mount_of(draft: Draft, name: str, R: Array | None, P: Array | None) -> list[tuple[str, Array]]:
-    """Return a camera's place in the frame ``rectified`` by its rectification and projection; none if they say none.
+    """Return a camera's place in the frame ``rectified`` by its rectification and projection; none without them.
 
     Args:
         R: Nine numbers, rectified axes of the camera's. P: twelve, of the rectified image (metres).
@@ -131,8 +134,11 @@ def mount_of(draft: Draft, name: str, R: Array | None, P: Array | None) -> list[
             T[:3, 3] = -np.linalg.solve(projection[:, :3], projection[:, 3])
         except np.linalg.LinAlgError as err:
             raise draft.error(f"projection matrix of {name} has no inverse: {P.tolist()}") from err
-    stands = rotation_angle(T[:3, :3]) > 1e-9 or float(np.abs(T[:3, 3]).max()) > 1e-9
-    return [(name, T)] if stands else []
+    return [(name, T)] if R is not None or P is not None else []
+
+
+def _stands(T: Array) -> bool:
+    return rotation_angle(T[:3, :3]) > 1e-9 or float(np.abs(T[:3, 3]).max()) > 1e-9
 
 
 def _data(field: Any, draft: Draft) -> Any:
