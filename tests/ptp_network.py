@@ -14,6 +14,21 @@ DOMAIN = 42
 ASYMMETRY_NS = 250_000
 LATENCY_NS = 1_000_000
 MASTER = ("--priority1=100", "--clockClass=6", "--clockAccuracy=0x21", "--timeSource=0x20")
+SETTINGS = {
+    "clockClass": 6,
+    "clockAccuracy": 0x21,
+    "offsetScaledLogVariance": 0xFFFF,
+    "currentUtcOffset": 37,
+    "leap61": 0,
+    "leap59": 0,
+    "currentUtcOffsetValid": 0,
+    "ptpTimescale": 0,
+    "timeTraceable": 0,
+    "frequencyTraceable": 0,
+    "timeSource": 0x20,
+}
+"""What :data:`MASTER` announces, as pmc sets it."""
+_HEX = ("clockAccuracy", "offsetScaledLogVariance", "timeSource")
 CLIENT = ("--slaveOnly=1", "--free_running=1")
 COMMON = (
     *("-S", "-4", "-E", "-q", "-m", f"--domainNumber={DOMAIN}"),
@@ -79,6 +94,20 @@ class Network:
         opened = PtpClient(CLOCK, self.folder / socket_name, domain, transport_specific)
         self._clients.append(opened)
         return opened
+
+    def announce(self, socket_name: str, **changes: int) -> None:
+        """Let a running grandmaster announce something else (linuxptp's GRANDMASTER_SETTINGS_NP)."""
+        said = " ".join(
+            f"{name} {value:#x}" if name in _HEX else f"{name} {value}"
+            for name, value in (SETTINGS | changes).items()
+        )
+        self.manage(socket_name, f"SET GRANDMASTER_SETTINGS_NP {said}")
+
+    def manage(self, socket_name: str, command: str) -> None:
+        """Send one management command by ``pmc``."""
+        ours = self.folder / f"pmc.{len(list(self.folder.glob('pmc.*')))}"
+        options = ["-u", "-b", "0", "-d", str(DOMAIN), "-s", str(self.folder / socket_name), "-i", str(ours)]
+        subprocess.run(["pmc", *options, command], check=True, capture_output=True, text=True, timeout=10)
 
     def close(self) -> None:
         for client in self._clients:

@@ -37,13 +37,14 @@ class Reference:
         model: Its nanoseconds onto the host clock.
         doubt: Why the reference itself may be wrong; a device that differs is then only suspect.
         may_be_followed: Whether it is known well enough to stamp by.
-        is_utc: Whole seconds and hours of difference have names.
+        utc_offset_s: TAI - UTC as it announces it; None = it does not.
     """
 
     name: str
     model: ClockModel
     doubt: str = ""
     may_be_followed: bool = True
+    utc_offset_s: int | None = None
 
 
 def in_ticks(reference: ClockModel, clock: DeviceClock, near_ticks: int) -> ClockModel:
@@ -72,7 +73,12 @@ def judge_claim(info: StreamInfo, model: ClockModel, line: Line, reference: Refe
     """
     claimed = in_ticks(reference.model, info.clock, model.ref_ticks)
     limit_ppm = SKEW_LIMIT_PPM if line.window_ns >= SKEW_KNOWN_AFTER_NS else 1e6
-    verdict = compare_claim(info.name, model.ref_ticks, model, claimed, skew_limit_ppm=limit_ppm)
+    announced_s = reference.utc_offset_s
+    offset_s = TAI_MINUS_UTC_S if announced_s is None else announced_s
+    verdict = compare_claim(info.name, model.ref_ticks, model, claimed, offset_s, limit_ppm)
+    if announced_s is None and any("is taken for" in reason for reason in verdict.reasons):
+        assumed = f"nobody announces TAI - UTC, {offset_s} s is assumed"
+        verdict = replace(verdict, reasons=(*verdict.reasons, assumed))
     if verdict.status is Status.FAILED and reference.doubt:
         return replace(verdict, status=Status.SUSPECT, reasons=(*verdict.reasons, reference.doubt))
     return verdict

@@ -5,7 +5,8 @@ the port state and the ingress time tell (measured, linuxptp 3.1). So nothing he
 """
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -14,10 +15,28 @@ from numpy.typing import NDArray
 from sensorium.errors import ClockError
 from sensorium.sync.clocks.model import ClockModel, Uncertainty
 from sensorium.sync.clocks.ptp_management import PortState, PtpClient, PtpReading
+from sensorium.sync.clocks.ptp_story import (
+    HostUtc,
+    LocalReading,
+    Story,
+    changed_properties,
+    vouched_best,
+    why_not_vouched,
+)
 from sensorium.timebase import SECOND_NS, Clock
 from sensorium.verdict import Quantity, Status, Verdict
 
 POLL_NS = SECOND_NS
+SOFTWARE_STAMP_NS = 1_000.0
+"""What software stamps add however steady they look: the way from the wire to the kernel is not in them."""
+SOFTWARE_JITTER_NS, HARDWARE_JITTER_NS = 2_000.0, 50.0
+"""What a single offset is taken to scatter by, worth one reading (specs/clocks.md 4: software p99 1.4 us)."""
+HARDWARE_STAMP_NS = 8.0
+"""Resolution of a network card's stamps: one tick of its 125 MHz clock."""
+_REPEATS_FOR_NS = 3 * SECOND_NS
+"""How long after a loss an old offset may be repeated; after that, equal ones are a coincidence."""
+_T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+"""Two-sided 95 % of Student's t for 1 to 10 degrees of freedom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +50,7 @@ class PtpPolicy:
         offset_limit_ns: Largest offset of a locked clock.
         sync_intervals: So many without a sync, and the lock is lost.
         holdover_per_ns: How fast the clock may run off without a master (crystals: 2e-7 ... 1e-5).
+        is_software: ptp4l stamps in the kernel, on REALTIME; otherwise in a network card.
     """
 
     is_free_running: bool = False
@@ -38,12 +58,15 @@ class PtpPolicy:
     offset_limit_ns: int = 100_000
     sync_intervals: float = 3.0
     holdover_per_ns: float = 1e-5
+    is_software: bool = True
 
 
 class PtpEventKind(str, Enum):
     LOCKED = "locked"
     LOST = "lost"
     GRANDMASTER = "grandmaster"
+    STEP = "step"
+    PROPERTY = "property"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +83,17 @@ class PtpStatus:
     """What PTP is worth now.
 
     Attributes:
-        epoch: Counts locks; nothing is carried from one to the next.
+        epoch: Counts locks and steps of PTP time; nothing is carried from one to the next.
         offset_ns: Local minus master clock, newest accepted.
-        uncertainty: Statistical = 99 % of the offsets' scatter, plus holdover; asymmetry = the whole path
-            delay, the most that an unequal path can hide. None before the first lock.
+        uncertainty: Statistical = 99 % of the offsets' scatter, plus holdover; floor = what few readings and
+            the stamps themselves add; asymmetry = the whole path delay, the most that an unequal path can
+            hide, and ``apart_ns``. None before the first lock.
         reading: The newest one, accepted or not.
+        apart_ns: How far what PTP says of UTC is from what else is known; 0.0 = nothing contradicts it.
+        doubt: A sentence on that; "" without one.
+        on_wire: The uncertainty of PTP time as it is on the wire, right or wrong: for what follows the same
+            grandmaster.
+        ptp_minus_told_ns: PTP time minus (local clock - offset): TAI - UTC where ptp4l has taken that off.
     """
 
     is_locked: bool
@@ -73,6 +102,10 @@ class PtpStatus:
     uncertainty: Uncertainty | None
     verdict: Verdict
     reading: PtpReading | None
+    apart_ns: float = 0.0
+    doubt: str = ""
+    on_wire: Uncertainty | None = None
+    ptp_minus_told_ns: int = 0
 
 
 class PtpTracker:
@@ -81,11 +114,21 @@ class PtpTracker:
     Args:
         subject: What the verdicts are about, such as the host's name.
         phc_bracket_ns: Bracket of the reads that tie the PTP hardware clock to the host; 0 without one.
+
+    Attributes:
+        utc_error_ns: Bound of the host's own UTC as chrony vouches for it; None while nobody does.
     """
 
     def __init__(self, subject: str, policy: PtpPolicy | None = None, phc_bracket_ns: int = 0) -> None:
         self.policy = policy or PtpPolicy()
         self.epoch = -1
+        self.utc_error_ns: float | None = None
+        self._story = Story(self.policy.is_software, self.policy.holdover_per_ns)
+        self._announced: PtpReading | None = None
+        self._best: PtpReading | None = None
+        self._ptp_minus_told_ns = 0
+        self._last_offset_ns: int | None = None
+        self._locked_ns = 0
         self._subject = subject
         self._bracket_ns = phc_bracket_ns
         self._offsets: deque[tuple[int, int]] = deque(maxlen=128)
@@ -111,37 +154,79 @@ class PtpTracker:
         self._reject(host_ns, reason, status)
         return self.status(host_ns)
 
-    def update(self, reading: PtpReading) -> PtpStatus:
-        """Judge a reading."""
+    def update(self, reading: PtpReading, local: LocalReading | None = None) -> PtpStatus:
+        """Judge a reading.
+
+        Args:
+            local: The clock that ptp4l stamps with, about when the reading was taken; None = REALTIME as the
+                reading has it, if ptp4l stamps in software.
+        """
         self._reading = reading
         host_ns = reading.host_ns
         self._note_grandmaster(reading)
-        if self.policy.is_master or reading.ingress_ns != self._ingress_ns:
+        is_new = self.policy.is_master or reading.ingress_ns != self._ingress_ns
+        if is_new:
             self._ingress_ns, self._ingress_seen_ns = reading.ingress_ns, host_ns
         reason, status = self._why_not(reading)
         if reason:
             self._reject(host_ns, reason, status)
             return self.status(host_ns)
-        if not self._is_locked:
+        self._note_properties(reading)
+        had_lock = self._is_locked
+        if not had_lock:
             self._lock(reading)
-        if not self._offsets or self._offsets[-1][0] != self._ingress_seen_ns:
+        if self._is_from_before(reading):
+            self._reason = "the offset is still the one from before the lock was lost"
+            self._status = Status.INSUFFICIENT
+            return self.status(host_ns)
+        if is_new and not self.policy.is_master:
+            self._hold_against(reading, local or self._realtime(reading), had_lock)
+        is_due = not self._offsets or self._offsets[-1][0] != self._ingress_seen_ns
+        if is_due and (not self._story.pending_ns or not self._offsets):
             self._offsets.append((self._ingress_seen_ns, reading.offset_ns))
         self._path_delay_ns = reading.mean_path_delay_ns
+        self._last_offset_ns = reading.offset_ns
+        self._judge(reading)
+        return self.status(host_ns)
+
+    def _is_from_before(self, reading: PtpReading) -> bool:
+        """Return whether ptp4l repeats an old offset: it does until it has measured the path anew (linuxptp 3.1)."""
+        is_same = reading.offset_ns == self._last_offset_ns
+        is_fresh = reading.host_ns - self._locked_ns < _REPEATS_FOR_NS
+        return is_same and is_fresh and self.epoch > 0 and not self._offsets and not self.policy.is_master
+
+    def _judge(self, reading: PtpReading) -> None:
+        """Say what an accepted reading is worth."""
+        reasons = []
         self._reason, self._status = "", Status.OK
         if reading.utc_minus_ptp_ns is None:
-            self._status = Status.SUSPECT
-            self._reason = (
+            reasons.append(
                 f"grandmaster {reading.grandmaster} counts TAI and does not vouch for its UTC offset"
                 f" ({reading.utc_offset_s} s); UTC is not known from PTP"
             )
-        return self.status(host_ns)
+        lost = "" if self.policy.is_master else why_not_vouched(self._best, reading)
+        if lost:
+            reasons.append(lost)
+        if reasons:
+            self._reason, self._status = "; ".join(reasons), Status.SUSPECT
+        self._best = vouched_best(self._best, reading)
 
     def status(self, host_ns: int) -> PtpStatus:
         """Return what PTP is worth at ``host_ns``."""
-        uncertainty = self._uncertainty(host_ns) if self._offsets else None
-        offset_ns = self._offsets[-1][1] if self._offsets else 0
+        on_wire = self._uncertainty(host_ns) if self._offsets else None
+        apart_ns = self._story.apart_ns
+        known = on_wire and replace(on_wire, asymmetry_ns=on_wire.asymmetry_ns + apart_ns)
         return PtpStatus(
-            self._is_locked, self.epoch, offset_ns, uncertainty, self._verdict(host_ns), self._reading
+            self._is_locked,
+            self.epoch,
+            self._offsets[-1][1] if self._offsets else 0,
+            known,
+            self._verdict(host_ns),
+            self._reading,
+            apart_ns,
+            self._story.reason,
+            on_wire,
+            self._ptp_minus_told_ns,
         )
 
     # -- the rule
@@ -160,6 +245,41 @@ class PtpTracker:
             self._stale_ingress_ns = reading.ingress_ns
         self._grandmaster = reading.grandmaster
         self._offsets.clear()
+
+    def _note_properties(self, reading: PtpReading) -> None:
+        before, self._announced = self._announced, reading
+        if before is not None:
+            for sentence in changed_properties(before, reading):
+                self._note(PtpEventKind.PROPERTY, reading.host_ns, sentence)
+
+    def _realtime(self, reading: PtpReading) -> LocalReading | None:
+        bases = reading.bases
+        if bases is None or not self.policy.is_software:
+            return None
+        return LocalReading(bases.raw_ns, bases.realtime_ns, bases.bracket_ns)
+
+    def _hold_against(self, reading: PtpReading, local: LocalReading | None, had_lock: bool) -> None:
+        """Compare with the story so far and the host's own UTC; a step begins a new epoch."""
+        told = self._story.told(reading, local)
+        if told is None:
+            return
+        self._ptp_minus_told_ns = told.taken_off_s * SECOND_NS
+        stepped = self._story.take(reading, told)
+        if stepped:
+            self._note(PtpEventKind.STEP, reading.host_ns, stepped)
+            self._offsets.clear()
+            if had_lock:  # else the lock has begun one already
+                self.epoch += 1
+        if not self._story.pending_ns:
+            self._story.judge(reading, told, self._witness(reading, local))
+            self._story.judge_offset(reading, told)
+
+    def _witness(self, reading: PtpReading, local: LocalReading | None) -> HostUtc | None:
+        bases, policy = reading.bases, self.policy
+        if bases is None or local is None:
+            return None
+        is_independent = self.utc_error_ns is not None or (policy.is_software and policy.is_free_running)
+        return HostUtc(bases.realtime_ns - bases.raw_ns, self.utc_error_ns, is_independent)
 
     def _why_not(self, reading: PtpReading) -> tuple[str, Status]:
         """Return why this reading is no lock, and how bad that is; "" = locked."""
@@ -204,6 +324,7 @@ class PtpTracker:
     def _lock(self, reading: PtpReading) -> None:
         self.epoch += 1
         self._is_locked = True
+        self._locked_ns = reading.host_ns
         self._offsets.clear()
         detail = (
             f"locked to {reading.grandmaster}, offset {reading.offset_ns} ns, path delay"
@@ -226,13 +347,23 @@ class PtpTracker:
     # -- what it is worth
 
     def _uncertainty(self, host_ns: int) -> Uncertainty:
+        if self.policy.is_master:
+            return Uncertainty(0.0, self._bracket_ns / 2, 0.0)  # its own clock is PTP time
         at_ns, offset_ns = np.array(self._offsets, np.float64).T
-        scatter = offset_ns
+        scatter, freedom = offset_ns, len(offset_ns)
         if self.policy.is_free_running:
-            scatter = _without_line(at_ns, offset_ns)
+            scatter, freedom = _without_line(at_ns, offset_ns), max(0, len(offset_ns) - 2)
         held_ns = max(0, host_ns - self._offsets[-1][0]) * self.policy.holdover_per_ns
-        statistical_ns = float(np.percentile(np.abs(scatter), 99)) + held_ns
-        return Uncertainty(statistical_ns, self._bracket_ns / 2, max(self._path_delay_ns, 0.0))
+        seen_ns = float(np.percentile(np.abs(scatter), 99))
+        few_ns = max(0.0, _of_few(scatter, freedom, self._jitter_ns) - seen_ns)
+        stamp_ns = SOFTWARE_STAMP_NS if self.policy.is_software else HARDWARE_STAMP_NS
+        floor_ns = self._bracket_ns / 2 + stamp_ns + few_ns
+        hidden_ns = max(self._path_delay_ns, 0.0) + self._story.pending_ns
+        return Uncertainty(seen_ns + held_ns, floor_ns, hidden_ns)
+
+    @property
+    def _jitter_ns(self) -> float:
+        return SOFTWARE_JITTER_NS if self.policy.is_software else HARDWARE_JITTER_NS
 
     def _verdict(self, host_ns: int) -> Verdict:
         quantities: list[Quantity] = []
@@ -246,7 +377,12 @@ class PtpTracker:
                 held_s = (host_ns - at_ns) / SECOND_NS
                 quantities.append(Quantity("holdover", held_s, "s"))
                 reasons.append(f"in holdover for {held_s:.1f} s")
-        return Verdict("ptp_lock", self._subject, self._status, tuple(quantities), tuple(reasons))
+        status = self._status
+        if self._story.apart_ns:
+            quantities.append(Quantity("apart from the other story", self._story.apart_ns, "ns"))
+            reasons.append(self._story.reason)
+            status = Status.SUSPECT if status is Status.OK else status
+        return Verdict("ptp_lock", self._subject, status, tuple(quantities), tuple(reasons))
 
 
 def claimed_model(status: PtpStatus, local_ns: int, host_ns: int, host_per_local: float = 1.0) -> ClockModel:
@@ -282,11 +418,28 @@ def _without_line(at_ns: NDArray[np.float64], offset_ns: NDArray[np.float64]) ->
     return left
 
 
+def _of_few(scatter: NDArray[np.float64], freedom: int, jitter_ns: float) -> float:
+    """Return the 95 % half width that so few readings allow; what is usual counts as one reading more."""
+    variance = (jitter_ns**2 + float(scatter @ scatter)) / (freedom + 1)
+    t = _T_95[freedom] if freedom < len(_T_95) else 1.96 + 2.5 / (freedom + 1)
+    return float(t * np.sqrt(variance))
+
+
 class PtpMonitor:
     """Polls ptp4l once per second without ever waiting; call :meth:`step` as often as you like."""
 
-    def __init__(self, client: PtpClient, tracker: PtpTracker, clock: Clock) -> None:
+    def __init__(
+        self,
+        client: PtpClient,
+        tracker: PtpTracker,
+        clock: Clock,
+        local: Callable[[], LocalReading | None] = lambda: None,
+    ) -> None:
+        """Args:
+        local: Reads the clock that ptp4l stamps with; None = REALTIME, which the client reads itself.
+        """
         self.tracker = tracker
+        self._local = local
         self._client = client
         self._clock = clock
         self._next_ns = clock.now_ns()
@@ -300,7 +453,7 @@ class PtpMonitor:
                 reading = self._client.collect()
                 if reading is not None:
                     self._is_asking = False
-                    return self.tracker.update(reading)
+                    return self.tracker.update(reading, self._local())
             if now_ns < self._next_ns:
                 return None
             self._next_ns = now_ns + POLL_NS

@@ -13,7 +13,7 @@ from enum import Enum, IntEnum
 from pathlib import Path
 
 from sensorium.errors import ClockError
-from sensorium.timebase import SECOND_NS, Clock
+from sensorium.timebase import SECOND_NS, BaseReading, Clock, read_bases
 
 SOCKETS = (
     Path("/var/run/ptp/ptp4lro"),
@@ -77,6 +77,11 @@ class PtpReading:
         ingress_ns: When that came, on the clock that ptp4l stamps with; 0 = none.
         mean_path_delay_ns: Filtered; negative where a stamp is wrong, which no cable can do.
         sync_interval_s: Of the port that is (or could be) a slave.
+        utc_offset_s: TAI - UTC as the grandmaster announces it.
+        is_leap_61: The last minute of this UTC day has a second more; ``is_leap_59``: one less.
+        is_time_traceable: The grandmaster says that its time comes from a primary reference; None = not told.
+        is_frequency_traceable: Likewise for its frequency.
+        bases: The host's clocks when ptp4l was asked.
     """
 
     host_ns: int
@@ -96,6 +101,14 @@ class PtpReading:
     utc_offset_s: int
     is_utc_offset_valid: bool
     is_ptp_timescale: bool
+    is_leap_61: bool = False
+    is_leap_59: bool = False
+    is_time_traceable: bool | None = None
+    is_frequency_traceable: bool | None = None
+    time_source: int | None = None
+    priority1: int | None = None
+    priority2: int | None = None
+    bases: BaseReading | None = None
 
     @property
     def utc_minus_ptp_ns(self) -> int | None:
@@ -103,6 +116,11 @@ class PtpReading:
         if not self.is_ptp_timescale:
             return 0
         return -self.utc_offset_s * SECOND_NS if self.is_utc_offset_valid else None
+
+    @property
+    def announced_utc_offset_s(self) -> int | None:
+        """TAI - UTC where the grandmaster counts TAI or vouches for the number; None = it does not tell."""
+        return self.utc_offset_s if self.is_ptp_timescale or self.is_utc_offset_valid else None
 
 
 def identity_text(identity: bytes) -> str:
@@ -195,6 +213,7 @@ class PtpClient:
         self._awaited: dict[int, DataSet] = {}
         self._answers: dict[DataSet, list[tuple[int | bytes, ...]]] = {}
         self._asked_ns = 0
+        self._bases: BaseReading | None = None
 
     @property
     def path(self) -> Path:
@@ -215,6 +234,7 @@ class PtpClient:
         self._awaited.clear()
         self._answers.clear()
         self._asked_ns = self._clock.now_ns()
+        self._bases = read_bases()
         path = self.path
         for data_set in DataSet:
             self._sequence = (self._sequence + 1) & 0xFFFF
@@ -247,7 +267,7 @@ class PtpClient:
                     self._answers.setdefault(found[0], []).append(found[1])
         if len(self._answers) < len(DataSet):
             return None
-        return _reading(self._asked_ns, self._answers)
+        return _reading(self._asked_ns, self._answers, self._bases)
 
     def read(self, timeout_s: float = TIMEOUT_S) -> PtpReading:
         """Ask, wait and return the reading.
@@ -298,11 +318,13 @@ class PtpClient:
             self._folder = None
 
 
-def _reading(host_ns: int, answers: dict[DataSet, list[tuple[int | bytes, ...]]]) -> PtpReading:
+def _reading(
+    host_ns: int, answers: dict[DataSet, list[tuple[int | bytes, ...]]], bases: BaseReading | None
+) -> PtpReading:
     flags, _, _, _, _, _, identity, domain, _ = answers[DataSet.DEFAULT][0]
     steps, _, delay_scaled = answers[DataSet.CURRENT][0]
     parent = answers[DataSet.PARENT][0]
-    utc_offset_s, time_flags, _ = answers[DataSet.TIME_PROPERTIES][0]
+    utc_offset_s, time_flags, time_source = answers[DataSet.TIME_PROPERTIES][0]
     offset_ns, ingress_ns, *_, is_present, grandmaster = answers[DataSet.TIME_STATUS][0]
     port = max(answers[DataSet.PORT], key=lambda fields: _slave_rank(int(fields[2])))
     try:
@@ -311,6 +333,7 @@ def _reading(host_ns: int, answers: dict[DataSet, list[tuple[int | bytes, ...]]]
         raise ClockError(f"ptp4l reports the unknown port state {port[2]!r}") from err
     assert isinstance(identity, bytes)
     assert isinstance(grandmaster, bytes)
+    flags_of_time = int(time_flags)
     return PtpReading(
         host_ns,
         identity_text(identity),
@@ -327,8 +350,16 @@ def _reading(host_ns: int, answers: dict[DataSet, list[tuple[int | bytes, ...]]]
         int(parent[7]),
         int(parent[8]),
         int(utc_offset_s),
-        bool(int(time_flags) & 4),
-        bool(int(time_flags) & 8),
+        bool(flags_of_time & 4),
+        bool(flags_of_time & 8),
+        is_leap_61=bool(flags_of_time & 1),
+        is_leap_59=bool(flags_of_time & 2),
+        is_time_traceable=bool(flags_of_time & 16),
+        is_frequency_traceable=bool(flags_of_time & 32),
+        time_source=int(time_source),
+        priority1=int(parent[6]),
+        priority2=int(parent[10]),
+        bases=bases,
     )
 
 

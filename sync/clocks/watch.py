@@ -15,6 +15,7 @@ from sensorium.sync.clocks.phc import PhcClock
 from sensorium.sync.clocks.probe import ProbeClient, load_key
 from sensorium.sync.clocks.ptp import PtpMonitor, PtpPolicy, PtpStatus, PtpTracker, claimed_model
 from sensorium.sync.clocks.ptp_management import PtpClient
+from sensorium.sync.clocks.ptp_story import LocalReading
 from sensorium.sync.clocks.remote import RemoteClock
 from sensorium.timebase import SECOND_NS, BaseReading, Clock
 from sensorium.verdict import Status, Verdict
@@ -118,7 +119,7 @@ class ClockWatch:
         self._phc: PhcClock | None = None
         if settings.ptp is not None and settings.ptp.phc is not None:
             self._phc = PhcClock(settings.ptp.phc, clock)
-        self._monitor = None if settings.ptp is None else _monitor(host_id, settings.ptp, clock)
+        self._monitor = None if settings.ptp is None else _monitor(host_id, settings.ptp, clock, self._phc)
         self._chrony: ChronyMonitor | None = None
         self._chrony_status: Status | None = None
         if settings.chrony is not None:
@@ -164,6 +165,7 @@ class ClockWatch:
             for host in self.base.update(reading):
                 events.append(WatchEvent(self._host_id, f"{host.kind.value}: {host.detail}"))
         if self._monitor is not None:
+            self._monitor.tracker.utc_error_ns = self._vouched_utc_ns()
             self.ptp_status = self._monitor.step() or self.ptp_status
             for ptp in self._monitor.tracker.take_events():
                 events.append(WatchEvent("ptp", f"{ptp.kind.value}: {ptp.detail}"))
@@ -214,18 +216,33 @@ class ClockWatch:
             if local is None:
                 return None
             rate = 1 / (1 + local.rate_ppm * 1e-6)
-            model = claimed_model(status, local.ref_other_ns, local.ref_host_ns, rate)
+            ptp_ns = local.ref_other_ns + status.ptp_minus_told_ns
+            model = claimed_model(status, ptp_ns, local.ref_host_ns, rate)
             error_ns = local.error_at(self._clock.now_ns())
-        known = replace(model.uncertainty, floor_ns=model.uncertainty.floor_ns + error_ns)
-        return Reference("ptp", replace(model, uncertainty=known))
+        on_wire = status.on_wire or model.uncertainty
+        known = replace(on_wire, floor_ns=on_wire.floor_ns + error_ns)
+        reading = status.reading
+        return Reference(
+            "ptp",
+            replace(model, uncertainty=known),
+            doubt=status.doubt,
+            may_be_followed=not status.doubt,
+            utc_offset_s=None if reading is None else reading.announced_utc_offset_s,
+        )
+
+    def _vouched_utc_ns(self) -> float | None:
+        """Return the bound of the host's own UTC where chrony vouches for it."""
+        if self._chrony is None or self._chrony.verdict.status is not Status.OK:
+            return None
+        return next(q.value for q in self._chrony.verdict.quantities if q.name == "bound")
 
     def _utc_reference(self) -> Reference | None:
         local = self.base.realtime()
         if local is None:
             return None
         offset_ns = local.ref_other_ns - local.ref_host_ns
-        if self._chrony is not None and self._chrony.verdict.status is Status.OK:
-            bound = next(q.value for q in self._chrony.verdict.quantities if q.name == "bound")
+        bound = self._vouched_utc_ns()
+        if bound is not None:
             return utc_reference(offset_ns, local.ref_host_ns, bound + local.error_ns)
         return utc_reference(offset_ns, local.ref_host_ns, doubt=NO_UTC)
 
@@ -248,12 +265,23 @@ class ClockWatch:
             node.close()
 
 
-def _monitor(host_id: str, settings: PtpSettings, clock: Clock) -> PtpMonitor:
+def _monitor(host_id: str, settings: PtpSettings, clock: Clock, phc: PhcClock | None) -> PtpMonitor:
     policy = PtpPolicy(
         is_free_running=settings.free_running,
         is_master=settings.master,
         offset_limit_ns=round(settings.offset_limit_us * 1e3),
         holdover_per_ns=settings.holdover_ppm * 1e-6,
+        is_software=phc is None,
     )
     client = PtpClient(clock, settings.socket, settings.domain, settings.transport_specific)
-    return PtpMonitor(client, PtpTracker(host_id, policy), clock)
+
+    def hardware() -> LocalReading | None:
+        if phc is None:
+            return None
+        try:
+            read = phc.read()
+        except ClockError:
+            return None  # it was removed; what ptp4l says still counts
+        return LocalReading(read.host_ns, read.phc_ns, read.bracket_ns)
+
+    return PtpMonitor(client, PtpTracker(host_id, policy), clock, hardware)

@@ -1,5 +1,6 @@
 """Devices that claim to be synchronised, against their arrivals."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,13 @@ HOUR_US = 3_600_000_000
 UTC_MINUS_HOST_NS = 1_700_000_000 * 10**9
 
 
-def judge(device_us: np.ndarray, host_ns: np.ndarray, modulus: int | None, utc_minus_host_ns: int) -> Verdict:
+def judge(
+    device_us: np.ndarray,
+    host_ns: np.ndarray,
+    modulus: int | None,
+    utc_minus_host_ns: int,
+    announced_s: int | None = None,
+) -> Verdict:
     clock = DeviceClock(ClockKind.PTP, 1000, 1, modulus)
     info = StreamInfo("lidar", Modality.LIDAR, Encoding.JPEG, 10, "l", clock, Latency(0, 1_000_000, 10**9))
     tracker = StreamTracker(info)
@@ -23,7 +30,7 @@ def judge(device_us: np.ndarray, host_ns: np.ndarray, modulus: int | None, utc_m
     model, line = tracker.model, tracker.line
     assert model is not None
     assert line is not None
-    reference = utc_reference(utc_minus_host_ns, int(host_ns[-1]))
+    reference = replace(utc_reference(utc_minus_host_ns, int(host_ns[-1])), utc_offset_s=announced_s)
     return judge_claim(info, model, line, reference)
 
 
@@ -51,6 +58,22 @@ def test_a_wrong_clock_is_named(ahead_s: float, modulus: int | None, word: str) 
     verdict = judge(device, host, modulus, UTC_MINUS_HOST_NS)
     assert verdict.status is Status.FAILED
     assert word in " ".join(verdict.reasons)
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "announced_s", "said"),
+    [
+        (38, 38, "TAI is taken for UTC (38 s)|UTC is taken for TAI (38 s)"),
+        (37, None, "nobody announces TAI - UTC, 37 s is assumed"),
+        (37, 38, "whole seconds"),
+    ],
+)
+def test_the_leap_seconds_are_those_that_the_grandmaster_announces(
+    ahead_s: int, announced_s: int | None, said: str
+) -> None:
+    device, host = stamps(ahead_s, None)
+    reasons = " ".join(judge(device, host, None, UTC_MINUS_HOST_NS, announced_s).reasons)
+    assert any(each in reasons for each in said.split("|")), reasons
 
 
 def test_a_free_running_clock_is_named_even_while_it_is_right() -> None:

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ from sensorium.sync.clocks.ptp_management import (
     pack_get,
     unpack_response,
 )
-from sensorium.timebase import SECOND_NS, VirtualClock
+from sensorium.sync.clocks.ptp_story import LocalReading
+from sensorium.timebase import SECOND_NS, BaseReading, VirtualClock
 from sensorium.verdict import Status
 
 START_NS = 1_000 * SECOND_NS
@@ -278,6 +280,149 @@ def test_utc_follows_only_from_an_offset_that_is_vouched_for(
     assert reading.utc_minus_ptp_ns == expected
     status = PtpTracker("bench").update(reading)
     assert status.verdict.status is (Status.SUSPECT if expected is None else Status.OK)
+
+
+# -- the story that PTP tells
+
+UTC_MINUS_RAW_NS = 1_700_000_000 * SECOND_NS
+TAI_S = 37
+
+
+def told(
+    second: float, *, ptp_ns: int = 0, host_utc_ns: int = 0, tai_s: int = 0, **changes: object
+) -> PtpReading:
+    """Return what a free-running client with software stamps says, its host's clocks as they should be.
+
+    Args:
+        ptp_ns: How far the master's UTC is ahead of the truth.
+        host_utc_ns: Likewise the host's REALTIME.
+        tai_s: What the kernel was told of TAI - UTC.
+    """
+    raw_ns = START_NS + round(second * SECOND_NS)
+    realtime_ns = raw_ns + UTC_MINUS_RAW_NS + host_utc_ns
+    found = replace(
+        READING,
+        host_ns=raw_ns,
+        port_state=PortState.UNCALIBRATED,
+        ingress_ns=realtime_ns - 10_000_000,
+        offset_ns=host_utc_ns - ptp_ns,
+        bases=BaseReading(raw_ns, raw_ns, realtime_ns, realtime_ns + tai_s * SECOND_NS, 200),
+    )
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def listening(*readings: PtpReading, policy: PtpPolicy | None = None) -> tuple[PtpTracker, PtpStatus]:
+    tracker = PtpTracker("bench", policy or PtpPolicy(is_free_running=True))
+    for reading in readings:
+        status = tracker.update(reading)
+    return tracker, status
+
+
+def steps_of(tracker: PtpTracker) -> list[str]:
+    return [event.detail for event in tracker.take_events() if event.kind is PtpEventKind.STEP]
+
+
+@pytest.mark.parametrize("by_ns", [37 * SECOND_NS, -SECOND_NS, 3_000_000])
+def test_a_step_of_ptp_time_is_an_event_and_an_epoch_and_the_bound_spans_both_stories(by_ns: int) -> None:
+    steady = [told(second) for second in range(10)]
+    after = [told(second, ptp_ns=by_ns) for second in range(10, 14)]
+    tracker, status = listening(*steady, *after)
+    assert (status.is_locked, status.epoch) == (True, 1)
+    assert status.verdict.status is Status.SUSPECT
+    assert len(steps_of(tracker)) == 1
+    assert status.uncertainty is not None
+    assert status.uncertainty.asymmetry_ns >= abs(status.offset_ns)
+    assert status.on_wire is not None
+    assert status.on_wire.asymmetry_ns == 2473.0
+
+
+def test_a_small_jump_is_a_step_only_once_it_was_seen_twice() -> None:
+    steady = [told(second) for second in range(10)]
+    tracker, status = listening(*steady, told(10, ptp_ns=3_000_000))
+    assert (status.epoch, status.offset_ns) == (0, 0)
+    assert status.uncertainty is not None
+    assert status.uncertainty.asymmetry_ns > 3_000_000, "until it is known, the bound reaches to it"
+    back = tracker.update(told(11))
+    assert back.uncertainty is not None
+    assert back.uncertainty.asymmetry_ns < 3_000
+    assert steps_of(tracker) == []
+
+
+def test_a_host_clock_that_is_stepped_is_no_step_of_ptp() -> None:
+    before = [told(second) for second in range(10)]
+    after = [told(second, host_utc_ns=5 * SECOND_NS) for second in range(10, 16)]
+    tracker, status = listening(*before, *after)
+    assert steps_of(tracker) == []
+    assert (status.epoch, status.apart_ns) == (0, 0.0)
+
+
+def test_a_grandmaster_that_finds_the_hosts_utc_again_is_believed() -> None:
+    wrong = [told(second, ptp_ns=40 * SECOND_NS) for second in range(10)]
+    tracker, doubted = listening(*wrong)
+    assert doubted.apart_ns == pytest.approx(40 * SECOND_NS)
+    right = [told(second) for second in range(10, 13)]
+    for reading in right:
+        status = tracker.update(reading)
+    assert (status.apart_ns, status.verdict.status, status.epoch) == (0.0, Status.OK, 1)
+    assert len(steps_of(tracker)) == 1
+
+
+def test_a_host_whose_utc_chrony_vouches_for_is_a_closer_witness() -> None:
+    readings = [told(second, ptp_ns=30_000_000) for second in range(5)]
+    _, alone = listening(*readings)
+    tracker = PtpTracker("bench", PtpPolicy(is_free_running=True))
+    tracker.utc_error_ns = 2e6
+    for reading in readings:
+        vouched = tracker.update(reading)
+    assert alone.verdict.status is Status.OK, "nobody knows this host's UTC to 30 ms"
+    assert vouched.verdict.status is Status.SUSPECT
+    assert "+30.000 ms from chrony's, which is known to 2000 us" in vouched.verdict.reasons[0]
+
+
+def test_a_leap_second_that_was_announced_is_a_step_without_doubt() -> None:
+    tai = {"is_ptp_timescale": True, "is_utc_offset_valid": True, "is_time_traceable": True}
+    before = [told(second, is_leap_61=True, **tai) for second in range(10)]
+    moved: dict[str, Any] = {**tai, "utc_offset_s": TAI_S + 1}
+    # UTC repeats a second, so the host's REALTIME does, too.
+    after = [told(second, ptp_ns=-SECOND_NS, host_utc_ns=-SECOND_NS, **moved) for second in (11, 12, 13, 14)]
+    tracker, status = listening(*before, *after)
+    assert len(steps_of(tracker)) == 1
+    assert status.apart_ns == 0
+    assert status.ptp_minus_told_ns == (TAI_S + 1) * SECOND_NS
+
+
+def test_an_announced_utc_offset_is_held_against_the_kernels() -> None:
+    tai = {"is_ptp_timescale": True, "is_utc_offset_valid": True, "is_time_traceable": True}
+    _, right = listening(*[told(second, tai_s=TAI_S, **tai) for second in range(4)])
+    _, wrong = listening(*[told(second, tai_s=TAI_S - 1, **tai) for second in range(4)])
+    assert right.verdict.status is Status.OK
+    assert wrong.verdict.status is Status.SUSPECT
+    assert "announces TAI - UTC = 37 s, this host's kernel has 36 s" in wrong.verdict.reasons[0]
+    assert wrong.apart_ns == SECOND_NS
+
+
+def test_a_hardware_clock_that_counts_tai_is_carried_to_utc_by_what_is_announced() -> None:
+    policy = PtpPolicy(is_software=False)
+    tracker = PtpTracker("bench", policy)
+    changes: dict[str, Any] = {
+        "is_ptp_timescale": True,
+        "is_utc_offset_valid": True,
+        "is_time_traceable": True,
+        "port_state": PortState.SLAVE,
+    }
+    for second in range(12):
+        reading = told(second, **changes)
+        assert reading.bases is not None
+        tai_ns = reading.bases.realtime_ns + TAI_S * SECOND_NS
+        local = LocalReading(reading.bases.raw_ns, tai_ns, 300)
+        reading = replace(reading, ingress_ns=tai_ns - 10_000_000)
+        if second == 8:
+            changes["utc_offset_s"] = TAI_S + 1
+        status = tracker.update(reading, local)
+    (step,) = steps_of(tracker)
+    assert step.startswith("the UTC that it tells by -1.000 s")
+    assert status.apart_ns == SECOND_NS
+    assert status.ptp_minus_told_ns == 0
 
 
 # -- claims
