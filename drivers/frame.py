@@ -184,7 +184,7 @@ class Latency:
         min_ns: Known constant minimum; subtracted from the one-way estimate.
         min_uncertainty_ns: Bound on the error of ``min_ns``. One-way stamps cannot see it, so it is stated
             apart from the estimator's own uncertainty.
-        max_ns: Largest credible latency; capture times earlier than arrival - max are clamped, and alignment
+        max_ns: Largest credible latency: samples that are later were held back, or their clock stood still; alignment
             waits this long before it calls a stream silent.
     """
 

@@ -14,15 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import ClockKind, Frame, StreamInfo
-from sensorium.sync.clocks.clamp import CaptureClamp
+from sensorium.sync.clocks.clamp import CaptureClamp, HeldSamples, widened
 from sensorium.sync.clocks.model import Stamped, Uncertainty
-from sensorium.sync.clocks.tracker import AHEAD_NS, StreamTracker
-from sensorium.sync.clocks.unwrap import UNUSABLE, TickKind, Unwrapper
+from sensorium.sync.clocks.tracker import StreamTracker
+from sensorium.sync.clocks.unwrap import UNUSABLE, TickKind, Unwrapper, credible_late_ns
 
 DRIFT_PER_S = 2e-7
 """How fast the skew of a crystal may change while no new map comes (ratio per second): drift and warm-up."""
 OF_THE_WINDOW = 2.0
 """An error of e at the end of a window of t has a slope of about 2 e / t (a line's end against its middle)."""
+AHEAD_WIDTHS = 6.0
+AHEAD_NS = 50_000.0
+"""A sample that lies ahead of the clock by more than so many bounds, and this, is of a clock that has stepped."""
 NO_MAP = -1
 
 
@@ -89,11 +92,11 @@ class MapSource:
     def news(self, last_seq: int) -> ClockMap | None:
         """Return the map as of the newest sample, whose number is ``last_seq``; None while nothing changed."""
         tracker = self._tracker
-        line, model = tracker.line, tracker.model
+        stamping, line, model = tracker.stamping, tracker.line, tracker.model
         followed = model if model is not None and model is not tracker.own_model else None
-        if line is self._of and followed is self._followed:
+        if stamping is self._of and followed is self._followed:
             return None
-        self._of, self._followed = line, followed
+        self._of, self._followed = stamping, followed
         bound_ns = tracker.arrival_bound_ns
         if model is None:
             # Arrivals are all there is; how much they jitter changes slowly.
@@ -116,8 +119,10 @@ class MapSource:
 class MapStamper:
     """Stamps the frames of one stream by the map in force; never estimates anything.
 
-    Capture times lie within [arrival - ``latency.max_ns``, arrival] and never run backwards, but for samples
-    that came late: their ticks go on, so the device did, and they keep the time that the clock says.
+    Capture times are never after their arrival and never run backwards. Samples that come late keep the time that
+    the clock says: their ticks go on, so the device did. Later than the driver declares to be possible, the
+    device's clock may have stood still instead; until it shows which, the bound covers both. A sample that lies
+    ahead of the clock shows a step: it is stamped by its arrival, and so are those after it, until a map says more.
     Without a map that fits, a sample is captured at arrival - ``latency.min_ns`` with the wide bound of it; the
     first frame of all is estimated once, here, so that a recording does not begin with that.
     """
@@ -128,14 +133,15 @@ class MapStamper:
         latency = info.latency
         self._kind = info.clock.kind
         self._tick_ns = info.clock.tick_ns
-        self._min_ns, self._max_ns = latency.min_ns, latency.max_ns
+        self._min_ns = latency.min_ns
         self._asymmetry_ns = float(latency.min_uncertainty_ns)
         self._declared_ns = float(latency.max_ns - latency.min_ns)
         self._by_arrival = Uncertainty(self._declared_ns, 0.0, self._asymmetry_ns)
         period_ticks = 1e9 / info.rate_hz / self._tick_ns if info.rate_hz > 0 else 0.0
         self._period_ticks = period_ticks
         self._unwrapper = Unwrapper(info.clock, period_ticks, latency.max_ns)
-        self._clamp = CaptureClamp(latency.max_ns)
+        self._clamp = CaptureClamp()
+        self._held = HeldSamples(credible_late_ns(info.clock, latency.max_ns))
         self._epoch = 0
         self._epoch_seq = 0
         self._epoch_ticks = 0
@@ -156,8 +162,10 @@ class MapStamper:
         self._by_arrival = Uncertainty(found.arrival_bound_ns, 0.0, self._asymmetry_ns)
         self._is_mapped = found.epoch != NO_MAP and found.ref_seq >= self._epoch_seq
         if self._is_mapped:
-            self._epoch = found.epoch
             self._ref_ticks = self._unwrapper.place(found.ref_ticks, found.ref_seq)
+            if found.epoch != self._epoch:
+                self._unwrapper.anchor(self._ref_ticks, found.ref_host_ns + self._min_ns)
+            self._epoch = found.epoch
 
     def stamp(self, frame: Frame) -> Stamped:
         """Return the capture times of a frame, in order of arrival."""
@@ -190,17 +198,23 @@ class MapStamper:
         found = self.map
         if found is not None and self._is_mapped and kind not in UNUSABLE:
             capture_ns = found.ref_host_ns + round((ticks - self._ref_ticks) * found.ns_per_tick)
-            late_ns = arrival_ns - capture_ns - self._max_ns
-            slack_ns = AHEAD_NS + found.uncertainty.bound95_ns
-            if late_ns >= -self._max_ns - slack_ns:
-                known = found.aged(capture_ns - found.ref_host_ns)
-                capture_ns = self._clamp.one(capture_ns, arrival_ns, is_late=late_ns > 0)
-                return Stamped(np.array([capture_ns], np.int64), known, self._epoch)
-        estimate_ns = arrival_ns
+            known = found.aged(capture_ns - found.ref_host_ns)
+            late_ns = arrival_ns - capture_ns
+            if late_ns >= self._min_ns - AHEAD_NS - AHEAD_WIDTHS * known.bound95_ns:
+                return self._mapped(capture_ns, arrival_ns, late_ns, known)
         if found is not None and not self._is_mapped and kind not in UNUSABLE:
-            estimate_ns = self._least_delayed(ticks, arrival_ns, found)
-        capture_ns = self._clamp.one(estimate_ns - self._min_ns, arrival_ns)
-        return Stamped(np.array([capture_ns], np.int64), self._by_arrival, self._epoch)
+            estimate_ns = self._least_delayed(ticks, arrival_ns, found) - self._min_ns
+            return self._mapped(estimate_ns, arrival_ns, arrival_ns - estimate_ns, self._by_arrival)
+        capture_ns = self._clamp.one(arrival_ns - self._min_ns, arrival_ns)
+        return Stamped(np.array([capture_ns], np.int64), self._clamp.widened(self._by_arrival), self._epoch)
+
+    def _mapped(self, capture_ns: int, arrival_ns: int, late_ns: int, known: Uncertainty) -> Stamped:
+        """Return the stamp of a sample that its clock puts at ``capture_ns``."""
+        doubt_ns = self._held.doubt_ns(late_ns, self._by_arrival.statistical_ns)
+        if doubt_ns:
+            known = widened(known, doubt_ns)
+        capture_ns = self._clamp.one(capture_ns, arrival_ns)
+        return Stamped(np.array([capture_ns], np.int64), self._clamp.widened(known), self._epoch)
 
     def _least_delayed(self, ticks: int, arrival_ns: int, found: ClockMap) -> int:
         """Return when a sample would have arrived had it been delayed as little as the least of its epoch.
@@ -226,13 +240,13 @@ class MapStamper:
             ticks = ticks[0] + self._steps(arrival_ns)
         elapsed_ns = (ticks - self._ref_ticks) * found.ns_per_tick
         capture_ns = found.ref_host_ns + np.rint(elapsed_ns).astype(np.int64)
-        late_ns = int(arrival_ns[-1] - capture_ns[-1]) - self._max_ns
-        slack_ns = AHEAD_NS + found.uncertainty.bound95_ns
-        if late_ns < -self._max_ns - slack_ns:
-            return self._by_arrivals(arrival_ns, size)
         known = found.aged(int(capture_ns[-1]) - found.ref_host_ns)
-        capture_ns = self._clamp.block(capture_ns, arrival_ns, elapsed_ns, is_late=late_ns > 0)
-        return Stamped(capture_ns, known, self._epoch)
+        late_ns = int(arrival_ns[-1] - capture_ns[-1])
+        if late_ns < self._min_ns - AHEAD_NS - AHEAD_WIDTHS * known.bound95_ns:
+            return self._by_arrivals(arrival_ns, size)
+        doubt_ns = self._held.doubt_ns(late_ns, self._by_arrival.statistical_ns)
+        capture_ns = self._clamp.block(capture_ns, arrival_ns)
+        return Stamped(capture_ns, widened(self._clamp.widened(known), doubt_ns), self._epoch)
 
     def _steps(self, arrival_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return ticks since the only stamped sample of a block whose samples arrived one by one."""
@@ -255,13 +269,11 @@ class MapStamper:
 
     def _by_arrivals(self, arrival_ns: NDArray[np.int64], size: int) -> Stamped:
         capture_ns = np.broadcast_to(arrival_ns - self._min_ns, (size,)).astype(np.int64)
-        return Stamped(
-            self._clamp.block(capture_ns, arrival_ns, np.zeros(size)), self._by_arrival, self._epoch
-        )
+        capture_ns = self._clamp.block(capture_ns, arrival_ns)
+        return Stamped(capture_ns, self._clamp.widened(self._by_arrival), self._epoch)
 
     def _by_host_stamps(self, ticks: NDArray[np.int64], arrival_ns: NDArray[np.int64]) -> Stamped:
         size = max(ticks.size, arrival_ns.size)
         capture_ns = np.broadcast_to(ticks, (size,)).astype(np.int64)
-        elapsed_ns = (capture_ns - capture_ns[0]).astype(np.float64)
-        capture_ns = self._clamp.block(capture_ns, arrival_ns, elapsed_ns)
-        return Stamped(capture_ns, Uncertainty(0.0, 0.0, self._asymmetry_ns), 0)
+        capture_ns = self._clamp.block(capture_ns, arrival_ns)
+        return Stamped(capture_ns, self._clamp.widened(Uncertainty(0.0, 0.0, self._asymmetry_ns)), 0)

@@ -157,10 +157,7 @@ def _stamp(
     elapsed_ns = (ticks - epoch.origin_ticks) * info.clock.tick_ns
     mapped_ns = elapsed_ns + curve.offset_at(elapsed_ns)
     capture_ns = epoch.origin_host_ns + np.rint(mapped_ns).astype(np.int64) - info.latency.min_ns
-    earliest_ns = arrival_ns - info.latency.max_ns
-    if arrival_ns.size < capture_ns.size:
-        earliest_ns = earliest_ns - np.rint(elapsed_ns[-1] - elapsed_ns).astype(np.int64)
-    capture_ns = np.maximum.accumulate(np.maximum(np.maximum(capture_ns, earliest_ns), last_ns))
+    capture_ns = np.maximum.accumulate(np.maximum(capture_ns, last_ns))
     newest = elapsed_ns[-1:]
     uncertainty = Uncertainty(
         float(np.interp(newest, curve.at_ns, curve.statistical_ns)[0]),

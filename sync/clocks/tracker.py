@@ -1,34 +1,25 @@
 """The clock of one stream: frames in, capture times with an honest uncertainty out."""
 
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import ClockKind, DeviceClock, Frame, StreamInfo
-from sensorium.sync.clocks.clamp import CaptureClamp
+from sensorium.sync.clocks.clamp import CaptureClamp, HeldSamples, widened
+from sensorium.sync.clocks.epochs import MATURE, Epochs, Recorder, Stamping
 from sensorium.sync.clocks.model import ONE_WAY, ClockEvent, ClockEventKind, ClockModel, Stamped, Uncertainty
-from sensorium.sync.clocks.oneway import FloatArray, Line, LowerEnvelope
-from sensorium.sync.clocks.unwrap import UNUSABLE, TickKind, Unwrapped, Unwrapper
+from sensorium.sync.clocks.oneway import FloatArray, Line
+from sensorium.sync.clocks.unwrap import UNUSABLE, TickKind, Unwrapped, Unwrapper, credible_late_ns
 
 _FARTHEST_NS = 2.0**61
 """73 years from an epoch's origin; ticks beyond it are nonsense, and sums of them would leave int64."""
 MAX_EVENTS = 256
 """Events kept until somebody takes them; more are counted in the last one taken."""
 STALL_NS = 50_000_000
-MATURE = 32
-"""Samples before the estimate is trusted to judge others, or to state a jitter."""
-QUARANTINE = 8
-"""So many ticks in a row that lie far ahead of the clock are not outliers: the clock has stepped."""
 AHEAD_NS = 2_000_000.0
-GATE_PER_NS2 = 1e-16
-"""How far a crystal may stray over a gap: 0.1 ppm of skew per second of it."""
-STEP_NS = 100_000_000.0
-STEP_AFTER_NS = 2_000_000_000
-SKEW_SPREAD_CARRIED = 5e-7
-"""One sigma of the skew across a restart, as in real recordings (spec 2: 0.8 ppm over 20 min)."""
+"""How far a followed clock may put a capture after its arrival, beside its bounds."""
 
 _EVENT_OF = {
     TickKind.RESET: ClockEventKind.RESET,
@@ -38,32 +29,12 @@ _EVENT_OF = {
 }
 
 
-@dataclass(slots=True)
-class _Epoch:
-    """Origin of the differences that the estimator works on; exact integers lose nothing."""
-
-    number: int
-    origin_ticks: int
-    origin_host_ns: int
-    envelope: LowerEnvelope
-
-
-class Recorder(Protocol):
-    """Sees what the estimator sees; a re-map solves it again from both sides."""
-
-    def begin(self, epoch: int, origin_ticks: int, origin_host_ns: int) -> None:
-        """Take the origin of a new epoch."""
-
-    def take(self, device_ns: FloatArray, offset_ns: FloatArray) -> None:
-        """Take samples since the origin: device time, and host minus device time."""
-
-
 class StreamTracker:
     """Maps the stamps of one stream to host time. Deterministic: equal frames in, equal stamps out.
 
     A stamp may use samples that arrived up to the end of its own frame, none later. Capture times are the
-    envelope's estimate minus ``latency.min_ns``, within [arrival - ``latency.max_ns``, arrival], and never
-    run backwards. By clock kind:
+    envelope's estimate minus ``latency.min_ns``, never after the arrival, and never run backwards; what has to be
+    moved for that widens the bound. By clock kind:
 
     - ``FREE``, ``PTP``: device ticks against arrivals. With one arrival for k ticks, the arrival is that of
       the last tick.
@@ -77,7 +48,6 @@ class StreamTracker:
 
     def __init__(self, info: StreamInfo, recorder: Recorder | None = None) -> None:
         self.info = info
-        self._recorder = recorder
         kind = info.clock.kind
         self._kind = kind
         self._clock = info.clock
@@ -92,10 +62,10 @@ class StreamTracker:
         self._period_ticks = period_ticks
         self._asymmetry_ns = float(info.latency.min_uncertainty_ns)
         self._min_ns, self._max_ns = info.latency.min_ns, info.latency.max_ns
+        self._held = HeldSamples(credible_late_ns(self._clock, info.latency.max_ns))
         # Counters of samples are exact; clocks are cut off to whole ticks.
         is_cut = self._clock.kind in (ClockKind.FREE, ClockKind.PTP)
         self._resolution_ns = self._tick_ns if is_cut else 0.0
-        self._epoch: _Epoch | None = None
         self._events: deque[ClockEvent] = deque(maxlen=MAX_EVENTS)
         self._dropped_events = 0
         self._last_kind = TickKind.NEXT
@@ -103,30 +73,40 @@ class StreamTracker:
         self._last_arrival_ns = 0
         rate_hz = info.message_rate_hz
         self._stall_ns = STALL_NS + 5e9 / rate_hz if rate_hz > 0 else float("inf")
-        self._clamp = CaptureClamp(info.latency.max_ns)
-        self._ahead_run = 0
-        self._late_since_ns: int | None = None
+        self._clamp = CaptureClamp()
+        self._epochs = Epochs(
+            self._tick_ns,
+            self._resolution_ns,
+            self._asymmetry_ns,
+            info.latency.max_ns,
+            self._note,
+            recorder,
+        )
+        self._tick_epoch = -1
+        self._n_steps = 0
         self._is_on_device_clock = False
-        self._gate_ns = AHEAD_NS
-        self._line_of_uncertainty: Line | None = None
-        self._is_floor_moving = False
-        self._uncertainty = Uncertainty(0.0, 0.0, self._asymmetry_ns)
         self._model: ClockModel | None = None
         self._model_of: object = None
         self._followed: ClockModel | None = None
         self._followed_source = 0
         self._follow_epochs = 0
-        self._pace = 1.0
+
+    @property
+    def stamping(self) -> Stamping | None:
+        """What frames are stamped by; a new object whenever there is news."""
+        return self._epochs.stamping
 
     @property
     def line(self) -> Line | None:
         """The estimator's current line, with its window and the hardness of the latency floor."""
-        return self._epoch.envelope.line if self._epoch is not None else None
+        stamping = self._epochs.stamping
+        return stamping.line if stamping is not None else None
 
     @property
     def evidence(self) -> FloatArray | None:
         """What the samples so far say about the shape of the latency floor."""
-        return self._epoch.envelope.evidence if self._epoch is not None else None
+        epoch = self._epochs.current
+        return epoch.envelope.evidence if epoch is not None else None
 
     @property
     def arrival_bound_ns(self) -> float:
@@ -152,27 +132,31 @@ class StreamTracker:
     @property
     def own_model(self) -> ClockModel | None:
         """The one-way estimate of that map, also while another clock is followed."""
-        epoch = self._epoch
-        if epoch is None or self._kind in (ClockKind.NONE, ClockKind.HOST):
+        stamping = self._epochs.stamping
+        if stamping is None or self._kind in (ClockKind.NONE, ClockKind.HOST):
             return None
-        line = epoch.envelope.line
-        if line is None:
-            return None
-        if self._model_of is not line:
+        if self._model_of is not stamping:
+            epoch, line = stamping.epoch, stamping.line
             ref_ticks = epoch.origin_ticks + round(line.at_ns / self._tick_ns)
             at_ns = (ref_ticks - epoch.origin_ticks) * self._tick_ns
             offset_ns = line.offset_ns + line.slope * (at_ns - line.at_ns)
             self._model = ClockModel(
-                epoch=epoch.number + self._follow_epochs,
+                epoch=self._number,
                 method=ONE_WAY,
                 ref_ticks=ref_ticks,
                 ref_host_ns=epoch.origin_host_ns + round(at_ns + offset_ns) - self.info.latency.min_ns,
                 ns_per_tick=self._tick_ns * (1 + line.slope),
                 skew_ppm=line.slope * 1e6,
-                uncertainty=self._current(epoch),
+                uncertainty=stamping.uncertainty,
             )
-            self._model_of = line
+            self._model_of = stamping
         return self._model
+
+    @property
+    def _number(self) -> int:
+        """The epoch that stamps are of; a step that is in doubt has not begun one."""
+        epoch = self._epochs.current
+        return self._follow_epochs + (epoch.number if epoch is not None else 0)
 
     def follow(self, model: ClockModel | None) -> None:
         """Stamp by a known clock from the next frame on, or by the own estimate again (None).
@@ -196,8 +180,7 @@ class StreamTracker:
             self._followed = None
             return
         self._followed_source = model.epoch
-        number = self._epoch.number if self._epoch is not None else 0
-        self._followed = replace(model, epoch=number + self._follow_epochs)
+        self._followed = replace(model, epoch=self._number)
 
     def take_events(self) -> tuple[ClockEvent, ...]:
         """Return what happened since the last call, oldest first, and forget it."""
@@ -213,13 +196,11 @@ class StreamTracker:
     @property
     def pace(self) -> float:
         """How many times less often than it would like the estimate is solved anew."""
-        return self._pace
+        return self._epochs.pace
 
     @pace.setter
     def pace(self, pace: float) -> None:
-        self._pace = pace
-        if self._epoch is not None:
-            self._epoch.envelope.pace = pace
+        self._epochs.pace = pace
 
     @property
     def newest_ticks(self) -> int:
@@ -244,53 +225,57 @@ class StreamTracker:
         raw = frame.device_ticks if frame.device_ticks is not None else np.array([frame.seq], np.int64)
         if raw.size == 1 and arrival_ns.size == 1:
             return self._update_one(raw, arrival_ns, frame.seq)
-        return self._update_block(
-            raw, arrival_ns, self._unwrapper.frame(raw, arrival_ns, frame.seq), frame.seq
-        )
+        return self._update_block(raw, arrival_ns, self._unwrapper.frame(raw, arrival_ns, frame.seq))
 
     def _update_one(self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], seq: int) -> Stamped:
         """Do what `_update_block` does for the common single stamp, without the cost of arrays."""
         at_ns = int(arrival_ns[0])
         ticks, kind = self._unwrapper.step(int(raw[0]), at_ns, seq)
-        epoch = self._epoch
-        line = epoch.envelope.line if epoch is not None else None
-        if kind is TickKind.NEXT and epoch is not None and line is not None:
-            device_ns = (ticks - epoch.origin_ticks) * self._tick_ns
-            offset_ns = (at_ns - epoch.origin_host_ns) - device_ns
-            excess_ns = offset_ns - line.offset_ns - line.slope * (device_ns - line.at_ns)
-            gate_ns = self._gate_ns + GATE_PER_NS2 * (device_ns - line.at_ns) ** 2
-            if line.count < MATURE or -gate_ns <= excess_ns < STEP_NS:
-                self._ahead_run, self._late_since_ns = 0, None
-                self._last_kind = kind
-                envelope = epoch.envelope
-                envelope.add_one(device_ns, offset_ns)
-                if self._recorder is not None:
-                    self._recorder.take(np.array([device_ns]), np.array([offset_ns]))
-                uncertainty = self._current(epoch)
-                followed = self._followed
-                if followed is not None and self._is_credible(ticks, at_ns):
-                    uncertainty = followed.uncertainty
-                    elapsed_ns = (ticks - followed.ref_ticks) * followed.ns_per_tick
-                    capture_ns = followed.ref_host_ns + round(elapsed_ns)
-                else:
-                    line = envelope.line
-                    assert line is not None
-                    mapped_ns = device_ns + line.offset_ns + line.slope * (device_ns - line.at_ns)
-                    capture_ns = epoch.origin_host_ns + round(mapped_ns) - self._min_ns
-                capture_ns = self._clamp.one(capture_ns, at_ns)
-                number = epoch.number + self._follow_epochs
-                return Stamped(np.array([capture_ns], np.int64), uncertainty, number)
+        if kind is TickKind.NEXT:
+            self._last_kind = kind
+            self._epochs.take_one(ticks, at_ns)
+            self._heed_steps(ticks, at_ns)
+            capture_ns, known = self._capture(ticks, at_ns)
+            known = self._doubted(known, at_ns - capture_ns)
+            capture_ns = self._clamp.one(capture_ns, at_ns)
+            return Stamped(np.array([capture_ns], np.int64), self._clamp.widened(known), self._number)
         usable = None if kind not in UNUSABLE else np.zeros(1, np.bool_)
-        kinds = () if kind is TickKind.NEXT else ((0, kind),)
-        unwrapped = Unwrapped(np.array([ticks], np.int64), usable, kinds, self._unwrapper.epoch, 0)
-        return self._update_block(raw, arrival_ns, unwrapped, seq)
+        unwrapped = Unwrapped(np.array([ticks], np.int64), usable, ((0, kind),), self._unwrapper.epoch, 0)
+        return self._update_block(raw, arrival_ns, unwrapped)
+
+    def _capture(self, ticks: int, arrival_ns: int) -> tuple[int, Uncertainty]:
+        """Return when a sample was captured by the clock in use."""
+        followed = self._followed
+        if followed is not None and self._is_credible(ticks, arrival_ns):
+            elapsed_ns = (ticks - followed.ref_ticks) * followed.ns_per_tick
+            return followed.ref_host_ns + round(elapsed_ns), followed.uncertainty
+        stamping = self._epochs.stamping
+        assert stamping is not None
+        return self._own_capture_ns(stamping, ticks), stamping.uncertainty
+
+    def _own_capture_ns(self, stamping: Stamping, ticks: int) -> int:
+        epoch, line = stamping.epoch, stamping.line
+        device_ns = (ticks - epoch.origin_ticks) * self._tick_ns
+        mapped_ns = device_ns + line.offset_ns + line.slope * (device_ns - line.at_ns)
+        return epoch.origin_host_ns + round(mapped_ns) - self._min_ns
+
+    def _doubted(self, known: Uncertainty, late_ns: int) -> Uncertainty:
+        """Widen what is known of a sample that may not be as late as its clock says."""
+        if self._followed is not None:
+            return known
+        doubt_ns = self._held.doubt_ns(late_ns, self.arrival_bound_ns)
+        return widened(known, doubt_ns) if doubt_ns else known
+
+    def _heed_steps(self, ticks: int, arrival_ns: int) -> None:
+        if self._epochs.n_steps != self._n_steps:
+            self._n_steps = self._epochs.n_steps
+            self._unwrapper.anchor(ticks, arrival_ns)
 
     def _update_block(
-        self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], unwrapped: Unwrapped, seq: int
+        self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], unwrapped: Unwrapped
     ) -> Stamped:
-        ticks = self._track(raw, arrival_ns, unwrapped, seq)
-        epoch = self._epoch
-        assert epoch is not None
+        self._track(raw, arrival_ns, unwrapped)
+        ticks = unwrapped.ticks
         if unwrapped.usable is not None and not unwrapped.usable[-1]:
             return self._stamp_arrival_of(arrival_ns, max(ticks.size, arrival_ns.size))
         if ticks.size == 1 and arrival_ns.size > 1:
@@ -300,62 +285,51 @@ class StreamTracker:
             else:
                 steps = (arrival_ns - arrival_ns[0]) / self._tick_ns
             ticks = ticks[0] + np.rint(steps).astype(np.int64)
+        stamping = self._epochs.stamping
+        assert stamping is not None
+        epoch, line = stamping.epoch, stamping.line
         elapsed_ns = np.clip((ticks - epoch.origin_ticks) * self._tick_ns, -_FARTHEST_NS, _FARTHEST_NS)
-        offset_ns = epoch.envelope.offset_at(elapsed_ns) - self.info.latency.min_ns
+        offset_ns = line.offset_ns + line.slope * (elapsed_ns - line.at_ns) - self._min_ns
         capture_ns = epoch.origin_host_ns + np.rint(elapsed_ns + offset_ns).astype(np.int64)
+        known = stamping.uncertainty
         if unwrapped.epoch_start > 0:
             before = unwrapped.epoch_start
             head_ns = arrival_ns[:before] if arrival_ns.size > 1 else arrival_ns[0]
-            capture_ns[:before] = head_ns - self.info.latency.min_ns
-        uncertainty = self._current(epoch)
+            capture_ns[:before] = head_ns - self._min_ns
+            known = widened(known, self.arrival_bound_ns)
         if self._followed is not None and self._is_credible(int(ticks[-1]), int(arrival_ns[-1])):
-            capture_ns, uncertainty = self._followed.to_host(ticks), self._followed.uncertainty
-        number = epoch.number + self._follow_epochs
-        return Stamped(self._clamp.block(capture_ns, arrival_ns, elapsed_ns), uncertainty, number)
+            capture_ns, known = self._followed.to_host(ticks), self._followed.uncertainty
+        known = self._doubted(known, int(arrival_ns[-1] - capture_ns[-1]))
+        capture_ns = self._clamp.block(capture_ns, arrival_ns)
+        return Stamped(capture_ns, self._clamp.widened(known), self._number)
 
     def _is_credible(self, ticks: int, arrival_ns: int) -> bool:
         """Return whether the followed clock puts a stamp where it can be; if not, stop following it."""
-        followed = self._followed
+        followed, stamping = self._followed, self._epochs.stamping
         assert followed is not None
         capture_ns = followed.ref_host_ns + (ticks - followed.ref_ticks) * followed.ns_per_tick
         slack_ns = AHEAD_NS + followed.uncertainty.bound95_ns + followed.uncertainty.asymmetry_ns
-        if -slack_ns <= arrival_ns - capture_ns <= self._max_ns + slack_ns:
+        latest_ns = arrival_ns
+        if stamping is not None and stamping.line.count >= MATURE:
+            # Samples that were held back are late by the own estimate as well.
+            latest_ns = self._own_capture_ns(stamping, ticks) + self._min_ns
+            slack_ns += stamping.uncertainty.bound95_ns + self._asymmetry_ns
+        if -slack_ns <= latest_ns - capture_ns <= self._max_ns + slack_ns:
             return True
         self.follow(None)
         return False
 
-    def _current(self, epoch: _Epoch) -> Uncertainty:
-        """Return the uncertainty of the epoch's line, and renew what depends on it when it is a new one."""
-        line = epoch.envelope.line
-        if line is not self._line_of_uncertainty:
-            assert line is not None
-            if line.wander_ns > 0 and not self._is_floor_moving:
-                self._note(
-                    ClockEventKind.FLOOR,
-                    self._last_arrival_ns,
-                    "the least latency moves: faster than a crystal drifts, so up to"
-                    f" {line.wander_ns / 1e3:.0f} us of the clock's wander may be latency",
-                )
-            self._is_floor_moving = line.wander_ns > 0
-            self._line_of_uncertainty = line
-            self._uncertainty = Uncertainty(line.statistical_ns, line.floor_ns, self._asymmetry_ns)
-            self._gate_ns = AHEAD_NS + 10 * (line.statistical_ns + line.floor_ns)
-        return self._uncertainty
-
-    def _track(
-        self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], unwrapped: Unwrapped, seq: int
-    ) -> NDArray[np.int64]:
-        """Feed the estimator and return the unwrapped ticks, renewed if the estimator began an epoch."""
+    def _track(self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], unwrapped: Unwrapped) -> None:
+        """Feed the estimator what a frame's ticks and arrivals say."""
         if unwrapped.kinds:
             self._note_kinds(unwrapped, raw, arrival_ns)
         else:
             self._last_kind = TickKind.NEXT
         ticks = unwrapped.ticks
-        if self._epoch is None or self._epoch.number != unwrapped.epoch:
+        if self._tick_epoch != unwrapped.epoch:
+            self._tick_epoch = unwrapped.epoch
             start = unwrapped.epoch_start
-            self._begin(unwrapped.epoch, int(ticks[start]), int(arrival_ns[min(start, arrival_ns.size - 1)]))
-        epoch = self._epoch
-        assert epoch is not None
+            self._epochs.begin(int(ticks[start]), int(arrival_ns[min(start, arrival_ns.size - 1)]))
         if arrival_ns.size == ticks.size:
             paired_ticks, paired_ns = ticks, arrival_ns
             if unwrapped.usable is not None:
@@ -374,80 +348,8 @@ class StreamTracker:
             if unwrapped.usable is not None and not unwrapped.usable[-1]:
                 paired_ticks, paired_ns = ticks[:0], arrival_ns[:0]
         if paired_ticks.size:
-            self._feed(epoch, paired_ticks, paired_ns, raw, seq)
-        if self._epoch is not epoch:
-            # The estimator found a step that the unwrapper had let pass; the epoch began at the last tick.
-            ticks = self._unwrapper.nearest(raw)
-        return ticks
-
-    def _feed(
-        self,
-        epoch: _Epoch,
-        ticks: NDArray[np.int64],
-        arrival_ns: NDArray[np.int64],
-        raw: NDArray[np.int64],
-        seq: int,
-    ) -> None:
-        device_ns: FloatArray = (ticks - epoch.origin_ticks) * self._tick_ns
-        offset_ns: FloatArray = (arrival_ns - epoch.origin_host_ns) - device_ns
-        line = epoch.envelope.line
-        if line is not None and line.count >= MATURE:
-            excess_ns = offset_ns - epoch.envelope.offset_at(device_ns)
-            lowest_ns = float(excess_ns.min())
-            gate_ns = self._gate_ns + GATE_PER_NS2 * (float(device_ns[-1]) - line.at_ns) ** 2
-            if lowest_ns < -gate_ns:
-                sane = excess_ns >= -gate_ns
-                self._ahead_run += int((~sane).sum())
-                self._note(
-                    ClockEventKind.AHEAD,
-                    int(arrival_ns[-1]),
-                    f"device stamp {-lowest_ns / 1e6:.3f} ms ahead of its arrival; not used",
-                )
-                if self._ahead_run >= QUARANTINE:
-                    self._step_epoch(
-                        epoch, raw, arrival_ns, seq, f"stepped ahead by {-lowest_ns / 1e6:.3f} ms"
-                    )
-                    return
-                device_ns, offset_ns = device_ns[sane], offset_ns[sane]
-                if not device_ns.size:
-                    return
-            else:
-                self._ahead_run = 0
-            if lowest_ns < max(STEP_NS, 20 * line.scale_ns):
-                self._late_since_ns = None
-            elif self._late_since_ns is None:
-                self._late_since_ns = int(arrival_ns[0])
-            elif int(arrival_ns[-1]) - self._late_since_ns > STEP_AFTER_NS:
-                self._step_epoch(epoch, raw, arrival_ns, seq, f"stepped back by {lowest_ns / 1e6:.3f} ms")
-                return
-        epoch.envelope.add(device_ns, offset_ns)
-        if self._recorder is not None:
-            self._recorder.take(device_ns, offset_ns)
-
-    def _step_epoch(
-        self, epoch: _Epoch, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], seq: int, what: str
-    ) -> None:
-        self._note(ClockEventKind.RESET, int(arrival_ns[-1]), f"device clock {what}; new epoch")
-        ticks = self._unwrapper.restart(int(raw[-1]), int(arrival_ns[-1]), seq + raw.size - 1)
-        self._begin(epoch.number + 1, ticks, int(arrival_ns[-1]))
-        assert self._epoch is not None
-        self._epoch.envelope.add(np.zeros(1), np.zeros(1))
-        if self._recorder is not None:
-            self._recorder.take(np.zeros(1), np.zeros(1))
-
-    def _begin(self, number: int, ticks: int, host_ns: int) -> None:
-        old = self._epoch
-        # The crystal is the same, so its skew is known; only the offset is lost (spec 2).
-        if old is None:
-            envelope = LowerEnvelope(resolution_ns=self._resolution_ns)
-        else:
-            envelope = old.envelope.successor(SKEW_SPREAD_CARRIED)
-        envelope.pace = self._pace
-        self._epoch = _Epoch(number, ticks, host_ns, envelope)
-        if self._recorder is not None:
-            self._recorder.begin(number, ticks, host_ns)
-        self._ahead_run = 0
-        self._late_since_ns = None
+            self._epochs.take(paired_ticks, paired_ns)
+            self._heed_steps(int(paired_ticks[-1]), int(paired_ns[-1]))
 
     def _stamp_host(self, ticks: NDArray[np.int64], arrival_ns: NDArray[np.int64]) -> Stamped:
         size = max(ticks.size, arrival_ns.size)
@@ -459,18 +361,14 @@ class StreamTracker:
                 f"{ahead} host stamps after their arrival, by up to {int((ticks - arrival_ns).max())} ns",
             )
         capture_ns = np.broadcast_to(ticks, (size,)).astype(np.int64)
-        elapsed_ns = (capture_ns - capture_ns[0]).astype(np.float64)
-        return Stamped(
-            self._clamp.block(capture_ns, arrival_ns, elapsed_ns),
-            Uncertainty(0.0, 0.0, self._asymmetry_ns),
-            0,
-        )
+        capture_ns = self._clamp.block(capture_ns, arrival_ns)
+        return Stamped(capture_ns, self._clamp.widened(Uncertainty(0.0, 0.0, self._asymmetry_ns)), 0)
 
     def _stamp_arrival(self, frame: Frame) -> Stamped:
         if self._kind is ClockKind.NONE and self.info.rate_hz > 0:
             raw, arrival_ns = np.array([frame.seq], np.int64), frame.arrival_ns[:1]
             unwrapped = self._unwrapper.frame(raw, arrival_ns, frame.seq)
-            self._track(raw, arrival_ns, unwrapped, frame.seq)
+            self._track(raw, arrival_ns, unwrapped)
         ticks = 0 if frame.device_ticks is None else frame.device_ticks.size
         return self._stamp_arrival_of(frame.arrival_ns, max(ticks, frame.arrival_ns.size))
 
@@ -479,12 +377,9 @@ class StreamTracker:
         self._is_on_device_clock = False
         latency = self.info.latency
         capture_ns = np.broadcast_to(arrival_ns - latency.min_ns, (size,)).astype(np.int64)
-        number = self._follow_epochs + (self._epoch.number if self._epoch is not None else 0)
-        return Stamped(
-            self._clamp.block(capture_ns, arrival_ns, np.zeros(size)),
-            Uncertainty(self.arrival_bound_ns, 0.0, self._asymmetry_ns),
-            number,
-        )
+        capture_ns = self._clamp.block(capture_ns, arrival_ns)
+        known = self._clamp.widened(Uncertainty(self.arrival_bound_ns, 0.0, self._asymmetry_ns))
+        return Stamped(capture_ns, known, self._number)
 
     def _note_stall(self, frame: Frame) -> None:
         first_ns = int(frame.arrival_ns[0])
@@ -500,6 +395,8 @@ class StreamTracker:
         for index, kind in unwrapped.kinds:
             is_news = kind is not TickKind.FROZEN or self._last_kind is not TickKind.FROZEN
             self._last_kind = kind
+            if kind is TickKind.BACKWARDS:
+                self._epochs.ran_back()
             event = _EVENT_OF.get(kind)
             if event is not None and is_news and self._kind is not ClockKind.NONE:
                 at_ns = int(arrival_ns[min(index, arrival_ns.size - 1)])

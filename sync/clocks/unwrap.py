@@ -1,5 +1,6 @@
 """Raw device counters made into one growing count per epoch: wraps, resets, duplicates, steps back."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,6 +15,12 @@ TOLERANCE_PER_NS = 1e-3
 """Crystals are within 1000 ppm of each other; the tolerance grows with the gap by that much."""
 SHORT_MODULUS_NS = 4_000_000_000
 """Counters that wrap faster than this cannot be told apart by arrival alone: a stall spans several wraps."""
+HELD_NS = 50_000_000
+"""Lateness that no ordinary latency explains."""
+AS_COUNTED = 0.3
+"""A tick within this share of a period of where the sequence number expects it is that sample's."""
+MISSED_AFTER = 4
+"""So many ticks in a row that are late by a whole turn of a short counter, and do not catch up: turns were missed."""
 FROZEN_AFTER = 4
 """So many equal ticks in a row are not a duplicate any more: the device's clock stands still."""
 
@@ -52,15 +59,17 @@ class Unwrapped:
 class Unwrapper:
     """Turns raw ticks into unwrapped ticks, one frame at a time.
 
-    A tick is accepted when the latency that it implies, relative to the quickest recent arrival, lies between
-    -(0.5 s + 1e-3 of the gap) and that much above the largest credible latency, and when it does not run back
-    by 0.5 s or more. Everything else is a reset and starts a new epoch. Values at or above the modulus are
-    tolerated (Velodyne counts past the hour).
+    A tick that grows is accepted however late it comes: the device went on and its samples were held back (how late
+    a sample is can grow by no more than the silence before it). What is refused and begins a new epoch: a tick
+    that lies more than 0.5 s (and 1e-3 of the gap) in the future of the quickest recent arrival, one that runs
+    back by 0.5 s or more, and a counter that wraps during a silence to a value that it has if it began at zero in
+    that silence, but neither with the host's time nor with the count of samples. Values at or above the
+    modulus are tolerated (Velodyne counts past the hour).
 
     Args:
         clock: How ticks count.
         period_ticks: Nominal ticks per sample; 0 = unknown. Decides the wrap of short counters.
-        max_latency_ns: Largest credible latency; a stall up to this long is not a reset.
+        max_latency_ns: Longer silences are more likely a restart than samples held back across a wrap.
     """
 
     def __init__(self, clock: DeviceClock, period_ticks: float = 0.0, max_latency_ns: int = 1_000_000_000):
@@ -69,13 +78,16 @@ class Unwrapper:
         self._modulus = clock.modulus
         self._is_short = clock.modulus is not None and clock.modulus * clock.tick_ns < SHORT_MODULUS_NS
         self._period_ticks = period_ticks
+        self._max_latency_ns = max_latency_ns
         # A tick coarser than the sample period repeats in good order.
         self._is_coarse = 0 < period_ticks < (0.9 if clock.kind is ClockKind.SAMPLES else 2)
-        self._late_ns = max_latency_ns + TOLERANCE_NS
         self._is_started = False
         self._last_ticks = 0
+        self._last_raw = 0
         self._last_seq = 0
+        self._last_arrival_ns = 0
         self._equal_run = 0
+        self._missed_run = 0
         self._anchor_ticks = 0
         self._anchor_ns = 0
 
@@ -105,22 +117,30 @@ class Unwrapper:
             self._is_started = True
             return self._restart(raw, arrival_ns, seq), TickKind.FIRST
         since_anchor_ns = arrival_ns - self._anchor_ns
-        ticks = self._unwrap(raw, since_anchor_ns, seq)
+        slack_ns = TOLERANCE_PER_NS * abs(since_anchor_ns)
+        ticks = self._unwrap(raw, since_anchor_ns, slack_ns, seq)
         late_ns = since_anchor_ns - (ticks - self._anchor_ticks) * self._tick_ns
         moved = ticks - self._last_ticks
-        slack_ns = TOLERANCE_PER_NS * abs(since_anchor_ns)
-        self._last_seq = seq
+        if self._is_short:
+            missed = self._missed(late_ns, moved, arrival_ns)
+            ticks, moved = ticks + missed, moved + missed
+            late_ns -= missed * self._tick_ns
         if moved == 0 and not self._is_coarse:
+            self._last_seq, self._last_arrival_ns = seq, arrival_ns
             self._equal_run += 1
             return ticks, TickKind.FROZEN if self._equal_run >= FROZEN_AFTER else TickKind.DUPLICATE
         self._equal_run = 0
-        is_possible = -TOLERANCE_NS - slack_ns <= late_ns <= self._late_ns + slack_ns
-        if not is_possible or moved * self._tick_ns <= -TOLERANCE_NS:
+        if (
+            late_ns < -TOLERANCE_NS - slack_ns
+            or moved * self._tick_ns <= -TOLERANCE_NS
+            or (late_ns > HELD_NS and self._is_begun_anew(raw, ticks, arrival_ns, seq))
+        ):
             self.epoch += 1
             return self._restart(raw, arrival_ns, seq), TickKind.RESET
         if late_ns <= slack_ns:
             self._anchor_ticks, self._anchor_ns = ticks, arrival_ns
-        self._last_ticks = ticks
+        self._last_ticks, self._last_raw = ticks, raw
+        self._last_seq, self._last_arrival_ns = seq, arrival_ns
         return ticks, TickKind.BACKWARDS if moved < 0 else TickKind.NEXT
 
     def frame(self, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64], seq: int) -> Unwrapped:
@@ -138,8 +158,8 @@ class Unwrapper:
         if kind in UNUSABLE or int(moved.min()) <= 0 or span_ns > TOLERANCE_NS:
             return self._frame_one_by_one(raw, arrival_ns, seq, first, kinds)
         ticks = np.concatenate(([first], first + np.cumsum(moved)))
-        self._last_ticks = int(ticks[-1])
-        self._last_seq = seq + raw.size - 1
+        self._last_ticks, self._last_raw = int(ticks[-1]), int(raw[-1])
+        self._last_seq, self._last_arrival_ns = seq + raw.size - 1, int(arrival_ns[-1])
         self._equal_run = 0
         offset_ns = arrival_ns - ticks[-arrival_ns.size :] * self._tick_ns
         best = int(offset_ns.argmin())
@@ -150,10 +170,9 @@ class Unwrapper:
             self._anchor_ticks, self._anchor_ns = best_ticks, int(arrival_ns[best])
         return Unwrapped(ticks, None, tuple(kinds), self.epoch, 0)
 
-    def restart(self, raw: int, arrival_ns: int, seq: int) -> int:
-        """Begin a new epoch at a tick that another judge (the estimator) found to be of a stepped clock."""
-        self.epoch += 1
-        return self._restart(raw, arrival_ns, seq)
+    def anchor(self, ticks: int, arrival_ns: int) -> None:
+        """Expect ticks from here on as this one tells: another judge found that the clock was stepped."""
+        self._anchor_ticks, self._anchor_ns = ticks, arrival_ns
 
     def _frame_one_by_one(
         self,
@@ -178,23 +197,64 @@ class Unwrapper:
             usable[index] = kind not in UNUSABLE
         return Unwrapped(ticks, usable, tuple(kinds), self.epoch, epoch_start)
 
-    def _unwrap(self, raw: int, since_anchor_ns: int, seq: int) -> int:
-        if self._modulus is None:
+    def _unwrap(self, raw: int, since_anchor_ns: int, slack_ns: float, seq: int) -> int:
+        modulus = self._modulus
+        if modulus is None:
             return raw
-        if not self._is_short:
-            expected = self._anchor_ticks + since_anchor_ns / self._tick_ns
-        elif self._period_ticks > 0:
+        counted = self._last_ticks + (seq - self._last_seq) * self._period_ticks
+        if self._is_short and self._period_ticks > 0:
             # A stall delays arrivals by several wraps; the samples in between were counted all the same.
-            expected = self._last_ticks + (seq - self._last_seq) * self._period_ticks
-        else:
-            # Latency is never negative: take the latest tick that is not in the future.
-            expected = self._anchor_ticks + since_anchor_ns / self._tick_ns - 0.45 * self._modulus
-        return raw + round((expected - raw) / self._modulus) * self._modulus
+            return raw + round((counted - raw) / modulus) * modulus
+        # Latency is never negative: take the latest tick that is not in the future.
+        now = self._anchor_ticks + since_anchor_ns / self._tick_ns
+        slack = 0.05 * modulus if self._is_short else (TOLERANCE_NS + slack_ns) / self._tick_ns
+        ticks = raw + math.floor((now + slack - raw) / modulus) * modulus
+        if self._period_ticks > 0:
+            # Samples that were held for more than a turn of the counter are those that the count expects.
+            held = raw + round((counted - raw) / modulus) * modulus
+            if self._last_ticks < held < ticks and abs(held - counted) <= AS_COUNTED * self._period_ticks:
+                return held
+        return ticks
+
+    def _missed(self, late_ns: float, moved: int, arrival_ns: int) -> int:
+        """Return the ticks of the turns of a short counter that passed uncounted, once that is sure.
+
+        Samples that were lost without a gap in the sequence numbers leave the count behind by whole turns. Samples
+        that were held back are as late, but come quicker than they were captured.
+        """
+        assert self._modulus is not None
+        turns = int(late_ns / (self._modulus * self._tick_ns))
+        is_steady = arrival_ns - self._last_arrival_ns >= 0.5 * moved * self._tick_ns
+        self._missed_run = self._missed_run + 1 if turns >= 1 and is_steady else 0
+        if self._missed_run < MISSED_AFTER:
+            return 0
+        self._missed_run = 0
+        return turns * self._modulus
+
+    def _is_begun_anew(self, raw: int, ticks: int, arrival_ns: int, seq: int) -> bool:
+        """Return whether a wrap was none: the counter began at zero while nothing came."""
+        if self._modulus is None or self._is_short or raw >= self._last_raw:
+            return False
+        silence_ns = arrival_ns - self._last_arrival_ns
+        is_silence = silence_ns > 2 * HELD_NS + 5 * self._period_ticks * self._tick_ns
+        counted = self._last_ticks + (seq - self._last_seq) * self._period_ticks
+        is_counted = self._period_ticks > 0 and abs(ticks - counted) <= AS_COUNTED * self._period_ticks
+        is_held = is_counted and silence_ns <= self._max_latency_ns
+        return is_silence and raw * self._tick_ns <= silence_ns and not is_held
 
     def _restart(self, raw: int, arrival_ns: int, seq: int) -> int:
-        self._last_ticks, self._last_seq, self._equal_run = raw, seq, 0
+        self._last_ticks = self._last_raw = raw
+        self._last_seq, self._last_arrival_ns = seq, arrival_ns
+        self._equal_run = self._missed_run = 0
         self._anchor_ticks, self._anchor_ns = raw, arrival_ns
         return raw
 
 
 UNUSABLE = frozenset({TickKind.DUPLICATE, TickKind.FROZEN, TickKind.BACKWARDS})
+
+
+def credible_late_ns(clock: DeviceClock, max_latency_ns: int) -> int:
+    """Return up to which lateness the unwrapped tick of a sample is not in doubt."""
+    if clock.modulus is None or clock.modulus * clock.tick_ns >= SHORT_MODULUS_NS:
+        return max_latency_ns
+    return min(max_latency_ns, int(clock.modulus * clock.tick_ns))

@@ -218,7 +218,7 @@ def test_what_one_tracker_keeps_does_not_grow() -> None:
     run = simulate(1000, 1.5e6, 60, 9)
     tracker = StreamTracker(stream(MICROSECONDS, 1000))
     track(tracker, run, 10)
-    epoch = tracker._epoch
+    epoch = tracker._epochs.current
     assert epoch is not None
     assert epoch.envelope._x.size == 2 * CAPACITY
 
