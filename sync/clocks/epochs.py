@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sensorium.sync.clocks.model import ClockEventKind, Uncertainty
 from sensorium.sync.clocks.oneway import FloatArray, Line, LowerEnvelope
-from sensorium.sync.clocks.steps import LatencyLaw, Run, independent
+from sensorium.sync.clocks.steps import LatencyLaw, Run, freedom, independent
 
 MATURE = 32
 """Samples before the estimate is trusted to judge others, or to state a jitter."""
@@ -33,7 +33,10 @@ HELD_NS, HELD_SCALES = 50_000_000.0, 20.0
 """Samples later than both were held back; they say nothing about the floor."""
 SKEW_SPREAD_CARRIED = 5e-7
 """One sigma of the skew across a restart, as in real recordings (spec 2: 0.8 ppm over 20 min)."""
-DOUBT_NATS = 12.0
+DOUBT_NATS, DOUBT_NATS_STEPPED = 10.0, 7.0
+"""How unlikely a run must be before the bound covers a step: at ten, runs that chance makes widen the bound by less
+than a tenth on the mean. A device whose clock was stepped before is distrusted sooner."""
+REFUTED_NATS = 12.0
 SURE_NATS = 20.0
 LEAST_SAMPLES = 8.0
 LEADS_AFTER_NS = 1_500_000_000
@@ -43,6 +46,12 @@ BEYOND_LATENCY_NS = 2_000_000_000
 LEADS_TIMES, LASTS_TIMES = 2, 3
 """How much longer than the longest congestion so far a step lasts."""
 LONGEST_NS = 60_000_000_000
+SAME_LAW = 1.5
+"""Congestion spreads latencies, a step does not: by how much the scale may differ for a rival to lead."""
+USUAL_TIMES, USUAL_NS, USUAL_FADES = 1.25, 2_000_000_000, 0.9
+"""A link that is congested now and then for so long is in doubt only after longer than that."""
+AGREEING = 3
+"""So many samples ahead of the clock by the same are no bad ticks: the floor is lower than was known."""
 AHEAD_NATS = 7.0
 """A single bad tick is one sample in a thousand at most."""
 SURE_AHEAD_NATS = 14.0
@@ -100,6 +109,7 @@ class _Rival:
     weight: float = 0.0
     n_ahead: int = 1
     is_leading: bool = False
+    is_doubted: bool = True
 
 
 class Epochs:
@@ -131,16 +141,21 @@ class Epochs:
         self._note = note
         self._recorder = recorder
         self._law = LatencyLaw()
-        self._run = Run(self._law)
+        self._run = Run(self._law, tick_ns)
         self._rival: _Rival | None = None
-        self._longest_ns = 0
+        self._longest_ns = self._usual_ns = 0
+        self._depths_ns: list[float] = []
         self._pace = 1.0
         self._is_floor_moving = False
-        self._lines: tuple[Line | None, Line | None, bool] = (None, None, False)
+        self._lines: tuple[object, ...] = ()
         self._gate_ns = 0.0
         self._ahead_ns = AHEAD_NS
         self._per_ns = 0.0
         self._held_ns = HELD_NS
+
+    @property
+    def _doubt_nats(self) -> float:
+        return DOUBT_NATS_STEPPED if self.n_steps else DOUBT_NATS
 
     @property
     def is_in_doubt(self) -> bool:
@@ -238,36 +253,53 @@ class Epochs:
             return True
         if run.add(ticks, arrival_ns, excess_ns):
             nats, first = run.most_unlikely(gate_ns)
-            if nats >= DOUBT_NATS and self._challenge_back(first, gate_ns):
+            if nats >= self._doubt_nats and self._challenge_back(first, gate_ns):
                 return False
         return excess_ns < self._held_ns
 
-    def _heights(self, first: int) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Return heights above the current clock and arrivals of the run from a sample on."""
+    def _heights(self, first: int) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
+        """Return heights above the current clock, arrivals and device times of the run from a sample on."""
         epoch = self.current
         assert epoch is not None
         samples = np.array(self._run.samples[first:], np.int64)
         device_ns = (samples[:, 0] - epoch.origin_ticks) * self._tick_ns
         offset_ns = (samples[:, 1] - epoch.origin_host_ns) - device_ns
-        return offset_ns - epoch.envelope.offset_at(device_ns), samples[:, 1]
+        return offset_ns - epoch.envelope.offset_at(device_ns), samples[:, 1], device_ns
 
     def _challenge_back(self, first: int, gate_ns: float) -> bool:
         """Begin a rival at a sample of the run, unless the samples merely had to wait for one another."""
-        heights_ns, arrivals_ns = self._heights(first)
+        heights_ns, arrivals_ns, device_ns = self._heights(first)
         least_ns = float(heights_ns.min())
-        weight = independent(heights_ns, arrivals_ns, least_ns)
+        weight = independent(heights_ns, arrivals_ns, device_ns, least_ns)
         nats = weight * self._law.nats(least_ns - gate_ns)
-        if nats < DOUBT_NATS:
+        if nats < self._doubt_nats:
             return False
-        samples = self._run.samples[first:]
-        rival = self._successor(*samples[0])
-        for ticks, arrival_ns in samples:
-            self._feed(rival, ticks, arrival_ns)
-        self._run.samples = samples
-        self._rival = _Rival(rival, False, samples[0][1], nats, least_ns, weight)
+        self._run.drop(first)
+        self._rival = self._rival_of_run(nats, least_ns, weight)
         self._decide_back(self._rival, arrivals_ns[-1])
         self._renew()
         return True
+
+    def _rival_of_run(self, nats: float, least_ns: float, weight: float) -> _Rival:
+        samples = self._run.samples
+        epoch = self._successor(*samples[0])
+        for ticks, arrival_ns in samples:
+            self._feed(epoch, ticks, arrival_ns)
+        return _Rival(epoch, False, samples[0][1], nats, least_ns, weight, is_doubted=False)
+
+    def _begin_later(self, rival: _Rival, gate_ns: float) -> _Rival:
+        """Return the rival, or one that begins later in the run, where by now a step seems likelier."""
+        nats, first = self._run.most_unlikely(gate_ns)
+        if first == 0 or nats <= rival.nats:
+            return rival
+        self._run.drop(first)
+        heights_ns, arrivals_ns, device_ns = self._heights(0)
+        least_ns = float(heights_ns.min())
+        weight = independent(heights_ns, arrivals_ns, device_ns, least_ns)
+        later = self._rival_of_run(weight * self._law.nats(least_ns - gate_ns), least_ns, weight)
+        later.is_leading = rival.is_leading
+        self._rival = later
+        return later
 
     def _challenge_ahead(self, ticks: int, arrival_ns: int, excess_ns: float) -> None:
         self._run.clear()
@@ -301,16 +333,18 @@ class Epochs:
                 self._challenge_ahead(ticks, arrival_ns, excess_ns)
                 return False
             return True
-        before_ns = run.samples[-1][1]
-        run.samples.append((ticks, arrival_ns))
+        before_ticks, before_ns = run.samples[-1]
+        is_time_to_look = run.add(ticks, arrival_ns, excess_ns)
         if excess_ns < rival.least_ns:
             rival.least_ns = excess_ns
             if not self._still_doubts(rival, excess_ns, growth_ns, ticks, arrival_ns):
                 return excess_ns < self._held_ns
-        waited = 1 - (excess_ns - (arrival_ns - before_ns)) / rival.least_ns
-        rival.weight += min(max(waited, 0.0), 1.0)
+        ticked_ns = (ticks - before_ticks) * self._tick_ns
+        rival.weight += freedom(excess_ns, arrival_ns - before_ns, ticked_ns, rival.least_ns)
         rival.nats = rival.weight * self._law.nats(rival.least_ns - self._gate_ns - growth_ns)
         self._feed_all(rival.epoch, ticks, arrival_ns, block)
+        if is_time_to_look:
+            rival = self._begin_later(rival, self._gate_ns + growth_ns)
         self._decide_back(rival, arrival_ns)
         self._renew_if_new(rival)
         return False
@@ -319,8 +353,9 @@ class Epochs:
         self, rival: _Rival, excess_ns: float, growth_ns: float, ticks: int, arrival_ns: int
     ) -> bool:
         """Return whether a rival outlives a sample lower than all of its run; one far below it refutes it."""
-        heights_ns, arrivals_ns = self._heights(0)
-        rival.weight = independent(heights_ns, arrivals_ns, excess_ns)
+        run = self._run
+        heights_ns, arrivals_ns, run_ns = self._heights(0)
+        rival.weight = independent(heights_ns, arrivals_ns, run_ns, excess_ns)
         nats = rival.weight * self._law.nats(excess_ns - self._gate_ns - growth_ns)
         line = rival.epoch.line
         assert line is not None
@@ -328,10 +363,10 @@ class Epochs:
         offset_ns = (arrival_ns - rival.epoch.origin_host_ns) - device_ns
         below_ns = line.offset_ns + line.slope * (device_ns - line.at_ns) - offset_ns
         reach_ns = AHEAD_WIDTHS * (line.statistical_ns + line.floor_ns) + 0.25 * line.scale_ns
-        if nats >= DOUBT_NATS / 2 and below_ns < reach_ns:
+        if nats >= self._doubt_nats / 2 and below_ns < reach_ns:
             return True
         self._dismiss(arrival_ns)
-        self._run.add(ticks, arrival_ns, excess_ns)
+        run.add(ticks, arrival_ns, excess_ns)
         return False
 
     def _contest_ahead(self, rival: _Rival, arrival_ns: int, excess_ns: float, growth_ns: float) -> None:
@@ -343,19 +378,39 @@ class Epochs:
             rival.nats -= self._law.nats(excess_ns - rival.least_ns) or AHEAD_NATS / 8
         if rival.nats >= SURE_AHEAD_NATS:
             self._accept(rival, arrival_ns, f"odds e^{rival.nats:.0f}")
-        elif rival.nats <= -DOUBT_NATS or arrival_ns - rival.begin_ns > PATIENCE_NS:
+        elif rival.nats <= -REFUTED_NATS or arrival_ns - rival.begin_ns > PATIENCE_NS:
+            self._reject(rival, arrival_ns)
+
+    def _reject(self, rival: _Rival, arrival_ns: int) -> None:
+        """Call what was ahead bad ticks, unless it comes again and again by the same amount."""
+        epoch = self.current
+        assert epoch is not None
+        line = epoch.line
+        assert line is not None
+        self._depths_ns = [*self._depths_ns[1 - AGREEING :], rival.least_ns]
+        spread_ns = max(self._depths_ns) - min(self._depths_ns)
+        samples = self._run.samples
+        self._dismiss(arrival_ns)
+        if len(self._depths_ns) < AGREEING or spread_ns > self._ahead_ns + line.scale_ns:
             self._note(
                 ClockEventKind.AHEAD,
                 arrival_ns,
                 f"{rival.n_ahead} device stamps up to {-rival.least_ns / 1e6:.3f} ms ahead of their arrival; not used",
             )
-            self._dismiss(arrival_ns)
+            return
+        self._depths_ns = []
+        self._law = LatencyLaw()
+        self._run = Run(self._law, self._tick_ns)
+        for ticks, at_ns in samples:
+            self._feed(epoch, ticks, at_ns)
+        self._renew()
 
     def _decide_back(self, rival: _Rival, arrival_ns: int) -> None:
         """Let a rival lead, or win, once no congestion lasts so long."""
+        lasts_ns = arrival_ns - rival.begin_ns
+        rival.is_doubted = lasts_ns >= USUAL_TIMES * min(self._usual_ns, USUAL_NS)
         if rival.weight < LEAST_SAMPLES and not self._run.is_ran_back:
             return
-        lasts_ns = arrival_ns - rival.begin_ns
         if self._run.is_ran_back:
             is_sure = True
         elif rival.nats < SURE_NATS:
@@ -367,7 +422,15 @@ class Epochs:
         if is_sure:
             self._accept(rival, arrival_ns, f"odds e^{rival.nats:.0f} over {lasts_ns / 1e9:.1f} s")
         elif lasts_ns > max(LEADS_AFTER_NS, LEADS_TIMES * self._longest_ns):
-            rival.is_leading = True
+            rival.is_leading = rival.is_leading or self._is_same_law(rival)
+
+    def _is_same_law(self, rival: _Rival) -> bool:
+        epoch = self.current
+        assert epoch is not None
+        new, old = rival.epoch.line, epoch.line
+        assert new is not None
+        assert old is not None
+        return old.scale_ns / SAME_LAW <= new.scale_ns <= old.scale_ns * SAME_LAW
 
     def _accept(self, rival: _Rival, arrival_ns: int, how_sure: str) -> None:
         """Make the rival the current epoch."""
@@ -375,7 +438,7 @@ class Epochs:
         assert new is not None
         moved_ns = self._apart_ns(rival)
         self._note(
-            ClockEventKind.STEP,
+            ClockEventKind.RESET,
             arrival_ns,
             f"device clock stepped {'ahead' if moved_ns < 0 else 'back'} by {abs(moved_ns) / 1e6:.3f} ms"
             f" (+- {(new.statistical_ns + new.floor_ns) / 1e6:.3f}) at about host {rival.begin_ns},"
@@ -393,8 +456,11 @@ class Epochs:
         """Drop the rival: the old floor was reached again."""
         rival = self._rival
         assert rival is not None
-        if not rival.is_ahead and rival.nats >= SURE_NATS:
-            self._longest_ns = min(max(self._longest_ns, arrival_ns - rival.begin_ns), LONGEST_NS)
+        if not rival.is_ahead:
+            lasts_ns = arrival_ns - rival.begin_ns
+            self._usual_ns = max(lasts_ns, int(USUAL_FADES * self._usual_ns))
+            if rival.nats >= SURE_NATS:
+                self._longest_ns = min(max(self._longest_ns, lasts_ns), LONGEST_NS)
         epoch = self.current
         assert epoch is not None
         self._rival = None
@@ -461,7 +527,7 @@ class Epochs:
     def _renew_if_new(self, rival: _Rival) -> None:
         epoch = self.current
         assert epoch is not None
-        if self._rival is rival and self._lines != (epoch.line, rival.epoch.line, rival.is_leading):
+        if self._rival is rival and self._lines != _state(epoch, rival):
             self._renew()
 
     def _renew(self) -> None:
@@ -469,7 +535,7 @@ class Epochs:
         epoch, rival = self.current, self._rival
         assert epoch is not None
         line = epoch.line
-        self._lines = (line, rival.epoch.line if rival else None, rival.is_leading if rival else False)
+        self._lines = _state(epoch, rival)
         if line is None:
             self.stamping = None
             return
@@ -481,7 +547,7 @@ class Epochs:
             self._ahead_ns = max(self._ahead_ns, AHEAD_NS + 10 * bound_ns)
         self._per_ns = OF_THE_WINDOW * bound_ns / max(line.window_ns, 1e9)
         self._held_ns = max(HELD_NS, HELD_SCALES * line.scale_ns)
-        if rival is None or rival.epoch.line is None:
+        if rival is None or rival.epoch.line is None or not rival.is_doubted:
             self.stamping = Stamping(epoch, line, self._known(line.statistical_ns, line.floor_ns))
             return
         other = rival.epoch.line
@@ -510,3 +576,10 @@ class Epochs:
                 f" {line.wander_ns / 1e3:.0f} us of the clock's wander may be latency",
             )
         self._is_floor_moving = line.wander_ns > 0
+
+
+def _state(epoch: Epoch, rival: _Rival | None) -> tuple[object, ...]:
+    """Return what stamps depend on."""
+    if rival is None:
+        return (epoch.line,)
+    return epoch.line, rival.epoch.line, rival.is_leading, rival.is_doubted

@@ -66,7 +66,6 @@ class ClockEventKind(str, Enum):
     DUPLICATE = "duplicate"
     FROZEN = "frozen"
     STALL = "stall"
-    STEP = "step"
     AHEAD = "ahead"
     FLOOR = "floor"
     TRIGGER = "trigger"

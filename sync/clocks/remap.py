@@ -6,7 +6,7 @@ beside the episode; the episode does not change.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -65,6 +65,11 @@ class _Epochs:
     def __init__(self) -> None:
         self.by_number: dict[int, _Epoch] = {}
         self._current: _Epoch | None = None
+
+    def at(self, arrival_ns: int) -> int:
+        """Return the epoch of a sample by its arrival: a step is known only some time after it."""
+        began = [number for number, epoch in self.by_number.items() if epoch.origin_host_ns <= arrival_ns]
+        return max(began, default=0)
 
     def begin(self, epoch: int, origin_ticks: int, origin_host_ns: int) -> None:
         self._current = self.by_number[epoch] = _Epoch(origin_ticks, origin_host_ns)
@@ -136,9 +141,11 @@ def remap(info: StreamInfo, rows: Iterable[Stamps]) -> list[Stamped]:
     result = []
     last_ns = -(1 << 62)
     for stamped, ticks, arrival_ns in zip(causal, ticks_of, arrivals, strict=True):
-        curve = curves.get(stamped.epoch)
+        number = epochs.at(int(arrival_ns[-1]))
+        curve = curves.get(number)
         if ticks is not None and curve is not None:
-            epoch = epochs.by_number[stamped.epoch]
+            stamped = replace(stamped, epoch=number)
+            epoch = epochs.by_number[number]
             stamped = _stamp(info, stamped, ticks, arrival_ns, epoch, curve, last_ns)
         last_ns = int(stamped.capture_ns[-1])
         result.append(stamped)

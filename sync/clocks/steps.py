@@ -21,6 +21,7 @@ _REMEMBERED = 8192
 _RENEW_EVERY = 64
 MOST_NATS = 3.0
 """One late sample says no more than this, however late: rare delays are of another law than ordinary ones."""
+STANDING, STANDS_AT = 0.25, 0.7
 
 
 class LatencyLaw:
@@ -70,7 +71,8 @@ class Run:
         is_ran_back: Ticks ran back within it: the clock was set, or samples were reordered.
     """
 
-    def __init__(self, law: LatencyLaw) -> None:
+    def __init__(self, law: LatencyLaw, tick_ns: float) -> None:
+        self._tick_ns = tick_ns
         self.samples: list[tuple[int, int]] = []
         self.is_ran_back = False
         self._law = law
@@ -90,11 +92,21 @@ class Run:
         self._next_look = 4
         self.is_ran_back = False
 
+    def drop(self, first: int) -> None:
+        """Forget the samples before one that `most_unlikely` named."""
+        begin = self._first.index(first)
+        self._least, self._weights = self._least[begin:], self._weights[begin:]
+        self._first = [at - first for at in self._first[begin:]]
+        self.samples = self.samples[first:]
+
     def add(self, ticks: int, arrival_ns: int, height_ns: float) -> bool:
         """Take a sample above the floor; return whether it is time to look at the run."""
-        before = self.samples[-1][1] if self.samples else arrival_ns - (1 << 40)
-        # A sample cannot overtake the one before it: what it shares of its delay says nothing more.
-        weight = min((arrival_ns - before) / height_ns, 1.0) if height_ns > 0 else 0.0
+        weight = 1.0
+        if self.samples:
+            before_ticks, before_ns = self.samples[-1]
+            weight = freedom(
+                height_ns, arrival_ns - before_ns, (ticks - before_ticks) * self._tick_ns, height_ns
+            )
         first = len(self.samples)
         while self._least and self._least[-1] >= height_ns:
             self._least.pop()
@@ -123,10 +135,23 @@ class Run:
         return best, best_first
 
 
-def independent(heights_ns: FloatArray, arrival_ns: NDArray[np.int64], least_ns: float) -> float:
-    """Return how many of (n,) samples could have been lower than ``least_ns``.
+def freedom(height_ns: float, waited_ns: float, ticked_ns: float, least_ns: float) -> float:
+    """Return how free a sample was to be lower than ``least_ns``, 0 ... 1.
 
-    Those that came close behind another had to wait for it.
+    It cannot overtake the one before it. But a queue that merely has to be worked off comes quicker than it was
+    captured; one that stays as long as it is, sample after sample, is strange in itself.
+
+    Args:
+        waited_ns, ticked_ns: Since the sample before it, by the host and by the device.
     """
-    waited = heights_ns[1:] - np.diff(arrival_ns)
-    return 1.0 + float(np.clip(1 - waited / max(least_ns, 1.0), 0.0, 1.0).sum())
+    free = min(max(1 - (height_ns - waited_ns) / max(least_ns, 1.0), 0.0), 1.0)
+    return max(free, STANDING) if waited_ns >= STANDS_AT * ticked_ns else free
+
+
+def independent(
+    heights_ns: FloatArray, arrival_ns: NDArray[np.int64], device_ns: FloatArray, least_ns: float
+) -> float:
+    """Return how many of (n,) samples could have been lower than ``least_ns``."""
+    waited_ns, ticked_ns = np.diff(arrival_ns), np.diff(device_ns)
+    free = np.clip(1 - (heights_ns[1:] - waited_ns) / max(least_ns, 1.0), 0.0, 1.0)
+    return 1.0 + float(np.where(waited_ns >= STANDS_AT * ticked_ns, np.maximum(free, STANDING), free).sum())

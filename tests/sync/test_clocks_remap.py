@@ -80,3 +80,20 @@ def test_a_recording_too_short_to_solve_keeps_its_causal_stamps() -> None:
     tracker = StreamTracker(info)
     causal = [int(tracker.update(frame).capture_ns[0]) for frame in frames]
     assert [int(one.capture_ns[0]) for one in remap(info, frames)][:10] == causal[:10]
+
+
+def test_samples_between_a_step_and_its_discovery_are_mapped_by_the_new_epoch() -> None:
+    random = np.random.default_rng(8)
+    capture = 10**12 + np.arange(30 * 90) * (SECOND // 30)
+    ticks = capture // 1000
+    ticks[1500:] -= 3000  # known some seconds later
+    arrival = np.maximum.accumulate(
+        capture + 1_000_000 + random.exponential(1.5e6, capture.size).astype(np.int64)
+    )
+    clock = DeviceClock(ClockKind.FREE, 1000)
+    info = StreamInfo("s", Modality.IMU, Encoding.JPEG, 30.0, "s", clock, Latency(1_000_000, 0, SECOND))
+    frames = [Frame("s", at, 1, ticks[at : at + 1], arrival[at : at + 1], b"") for at in range(ticks.size)]
+    stamps = remap(info, frames)
+    error = np.abs(np.concatenate([one.capture_ns for one in stamps]) - capture)
+    assert abs([one.epoch for one in stamps].index(1) - 1500) < 10
+    assert np.percentile(error[1510:], 99) < 100_000

@@ -1,0 +1,239 @@
+"""Clocks that are held up, stand still, start anew or are set: what the recorder stores, against a simulated truth."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from published_path import PublishedPath
+
+from sensorium.drivers.frame import ClockKind, DeviceClock, Encoding, Frame, Latency, Modality, StreamInfo
+from sensorium.sync.clocks.clamp import CaptureClamp
+from sensorium.sync.clocks.model import ClockEventKind, Uncertainty
+from sensorium.sync.clocks.unwrap import TickKind, Unwrapper
+
+MS, SECOND = 1_000_000, 1_000_000_000
+LEAST_NS = 2 * MS
+BEGIN_NS = 5 * 10**12
+MICROSECONDS = DeviceClock(ClockKind.FREE, 1000, 1, 2**32)
+Times = NDArray[np.int64]
+
+
+@dataclass
+class Device:
+    """Truth, and what the host got: microseconds of a crystal 25 ppm slow, exponential latency of 1.2 ms."""
+
+    capture_ns: Times
+    device_us: Times
+    arrival_ns: Times
+    rate_hz: float
+
+    @classmethod
+    def run(cls, rate_hz: float, seconds: float, seed: int) -> "Device":
+        random = np.random.default_rng([seed, 4711])
+        at_s = np.arange(round(rate_hz * seconds)) / rate_hz
+        capture_ns = BEGIN_NS + np.rint(at_s * 1e9).astype(np.int64)
+        device_us = 2**32 - 45_000_000 + np.floor(at_s * 1e6 * (1 - 25e-6)).astype(np.int64)
+        latency_ns = LEAST_NS + random.exponential(1.2e6, at_s.size).astype(np.int64)
+        return cls(capture_ns, device_us, np.maximum.accumulate(capture_ns + latency_ns), rate_hz)
+
+    def hold(self, begin_s: float, length_s: float) -> slice:
+        """Deliver what would arrive in this time at its end, at once; return which samples that are."""
+        begin_ns, end_ns = (BEGIN_NS + round(at * SECOND) for at in (begin_s, begin_s + length_s))
+        held = (self.arrival_ns > begin_ns) & (self.arrival_ns < end_ns)
+        self.arrival_ns[held] = end_ns + 40_000 * np.arange(int(held.sum()))
+        self.arrival_ns = np.maximum.accumulate(self.arrival_ns)
+        where = np.flatnonzero(held)
+        return slice(int(where[0]), int(where[-1]) + 1)
+
+    def without(self, gone: slice) -> "Device":
+        kept = np.ones(self.capture_ns.size, np.bool_)
+        kept[gone] = False
+        return Device(self.capture_ns[kept], self.device_us[kept], self.arrival_ns[kept], self.rate_hz)
+
+    def part_after(self, at_s: float) -> slice:
+        return slice(int(np.searchsorted(self.capture_ns, BEGIN_NS + round(at_s * SECOND))), None)
+
+
+@dataclass
+class Stored:
+    """What the recorder stored of each sample, and what the clock reported."""
+
+    error_ns: Times
+    bound_ns: NDArray[np.float64]
+    epoch: Times
+    events: list[ClockEventKind]
+
+    def covers(self, part: slice = slice(None)) -> float:
+        return float((np.abs(self.error_ns) <= self.bound_ns)[part].mean())
+
+
+def store(device: Device, clock: DeviceClock = MICROSECONDS) -> Stored:
+    latency = Latency(LEAST_NS, 0, SECOND)
+    info = StreamInfo("s", Modality.CAMERA, Encoding.JPEG, device.rate_hz, "s", clock, latency)
+    raw = np.floor_divide(device.device_us * 1000, round(clock.tick_ns))
+    if clock.modulus is not None:
+        raw = raw % clock.modulus
+    path = PublishedPath(info)
+    stamped = [
+        path.update(Frame("s", at, 1, raw[at : at + 1], device.arrival_ns[at : at + 1], b""))
+        for at in range(raw.size)
+    ]
+    capture_ns = np.concatenate([one.capture_ns for one in stamped])
+    assert (capture_ns <= device.arrival_ns).all()
+    assert (np.diff(capture_ns) >= 0).all()
+    return Stored(
+        capture_ns - device.capture_ns,
+        np.array([one.uncertainty.bound95_ns for one in stamped]),
+        np.array([one.epoch for one in stamped]),
+        [event.kind for event in path.tracker.take_events()],
+    )
+
+
+@pytest.mark.parametrize("rate_hz", [30, 200])
+@pytest.mark.parametrize("length_s", [1.2, 1.6, 5, 30])
+def test_samples_that_a_stall_held_back_keep_the_time_of_their_clock(length_s: float, rate_hz: float) -> None:
+    """Longer than any latency that the driver calls credible; the counter wraps during the longest one."""
+    covered, errors = [], []
+    for seed in range(3):
+        device = Device.run(rate_hz, 60, seed)
+        held = device.hold(20.3, length_s)
+        stored = store(device)
+        assert ClockEventKind.RESET not in stored.events
+        assert (stored.epoch == 0).all()
+        covered.append(stored.covers(held))
+        errors.append(np.abs(stored.error_ns[held]))
+        assert np.median(stored.bound_ns[held]) < MS  # not by being wide
+    assert np.mean(covered) > 0.93
+    assert np.percentile(np.concatenate(errors), 95) < 500_000
+
+
+def test_a_stall_that_loses_all_but_the_newest_samples_is_no_reset() -> None:
+    device = Device.run(30, 60, 1)
+    held = device.hold(20.3, 6.0)
+    stored = store(device.without(slice(held.start, held.stop - 3)))
+    assert (stored.epoch == 0).all()
+    assert stored.covers(slice(held.start, None)) > 0.93
+
+
+@pytest.mark.parametrize(
+    "clock",
+    [DeviceClock(ClockKind.FREE, 1_000_000, 1, 2**16), DeviceClock(ClockKind.FREE, 1000, 1, 1_000_000)],
+    ids=["16 bit ms", "one second of us"],
+)
+def test_a_counter_that_wraps_during_a_stall_is_followed(clock: DeviceClock) -> None:
+    device = Device.run(100, 80, 2)
+    held = device.hold(20.3, 30)
+    stored = store(device, clock)
+    assert (stored.epoch == 0).all()
+    assert stored.covers(held) > 0.93
+    assert np.abs(stored.error_ns[held]).max() < 20 * MS  # no turn is missed; the skew is known to 200 ppm
+
+
+def test_a_device_whose_clock_stood_still_is_in_doubt_until_it_shows() -> None:
+    """After a silence of five seconds the count goes on where it stopped; what comes is captured now."""
+    covered = []
+    for seed in range(3):
+        device = Device.run(30, 70, seed)
+        late = device.part_after(25)
+        device.capture_ns[late] += 5 * SECOND
+        device.arrival_ns[late] += 5 * SECOND
+        stored = store(device)
+        assert stored.events.count(ClockEventKind.RESET) == 1
+        assert stored.epoch[-1] == 1
+        covered.append(stored.covers(late))
+        settled = slice(late.start + 3 * 30, None)
+        assert np.percentile(np.abs(stored.error_ns[settled]), 99) < MS
+    assert np.mean(covered) > 0.93
+
+
+def test_a_counter_that_begins_at_zero_just_where_it_would_have_wrapped_is_a_reset() -> None:
+    """0.8 s before the wrap it falls silent for 1.5 s, and restarts at 0.3 s: by the count alone a wrap."""
+    unwrapper = Unwrapper(MICROSECONDS, 10_000)
+    last = 2**32 - 800_000
+    unwrapper.step(last - 10_000, BEGIN_NS, 0)
+    unwrapper.step(last, BEGIN_NS + 10 * MS, 1)
+    _, kind = unwrapper.step(300_000, BEGIN_NS + 1510 * MS, 2)
+    assert kind is TickKind.RESET
+
+
+def test_lost_samples_that_no_sequence_number_tells_of_do_not_leave_a_short_counter_behind() -> None:
+    """Half a second is lost; the counter of 65 ms has wrapped seven times, and nobody counted."""
+    clock = DeviceClock(ClockKind.FREE, 1000, 1, 2**16)
+    device = Device.run(200, 40, 3)
+    gone = slice(4000, 4103)
+    stored = store(device.without(gone), clock)
+    after = slice(gone.start + 8, None)
+    assert np.percentile(np.abs(stored.error_ns[after]), 99) < MS
+    assert stored.covers(after) > 0.93
+    assert stored.covers(slice(gone.start, gone.start + 8)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "step_us", "within_s"),
+    [
+        (30, -3000, 3.0),
+        (30, 3000, 1.0),
+        (200, -500, 3.0),
+        (200, 500, 1.0),
+        (30, 50_000, 0.5),
+        (30, -50_000, 2.0),
+        (30, -20_000, 3.0),
+    ],
+)
+def test_a_clock_that_is_set_begins_an_epoch_and_the_bound_covers_meanwhile(
+    rate_hz: float, step_us: int, within_s: float
+) -> None:
+    covered, soon, errors = [], [], []
+    for seed in range(4):
+        device = Device.run(rate_hz, 75, seed)
+        late = device.part_after(40)
+        device.device_us[late] += step_us
+        stored = store(device)
+        assert stored.events.count(ClockEventKind.RESET) == 1
+        assert (stored.epoch[: late.start] == 0).all()
+        assert stored.epoch[-1] == 1
+        covered.append(stored.covers(late))
+        soon.append(stored.covers(slice(late.start, late.start + round(5 * rate_hz))))
+        errors.append(np.abs(stored.error_ns[late][round(within_s * rate_hz) :]))
+    assert np.mean(covered) > 0.93
+    assert np.mean(soon) > 0.9
+    assert np.percentile(np.concatenate(errors), 95) < 0.2 * abs(step_us) * 1000
+
+
+@pytest.mark.parametrize("extra_ms", [3.0, 12.0])
+def test_ten_seconds_of_congestion_are_no_step(extra_ms: float) -> None:
+    covered = []
+    for seed in range(4):
+        device = Device.run(30, 90, seed)
+        begin, end = (device.part_after(at_s).start for at_s in (40, 50))
+        device.arrival_ns[begin:end] += round(extra_ms * MS)
+        device.arrival_ns = np.maximum.accumulate(device.arrival_ns)
+        stored = store(device)
+        assert ClockEventKind.RESET not in stored.events
+        assert (stored.epoch == 0).all()
+        covered.append(stored.covers(slice(begin, None)))
+    assert np.mean(covered) > 0.93
+
+
+def test_single_bad_ticks_are_not_used_and_are_no_step() -> None:
+    device = Device.run(100, 60, 5)
+    bad = np.arange(2500, 6000, 400)
+    device.device_us[bad] += np.random.default_rng(6).integers(5_000, 300_000, bad.size)
+    stored = store(device)
+    assert (stored.epoch == 0).all()
+    assert stored.events.count(ClockEventKind.AHEAD) == bad.size
+    assert stored.covers(slice(2500, None)) > 0.93
+
+
+def test_what_is_moved_widens_the_bound_by_as_much() -> None:
+    clamp, known = CaptureClamp(), Uncertainty(10.0, 5.0, 1.0)
+    assert clamp.one(100, 500) == 100
+    assert clamp.widened(known) == known
+    assert clamp.one(40, 600) == 100  # not backwards
+    assert clamp.widened(known) == Uncertainty(10.0, 65.0, 1.0)
+    assert clamp.one(900, 700) == 700  # not after the arrival
+    assert clamp.widened(known) == Uncertainty(10.0, 205.0, 1.0)
+    block = clamp.block(np.array([690, 720, 710]), np.array([800]))
+    assert block.tolist() == [700, 720, 720]
+    assert clamp.widened(known) == Uncertainty(10.0, 15.0, 1.0)
