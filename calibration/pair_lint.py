@@ -17,6 +17,8 @@ from sensorium.calibration.geometry import (
     inverse,
     project,
     rays,
+    rotation_angle,
+    rotation_exp,
     transform,
 )
 from sensorium.calibration.keyframes import SHRINK, Keyframe
@@ -35,6 +37,44 @@ from sensorium.verdict import Quantity, Status, Verdict
 WINNING_SIGMA = 5.0
 CONVINCING_SIGMA = 12.0
 MIN_VIEWS = 3
+# Against an IMU: no mount slips so far unnoticed, and a right reading fits within a few deviations of 10 s of motion.
+FAR_OFF_DEG = 20.0
+FITTING_DEG = 3.0
+
+
+def lint_imu_rotation(verdict: Verdict, R_sensor_imu: Array) -> list[Verdict]:
+    """Return another reading of a sensor's rotation against an IMU that what both felt fits; nothing if none does.
+
+    Args:
+        verdict: Of :func:`sensorium.calibration.rotation.check_imu_rotation`; its first degrees are the rotation by
+            which the calibration is off, in the sensor's axes.
+        R_sensor_imu: As calibrated.
+    """
+    off_deg = np.array([quantity.value for quantity in verdict.quantities[:3]])
+    if verdict.status is not Status.FAILED or float(np.linalg.norm(off_deg)) < FAR_OFF_DEG:
+        return []
+    R_felt = rotation_exp(np.deg2rad(off_deg)) @ R_sensor_imu
+    readings = [("inverted", "the transform maps the other way: use its inverse", R_sensor_imu.T)]
+    for turn in right_angle_rotations()[1:]:
+        rows = "; ".join(" ".join(f"{value:+.0f}" for value in row) for row in turn)
+        what = f"two axes were swapped or turned: multiply its rotation by [{rows}]"
+        readings += [("axis_swap", what, turn @ R_sensor_imu), ("axis_swap", what, R_sensor_imu @ turn)]
+    gaps = [float(np.rad2deg(rotation_angle(R_felt @ R.T))) for _, _, R in readings]
+    best = int(np.argmin(gaps))
+    # The inverse is the commonest mistake, and for many mounts also a right-angle turn.
+    best = 0 if gaps[0] < FITTING_DEG else best
+    if gaps[best] > FITTING_DEG:
+        return []
+    check, what, _ = readings[best]
+    return lint_verdict(
+        check,
+        verdict.subject,
+        Status.FAILED,
+        f"both turned otherwise than calibrated by {np.linalg.norm(off_deg):.0f} deg, and alike to "
+        f"{gaps[best]:.1f} deg if {what}",
+        Quantity("rotation", float(np.linalg.norm(off_deg)), "deg", FAR_OFF_DEG),
+        Quantity("rotation_if_corrected", gaps[best], "deg", FITTING_DEG),
+    )
 
 
 def right_angle_rotations() -> list[Array]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sensorium.agent.calibrating.asl_folder import AslMaterial, stamped, turning_tasks
 from sensorium.agent.calibrating.image_files import read_image
 from sensorium.agent.calibrating.recording import (
     MAX_KEYFRAMES,
@@ -84,12 +85,14 @@ def open_euroc(path: Path, root: Path, calibration: ImportResult) -> Recording:
     Raises:
         CalibrationError: If an image does not decode.
     """
-    images = {
-        folder.parent.name: {file.stem: file for file in sorted(folder.glob("*.png"))}
-        for folder in sorted(root.glob("cam*/data"))
-    }
-    stereo, problems = _stereo_sets(calibration.calibration, images)
-    return _recording(path, "euroc", calibration, PreparedMaterial(stereo), _sizes(images), problems)
+    by_stamp = {folder.parent.name: stamped(folder) for folder in sorted(root.glob("cam*/data"))}
+    images = {name: {str(stamp): file for stamp, file in files.items()} for name, files in by_stamp.items()}
+    known = calibration.calibration
+    stereo, problems = _stereo_sets(known, images)
+    material = AslMaterial(PreparedMaterial(stereo), root, known, by_stamp)
+    found = _recording(path, "euroc", calibration, material, _sizes(images), problems)
+    found.tasks += turning_tasks(root, known, by_stamp)
+    return found
 
 
 # -- KITTI
@@ -132,11 +135,11 @@ def open_kitti(path: Path, layout: Kitti, given: ImportResult | None) -> Recordi
         CalibrationError: If a calibration cannot be read, does not say which frame the sweeps are in, or an image
             does not decode.
     """
-    calibration = given or import_calibration(path)
     images = {
         name: {file.stem: file for file in sorted((*folder.glob("*.png"), *folder.glob("*.jpg")))}
         for name, folder in layout.images.items()
     }
+    calibration = given or import_calibration(path, size=_raw_size(layout, images))
     if layout.calibs is None or given is not None:
         sizes, (stereo, problems) = _sizes(images), _stereo_sets(calibration.calibration, images)
     else:  # each frame has a calibration, and often an image size, of its own
@@ -146,6 +149,13 @@ def open_kitti(path: Path, layout: Kitti, given: ImportResult | None) -> Recordi
     sets = _kitti_sets(layout, images, calibration.calibration, layout.calibs if given is None else None)
     material = PreparedMaterial(stereo, sets)
     return _recording(path, "kitti", calibration, material, sizes, problems)
+
+
+def _raw_size(layout: Kitti, images: Mapping[str, _Files]) -> tuple[int, int] | None:
+    """Return the size of images in the raw layout, which tells whether they were rectified; None for others."""
+    if not any(folder.name == "data" for folder in layout.images.values()):
+        return None
+    return next(iter(_sizes(images).values()), None)
 
 
 def _kitti_sets(

@@ -1,9 +1,11 @@
-"""Opens a recording for calibration checks: our episodes, EuRoC folders, KITTI folders, or a calibration alone."""
+"""Opens a recording for calibration checks: our episodes, EuRoC, KITTI and nuScenes folders, or a calibration alone."""
 
 from pathlib import Path
 
+from sensorium.agent.calibrating.asl_folder import asl_calibration
 from sensorium.agent.calibrating.episode_material import open_episode
 from sensorium.agent.calibrating.folders import euroc_root, kitti_layout, open_euroc, open_kitti
+from sensorium.agent.calibrating.nuscenes_folder import nuscenes_folder, open_nuscenes
 from sensorium.agent.calibrating.recording import Recording
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.errors import CalibrationError
@@ -26,9 +28,13 @@ def open_recording(path: Path, calibration: Path | None = None) -> Recording:
     if path.is_dir() and (path / DATA_FILE).is_file():
         return open_episode(path, given)
     if path.is_dir() and (root := euroc_root(path)) is not None:
-        return open_euroc(path, root, given or import_calibration(path))
+        return open_euroc(path, root, given or asl_calibration(path))
     if path.is_dir() and (layout := kitti_layout(path)) is not None:
         return open_kitti(path, layout, given)
+    if path.is_dir() and (tables := nuscenes_folder(path)) is not None:
+        return open_nuscenes(path, tables, given)
     if given is None:
         return Recording(path, "document", import_calibration(path))
-    raise CalibrationError(f"{path} is no recording that is known: an episode, an EuRoC or a KITTI folder")
+    raise CalibrationError(
+        f"{path} is no recording that is known: an episode, an EuRoC (TUM-VI), a KITTI or a nuScenes folder"
+    )

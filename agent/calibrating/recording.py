@@ -64,12 +64,17 @@ class CameraLidarSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turning:
-    """Images of a moving camera about 0.1 s apart, and the gyro beside them; times in seconds of one clock."""
+    """Images of a moving camera about 0.1 s apart, and the gyro beside them; times in seconds of one clock.
+
+    Attributes:
+        offset_s: What the calibration says must be added to the images' stamps, where nobody has added it yet.
+    """
 
     images: Sequence[Image]
     image_s: Array
     gyro_s: Array
     gyro_rad_s: Array
+    offset_s: float = 0.0
 
 
 class Material:
@@ -109,6 +114,14 @@ class PreparedMaterial(Material):
         stereo = [each.task for each in self._stereo.values()]
         return stereo + [each.task for each in self._camera_lidar.values()]
 
+    @property
+    def stereo_sets(self) -> list[StereoSet]:
+        return list(self._stereo.values())
+
+    @property
+    def camera_lidar_sets(self) -> list[CameraLidarSet]:
+        return list(self._camera_lidar.values())
+
     def stereo(self, task: CheckTask) -> StereoSet:
         found = self._stereo.get(task.frames)
         return found if found is not None else super().stereo(task)
@@ -127,7 +140,7 @@ class Recording:
     """A recording as calibration checks see it.
 
     Attributes:
-        kind: ``episode``, ``euroc``, ``kitti`` or ``document`` (a calibration alone).
+        kind: ``episode``, ``euroc``, ``kitti``, ``nuscenes`` or ``document`` (a calibration alone).
         tasks: The checks to make.
         sizes: Image size of each camera, None for other sensors; by frame.
         problems: Why something could not be taken into account.

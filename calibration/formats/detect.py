@@ -164,7 +164,9 @@ def detect(path: Path) -> str:
         raise CalibrationError(f"calibration {path} does not exist")
     found = _of_folder(path) if path.is_dir() else _of_file(path)
     if found is None:
-        raise CalibrationError(f"calibration {path} is of no format that is known: {KNOWN}")
+        is_poses = path.is_file() and kitti.is_poses(path)
+        poses = "; its rows of twelve numbers are poses (KITTI odometry), give calib.txt" if is_poses else ""
+        raise CalibrationError(f"calibration {path} is of no format that is known{poses}: {KNOWN}")
     return found
 
 
@@ -181,8 +183,12 @@ def _of_folder(folder: Path) -> str | None:
         return "nuscenes"
     if any((folder / name).is_file() for name in autoware.FILES):
         return "autoware"
-    raw = (folder / "calib_cam_to_cam.txt", folder / "calib" / "calib_cam_to_cam.txt")
-    if any(file.is_file() for file in raw):
+    raw = [
+        folder,
+        folder / "calib",
+        *([folder.resolve().parent] if any(folder.glob("image_0?/data")) else []),
+    ]
+    if any((place / "calib_cam_to_cam.txt").is_file() for place in raw):
         return "kitti"
     texts = [
         folder / "calib.txt",

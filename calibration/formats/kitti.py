@@ -30,7 +30,8 @@ def read(
     """Read any layout: a raw folder or one of its files, an object or odometry text, or a folder of either.
 
     Args:
-        size: Width and height of the images; by default that of an image beside, else 1242x375.
+        size: Width and height of the images; by default that of an image beside, else 1242x375. Of raw data, images
+            of the size before rectification (the ``extract`` sets) get the lenses they were taken with.
 
     Raises:
         CalibrationError: With the file and what it lacks.
@@ -51,7 +52,7 @@ def read(
             "assumed: give the size (--size WIDTHxHEIGHT)",
         )
     try:
-        return read_kitti(source, size or DEFAULT_SIZE)
+        return _read_raw(source, size) if is_raw else read_kitti(source, size or DEFAULT_SIZE)
     except np.linalg.LinAlgError as err:
         raise draft.error(f"a projection matrix in it has no inverse ({err})") from err
     except CalibrationError as err:
@@ -61,7 +62,8 @@ def read(
 def _source(path: Path) -> Path:
     if path.is_file():
         return path.parent if path.name.startswith("calib_") and (path.parent / _RAW_FILE).exists() else path
-    for folder in (path, path / "calib"):
+    # Of raw data the calibration of a day lies above its drives.
+    for folder in (path, path / "calib", path.resolve().parent):
         if (folder / _RAW_FILE).exists():
             return folder
     candidates = [path / "calib.txt", *sorted((path / "calib").glob("*.txt")), *sorted(path.glob("*.txt"))]
@@ -82,7 +84,27 @@ def is_kitti(path: Path) -> bool:
     labels = {line.partition(":")[0].strip() for line in lines if ":" in line}
     if labels & {"P0", "P1", "P2", "P_rect_00", "P_rect_02", "Tr_velo_to_cam"}:
         return True
-    return 1 <= len(lines) <= 5 and not labels and all(len(line.split()) == 12 for line in lines)
+    return 1 <= len(lines) <= 5 and not labels and all(_is_projection(line.split()) for line in lines[:1])
+
+
+def is_poses(path: Path) -> bool:
+    """Return whether a text file holds rows of twelve numbers, as the poses of the odometry set."""
+    try:
+        lines = read_text(path).splitlines()
+    except CalibrationError:
+        return False
+    return bool(lines) and all(len(line.split()) == 12 and ":" not in line for line in lines if line.strip())
+
+
+def _is_projection(words: list[str]) -> bool:
+    """Return whether twelve words are a rectified projection matrix; rows of poses.txt have as many."""
+    if len(words) != 12:
+        return False
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        return False
+    return numbers[0] > 10 and not any(numbers[k] for k in (1, 4, 8, 9)) and numbers[10] == 1
 
 
 def _check_rotations(draft: Draft, file: Path) -> None:
@@ -211,20 +233,24 @@ def _read_one_file(path: Path, size: tuple[int, int]) -> RigCalibration:
     return RigCalibration(rig="kitti", source=path.name, cameras=cameras, edges=tuple(edges))
 
 
-def _read_raw(folder: Path) -> RigCalibration:
-    path = folder / "calib_cam_to_cam.txt"
+def _read_raw(folder: Path, size: tuple[int, int] | None = None) -> RigCalibration:
+    path = folder / _RAW_FILE
     fields = _fields(path)
-    cameras, edges = {}, []
-    for number in range(4):
-        key = f"P_rect_0{number}"
-        if key in fields:
-            width, height = _array(fields, f"S_rect_0{number}", 2, path)
-            camera, edge = _camera(fields, key, f"camera_{number}", (round(width), round(height)), path)
-            cameras[edge.child] = camera
-            edges.append(edge)
-    R_rect = transform(_rotation(fields, "R_rect_00", path), np.zeros(3))
+    if size is not None and _is_unrectified(fields, size, path):
+        cameras, edges = _unrectified(fields, size, path)
+        first, base = "camera_0", np.eye(4)
+    else:
+        cameras, edges = {}, []
+        for number in range(4):
+            key = f"P_rect_0{number}"
+            if key in fields:
+                width, height = _array(fields, f"S_rect_0{number}", 2, path)
+                camera, edge = _camera(fields, key, f"camera_{number}", (round(width), round(height)), path)
+                cameras[edge.child] = camera
+                edges.append(edge)
+        first, base = "rect", transform(_rotation(fields, "R_rect_00", path), np.zeros(3))
     for name, parent, child, before in (
-        ("calib_velo_to_cam.txt", "rect", "velodyne", R_rect),
+        ("calib_velo_to_cam.txt", first, "velodyne", base),
         ("calib_imu_to_velo.txt", "velodyne", "imu", np.eye(4)),
     ):
         source = folder / name
@@ -233,6 +259,34 @@ def _read_raw(folder: Path) -> RigCalibration:
             T = transform(_rotation(part, "R", source), _array(part, "T", 3, source))
             edges.append(Edge(parent, child, before @ T))
     return RigCalibration(rig="kitti", source=folder.name, cameras=cameras, edges=tuple(edges))
+
+
+def _is_unrectified(fields: Mapping[str, Array], size: tuple[int, int], path: Path) -> bool:
+    """Return whether images of this size are those before rectification."""
+    if "S_00" not in fields or "S_rect_00" not in fields:
+        return False
+    as_taken, rectified = (
+        tuple(int(value) for value in np.rint(_array(fields, key, 2, path))) for key in ("S_00", "S_rect_00")
+    )
+    return size == as_taken and size != rectified
+
+
+def _unrectified(
+    fields: Mapping[str, Array], size: tuple[int, int], path: Path
+) -> tuple[dict[str, Intrinsics], list[Edge]]:
+    """Return the cameras as they record; ``R`` and ``T`` take points of camera 0 into each."""
+    cameras, edges = {}, []
+    for number in range(4):
+        if f"K_0{number}" not in fields:
+            continue
+        K = _array(fields, f"K_0{number}", 9, path).reshape(3, 3)
+        terms = tuple(float(value) for value in _array(fields, f"D_0{number}", 5, path))
+        focal = (float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
+        cameras[f"camera_{number}"] = Intrinsics("radtan", *size, *focal, terms)
+        if number:
+            T = transform(_rotation(fields, f"R_0{number}", path), _array(fields, f"T_0{number}", 3, path))
+            edges.append(Edge("camera_0", f"camera_{number}", inverse(T)))
+    return cameras, edges
 
 
 def _fields(path: Path) -> dict[str, Array]:

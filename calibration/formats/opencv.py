@@ -34,6 +34,7 @@ from sensorium.verdict import Verdict
 _MATRIX_KEYS = ("camera_matrix", "Camera_Matrix", "cameraMatrix", "K")
 _DISTORTION_KEYS = ("distortion_coefficients", "Distortion_Coefficients", "distCoeffs", "D")
 _RMS_KEYS = ("avg_reprojection_error", "Avg_Reprojection_Error", "rms")
+_WRITTEN = ("pinhole", "radtan", "rational", "equidistant")
 _FISHEYE_KEYS = ("fisheye_model", "fisheye")
 
 
@@ -172,6 +173,14 @@ def write(
             f"choose with --cameras ({', '.join(names) or 'none'})"
         )
     found = [calibration.camera(name) for name in names]
+    odd = next(
+        (name for name, camera in zip(names, found, strict=True) if camera.model not in _WRITTEN), None
+    )
+    if odd is not None:
+        raise CalibrationError(
+            f"OpenCV's file has no lens model for camera {odd} ({calibration.camera(odd).model}); "
+            "convert to kalibr or sensorium, which have"
+        )
     if len({(camera.width, camera.height) for camera in found}) > 1:
         raise CalibrationError(f"{names[0]} and {names[1]} have different image sizes; write them one by one")
     if len({camera.model == "equidistant" for camera in found}) > 1:

@@ -40,7 +40,12 @@ from sensorium.verdict import Status, Verdict
 
 RECTIFIED = "rectified"
 URDF_FILE = "rig.urdf"
-_WRITTEN = {"pinhole": "plumb_bob", "radtan": "plumb_bob", "rational": "rational_polynomial"}
+_WRITTEN = {
+    "pinhole": "plumb_bob",
+    "radtan": "plumb_bob",
+    "rational": "rational_polynomial",
+    "equidistant": "equidistant",
+}
 
 
 def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibration:
@@ -267,14 +272,17 @@ def write(calibration: RigCalibration, path: Path | str) -> tuple[str, ...]:
         CalibrationError: If there is nothing to write, or the folder cannot be made.
     """
     folder = Path(path)
-    if not calibration.cameras and not calibration.edges:
-        raise CalibrationError("nothing to write: the calibration has no camera and no transform")
+    cameras = {name: camera for name, camera in calibration.cameras.items() if camera.model in _WRITTEN}
+    if not cameras and not calibration.edges:
+        raise CalibrationError(
+            "nothing to write: the calibration has no transform and no camera whose lens camera_info has a model for"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise CalibrationError(f"{folder} cannot be made a folder: {err}") from err
-    rectified = _rectified(calibration)
-    for name, camera in calibration.cameras.items():
+    rectified = _rectified(calibration) if len(cameras) == len(calibration.cameras) else {}
+    for name, camera in cameras.items():
         R, P = rectified.get(name, (np.eye(3), np.hstack([camera.K, np.zeros((3, 1))])))
         document = _camera_info(name, camera, R, P)
         (folder / f"{_file_name(name)}.yaml").write_text(
@@ -287,7 +295,11 @@ def write(calibration: RigCalibration, path: Path | str) -> tuple[str, ...]:
         )
     else:
         notes = in_frames(calibration, tuple(calibration.cameras))
-    return notes
+    return notes + tuple(
+        f"left out, the format has no such lens model: {name} ({camera.model})"
+        for name, camera in calibration.cameras.items()
+        if name not in cameras
+    )
 
 
 def _file_name(name: str) -> str:
@@ -302,7 +314,7 @@ def _camera_info(name: str, camera: Intrinsics, R: Array, P: Array) -> dict[str,
         "image_height": camera.height,
         "camera_name": name,
         "camera_matrix": _matrix(camera.K),
-        "distortion_model": _WRITTEN.get(camera.model, camera.model),
+        "distortion_model": _WRITTEN[camera.model],
         "distortion_coefficients": _matrix(coefficients),
         "rectification_matrix": _matrix(R),
         "projection_matrix": _matrix(P),

@@ -1,5 +1,7 @@
 """Lenses that see beyond 90 degrees: against their formulas worked out by hand, OpenCV, and themselves."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.calibration import lenses
+from sensorium.calibration.edges import Edge
+from sensorium.calibration.formats import foxglove, kalibr, opencv, ros
+from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import Array, Intrinsics, project, rays, undistort, unproject
 from sensorium.calibration.keyframes import straightened
 from sensorium.calibration.lint import lint
@@ -173,6 +178,35 @@ def test_a_fisheye_that_does_not_fill_its_corners_is_no_finding() -> None:
 def test_impossible_lenses_are_refused(model: str, coefficients: tuple[float, ...], complaint: str) -> None:
     with pytest.raises(CalibrationError, match=complaint):
         lens(model, coefficients)
+
+
+WIDE = RigCalibration(
+    cameras={name: LENSES[name] for name in ("kb4", "double_sphere", "eucm", "omni", "fov")},
+    edges=(Edge("body", "eucm", np.eye(4)),),
+)
+
+
+def test_kalibr_keeps_every_lens(tmp_path: Path) -> None:
+    kalibr.write(WIDE, tmp_path / "camchain.yaml")
+    again = import_calibration(tmp_path / "camchain.yaml").calibration
+    assert {name: camera.model for name, camera in again.cameras.items()} == {
+        name: camera.model for name, camera in WIDE.cameras.items()
+    }
+    for name, camera in WIDE.cameras.items():
+        points = np.array([[0.3, -0.2, 1.0], [-1.0, 0.4, 0.8]])
+        np.testing.assert_allclose(project(points, again.camera(name)), project(points, camera), atol=1e-9)
+
+
+def test_a_writer_names_the_lenses_that_it_lacks(tmp_path: Path) -> None:
+    left_out = [f"left out, the format has no such lens model: {name}" for name in ("double_sphere", "eucm")]
+    for notes in (ros.write(WIDE, tmp_path / "ros"), foxglove.write(WIDE, tmp_path / "a.mcap")):
+        assert [note for note in notes for start in left_out if note.startswith(start)] == [
+            f"{start} ({model})" for start, model in zip(left_out, ("double_sphere", "eucm"), strict=True)
+        ]
+    assert import_calibration(tmp_path / "ros").calibration.cameras.keys() == {"kb4"}
+    assert import_calibration(tmp_path / "a.mcap").calibration.cameras.keys() == {"kb4"}
+    with pytest.raises(CalibrationError, match="no lens model for camera eucm"):
+        opencv.write(WIDE, tmp_path / "a.yml", ("eucm",))
 
 
 def test_every_lens_has_coefficients_that_a_document_can_hold() -> None:
