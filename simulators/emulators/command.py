@@ -4,6 +4,7 @@ Prints the rig-file entry that connects to it.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("drop-every", "garbage-every", "corrupt-every", "disconnect-after", "seed"):
         parser.add_argument(f"--{name}", type=int, default=0)
     options = parser.parse_args(argv)
+    # A shell that starts it in the background has it ignore Ctrl-C, and then nothing but SIGKILL would end it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     faults = WireFaults(
         options.drop_every,
         options.garbage_every,

@@ -16,8 +16,11 @@ from sensorium.timebase import SECOND_NS, HostClock
 
 @pytest.mark.parametrize(("device", "name"), [("xsens", "imu"), ("ati", "force")])
 def test_an_emulator_prints_the_rig_entry_that_connects_to_it(device: str, name: str, tmp_path: Path) -> None:
+    in_background = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]  # as `command &` in a script starts it
     command = [sys.executable, "-m", "sensorium.simulators.emulators.command", device, "--rate-hz", "200"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as emulator:
+    with subprocess.Popen(
+        [*in_background, *command], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as emulator:
         try:
             assert emulator.stdout is not None
             options = yaml.safe_load(emulator.stdout.readline())[name]
