@@ -54,10 +54,8 @@ class SyncService:
         self._control = context.socket(zmq.REP)
         self._control.setsockopt(zmq.MAXMSGSIZE, 1 << 20)
         self._control.bind(spec.control_endpoint)
-        self._poller = zmq.Poller()
-        # Not the thinker's: it is heard when housekeeping is due, and until then a poll would return at once.
-        for socket in (self._receiver.socket, self._control):
-            self._poller.register(socket, zmq.POLLIN)
+        # Only of the bus: the others are heard each 10 or 20 ms, and to ask them costs as much as a frame.
+        self._awaited = [(self._receiver.socket, int(zmq.POLLIN))]
         self._stopping_since_ns: int | None = None
         self._next_control_ns = 0
         self._commands: dict[str, Callable[[Reply], Reply]] = {
@@ -75,10 +73,10 @@ class SyncService:
 
     def step(self) -> bool:
         """Do one round; False when the session is over."""
+        zmq.zmq_poll(self._awaited, _IDLE_MS)
         handled = self.synchronizer.step()
-        is_asked = not handled and bool(self._poller.poll(_IDLE_MS))
         now_ns = self._clock.now_ns()
-        if is_asked or now_ns >= self._next_control_ns:  # an empty socket costs an exception
+        if now_ns >= self._next_control_ns:  # an empty socket costs an exception
             self._next_control_ns = now_ns + CONTROL_NS
             self._answer_control()
         if self._stopping_since_ns is not None and handled == 0:
