@@ -154,7 +154,7 @@ class BusReceiver:
         """Yield what has arrived, at most ``limit`` messages, without waiting."""
         recv, get = self.socket.recv, self.socket.get
         for _ in range(limit):
-            if not get(_EVENTS) & _POLLIN:  # an empty socket would cost an exception
+            if not int(get(_EVENTS)) & _POLLIN:  # an empty socket would cost an exception
                 return
             identity = recv(_NOBLOCK)
             head = recv(_NOBLOCK, False)
