@@ -1,6 +1,7 @@
 """What ``sensorium sync ...`` does; each function returns an exit code."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sensorium.agent.reporting.sync import SyncReport, sync_report, write_sync_r
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, UsageError
+from sensorium.sync.clocks.model import Uncertainty
 from sensorium.sync.content.check import ContentInputs, check_content
 from sensorium.sync.distribution import Distribution
 from sensorium.sync.episode.files import CALIBRATION_FILE, SYNC_REPORT_FILE
@@ -21,6 +23,30 @@ from sensorium.verdict import Status, Verdict
 
 CLAP_BOUND_M = 0.1
 """How well a user paces off the distance of a clap: 0.3 ms of sound."""
+
+
+@dataclass(slots=True)
+class _Bounds:
+    """What the frames of a stream state: the whole bound, and what was measured of it."""
+
+    total95: Distribution = field(default_factory=Distribution)
+    bound95: Distribution = field(default_factory=Distribution)
+
+    def add(self, known: Uncertainty) -> None:
+        self.total95.add(known.total95_ns)
+        self.bound95.add(known.bound95_ns)
+
+    def p50_us(self) -> dict[str, float]:
+        return {"total95": _percentile_us(self.total95, 50), "bound95": _percentile_us(self.bound95, 50)}
+
+
+@dataclass(slots=True)
+class _Moved:
+    """By how much a re-map moved the frames of a stream, and what was stated of them before and after."""
+
+    by: Distribution = field(default_factory=Distribution)
+    before: _Bounds = field(default_factory=_Bounds)
+    after: _Bounds = field(default_factory=_Bounds)
 
 
 def content_inputs(clap_m: float | None, filter_delays: Sequence[str]) -> ContentInputs:
@@ -68,21 +94,21 @@ def remap_sync(episode: Path, *, as_json: bool) -> int:
     with Episode(episode) as opened:
         path = write_remap(opened)
         better = read_remap(opened)
-        moved: dict[str, tuple[Distribution, Distribution, Distribution]] = {}
+        moved: dict[str, _Moved] = {}
         for stream, row in opened.stamps():
             new = better[stream, row.instance, row.seq]
-            by, before, after = moved.setdefault(stream, (Distribution(), Distribution(), Distribution()))
-            by.add(abs(int(new.capture_ns[-1] - row.stamped.capture_ns[-1])))
-            before.add(row.stamped.uncertainty.bound95_ns)
-            after.add(new.uncertainty.bound95_ns)
+            found = moved.setdefault(stream, _Moved())
+            found.by.add(abs(int(new.capture_ns[-1] - row.stamped.capture_ns[-1])))
+            found.before.add(row.stamped.uncertainty)
+            found.after.add(new.uncertainty)
     rows = {
         stream: {
-            "moved_p50_us": _percentile_us(by, 50),
-            "moved_p99_us": _percentile_us(by, 99),
-            "bound95_p50_before_us": _percentile_us(before, 50),
-            "bound95_p50_after_us": _percentile_us(after, 50),
+            "moved_p50_us": _percentile_us(found.by, 50),
+            "moved_p99_us": _percentile_us(found.by, 99),
+            **{f"{name}_p50_before_us": value for name, value in found.before.p50_us().items()},
+            **{f"{name}_p50_after_us": value for name, value in found.after.p50_us().items()},
         }
-        for stream, (by, before, after) in moved.items()
+        for stream, found in moved.items()
     }
     if as_json:
         print_json({"remap": str(path), "streams": rows})
@@ -92,8 +118,9 @@ def remap_sync(episode: Path, *, as_json: bool) -> int:
     for name in ("stream", "moved p50/p99 us", "bound p50 before us", "after us"):
         table.add_column(name, justify="left" if name == "stream" else "right")
     for stream, row_of in rows.items():
-        values = [f"{value:.1f}" for value in row_of.values()]
-        table.add_row(stream, f"{values[0]} / {values[1]}", values[2], values[3])
+        moved_by = f"{row_of['moved_p50_us']:.1f} / {row_of['moved_p99_us']:.1f}"
+        bounds = [f"{row_of[f'total95_p50_{when}_us']:.1f}" for when in ("before", "after")]
+        table.add_row(stream, moved_by, *bounds)
     console.print(table)
     console.print(f"written: {path}", markup=False, soft_wrap=True)
     return 0
@@ -120,7 +147,7 @@ def _print(report: SyncReport, path: Path) -> None:
     clocks = Table(title=f"clocks of {report.episode_id}, {found['seconds']:.1f} s", title_justify="left")
     for name in ("stream", "method", "rate Hz", "skew ppm", "epochs"):
         clocks.add_column(name, justify="left" if name in ("stream", "method") else "right")
-    for name in ("residual p50/p99 us", "bound p50/p95 us", "floor us", "latency +- us", "events"):
+    for name in ("residual p50/p99 us", "bound p50/p95 us", "of it floor us", "of it latency us", "events"):
         clocks.add_column(name, justify="right")
     for name, stream in found["streams"].items():
         clocks.add_row(
@@ -130,7 +157,7 @@ def _print(report: SyncReport, path: Path) -> None:
             _text(stream["skew_ppm"], 2),
             str(stream["epochs"]),
             _pair(stream["residual_us"], "p50", "p99"),
-            _pair(stream["bound95_us"], "p50", "p95"),
+            _pair(stream["total95_us"], "p50", "p95"),
             _text((stream["floor_us"] or {}).get("p95"), 1),
             _text(stream["asymmetry_us"], 1),
             ", ".join(f"{kind} {count}" for kind, count in stream["events"].items()),

@@ -85,7 +85,7 @@ def _clock_caption(record: StreamRecord, numbers: Mapping[str, Any]) -> str:
     if numbers.get("clock_error_p99_us") is not None:
         parts.append(f"error p99 {plots.duration_text(numbers['clock_error_p99_us'] / 1e6)}")
     if clock.asymmetry_us:
-        parts.append(f"minimum latency known to {plots.duration_text(clock.asymmetry_us / 1e6)}")
+        parts.append(f"of it minimum latency {plots.duration_text(clock.asymmetry_us / 1e6)}")
     if clock.epochs > 1:
         parts.append(f"{clock.epochs} epochs")
     parts += [f"{kind}: {count}" for kind, count in clock.events.items()]

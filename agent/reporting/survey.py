@@ -322,7 +322,7 @@ class _Taker:
             is_of_last = len(recorded.stamped.capture_ns) == recorded.frame.count
             rows[:, 1] = recorded.frame.next_seq - 1 if is_of_last else recorded.frame.seq
         rows[:, 2], rows[:, 3] = arrival, capture
-        rows[:, 4] = min(recorded.uncertainty.bound95_ns, 1e18)
+        rows[:, 4] = min(recorded.uncertainty.total95_ns, 1e18)
         self._stream.clock.add(rows)
 
     def _keep(self, frame: Frame, middle_ns: int) -> None:

@@ -47,6 +47,7 @@ class StreamClock:
     epochs: set[tuple[int, int]] = field(default_factory=set)
     latency: Distribution = field(default_factory=Distribution)
     bound: Distribution = field(default_factory=Distribution)
+    total: Distribution = field(default_factory=Distribution)
     statistical: Distribution = field(default_factory=Distribution)
     floor: Distribution = field(default_factory=Distribution)
     asymmetry_ns: float = 0.0
@@ -74,11 +75,12 @@ class StreamClock:
             self.latency.add(max(value, 0))
         uncertainty = row.stamped.uncertainty
         self.bound.add(uncertainty.bound95_ns)
+        self.total.add(uncertainty.total95_ns)
         self.statistical.add(uncertainty.statistical_ns)
         self.floor.add(uncertainty.floor_ns)
         self.asymmetry_ns = max(self.asymmetry_ns, uncertainty.asymmetry_ns)
         rows = np.empty((len(capture_fresh), 3), np.int64)
-        rows[:, 0], rows[:, 1], rows[:, 2] = capture_fresh, latency, min(uncertainty.bound95_ns, 1e18)
+        rows[:, 0], rows[:, 1], rows[:, 2] = capture_fresh, latency, min(uncertainty.total95_ns, 1e18)
         self.points.add(rows)
         self.after_arrival += int((capture_fresh > arrival).sum())
         epoch = (row.instance, row.stamped.epoch)
@@ -118,6 +120,7 @@ class StreamClock:
             "epochs": len(self.epochs),
             "latency_min_declared_us": self.info.latency.min_ns / 1e3,
             "residual_us": _summary_us(self.latency),
+            "total95_us": _summary_us(self.total),
             "bound95_us": _summary_us(self.bound),
             "statistical_us": _summary_us(self.statistical),
             "floor_us": _summary_us(self.floor),
@@ -186,6 +189,7 @@ class SyncReport:
                 "outcomes": dict(pair.outcomes),
                 "residual_us": None if pair.is_interpolated else _summary_us(pair.residual),
                 "gap_us": _summary_us(pair.residual) if pair.is_interpolated else None,
+                "total95_us": _summary_us(pair.bound),
                 "bound95_us": _summary_us(pair.bound),
             }
             for name, pair in self.pairs.items()
@@ -363,11 +367,11 @@ def _clock_table(found: Mapping[str, Any]) -> str:
         "residual p50 / p99 / max (µs)",
         "bound p50 / p95 / max (µs)",
         "of it floor (µs)",
-        "latency ± (µs)",
+        "of it latency (µs)",
     ]
     rows = []
     for name, stream in found["streams"].items():
-        bound, residual = stream["bound95_us"], stream["residual_us"]
+        bound, residual = stream["total95_us"], stream["residual_us"]
         rows.append(
             [
                 f'<strong>{page.text(name)}</strong><span class="sub">{stream["modality"]}</span>',
@@ -383,8 +387,8 @@ def _clock_table(found: Mapping[str, Any]) -> str:
             ]
         )
     lead = (
-        "Residual: arrival minus capture, less the declared minimum latency. Bound: stated, 95 %. The constant "
-        "minimum latency cannot be seen one-way; its own bound stands apart, in the last column."
+        "Residual: arrival minus capture, less the declared minimum latency. Bound: what a capture time may be off "
+        "by, 95 %. What no stamp shows (the constant minimum latency, unequal paths) is part of it, in the last column."
     )
     return page.section("clocks", "Clocks", page.table(head, rows, range(2, len(head))), lead)
 

@@ -76,11 +76,12 @@ def judge_claim(info: StreamInfo, model: ClockModel, line: Line, reference: Refe
     announced_s = reference.utc_offset_s
     offset_s = TAI_MINUS_UTC_S if announced_s is None else announced_s
     verdict = compare_claim(info.name, model.ref_ticks, model, claimed, offset_s, limit_ppm)
-    if announced_s is None and any("is taken for" in reason for reason in verdict.reasons):
+    is_assumed = announced_s is None and any("is taken for" in reason for reason in verdict.reasons)
+    if verdict.status is Status.FAILED and reference.doubt:
+        verdict = replace(verdict, status=Status.SUSPECT, reasons=(*verdict.reasons, reference.doubt))
+    if is_assumed:
         assumed = f"nobody announces TAI - UTC, {offset_s} s is assumed"
         verdict = replace(verdict, reasons=(*verdict.reasons, assumed))
-    if verdict.status is Status.FAILED and reference.doubt:
-        return replace(verdict, status=Status.SUSPECT, reasons=(*verdict.reasons, reference.doubt))
     return verdict
 
 

@@ -12,12 +12,13 @@ ONE_WAY = "oneway-envelope"
 
 @dataclass(frozen=True, slots=True)
 class Uncertainty:
-    """Half widths in nanoseconds; ``statistical`` + ``floor`` is the stated 95 % bound.
+    """Half widths in nanoseconds, in parts; :attr:`total95_ns` is what a capture time may be off by.
 
     Attributes:
         statistical_ns: From the number and spread of the samples.
         floor_ns: From the shape of the latency floor (soft, drifting or bimodal floors).
-        asymmetry_ns: Bound on the constant minimum latency, which one-way stamps cannot see; always apart.
+        asymmetry_ns: Bound on what no stamp can show: the constant least latency one way, unequal paths
+            two ways.
     """
 
     statistical_ns: float
@@ -26,7 +27,16 @@ class Uncertainty:
 
     @property
     def bound95_ns(self) -> float:
+        """What was measured: covers the truth 95 % of the time but for the asymmetry. For estimators."""
         return self.statistical_ns + self.floor_ns
+
+    @property
+    def total95_ns(self) -> float:
+        """The bound of a capture time, for whoever uses it: what is not known is part of it.
+
+        The asymmetry is a bound and no spread: it does not average out, so it is added, not joined in squares.
+        """
+        return self.bound95_ns + self.asymmetry_ns
 
 
 @dataclass(frozen=True, slots=True)

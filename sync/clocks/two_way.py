@@ -94,6 +94,11 @@ class OffsetEstimate:
         return self.statistical_ns + self.floor_ns
 
     @property
+    def total95_ns(self) -> float:
+        """The 95 % bound with what unequal paths can add: for whoever uses the offset."""
+        return self.bound95_ns + self.asymmetry_ns
+
+    @property
     def hard_ns(self) -> float:
         """Half width of the hard interval."""
         return (self.upper_ns - self.lower_ns) / 2

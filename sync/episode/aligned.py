@@ -50,8 +50,8 @@ class AlignedValue:
         residual_ns: Capture time minus the row's instant.
         gap_ns: Distance of the two samples that were joined; of audio the widest hole. Tells also how wide the
             gap was when the outcome is ``GAP``.
-        bound_ns: 95 % bound of the capture time.
-        asymmetry_ns: Bound on the constant latency that one-way stamps cannot see; apart.
+        bound_ns: 95 % bound of the capture time, what no stamp shows included (``Uncertainty.total95_ns``).
+        asymmetry_ns: The part of it that no stamp shows: the constant latency, unequal paths.
         value_bound: (columns,) 95 % bound of interpolated values: their slope times the time's bound, and the
             curvature of their neighbours as bound on the interpolation (dt^2 / 8 times the second derivative).
         is_repeat: The row before had the same frame.
@@ -301,7 +301,7 @@ class _Track:
             block.middle_ns,
             block.middle_ns - tick_ns,
             0,
-            block.stamped.uncertainty.bound95_ns,
+            block.stamped.uncertainty.total95_ns,
             block.stamped.uncertainty.asymmetry_ns,
             is_repeat=is_repeat,
         )
@@ -328,7 +328,7 @@ class _Track:
             place = list(columns)
             joined[place] = slerp(values[before][place], values[after][place], share)
         uncertainty = max(
-            (first.stamped.uncertainty, second.stamped.uncertainty), key=lambda each: each.bound95_ns
+            (first.stamped.uncertainty, second.stamped.uncertainty), key=lambda each: each.total95_ns
         )
         return AlignedValue(
             self.info.name,
@@ -338,9 +338,9 @@ class _Track:
             tick_ns,
             0,
             gap_ns,
-            uncertainty.bound95_ns,
+            uncertainty.total95_ns,
             max(first.stamped.uncertainty.asymmetry_ns, second.stamped.uncertainty.asymmetry_ns),
-            _value_bound(times_ns, values, before, after, uncertainty.bound95_ns),
+            _value_bound(times_ns, values, before, after, uncertainty.total95_ns),
         )
 
     def _window(self, tick_ns: int) -> AlignedValue:
@@ -370,7 +370,7 @@ class _Track:
             int(times_ns[0] + times_ns[-1]) // 2,
             int(times_ns[0] + times_ns[-1]) // 2 - tick_ns,
             gap_ns,
-            max(block.stamped.uncertainty.bound95_ns for block in holders),
+            max(block.stamped.uncertainty.total95_ns for block in holders),
             max(block.stamped.uncertainty.asymmetry_ns for block in holders),
         )
 

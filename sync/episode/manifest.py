@@ -71,7 +71,12 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class ClockSummary:
-    """How well a stream's clock is known; None where it has none or too few samples came."""
+    """How well a stream's clock is known; None where it has none or too few samples came.
+
+    Attributes:
+        uncertainty_p95_us: 95th percentile of the bounds of its capture times, what no stamp shows included.
+        asymmetry_us: That part of it: the constant least latency, unequal paths.
+    """
 
     method: str = ""
     skew_ppm: float | None = None

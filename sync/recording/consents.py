@@ -84,5 +84,5 @@ def _over_span(
     first, last = int(stamped.capture_ns[0]), int(stamped.capture_ns[-1])
     if len(stamped.capture_ns) == 1 and frame.count > 1 and info.rate_hz:
         last += int((frame.count - 1) * SECOND_NS / info.rate_hz)
-    half_width = (last - first) // 2 + int(stamped.uncertainty.bound95_ns)
+    half_width = (last - first) // 2 + int(stamped.uncertainty.total95_ns)
     return consent.allows((first + last) // 2 + utc_minus_host_ns, half_width)

@@ -70,7 +70,7 @@ def _think_again(
         size = sizes[frame.stream](frame.payload, frame.count)
         tally.add(frame.count, size, frame.arrival_ns, stamped)
         if not tally.info.reference_of:
-            bound_ns = stamped.uncertainty.bound95_ns
+            bound_ns = stamped.uncertainty.total95_ns
             aligner.add(frame.stream, frame.seq, frame.count, stamped.capture_ns, bound_ns)
         arrival_ns = max(arrival_ns, int(frame.arrival_ns[-1]))
         for row in aligner.advance(arrival_ns):

@@ -62,7 +62,7 @@ class EpisodeThoughts:
         self.tallies[info.name].add(note.count, note.driver_bytes, note.arrival_ns, note.stamped)
         self.latency_ns[info.name].add(max(0, note.taken_ns - int(note.arrival_ns[-1])))
         if is_original:
-            bound_ns = note.stamped.uncertainty.bound95_ns
+            bound_ns = note.stamped.uncertainty.total95_ns
             self.aligner.add(info.name, note.seq, note.count, note.stamped.capture_ns, bound_ns)
 
     def frame_of(self, info: StreamInfo, note: FrameNote) -> Frame:

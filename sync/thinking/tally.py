@@ -58,7 +58,7 @@ class StreamTally:
         self.last_capture_ns = last
         self.last_frame_ns = first
         self.last_count = count
-        self.bound_ns.add(stamped.uncertainty.bound95_ns)
+        self.bound_ns.add(stamped.uncertainty.total95_ns)
         self.asymmetry_ns = stamped.uncertainty.asymmetry_ns
         self.clock_epochs = max(self.clock_epochs, stamped.epoch + 1)
 
