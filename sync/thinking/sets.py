@@ -112,12 +112,13 @@ class SetKeeper:
             self._wanted_until_ns[stream] = now_ns + _WANTED_NS
         self._request, self._pending = request, None
 
+    def wants(self, stream: str) -> bool:
+        """Return whether frames of a stream are to be offered."""
+        return stream in self._wanted_until_ns
+
     def offer(self, info: StreamInfo, frame: Frame, capture_ns: NDArray[np.int64], now_ns: int) -> None:
-        """Take in a frame that was just recorded."""
-        until_ns = self._wanted_until_ns.get(info.name)
-        if until_ns is None:
-            return
-        if now_ns > until_ns:
+        """Take in a frame of a stream that is wanted."""
+        if now_ns > self._wanted_until_ns[info.name]:
             del self._wanted_until_ns[info.name]
             self._kept.pop(info.name, None)
             self._bytes.pop(info.name, None)

@@ -126,7 +126,8 @@ class Thinker:
             if self.open is not None:
                 self.open.note_clock(stream.tracker.take_events())
         self._touched.clear()
-        thoughts.append((ThoughtKind.SEEN.value, batch.oldest_ns))
+        if self._is_virtual:  # only a replay waits for us
+            thoughts.append((ThoughtKind.SEEN.value, batch.oldest_ns))
         self._say(thoughts)
 
     # -- notes
@@ -180,7 +181,7 @@ class Thinker:
         self._touched[key] = stream
         if self.open is not None:
             self.open.take(stream.info, note)
-            if note.is_stored:
+            if note.is_stored and self.sets.wants(stream.info.name):
                 frame = self.open.frame_of(stream.info, note)
                 self.sets.offer(stream.info, frame, note.stamped.capture_ns, note.taken_ns)
 

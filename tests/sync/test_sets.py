@@ -35,7 +35,8 @@ class Bench:
 
     def offer(self, info: StreamInfo, seq: int, at_ns: int, payload: bytes = b"1234", count: int = 1) -> None:
         frame = Frame(info.name, seq, count, None, stamps(at_ns), payload)
-        self.keeper.offer(info, frame, stamps(at_ns), at_ns)
+        if self.keeper.wants(info.name):
+            self.keeper.offer(info, frame, stamps(at_ns), at_ns)
 
     def pair(self, seq: int) -> None:
         at_ns = seq * 100 * MS
