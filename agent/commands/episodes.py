@@ -11,6 +11,7 @@ from sensorium.agent.session.outcome import SessionResult, document
 from sensorium.agent.session.supervisor import end_survivors
 from sensorium.errors import SensoriumError, UsageError
 from sensorium.sync.consent.grants import format_utc
+from sensorium.sync.episode.files import PREPARED_FILE
 from sensorium.sync.episode.manifest import read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import verify
@@ -30,7 +31,9 @@ def list_episodes(spool: Path, as_json: bool) -> int:
         raise UsageError(f"{spool} is not a spool; name one with --spool")
     found = Spool(spool)
     rows: list[dict[str, Any]] = [
-        {"episode": folder.name, "state": "open", "path": str(folder)} for folder in found.open_folders()
+        {"episode": folder.name, "state": "open", "path": str(folder)}
+        for folder in found.open_folders()
+        if not (folder / PREPARED_FILE).exists()
     ]
     rows += [_sealed_row(folder) for folder in found.sealed_folders()]
     if as_json:

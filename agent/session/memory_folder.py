@@ -1,8 +1,8 @@
 """What drivers and recorder write on the way lies in memory: a disk that stands still must not hold them up.
 
-A session's counter files and declarations are links into a folder of a file system in memory. It outlives every
-process, so balances stay exact whoever is killed; it does not outlive the machine, and then what was lost after the
-last recorded sample is not known (the manifest says so). Whoever ends a session, or starts the next one after a
+A session's counter files, declarations and journals are links into a folder of a file system in memory. It outlives
+every process, so balances stay exact whoever is killed; it does not outlive the machine, and then what was lost after
+the last recorded sample is not known (the manifest says so). Whoever ends a session, or starts the next one after a
 kill, brings the files home to the session's folder in the spool and removes the one in memory.
 """
 
@@ -16,7 +16,7 @@ from sensorium.agent.session.control import AgentNote
 from sensorium.errors import BusyError, EpisodeError
 from sensorium.sync.episode.spool import Spool
 
-LINKED = ("counters", "declares")
+LINKED = ("counters", "declares", "journals")
 _MEMORY = ("tmpfs", "ramfs")
 _HOME_FILE = "home"
 """Names the session's folder in the spool; written before the folder has its final name."""

@@ -47,7 +47,7 @@ class CounterFile:
     def __init__(self, path: Path, instance: int, streams: Sequence[str]) -> None:
         self.path = path
         size = _HEADER.size + len(streams) * _STREAM_BYTES
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         with path.open("x+b") as file:
             file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
@@ -99,6 +99,16 @@ class CounterFile:
 
     def close(self) -> None:
         self._map.close()
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder for this user alone, unless it is there.
+
+    Looking first matters: to make a folder that is there already waits for a disk that stands still, even where it
+    is a link into memory.
+    """
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def read_counters(path: Path) -> Counts:

@@ -30,6 +30,9 @@ BESIDE_THE_SEAL = frozenset(
 )
 """Files of a sealed folder that may appear or change after signing; nothing is claimed about them."""
 
+PREPARED_FILE = ".prepared"
+"""Marks the folder of an episode that has not begun: its files were made ahead of time."""
+
 JOURNAL_FILE = ".journal.json"
 CLOSING_FILE = ".closing.json"
 RESERVE_FILE = ".reserve"

@@ -1,6 +1,7 @@
 """Writes an open episode: ``data.mcap``, and a file of its own for each personal stream."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -229,12 +230,14 @@ class EpisodeWriter:
 
     def write_message(self, topic: str, message: Any, host_ns: int) -> None:
         """Store a protobuf message of a well-known schema (FrameTransforms, ...) for viewers."""
-        data = self._files[DATA_FILE]
-        if topic not in self._extra_channels:
-            self._extra_channels[topic] = self._add_channel(
-                data.file, topic, protobuf_schema(type(message)), {}
-            )
+        self.declare_message(topic, type(message))
         self._write_bytes(self._extra_channels[topic], message.SerializeToString(), self._utc(host_ns))
+
+    def declare_message(self, topic: str, kind: type[Any]) -> None:
+        """Make the place of a protobuf message's topic; else the first message does, which waits for the disk."""
+        if topic not in self._extra_channels:
+            file = self._files[DATA_FILE].file
+            self._extra_channels[topic] = self._add_channel(file, topic, protobuf_schema(kind), {})
 
     def write_calibration(self, calibration: RigCalibration, host_ns: int) -> None:
         """Store transforms and camera models for viewers; attach the document itself for everybody else."""
@@ -244,6 +247,10 @@ class EpisodeWriter:
     def attach(self, name: str, media_type: str, data: bytes, host_ns: int) -> None:
         """Store a small document, such as the calibration, inside ``data.mcap``."""
         self._files[DATA_FILE].file.add_attachment(Attachment(self._utc(host_ns), name, media_type, data))
+
+    def run(self, work: Callable[[], None]) -> "Future[None]":
+        """Do something else on the disk's thread: before all chunks that are closed from now on."""
+        return self._queue.run(work)
 
     # -- what became of it
 

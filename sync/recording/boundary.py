@@ -12,7 +12,7 @@ from pathlib import Path
 from sensorium.drivers.bus.counters import Counts, counter_bytes, read_counters
 from sensorium.errors import EpisodeError
 from sensorium.sync.episode.spool import Spool
-from sensorium.sync.recording.journal import Journal
+from sensorium.sync.recording.journal import Journal, remove_unbegun
 
 ORPHANS_FILE = "orphans.json"
 
@@ -27,6 +27,7 @@ def draw_boundary(spool: Path, run_dir: Path) -> Callable[[Path], Counts]:
     Names them in ``run_dir`` for whoever recovers them; call before an episode of one's own is opened.
     """
     frozen: dict[Path, Path] = {}
+    remove_unbegun(spool)
     orphans = Spool(spool).open_folders()
     for folder in orphans:
         for counters in _counters_of(folder):

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.bus.credits import Held
+from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import CalibrationError, EpisodeError
 from sensorium.sync.clocks.triggered import BY_PULSES
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.recording.check_book import CheckBook
 from sensorium.sync.recording.closing import Closing
+from sensorium.sync.recording.files_ahead import FilesAhead
 from sensorium.sync.recording.notes import NoteKind, ThinkerLink
 from sensorium.sync.recording.open_episode import NOT_STARTED, OpenEpisode
 from sensorium.sync.recording.reference import reference_among
@@ -46,6 +48,7 @@ class Episodes:
         self._calibration = _load_calibration(spec.calibration)
         self._closer = ThreadPoolExecutor(1, thread_name_prefix="closer")
         self._finishing: list[tuple[OpenEpisode, Future[None]]] = []
+        self._ahead = FilesAhead(spec, clock, self._calibration)
 
     @property
     def calibration_id(self) -> str:
@@ -63,9 +66,12 @@ class Episodes:
         Raises:
             EpisodeError: If the disk does not take it.
         """
-        reference = self._spec.reference or reference_among(s.info for _, s in self._roster.streams())
-        episode_id = new_ulid(self._clock.utc_ns())
-        episode = OpenEpisode(self._spec, episode_id, self._timeline(), reference, started_ns)
+        timeline, reference = self._timeline(), self._reference()
+        episode = self._ahead.take(timeline, reference, self._infos())
+        if episode is None:
+            episode_id = new_ulid(self._clock.utc_ns())
+            episode = OpenEpisode(self._spec, episode_id, timeline, reference, started_ns)
+        episode.started_ns = started_ns
         episode.limitations += limitations
         self.open = episode
         if started_ns != NOT_STARTED:
@@ -75,6 +81,19 @@ class Episodes:
         for instance in self._roster.in_rig_order():
             episode.join(instance)
         return episode
+
+    def prepare(self) -> None:
+        """Have the files of the next episode made, in the background; again changes nothing."""
+        timeline = self._timeline()
+        if not timeline.is_virtual:
+            self._ahead.prepare(timeline, self._reference(), self._infos())
+
+    def _infos(self) -> tuple[StreamInfo, ...]:
+        instances = self._roster.in_rig_order()
+        return tuple(stream.info for each in instances for stream in each.streams.values())
+
+    def _reference(self) -> str:
+        return self._spec.reference or reference_among(s.info for _, s in self._roster.streams())
 
     def _timeline(self) -> Timeline:
         timeline = self._roster.timeline
@@ -189,6 +208,7 @@ class Episodes:
     def wait(self) -> None:
         """Return when all files are finished."""
         self._closer.shutdown(wait=True)
+        self._ahead.close()
 
 
 def _finish(episode: OpenEpisode, closing: "partial[Closing]") -> None:
@@ -203,6 +223,7 @@ def _finish(episode: OpenEpisode, closing: "partial[Closing]") -> None:
     except EpisodeError as err:
         limitations = (*limitations, f"not everything could be written: {err}")
     closing(accounts=episode.closed_accounts(), limitations=limitations).save(episode.folder)
+    episode.forget()
 
 
 def _remove(episode: OpenEpisode) -> None:

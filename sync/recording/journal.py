@@ -1,18 +1,23 @@
 """The notes beside an open episode that let its balance be settled after a crash."""
 
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from sensorium.drivers.bus.counters import Counts, read_counters
+from sensorium.drivers.bus.counters import Counts, make_private, read_counters
 from sensorium.errors import EpisodeError
 from sensorium.sync.episode.facts import SessionFacts
-from sensorium.sync.episode.files import JOURNAL_FILE
+from sensorium.sync.episode.files import JOURNAL_FILE, PREPARED_FILE
+from sensorium.sync.episode.mcap_records import WriteError
+from sensorium.sync.episode.spool import Spool
 from sensorium.sync.recording.accounting import Account, settle_torn
 from sensorium.sync.recording.closing import unpack_reasons
+
+_NOTES = "journals"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +47,70 @@ class Journal:
     consent: str
     instances: dict[str, JournalInstance]
 
+    def note(self, run_dir: Path, episode_id: str) -> None:
+        """Write it where no disk is waited for; it counts until :func:`forget`.
+
+        Raises:
+            WriteError: If there is no room.
+        """
+        target = _note_path(run_dir, episode_id)
+        try:
+            make_private(target.parent)
+            _replace(target, _JOURNAL.dump_json(self))
+        except OSError as err:
+            raise WriteError(f"{target} could not be written: {err.strerror}; free space there") from err
+
     def save(self, folder: Path) -> None:
-        target = folder / JOURNAL_FILE
-        partial = target.with_suffix(".new")
-        partial.write_bytes(_JOURNAL.dump_json(self))
-        partial.replace(target)
+        """Write it beside the episode, so that it survives the machine.
+
+        Raises:
+            WriteError: If the disk does not take it.
+        """
+        try:
+            _replace(folder / JOURNAL_FILE, _JOURNAL.dump_json(self))
+            (folder / PREPARED_FILE).unlink(missing_ok=True)
+        except OSError as err:
+            raise WriteError(f"{folder / JOURNAL_FILE} could not be written: {err.strerror}") from err
 
     @classmethod
     def load(cls, folder: Path) -> "Journal":
-        """Return the journal of an open episode.
+        """Return the journal of an open episode, as it was noted last.
 
         Raises:
             EpisodeError: If it is missing or unreadable.
         """
+        path = next(_notes_of(folder), folder / JOURNAL_FILE)
         try:
-            return _JOURNAL.validate_python(json.loads((folder / JOURNAL_FILE).read_bytes()))
+            return _JOURNAL.validate_python(json.loads(path.read_bytes()))
         except (OSError, ValueError) as err:
             raise EpisodeError(f"{folder}: no usable journal ({err}); its losses cannot be settled") from err
+
+
+def _replace(target: Path, data: bytes) -> None:
+    partial = target.with_suffix(".new")
+    partial.write_bytes(data)
+    partial.replace(target)
+
+
+def _note_path(run_dir: Path, episode_id: str) -> Path:
+    return run_dir / _NOTES / f"{episode_id}.json"
+
+
+def _notes_of(folder: Path) -> Iterator[Path]:
+    return Spool.of(folder).root.glob(f"run/*/{_NOTES}/{folder.name}.json")
+
+
+def forget(run_dir: Path, episode_id: str) -> None:
+    """Remove the note of an episode that is closed or gone."""
+    _note_path(run_dir, episode_id).unlink(missing_ok=True)
+
+
+def remove_unbegun(spool: Path) -> None:
+    """Remove the folders of episodes whose files were prepared and that never began; nobody may record there."""
+    for folder in Spool(spool).open_folders():
+        is_prepared = (folder / PREPARED_FILE).exists() and not any(_notes_of(folder))
+        if is_prepared or not any(folder.iterdir()):
+            shutil.rmtree(folder)
 
 
 _JOURNAL: TypeAdapter[Journal] = TypeAdapter(Journal)

@@ -3,7 +3,9 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sensorium.calibration.rig_document import RigCalibration
@@ -12,10 +14,11 @@ from sensorium.sync.episode.chunk_accounts import Written
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE
+from sensorium.sync.episode.scene import scene_messages
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
 from sensorium.sync.recording.accounting import Account
 from sensorium.sync.recording.closing import ClosedAccount, ClosedStream, pack_reasons
-from sensorium.sync.recording.journal import Journal, JournalInstance, JournalStream
+from sensorium.sync.recording.journal import Journal, JournalInstance, JournalStream, forget
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.streams import Instance
 from sensorium.timebase import Timeline
@@ -61,6 +64,20 @@ class OpenEpisode:
         self._consent = str(spec.consent)
         self._tolerance_ns = spec.tolerance_ns
         self._instances: dict[int, JournalInstance] = {}
+        self._run_dir = spec.run_dir
+        self._saving: Future[None] | None = None
+
+    def prepare(
+        self, infos: Iterable[StreamInfo], path: Path | None, calibration: RigCalibration | None
+    ) -> None:
+        """Do ahead of time what waits for the disk: places for these streams and for the calibration.
+
+        Raises:
+            EpisodeError: If the disk does not take it.
+        """
+        for info in infos:
+            self.writer.declare(info)
+        self._place_calibration(path, calibration)
 
     def join(self, instance: Instance) -> None:
         """Open the accounts of an instance, and note where they begin."""
@@ -76,9 +93,22 @@ class OpenEpisode:
         self._save_journal()
 
     def _save_journal(self) -> None:
+        """Note it at once, and beside the files before the first chunk that needs it."""
         instances = {str(number): found for number, found in self._instances.items()}
         journal = Journal(self._facts, self.reference, self._tolerance_ns, self._consent, instances)
-        journal.save(self.folder)
+        journal.note(self._run_dir, self.episode_id)
+        self._saving = self.writer.run(partial(journal.save, self.folder))
+
+    def step(self, now_ns: int) -> None:
+        """Let the writer do what is due.
+
+        Raises:
+            EpisodeError: If the disk did not take something.
+        """
+        self.writer.step(now_ns)
+        if self._saving is not None and self._saving.done():
+            saving, self._saving = self._saving, None
+            saving.result()
 
     def is_changed_by(self, infos: Iterable[StreamInfo]) -> bool:
         """Return whether a device came back with other settings than it had in this episode."""
@@ -86,9 +116,18 @@ class OpenEpisode:
 
     def store_calibration(self, path: Path | None, calibration: RigCalibration | None) -> None:
         """Put the calibration in force beside the data, and into it for viewers."""
-        if path is not None and calibration is not None:
-            shutil.copyfile(path, self.folder / CALIBRATION_FILE)
+        if calibration is not None:
+            self._place_calibration(path, calibration)
             self.writer.write_calibration(calibration, self.started_ns)
+
+    def _place_calibration(self, path: Path | None, calibration: RigCalibration | None) -> None:
+        """Do what of it waits for the disk; again is harmless."""
+        target = self.folder / CALIBRATION_FILE
+        if path is None or calibration is None or target.exists():
+            return
+        shutil.copyfile(path, target)
+        for topic, message in scene_messages(calibration, 0):
+            self.writer.declare_message(topic, type(message))
 
     def event(
         self, host_ns: int, kind: str, stream: str, detail: str, fields: Mapping[str, str] | None = None
@@ -125,6 +164,11 @@ class OpenEpisode:
             for name, number, account in self.accounts
         )
 
+    def forget(self) -> None:
+        """Let go of the note for a crash: the episode is closed, or gone."""
+        forget(self._run_dir, self.episode_id)
+
     def remove(self) -> None:
         """Delete what was written."""
         shutil.rmtree(self.folder)
+        self.forget()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from sensorium.drivers.bus.counters import Counts, read_counters
+from sensorium.drivers.bus.counters import Counts, make_private, read_counters
 from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.drivers.bus.wire import Declare
 from sensorium.errors import ConfigError
@@ -160,7 +160,7 @@ class Roster:
 
     def _save_note(self, declare: Declare) -> None:
         path = self._note_path(declare.instance)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         path.write_text(declare.model_dump_json())
 
     def _note_path(self, instance: int) -> Path:

@@ -29,6 +29,7 @@ from sensorium.sync.recording.open_episode import NOT_STARTED, OpenEpisode
 from sensorium.sync.recording.permit import Permit
 from sensorium.sync.recording.roster import Roster
 from sensorium.sync.recording.spec import SyncSpec
+from sensorium.sync.recording.splitting import Splitting
 from sensorium.sync.recording.streams import Instance, LiveStream
 from sensorium.sync.recording.triggers import Due, SessionTriggers
 from sensorium.timebase import SECOND_NS, Clock, read_bases
@@ -65,6 +66,7 @@ class Synchronizer:
         self._clock = clock
         self._triggers = SessionTriggers(spec.triggers)
         self._episodes = Episodes(spec, self.roster, self._triggers, link, clock)
+        self._splitting = Splitting(spec.max_s, spec.max_bytes, self._episodes)
         self.briefing = Briefing(link, self.roster, self._episodes, clock.now_ns())
         permit = Permit(spec, self._episodes.calibration_id)
         self.policy = CheckPolicy(spec.on_failed_check, permit, self)
@@ -353,17 +355,11 @@ class Synchronizer:
                     free = episode.writer.policy.min_free_bytes >> 20
                     self._disk_trouble(f"less than {free} MiB free on the spool's disk")
                     return
-            episode.writer.step(now_ns)
+            episode.step(now_ns)
         except EpisodeError as err:
             self._disk_trouble(str(err))
             return
-        self._split_when_due(episode)
-
-    def _split_when_due(self, episode: OpenEpisode) -> None:
-        max_s, max_bytes = self.spec.max_s, self.spec.max_bytes
-        is_long = max_s is not None and self.now_ns() - episode.started_ns >= max_s * SECOND_NS
-        is_large = max_bytes is not None and episode.writer.bytes_stored() >= max_bytes
-        if (is_long or is_large) and not self.roster.is_drained:
+        if not self.roster.is_drained and self._splitting.is_due(episode, self.now_ns()):
             self.stop()
             self.start()
 

@@ -17,7 +17,7 @@ from sensorium.sync.episode.spool import Spool
 from sensorium.sync.recording.accounting import Account
 from sensorium.sync.recording.boundary import boundary_reader
 from sensorium.sync.recording.closing import ClosedAccount, ClosedStream, Closing
-from sensorium.sync.recording.journal import Journal, settle_journal
+from sensorium.sync.recording.journal import Journal, remove_unbegun, settle_journal
 from sensorium.sync.thinking.catch_up import catch_up, started_and_ended_ns
 from sensorium.sync.thinking.sealed import Sealed
 from sensorium.sync.thinking.sealing import Thoughts, seal_closing
@@ -33,6 +33,7 @@ def recover_orphans(spool: Path, consent: Path) -> list[Sealed]:
     Args:
         consent: The consent log, for episodes that do not say which they were recorded under.
     """
+    remove_unbegun(spool)
     return [seal_orphan(folder, consent) for folder in Spool(spool).open_folders()]
 
 
