@@ -104,8 +104,9 @@ def recover_episodes(spool: Path, as_json: bool) -> int:
     """
     found = Spool(spool.resolve())
     with found.lock():
-        end_survivors(found.root, HostClock())  # they may still write what looks like an orphan
-        cleared = clear_up(found.root)
+        clock = HostClock()
+        end_survivors(found.root, clock)  # they may still write what looks like an orphan
+        cleared = clear_up(found.root, clock)
         recovered = recover_orphans(found.root, found.root / "consent")
     rows = [
         {"episode": each.episode_id, "path": str(each.path or ""), "error": each.error} for each in recovered

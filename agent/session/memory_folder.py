@@ -15,9 +15,13 @@ from pathlib import Path
 from sensorium.agent.session.control import AgentNote
 from sensorium.errors import BusyError, EpisodeError
 from sensorium.sync.episode.spool import Spool
+from sensorium.timebase import SECOND_NS, Clock
 
 LINKED = ("counters", "declares", "journals")
 _MEMORY = ("tmpfs", "ramfs")
+_OLD_NS = 3600 * SECOND_NS
+"""Before that, a folder waits for the next session on its own spool, which says what happened."""
+
 _HOME_FILE = "home"
 """Names the session's folder in the spool; written before the folder has its final name."""
 
@@ -78,10 +82,10 @@ def _copy_home(link: Path) -> None:
     scratch.rename(link)
 
 
-def clear_up(spool: Path) -> list[str]:
+def clear_up(spool: Path, clock: Clock) -> list[str]:
     """Bring home what killed sessions of a spool left in memory, and say so; the caller owns it, nothing runs on it.
 
-    Other spools' are brought home too where nobody owns them, and removed with a spool that is gone.
+    Other spools' are brought home too once they are old and nobody owns them, and removed with a spool that is gone.
     """
     said = []
     for folder in memory_folders():
@@ -91,7 +95,7 @@ def clear_up(spool: Path) -> list[str]:
             said.append(_cleared(folder, home))
         elif not home.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
-        else:
+        elif clock.utc_ns() - folder.stat().st_mtime_ns > _OLD_NS:
             _clear_of_others(folder, home, owner)
     return said
 

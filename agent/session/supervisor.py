@@ -104,7 +104,7 @@ class Supervisor:
         with ExitStack() as stack:
             stack.enter_context(Spool(self.spool).lock())
             self.warnings += end_survivors(self.spool, self._clock)
-            self.warnings += clear_up(self.spool)
+            self.warnings += clear_up(self.spool, self._clock)
             sockets = Path(tempfile.mkdtemp(prefix="sensorium-"))  # ipc paths are limited to 107 bytes
             stack.callback(shutil.rmtree, sockets, ignore_errors=True)
             self._endpoints = {name: f"ipc://{sockets}/{name}" for name in _SOCKETS}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sessions import until
+from sessions import CLOCK, until
 
 from sensorium.agent.session.control import AgentNote
 from sensorium.agent.session.memory_folder import (
@@ -39,6 +39,11 @@ def run_dir(tmp_path: Path) -> Iterator[Path]:
 
 def in_memory(run_dir: Path) -> list[Path]:
     return [folder for folder in memory_folders() if folder.name.endswith(run_dir.name)]
+
+
+def let_age(run_dir: Path) -> None:
+    for folder in in_memory(run_dir):
+        os.utime(folder, (0, 0))
 
 
 def produced(run_dir: Path) -> int:
@@ -71,40 +76,45 @@ def test_a_way_home_that_was_cut_short_is_gone_again(run_dir: Path) -> None:
 def test_what_a_killed_session_left_is_brought_home_by_the_next_on_its_spool_which_says_so(
     run_dir: Path,
 ) -> None:
-    (said,) = clear_up(run_dir.parent.parent)
+    (said,) = clear_up(run_dir.parent.parent, CLOCK)
     assert run_dir.name in said
     assert in_memory(run_dir) == []
     assert produced(run_dir) == 7
-    assert clear_up(run_dir.parent.parent) == []
+    assert clear_up(run_dir.parent.parent, CLOCK) == []
 
 
-def test_a_session_on_another_spool_brings_it_home_too(run_dir: Path, tmp_path: Path) -> None:
-    assert clear_up(tmp_path / "other") == []
+def test_a_session_on_another_spool_brings_it_home_once_it_is_old(run_dir: Path, tmp_path: Path) -> None:
+    clear_up(tmp_path / "other", CLOCK)
+    assert in_memory(run_dir)
+    let_age(run_dir)
+    assert clear_up(tmp_path / "other", CLOCK) == []
     assert in_memory(run_dir) == []
     assert produced(run_dir) == 7
 
 
 def test_what_belongs_to_a_spool_that_somebody_owns_is_left_alone(run_dir: Path, tmp_path: Path) -> None:
+    let_age(run_dir)
     with Spool(run_dir.parent.parent).lock():
-        clear_up(tmp_path / "other")
+        clear_up(tmp_path / "other", CLOCK)
     assert in_memory(run_dir)
 
 
 def test_what_processes_without_their_agent_still_write_is_left_alone(run_dir: Path, tmp_path: Path) -> None:
+    let_age(run_dir)
     waits = [sys.executable, "-c", "import sys; sys.stdin.read()", str(run_dir)]
     with subprocess.Popen(waits, stdin=subprocess.PIPE) as driver:
         note = AgentNote(0, run_dir.name, str(run_dir), "", {"cam": driver.pid})
         note.save(run_dir.parent.parent)
         until(lambda: note.alive(), "the driver's command line")
-        clear_up(tmp_path / "other")
+        clear_up(tmp_path / "other", CLOCK)
         assert in_memory(run_dir)
-    clear_up(tmp_path / "other")
+    clear_up(tmp_path / "other", CLOCK)
     assert in_memory(run_dir) == []
 
 
 def test_with_its_spool_a_sessions_folder_in_memory_goes(run_dir: Path, tmp_path: Path) -> None:
     shutil.rmtree(run_dir.parent.parent)
-    clear_up(tmp_path / "other")
+    clear_up(tmp_path / "other", CLOCK)
     assert in_memory(run_dir) == []
 
 
