@@ -37,6 +37,7 @@ LINGER_S = 5.0
 _HELLO_NS = SECOND_NS // 2
 _NEWS_NS = SECOND_NS // 100
 _END_POLL_MS = 20
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
 
 @dataclass(slots=True)
@@ -271,7 +272,7 @@ class BusPublisher:
 
     def _has_mail(self) -> bool:
         # Cheaper than to let recv find out: its zmq.Again costs several microseconds.
-        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+        return bool(int(self._socket.get(_EVENTS)) & _POLLIN)
 
     def _note_ready(self, session: int) -> None:
         self._served_by = session
