@@ -7,10 +7,12 @@ between the two would need second derivatives and is left to offline tools.
 Source: spec calibration 1.8 and 1.9.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sensorium.calibration.attribution import TIMING
 from sensorium.calibration.checks import Degree, judge
 from sensorium.calibration.geometry import (
     Array,
@@ -20,7 +22,7 @@ from sensorium.calibration.geometry import (
 )
 from sensorium.calibration.gyro import GyroIntegral
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.verdict import Quantity, Verdict
+from sensorium.verdict import Quantity, Status, Verdict
 
 CHECK = "imu_rotation"
 
@@ -246,7 +248,23 @@ def check_imu_rotation(
         ),
         Quantity("steps", float(len(turns.start_s)), "1", float(MIN_STEPS)),
     )
-    return judge(CHECK, subject, degrees, gates, extra, ("translation cannot be seen from rotation rates",))
+    verdict = judge(
+        CHECK, subject, degrees, gates, extra, ("translation cannot be seen from rotation rates",)
+    )
+    return _timing_named(verdict, degrees[3], [degree.status for degree in degrees[:3]])
+
+
+def _timing_named(verdict: Verdict, offset: Degree, rotations: Sequence[Status]) -> Verdict:
+    """Say of an alarm whether the stamps are the cause alone."""
+    if verdict.status not in (Status.SUSPECT, Status.FAILED):
+        return verdict
+    if not all(status is Status.OK for status in rotations):
+        return verdict
+    said = (
+        f"{verdict.reasons[0]} {TIMING}: the sensor is stamped too {'early' if offset.estimate > 0 else 'late'} "
+        "against the gyro, and its mount is in place"
+    )
+    return replace(verdict, reasons=(said, *verdict.reasons[1:]))
 
 
 def _gates(turns: Turns, found: Alignment) -> list[str]:

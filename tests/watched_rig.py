@@ -10,7 +10,7 @@ from simulated_rig import START_NS, run
 
 from sensorium.drivers.frame import StreamInfo
 from sensorium.simulators.truth import load_truth
-from sensorium.sync.thinking.sets import MARGIN_NS, AlignedSet, KeptFrame, SetRequest
+from sensorium.sync.thinking.sets import MARGIN_NS, AlignedSet, KeptFrame, SetRequest, following_frames
 from sensorium.timebase import SECOND_NS
 
 SECONDS = 21.0
@@ -48,15 +48,18 @@ class WatchedRig:
             for name in request.streams[1:]
         )
         members = (tick, *others)
-        start_ns = min(kept.first_ns for kept in members) - MARGIN_NS
-        end_ns = max(kept.last_ns for kept in members) + MARGIN_NS
+        until_ns = tick.first_ns + request.burst_ns
+        burst = following_frames(self.frames[request.streams[0]], tick, until_ns, request.burst_step_ns)
+        margin_ns = 2 * MARGIN_NS if request.burst_ns else MARGIN_NS
+        start_ns = min(kept.first_ns for kept in members) - margin_ns
+        end_ns = max(kept.last_ns for kept in (*members, *burst)) + margin_ns
         beside = tuple(
             kept
             for name in request.beside
             for kept in self.frames[name]
             if kept.last_ns >= start_ns and kept.first_ns <= end_ns
         )
-        return AlignedSet(self.episode, self.started_ns, members[0].first_ns, members, beside)
+        return AlignedSet(self.episode, self.started_ns, members[0].first_ns, members, beside, burst)
 
     def with_frames_of(self, other: "WatchedRig", name: str) -> "WatchedRig":
         return replace(self, frames={**self.frames, name: other.frames[name]})

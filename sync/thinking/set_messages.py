@@ -22,6 +22,7 @@ def pack_set(aligned: AlignedSet) -> bytes:
             "tick_ns": aligned.tick_ns,
             "members": [_packed(kept) for kept in aligned.members],
             "beside": [_packed(kept) for kept in aligned.beside],
+            "burst": [_packed(kept) for kept in aligned.burst],
         }
     )
     return packed
@@ -32,8 +33,8 @@ def unpack_set(data: bytes) -> AlignedSet | str:
     found: Reply = msgpack.unpackb(data)
     if "error" in found:
         return str(found["error"])
-    members, beside = (tuple(map(_unpacked, found[key])) for key in ("members", "beside"))
-    return AlignedSet(found["episode"], found["started_ns"], found["tick_ns"], members, beside)
+    members, beside, burst = (tuple(map(_unpacked, found[key])) for key in ("members", "beside", "burst"))
+    return AlignedSet(found["episode"], found["started_ns"], found["tick_ns"], members, beside, burst)
 
 
 def _packed(kept: KeptFrame) -> Reply:

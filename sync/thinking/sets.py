@@ -57,6 +57,7 @@ class AlignedSet:
         members: In the order asked for.
         beside: All frames of the streams wanted beside, from before the first member to after the last; fewer
             where such a stream is silent.
+        burst: Frames of the first stream that follow its member, where a burst was asked for.
     """
 
     episode_id: str
@@ -64,23 +65,37 @@ class AlignedSet:
     tick_ns: int
     members: tuple[KeptFrame, ...]
     beside: tuple[KeptFrame, ...] = ()
+    burst: tuple[KeptFrame, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SetRequest:
-    """Streams of which one frame each is wanted, and streams of which all around it are (an IMU)."""
+    """Streams of which one frame each is wanted, and streams of which all around it are (an IMU).
+
+    Attributes:
+        burst_ns: So long after the first stream's frame its next ones are wanted too, with what is beside them.
+        burst_step_ns: At least so far apart.
+    """
 
     streams: tuple[str, ...]
     beside: tuple[str, ...] = ()
+    burst_ns: int = 0
+    burst_step_ns: int = 0
 
 
 def filled(found: AlignedSet, tail: EpisodeTail) -> AlignedSet | None:
     """Return a set with the payloads of its frames from the open episode's files; None if one is not there yet."""
-    members = [_filled(kept, tail) for kept in found.members]
-    beside = [_filled(kept, tail) for kept in found.beside]
-    if any(kept is None for kept in (*members, *beside)):
+    members, beside, burst = (
+        [_filled(kept, tail) for kept in frames] for frames in (found.members, found.beside, found.burst)
+    )
+    if any(kept is None for kept in (*members, *beside, *burst)):
         return None
-    return replace(found, members=tuple(filter(None, members)), beside=tuple(filter(None, beside)))
+    return replace(
+        found,
+        members=tuple(filter(None, members)),
+        beside=tuple(filter(None, beside)),
+        burst=tuple(filter(None, burst)),
+    )
 
 
 def _filled(kept: KeptFrame, tail: EpisodeTail) -> KeptFrame | None:
@@ -146,14 +161,21 @@ class SetKeeper:
         """Return the set that was asked for once it is there with what is wanted beside it; then forget it."""
         if self._pending is None or self._request is None:
             return None
-        start_ns = min(kept.first_ns for kept in self._pending.members) - MARGIN_NS
-        end_ns = max(kept.last_ns for kept in self._pending.members) + MARGIN_NS
+        members, burst_ns = self._pending.members, self._request.burst_ns
+        following = self._kept.get(self._request.streams[0], ())
+        until_ns = members[0].first_ns + burst_ns
+        burst = following_frames(following, members[0], until_ns, self._request.burst_step_ns)
+        # Time offsets of up to a margin are looked for in a burst.
+        margin_ns = 2 * MARGIN_NS if burst_ns else MARGIN_NS
+        start_ns = min(kept.first_ns for kept in members) - margin_ns
+        end_ns = max(kept.last_ns for kept in (*members, *burst)) + margin_ns
         blocks = [self._kept.get(stream, ()) for stream in self._request.beside]
         is_covered = all(kept and kept[-1].last_ns >= end_ns for kept in blocks)
+        is_covered &= not burst_ns or bool(following and following[-1].first_ns >= until_ns)
         if not is_covered and now_ns - self._pending_since_ns < PATIENCE_NS:
             return None
         beside = tuple(kept for block in blocks for kept in _overlapping(block, start_ns, end_ns))
-        found = replace(self._pending, beside=beside)
+        found = replace(self._pending, beside=beside, burst=burst)
         self._request, self._pending = None, None
         return found
 
@@ -173,6 +195,19 @@ class SetKeeper:
             if kept.frame.seq <= seq < kept.frame.next_seq:
                 return kept
         return None
+
+
+def following_frames(
+    kept: Iterable[KeptFrame], first: KeptFrame, until_ns: int, step_ns: int
+) -> tuple[KeptFrame, ...]:
+    """Return the frames after ``first`` up to an instant, at least ``step_ns`` apart; none if it is not later."""
+    found: list[KeptFrame] = []
+    next_ns = first.first_ns + max(step_ns, 1)
+    for each in kept:
+        if next_ns <= each.first_ns <= until_ns:
+            found.append(each)
+            next_ns = each.first_ns + max(step_ns, 1)
+    return tuple(found)
 
 
 def _overlapping(block: Iterable[KeptFrame], start_ns: int, end_ns: int) -> Iterator[KeptFrame]:

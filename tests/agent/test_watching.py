@@ -262,6 +262,9 @@ def test_checks_are_derived_from_the_calibration_and_the_streams(calm: WatchedRi
         ("camera_lidar", "camera_left~lidar"),
         ("camera_lidar", "camera_right~lidar"),
         ("ground_gravity", "lidar~imu"),
+        ("camera_imu", "camera_left~imu"),
+        ("camera_imu", "camera_right~imu"),
+        ("lidar_imu", "lidar~imu"),
     }
     assert not any(plan.problem for plan in plans)
     assert {plan.gyro for plan in plans} == {"imu"}

@@ -209,7 +209,9 @@ def test_a_sensor_that_is_bumped_while_recording_is_found_and_named_in_the_manif
     manifest = read_manifest(path)
     verdicts = {(found.check, found.subject): found.status for found in manifest.calibration.verdicts}
     named = [subject for check, subject in verdicts if check == "mounting"]
-    pairs = {subject: status for (check, subject), status in verdicts.items() if check != "mounting"}
+    # What turning says needs half a minute of it, before or after the bump; the mounting is named without.
+    apart = ("mounting", "imu_rotation")
+    pairs = {subject: status for (check, subject), status in verdicts.items() if check not in apart}
     assert len(pairs) == 3
     for subject, status in pairs.items():
         if bumped and bumped in subject.split("~"):
@@ -229,3 +231,28 @@ def test_a_sensor_that_is_bumped_while_recording_is_found_and_named_in_the_manif
     check_balance(done.episodes, run_dir)
     report = Path(done.document["report"]).read_text()
     assert "LiDAR edges, red as calibrated" in report
+
+
+@pytest.mark.parametrize(
+    ("bump", "status"), [(None, "ok"), ({**OFF, "rotation_deg": [0.0, 4.0, 0.0]}, "suspect")]
+)
+def test_a_camera_is_held_against_the_imu_while_recording(
+    bump: dict[str, Any] | None, status: str, tmp_path: Path
+) -> None:
+    checks = [{"check": "camera_imu", "streams": ["camera_left", "imu"], "every_s": 9.0}]
+    left = {} if bump is None else {"bump": bump}
+    with recording(tmp_path, stereo_pair(**left), checker=GREEDY, checks=checks) as session:
+        session.until_recorded(1.0, STREAMS)
+
+        def is_judged() -> bool:
+            found = session.status()
+            return bool(found and any(each["status"] != "none yet" for each in found["checks"]["pairs"]))
+
+        until(is_judged, "a window of turning", 60.0)
+        done = session.finish(signal.SIGINT)
+    manifest = read_manifest(done.episodes[0])
+    (verdict,) = (each for each in manifest.calibration.verdicts if each.check == "imu_rotation")
+    assert (verdict.subject, verdict.status.value) == ("camera_left~imu", status), verdict.reasons
+    assert {quantity.name for quantity in verdict.quantities} >= {"rotation_x", "time_offset"}
+    for row in done.document["streams"].values():
+        assert row["dropped"] == {}, json.dumps(row)

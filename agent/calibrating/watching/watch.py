@@ -21,8 +21,6 @@ from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Quantity, Status, Verdict
 
 ALARM = (Status.SUSPECT, Status.FAILED)
-KEEP_NS = 60 * SECOND_NS
-"""Frames that wait longer for the rest of their window are let go."""
 MAX_WINDOWS = 30
 UNREADABLE = (CalibrationError, np.linalg.LinAlgError, cv2.error)
 """What data that cannot be judged raises."""
@@ -62,10 +60,12 @@ class Watch(ABC, Generic[DataT]):
 
     needed = 3
     gap_ns = SECOND_NS // 2
+    keep_ns = 60 * SECOND_NS
+    """Frames that wait longer for the rest of their window are let go."""
     first_cost_s: ClassVar[Mapping[str, float]] = {"take": 0.3, "judge": 0.1}
     """What its work costs, until it is measured (processor time)."""
     is_opportune = False
-    """Judges only at rest, and says nothing while there is none."""
+    """Judges only at rest, or only while the rig turns, and says nothing while it does not."""
 
     def __init__(self, plan: Planned, calibration: RigCalibration) -> None:
         self.plan = plan
@@ -119,7 +119,7 @@ class Watch(ABC, Generic[DataT]):
             self._forget()
         if self._period_since_ns is None:
             self._period_since_ns = aligned.tick_ns
-        self._window = [taken for taken in self._window if taken.tick_ns > aligned.tick_ns - KEEP_NS]
+        self._window = [taken for taken in self._window if taken.tick_ns > aligned.tick_ns - self.keep_ns]
         self._tried_ns.append(aligned.tick_ns)
         try:
             self._window.append(Taken(aligned.tick_ns, self._reduced(aligned)))

@@ -1,0 +1,100 @@
+"""Cameras and LiDARs watched against an IMU: what turning shows, what it costs, and that rest says nothing."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from watched_rig import WatchedRig, watched_rig
+
+from sensorium.agent.calibrating.watching.plan import plan_checks
+from sensorium.agent.calibrating.watching.watch import Watch, new_watch
+from sensorium.agent.session.rig import CheckOptions
+from sensorium.calibration.attribution import is_timing
+from sensorium.calibration.geometry import small_motion
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.simulators.demo_rig import demo_calibration
+from sensorium.sync.recording.check_book import JudgedWindow
+from sensorium.verdict import Status
+
+SECONDS = 31.0
+CALIBRATION = demo_calibration()
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> WatchedRig:
+    devices: dict[str, dict[str, Any]] = {"camera_left": {"rate_hz": 10.0}, "imu": {}}
+    return watched_rig(tmp_path_factory.mktemp("walk"), devices, seconds=SECONDS)
+
+
+def watch(rig: WatchedRig, kind: str, sensor: str, calibration: RigCalibration = CALIBRATION) -> Watch[Any]:
+    options = CheckOptions.model_validate({"check": kind, "streams": [sensor, "imu"]})
+    (plan,) = plan_checks([options], calibration, rig.infos)
+    assert not plan.problem
+    return new_watch(plan, calibration)
+
+
+def fed(watched: Watch[Any], rig: WatchedRig, seconds: float = SECONDS) -> list[JudgedWindow]:
+    found = []
+    for world_s in np.arange(0.3, seconds - 0.8, max(watched.step_ns(False) / 1e9, 1.0)):
+        watched.take(rig.at(watched.request, world_s))
+        window = watched.due_verdict()
+        found += [window] if window is not None else []
+    return found
+
+
+def turned(calibration: RigCalibration, frame: str, by_deg: float) -> RigCalibration:
+    """Return the calibration with one sensor turned about its own y."""
+    motion = small_motion((0.0, np.deg2rad(by_deg), 0.0, 0.0, 0.0, 0.0))
+    edges = tuple(
+        replace(edge, T_parent_child=edge.T_parent_child @ motion) if edge.child == frame else edge
+        for edge in calibration.edges
+    )
+    assert any(edge.child == frame for edge in edges)
+    return replace(calibration, edges=edges)
+
+
+def test_a_camera_in_place_is_ok_against_the_gyro_in_one_window(walk: WatchedRig) -> None:
+    (window,) = fed(watch(walk, "camera_imu", "camera_left"), walk)
+    assert window.verdict.status is Status.OK, window.verdict.reasons
+    assert (window.end_ns - window.start_ns) / 1e9 > 20
+
+
+def test_a_turned_camera_and_a_late_one_are_told_apart(walk: WatchedRig) -> None:
+    (window,) = fed(watch(walk, "camera_imu", "camera_left", turned(CALIBRATION, "camera_left", 2.5)), walk)
+    assert window.verdict.status is Status.SUSPECT, "the first of two windows"
+    assert not is_timing(window.verdict)
+    late = walk.stamped_late("camera_left", 0.02)
+    (window,) = fed(watch(late, "camera_imu", "camera_left"), late)
+    assert window.verdict.status is Status.SUSPECT
+    assert is_timing(window.verdict), window.verdict.reasons
+    offset_ms = next(q.value for q in window.verdict.quantities if q.name == "time_offset")
+    assert offset_ms == pytest.approx(-20.0, abs=3.0)
+    assert "too late" in window.verdict.reasons[0]
+
+
+def test_a_rig_at_rest_says_nothing_and_decodes_no_image(tmp_path: Any) -> None:
+    devices: dict[str, dict[str, Any]] = {"camera_left": {"rate_hz": 10.0}, "imu": {}}
+    still = watched_rig(tmp_path, devices, seconds=6.0, motion="still")
+    # Whoever looked at these images would fail.
+    blank = still.with_payloads("camera_left", lambda _: b"no image")
+    watched = watch(blank, "camera_imu", "camera_left")
+    assert fed(watched, blank, 6.0) == []
+    watched.plan = replace(watched.plan, every_s=3.0)
+    for world_s in np.linspace(0.3, 5.0, 12):
+        watched.take(blank.at(watched.request, world_s))
+        assert watched.due_verdict() is None
+    assert "waits for 5 deg/s" in watched.note
+
+
+@pytest.mark.slow
+def test_a_lidar_is_judged_against_the_gyro(tmp_path: Any) -> None:
+    rig = watched_rig(tmp_path, {"lidar": {}, "imu": {}}, seconds=30.0)
+    watched = watch(rig, "lidar_imu", "lidar")
+    watched.plan = replace(watched.plan, every_s=24.0)
+    (window,) = fed(watched, rig, 30.0)
+    assert window.verdict.status is Status.OK, window.verdict.reasons
+    wrong = watch(rig, "lidar_imu", "lidar", turned(CALIBRATION, "lidar", 3.0))
+    wrong.plan = replace(wrong.plan, every_s=24.0)
+    (window,) = fed(wrong, rig, 30.0)
+    assert window.verdict.status is Status.SUSPECT
