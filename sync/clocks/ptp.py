@@ -29,7 +29,7 @@ from sensorium.verdict import Quantity, Status, Verdict
 POLL_NS = SECOND_NS
 SOFTWARE_STAMP_NS = 1_000.0
 """What software stamps add however steady they look: the way from the wire to the kernel is not in them."""
-SOFTWARE_JITTER_NS, HARDWARE_JITTER_NS = 2_000.0, 50.0
+SOFTWARE_JITTER_NS, HARDWARE_JITTER_NS = 1_000.0, 50.0
 """What a single offset is taken to scatter by, worth one reading (specs/clocks.md 4: software p99 1.4 us)."""
 HARDWARE_STAMP_NS = 8.0
 """Resolution of a network card's stamps: one tick of its 125 MHz clock."""

@@ -10,7 +10,7 @@ from sensorium.drivers.links.udp import resolve
 from sensorium.errors import ClockError, DeviceError
 from sensorium.sync.clocks.chrony import ChronyMonitor
 from sensorium.sync.clocks.claims import Reference, utc_reference
-from sensorium.sync.clocks.host_base import HostBase
+from sensorium.sync.clocks.host_base import SLEW_EVENT_PPM, HostBase
 from sensorium.sync.clocks.phc import PhcClock
 from sensorium.sync.clocks.probe import ProbeClient, load_key
 from sensorium.sync.clocks.ptp import PtpMonitor, PtpPolicy, PtpStatus, PtpTracker, claimed_model
@@ -218,7 +218,10 @@ class ClockWatch:
             rate = 1 / (1 + local.rate_ppm * 1e-6)
             ptp_ns = local.ref_other_ns + status.ptp_minus_told_ns
             model = claimed_model(status, ptp_ns, local.ref_host_ns, rate)
-            error_ns = local.error_at(self._clock.now_ns())
+            # A slew that begins between two readings is an event at the next ones; how late we come to ask says
+            # nothing about it.
+            age_ns = max(0, self._clock.now_ns() - local.ref_host_ns)
+            error_ns = local.error_ns + age_ns * 2 * SLEW_EVENT_PPM * 1e-6
         on_wire = status.on_wire or model.uncertainty
         known = replace(on_wire, floor_ns=on_wire.floor_ns + error_ns)
         reading = status.reading
