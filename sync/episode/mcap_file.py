@@ -174,7 +174,8 @@ class McapFile:
             tail, offsets = pack_message_indexes(chunk.index, begin + length)
             crc = combine_crc32(crc32(head, self._crc), chunk.stored_crc, chunk.stored_bytes)
             self._append([head, *chunk.stored, tail], crc32(tail, crc))
-            self.contents.chunks.append(
+            counts = {channel_id: len(entries) // 2 for channel_id, entries in chunk.index.items()}
+            self.contents.add_chunk(
                 ChunkIndex(
                     chunk.start_ns,
                     chunk.end_ns,
@@ -185,10 +186,9 @@ class McapFile:
                     chunk.compression,
                     chunk.stored_bytes,
                     chunk.plain_bytes,
-                )
+                ),
+                counts,
             )
-            counts = {channel_id: len(entries) // 2 for channel_id, entries in chunk.index.items()}
-            self.contents.statistics.add(counts, chunk.start_ns, chunk.end_ns)
         return chunk.stored_bytes
 
     def sync(self) -> None:

@@ -361,14 +361,28 @@ def index_messages(plain: memoryview) -> Index:
 
 @dataclass(slots=True)
 class Contents:
-    """What the summary of a file repeats: everything needed to read it or to finish it."""
+    """What the summary of a file repeats: everything needed to read it or to finish it.
+
+    Attributes:
+        chunks: Those that were read from a file.
+        added_chunks: Of chunks that were written since, as the summary will hold them: an hour of recording has a
+            million, and as objects each of them takes a kilobyte.
+    """
 
     schemas: dict[int, Schema] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
     statistics: Statistics = field(default_factory=Statistics)
     chunks: list[ChunkIndex] = field(default_factory=list)
+    added_chunks: bytearray = field(default_factory=bytearray)
+    added_chunk_count: int = 0
     attachments: list[AttachmentIndex] = field(default_factory=list)
     metadata: list[MetadataIndex] = field(default_factory=list)
+
+    def add_chunk(self, chunk: ChunkIndex, counts: dict[int, int]) -> None:
+        """Take note of a chunk that was written, and of its messages by channel."""
+        self.added_chunks += chunk.pack()
+        self.added_chunk_count += 1
+        self.statistics.add(counts, chunk.start_ns, chunk.end_ns)
 
     def pack_statistics(self) -> bytes:
         counts = self.statistics.messages
@@ -379,7 +393,7 @@ class Contents:
             len(self.channels),
             len(self.attachments),
             len(self.metadata),
-            len(self.chunks),
+            len(self.chunks) + self.added_chunk_count,
             self.statistics.start_ns or 0,
             self.statistics.end_ns,
             10 * len(counts),
@@ -390,19 +404,19 @@ class Contents:
 
     def pack_summary(self, summary_start: int) -> bytes:
         """Return summary section, footer and magic; schemas and channels are repeated, as readers insist."""
-        groups = [
+        groups: list[tuple[int, list[bytes | bytearray]]] = [
             (SCHEMA, [schema.pack() for schema in self.schemas.values()]),
             (CHANNEL, [channel.pack() for channel in self.channels.values()]),
             (STATISTICS, [self.pack_statistics()]),
-            (CHUNK_INDEX, [chunk.pack() for chunk in self.chunks]),
+            (CHUNK_INDEX, [*(chunk.pack() for chunk in self.chunks), self.added_chunks]),
             (ATTACHMENT_INDEX, [attachment.pack() for attachment in self.attachments]),
             (METADATA_INDEX, [metadata.pack() for metadata in self.metadata]),
         ]
         summary = b""
         offsets = b""
         for opcode, packed in groups:
-            if packed:
-                group = b"".join(packed)
+            group = b"".join(packed)
+            if group:
                 place = struct.pack("<BQQ", opcode, summary_start + len(summary), len(group))
                 offsets += pack_record(SUMMARY_OFFSET, place)
                 summary += group
