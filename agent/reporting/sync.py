@@ -18,7 +18,7 @@ from sensorium.sync.clocks.triggered import BY_PULSES
 from sensorium.sync.distribution import Distribution
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.episode.stamp_rows import StampRow
+from sensorium.sync.episode.stamp_reader import StampRow
 from sensorium.sync.episode.triggers import check_triggers
 from sensorium.timebase import SECOND_NS, BaseReading
 from sensorium.verdict import Quantity, Status, Verdict

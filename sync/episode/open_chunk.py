@@ -9,7 +9,6 @@ import zstandard
 from sensorium.drivers.frame import Frame
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.episode.chunks import PackedChunk, join_small, pack_chunk
-from sensorium.sync.episode.few_stamps import MOST_ROWS, pack_few_stamps
 from sensorium.sync.episode.mcap_file import McapFile
 from sensorium.sync.episode.mcap_records import MESSAGE, MESSAGE_HEAD, Buffer, Index
 from sensorium.sync.episode.stamp_rows import HEAD_BYTES, StampRows
@@ -105,13 +104,13 @@ class OpenChunk:
     @property
     def is_quick(self) -> bool:
         """Whether ``complete`` takes no longer than handing it to another thread would."""
-        return all(len(rows.frames) <= MOST_ROWS for rows in self._stamps.values())
+        return all(rows.are_few for rows in self._stamps.values())
 
     def complete(self) -> None:
         """Add the stamps of the frames, and join what is small; once that is done nothing can be added."""
         stamps, self._stamps = self._stamps, {}
         for channel_id, rows in stamps.items():
-            data = pack_few_stamps(rows.frames) or rows.pack()
+            data = rows.pack()
             self.add(channel_id, len(rows.frames), rows.last_log_ns, rows.last_log_ns, (data,), len(data))
         self._parts = join_small(self._parts)
 

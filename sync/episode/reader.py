@@ -27,7 +27,7 @@ from sensorium.sync.episode.mcap_reader import McapReader
 from sensorium.sync.episode.mcap_records import ChunkIndex, messages
 from sensorium.sync.episode.origin import EPISODE_METADATA, parse_origin
 from sensorium.sync.episode.recorded import RecordedFrame
-from sensorium.sync.episode.stamp_rows import StampRow, unpack_stamps
+from sensorium.sync.episode.stamp_reader import StampRow, unpack_stamps
 from sensorium.sync.episode.writer import STAMPS_SUFFIX, STREAM_INFO_KEY
 from sensorium.timebase import BaseReading, Timeline
 

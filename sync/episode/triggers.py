@@ -13,7 +13,7 @@ from sensorium.sync.clocks.tracker import StreamTracker
 from sensorium.sync.clocks.trigger import PERSIST, Pulse, TriggerCounts, TriggerMatch, match_trigger
 from sensorium.sync.clocks.triggered import TriggerSettings, pulse_uncertainty, settings_of
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.episode.stamp_rows import StampRow
+from sensorium.sync.episode.stamp_reader import StampRow
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict
 

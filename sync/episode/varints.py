@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sensorium.errors import EpisodeError
 
 _GROUP_BITS = 7
-_MAX_GROUPS = 10
+MAX_GROUPS = 10
 
 
 def pack_sint64(values: NDArray[np.int64]) -> tuple[bytes, NDArray[np.intp]]:
@@ -35,7 +35,7 @@ def unpack_sint64(data: memoryview) -> NDArray[np.int64]:
     is_last = groups < 0x80
     starts = np.concatenate([[0], np.flatnonzero(is_last)[:-1] + 1])
     sizes = np.diff(starts, append=len(groups))
-    if not is_last[-1] or sizes.max() > _MAX_GROUPS:
+    if not is_last[-1] or sizes.max() > MAX_GROUPS:
         raise EpisodeError("packed integers are damaged: one does not end")
     place = np.arange(len(groups)) - np.repeat(starts, sizes)
     parts = (groups & np.uint8(0x7F)).astype(np.uint64) << (place * _GROUP_BITS).astype(np.uint64)

@@ -13,7 +13,6 @@ from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode import schemas
 from sensorium.sync.episode.checksum import combine_crc32, crc32, plain_combine_crc32
-from sensorium.sync.episode.few_stamps import pack_few_stamps
 from sensorium.sync.episode.layouts import (
     channel_for,
     dump_stream_info,
@@ -22,7 +21,8 @@ from sensorium.sync.episode.layouts import (
     unwrap,
     wrap,
 )
-from sensorium.sync.episode.stamp_rows import StampRows, unpack_stamps
+from sensorium.sync.episode.stamp_reader import unpack_stamps
+from sensorium.sync.episode.stamp_rows import StampRows, pack_few
 
 UTC_NS = 1_700_000_000_123_456_789
 MESSAGES = {f"foxglove.{name}": message for name, message in schemas.FOXGLOVE.items()} | {
@@ -164,7 +164,7 @@ def test_few_stamps_are_packed_to_the_same_bytes(entries: list[tuple[int, Frame,
     packed = StampRows()
     for instance, frame, stamped in entries:
         packed.add(instance, frame, stamped, 0)
-    assert pack_few_stamps(packed.frames) in (packed.pack(), None)
+    assert pack_few(packed.frames) in (packed.pack_many(), None)
 
 
 @settings(max_examples=200, deadline=None)
@@ -178,8 +178,8 @@ def test_few_stamps_that_are_alike_need_no_arrays(
     for seq, shift in others:
         arrivals = frame.arrival_ns + shift
         packed.add(instance, replace(frame, seq=seq, arrival_ns=arrivals), stamped, 0)
-    data = pack_few_stamps(packed.frames)
-    assert data in (packed.pack(), None)
+    data = pack_few(packed.frames)
+    assert data in (packed.pack_many(), None)
     assert data is not None or len(others) > 2
 
 
