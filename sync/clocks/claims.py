@@ -15,12 +15,29 @@ from sensorium.sync.clocks.tracker import StreamTracker
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Quantity, Status, Verdict, outweighs
 
-SKEW_LIMIT_PPM = 5.0
-"""A disciplined clock does not run faster or slower than its master by more."""
-SKEW_KNOWN_AFTER_NS = 20e9
-"""Windows shorter than this do not know the skew to a few ppm."""
+STEERED_PPM = 1.0
+"""A disciplined clock is slewed by its servo now and then, but is not this much faster or slower on the mean."""
+FAR = 4.0
+"""Times the 95 % bounds. Latencies have exponential tails, so errors of an estimate do: one in 20 exceeds its bound,
+one in 160 000 four times that, and whoever looks for an hour looks at a few hundred independent estimates."""
+TELLING_PPM = 4.0
+"""Rates that are known worse cannot tell a clock that runs freely at 5 ppm; the verdict says how well they are."""
+OLD_NS, MANY = 20e9, 100
+YOUNG_TIMES = 1.5
+"""An estimate younger than this, or of fewer samples, has not yet seen how soft its floor is: what a device seems to be
+late by, within this much of the jitter of its arrivals, may be latency. Being early never is."""
+CROWDED = 1.5
+"""Samples that come in order and jitter by so many of their periods wait for one another: none is ever as quick as the
+link, at any age."""
+OF_THE_SLOPE = 4.6
+"""An error of e at the end of a window of t has, in a parabola, a slope there of 4.6 e / t (least squares)."""
 PERSIST = 3
-"""Looks in a row, a second apart, that must agree before a claim is believed or called wrong."""
+"""Looks in a row, a second apart, that must agree before a claim is believed or called wrong: a reading of the
+reference may be stale. They share their samples, so they make no false alarm rarer; `FAR` does."""
+JUMP_NS = 1e6
+"""More between two looks, a second apart, than a clock that is 1000 ppm off would move."""
+POINTS = 64
+"""Comparisons kept of a run; more are thinned out, the oldest stays."""
 
 
 TAI_MINUS_UTC_S = 37
@@ -62,7 +79,61 @@ def utc_reference(utc_minus_host_ns: int, host_ns: int, error_ns: float = 1e6, d
     return Reference("utc", model, doubt, may_be_followed=False)
 
 
-def judge_claim(info: StreamInfo, model: ClockModel, line: Line, reference: Reference) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """By how much a clock runs off the one that it claims to keep, and how far that may be wrong (ppm)."""
+
+    ppm: float
+    within_ppm: float
+
+
+class LongRun:
+    """How a claimed clock and the arrivals move apart, over all of an epoch and not one window.
+
+    What both have in common, the least latency and what the shape of its floor makes of it, cancels in a difference
+    of differences; what is left of their errors is divided by the time between.
+    """
+
+    def __init__(self) -> None:
+        self._epochs: tuple[int, int] | None = None
+        self._points: list[tuple[int, float, float]] = []
+
+    def take(self, one_way: ClockModel, claimed: ClockModel) -> Rate | None:
+        """Take a comparison and return the rate by the earlier one that tells it best; None after the first."""
+        epochs = one_way.epoch, claimed.epoch
+        if epochs != self._epochs:
+            self._epochs = epochs
+            self._points.clear()
+        ticks = np.array([one_way.ref_ticks], np.int64)
+        apart_ns = float(one_way.ref_host_ns - int(claimed.to_host(ticks)[0]))
+        bound_ns = one_way.uncertainty.bound95_ns + claimed.uncertainty.bound95_ns
+        at_ns = one_way.ref_host_ns
+        if self._points:
+            _, before_ns, before_bound_ns = self._points[-1]
+            if abs(apart_ns - before_ns) > JUMP_NS + FAR * (bound_ns + before_bound_ns):
+                self._points.clear()  # a step of either clock is no rate
+        found = [
+            Rate(
+                (apart_ns - before_ns) / (at_ns - then_ns) * 1e6,
+                FAR * (bound_ns + before_bound_ns) / (at_ns - then_ns) * 1e6,
+            )
+            for then_ns, before_ns, before_bound_ns in self._points
+            if at_ns > then_ns
+        ]
+        self._points.append((at_ns, apart_ns, bound_ns))
+        if len(self._points) > POINTS:
+            del self._points[1::2]
+        return min(found, key=lambda rate: rate.within_ppm, default=None)
+
+
+def judge_claim(
+    info: StreamInfo,
+    model: ClockModel,
+    line: Line,
+    reference: Reference,
+    long_run: Rate | None = None,
+    jitter_ns: float = 0.0,
+) -> Verdict:
     """Return whether the device stamps are what the reference says, and if not, what they look like instead.
 
     Counters with a modulus (microseconds of the hour) are compared within the modulus.
@@ -70,12 +141,21 @@ def judge_claim(info: StreamInfo, model: ClockModel, line: Line, reference: Refe
     Args:
         model: The stream's one-way map.
         line: The estimate that it came from.
+        long_run: The rate over more than the estimate's window, if more is known.
+        jitter_ns: Of the arrivals, 90 % of the time.
     """
     claimed = in_ticks(reference.model, info.clock, model.ref_ticks)
-    limit_ppm = SKEW_LIMIT_PPM if line.window_ns >= SKEW_KNOWN_AFTER_NS else 1e6
+    bound_ns = model.uncertainty.bound95_ns
+    within_ppm = FAR * OF_THE_SLOPE * bound_ns / max(line.window_ns, 1.0) * 1e6
+    rate = Rate(model.skew_ppm - claimed.skew_ppm, within_ppm)
+    if long_run is not None and long_run.within_ppm < within_ppm:
+        rate = long_run
+    is_young = line.window_ns < OLD_NS or line.count < MANY
+    is_crowded = jitter_ns * 1e-9 * info.message_rate_hz > CROWDED
+    late_ns = YOUNG_TIMES * jitter_ns if is_young or is_crowded else 0.0
     announced_s = reference.utc_offset_s
     offset_s = TAI_MINUS_UTC_S if announced_s is None else announced_s
-    verdict = compare_claim(info.name, model.ref_ticks, model, claimed, offset_s, limit_ppm)
+    verdict = compare_claim(info.name, model.ref_ticks, model, claimed, offset_s, rate, late_ns)
     is_assumed = announced_s is None and any("is taken for" in reason for reason in verdict.reasons)
     if verdict.status is Status.FAILED and reference.doubt:
         verdict = replace(verdict, status=Status.SUSPECT, reasons=(*verdict.reasons, reference.doubt))
@@ -91,7 +171,8 @@ def compare_claim(
     one_way: ClockModel,
     claimed: ClockModel,
     utc_offset_s: int = TAI_MINUS_UTC_S,
-    skew_limit_ppm: float = 5.0,
+    rate: Rate | None = None,
+    late_ns: float = 0.0,
 ) -> Verdict:
     """Compare what a device's claim says with what its arrivals say, and name the difference.
 
@@ -99,26 +180,34 @@ def compare_claim(
         at_ticks: Unwrapped device stamp, recent for both models.
         one_way: From arrivals (late by the least latency, which its asymmetry term bounds).
         claimed: What the device's stamps would be if its claim were true.
-        skew_limit_ppm: A disciplined clock does not run faster or slower than its master by more.
+        rate: By how much the device runs off its claim, where that is known better than by ``one_way``.
+        late_ns: By how much later than in truth ``one_way`` may say, beside its bound.
     """
     ticks = np.array([at_ticks], np.int64)
     apart_ns = int(one_way.to_host(ticks)[0]) - int(claimed.to_host(ticks)[0])
-    # Twice the 95 % bounds: a difference that one look in twenty shows is none.
     bound_ns = (
-        2 * (one_way.uncertainty.bound95_ns + claimed.uncertainty.bound95_ns)
+        FAR * (one_way.uncertainty.bound95_ns + claimed.uncertainty.bound95_ns)
         + one_way.uncertainty.asymmetry_ns
         + claimed.uncertainty.asymmetry_ns
     )
-    skew_ppm = one_way.skew_ppm - claimed.skew_ppm
+    if apart_ns > 0:
+        bound_ns += late_ns
+    if rate is None:
+        rate = Rate(one_way.skew_ppm - claimed.skew_ppm, 0.0)
+    limit_ppm = STEERED_PPM + rate.within_ppm
     reasons = _name_difference(apart_ns, bound_ns, utc_offset_s)
-    if abs(skew_ppm) > skew_limit_ppm:
+    if abs(rate.ppm) > limit_ppm:
         reasons.append(
-            f"it runs {skew_ppm:+.1f} ppm off the clock that it claims to follow: it is free-running"
+            f"it runs {rate.ppm:+.1f} ppm (+- {rate.within_ppm:.1f}) off the clock that it claims to follow: it is"
+            " free-running"
         )
     quantities = (
         Quantity("apart", float(apart_ns), "ns", bound_ns),
-        Quantity("skew", skew_ppm, "ppm", skew_limit_ppm),
+        Quantity("skew", rate.ppm, "ppm", limit_ppm),
     )
+    if not reasons and rate.within_ppm > TELLING_PPM:
+        told = f"its rate is known to {rate.within_ppm:.0f} ppm so far; whether it runs freely within that is not told"
+        return Verdict("clock_claim", subject, Status.OK, quantities, (told,))
     status = Status.FAILED if reasons else Status.OK
     return Verdict("clock_claim", subject, status, quantities, tuple(reasons))
 
@@ -173,6 +262,7 @@ class ClaimWatch:
         self._keeps = keeps
         self._last: Verdict | None = None
         self._run = 0
+        self._long_run = LongRun()
         self.verdict = self.worst = self._not_yet(f"it was not yet compared with {keeps}")
 
     def begin(self) -> None:
@@ -191,7 +281,9 @@ class ClaimWatch:
         elif model is None or line is None:
             found = self._not_yet("too few device stamps")
         else:
-            found = judge_claim(self._info, model, line, reference)
+            claimed = in_ticks(reference.model, self._info.clock, model.ref_ticks)
+            rate = self._long_run.take(model, claimed)
+            found = judge_claim(self._info, model, line, reference, rate, tracker.jitter_ns)
         self._run = self._run + 1 if self._last is not None and self._last.status is found.status else 1
         self._last = found
         has_changed = False

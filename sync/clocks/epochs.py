@@ -162,6 +162,12 @@ class Epochs:
         return self._rival is not None
 
     @property
+    def jitter_ns(self) -> float:
+        """How far most arrivals (90 %) spread above the least delayed; what is declared while that is not known."""
+        found = self._law.quantile_ns(0.9)
+        return float(self._max_latency_ns) if found is None else found
+
+    @property
     def pace(self) -> float:
         return self._pace
 

@@ -51,6 +51,13 @@ class LatencyLaw:
             return 0.0
         return self._nats[min(int(_BINS_PER_OCTAVE * math.log2(height_ns / _UNIT_NS + 1)), _BINS)]
 
+    def quantile_ns(self, share: float) -> float | None:
+        """Return the height that so many samples stay below; None before enough were seen."""
+        if self._total < LEARNT_AFTER:
+            return None
+        index = int(np.searchsorted(np.cumsum(self._counts), share * self._total))
+        return float(_UNIT_NS * (2 ** ((index + 1) / _BINS_PER_OCTAVE) - 1))
+
     def _renew(self) -> None:
         self._since = 0
         if self._total > _REMEMBERED:

@@ -120,6 +120,11 @@ class StreamTracker:
         return min(declared_ns, 3 * line.scale_ns + line.statistical_ns + line.floor_ns)
 
     @property
+    def jitter_ns(self) -> float:
+        """How far most arrivals (90 %) spread above the least delayed."""
+        return self._epochs.jitter_ns
+
+    @property
     def is_on_device_clock(self) -> bool:
         """True if the last frame was stamped by its device ticks, False if by its arrival."""
         return self._is_on_device_clock

@@ -19,6 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import clock_claims
 import clock_real
 import clock_samples
 import clock_scores
@@ -352,6 +353,11 @@ def bench_content(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, 
     return content.content_results(seeds)
 
 
+def bench_claims(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
+    progress("claims")
+    return clock_claims.claim_results(seeds)
+
+
 def bench_real(seeds: Sequence[int], cost_us: dict[str, float]) -> dict[str, Any]:
     progress("real")
     return clock_real.real_results(SHARED_DATA)
@@ -370,6 +376,7 @@ SECTIONS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any
     "blocks": (bench_blocks, lambda result: None),
     "two_way": (bench_two_way, two_way._print_table),
     "content": (bench_content, content.print_results),
+    "claims": (bench_claims, clock_claims.print_results),
     "real": (bench_real, clock_real.print_results),
 }
 
