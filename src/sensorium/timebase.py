@@ -71,13 +71,18 @@ def process_cpu_ns() -> int:
 
 @dataclass(frozen=True, slots=True)
 class BaseReading:
-    """One bracketed reading of the kernel's clocks; ``bracket_ns`` bounds its error."""
+    """One bracketed reading of the kernel's clocks; ``bracket_ns`` bounds its error.
+
+    Attributes:
+        asleep_ns: How long the host was suspended since it started (BOOTTIME - MONOTONIC); RAW stood still meanwhile.
+    """
 
     raw_ns: int
     monotonic_ns: int
     realtime_ns: int
     tai_ns: int
     bracket_ns: int
+    asleep_ns: int = 0
 
     @property
     def utc_minus_host_ns(self) -> int:
@@ -92,9 +97,11 @@ def read_bases(tries: int = 5) -> BaseReading:
         monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         realtime = time.clock_gettime_ns(time.CLOCK_REALTIME)
         tai = time.clock_gettime_ns(time.CLOCK_TAI)
+        boot = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         after = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
         if best is None or after - before < best.bracket_ns:
-            best = BaseReading((before + after) // 2, monotonic, realtime, tai, after - before)
+            middle = (before + after) // 2
+            best = BaseReading(middle, monotonic, realtime, tai, after - before, boot - monotonic)
     assert best is not None
     return best
 

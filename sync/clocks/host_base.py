@@ -25,17 +25,20 @@ MAX_SLEW_PPM = 500.0
 SLEW_EVENT_PPM = 10.0
 """A rate that leaves the usual one by more is worth an event; crystals wander by less."""
 _READ_NOISE_NS = 2_000
+ASLEEP_NS = 10_000_000
+"""A suspend takes longer; differences below are two readings that were not taken at once."""
 
 
 class HostClockEventKind(str, Enum):
     STEP = "step"
     SLEW = "slew"
     TAI = "tai"
+    ASLEEP = "asleep"
 
 
 @dataclass(frozen=True, slots=True)
 class HostClockEvent:
-    """Something that happened to the system clock by ``host_ns``; ``size`` in ns (step, TAI) or ppm (slew)."""
+    """Something that happened to the system clock by ``host_ns``; ``size`` in ns (step, TAI, asleep) or ppm (slew)."""
 
     kind: HostClockEventKind
     host_ns: int
@@ -76,11 +79,13 @@ class HostBase:
 
     Attributes:
         steps_ns: Sum of all steps of REALTIME so far.
+        asleep_ns: How long the host slept in all.
         tai_minus_utc_s: 0 where nobody told the kernel, in which case CLOCK_TAI is REALTIME.
     """
 
     def __init__(self) -> None:
         self.steps_ns = 0
+        self.asleep_ns = 0
         self.tai_minus_utc_s = 0
         self._readings: deque[BaseReading] = deque(maxlen=WINDOW)
         self._since_step: deque[BaseReading] = deque(maxlen=WINDOW)
@@ -95,7 +100,8 @@ class HostBase:
         self._events = []
         if self._readings:
             before = self._readings[-1]
-            self._note_step(before, reading)
+            asleep_ns = self._note_sleep(before, reading)
+            self._note_step(before, reading, asleep_ns)
             self._note_slew(before, reading)
         else:
             self._start = reading
@@ -139,15 +145,39 @@ class HostBase:
                 f"REALTIME was stepped by {self.steps_ns / 1e9:+.6f} s in all; capture times are unaffected, UTC"
                 " labels follow the beginning of the episode"
             )
+        if self._counts[HostClockEventKind.ASLEEP]:
+            reasons.append(
+                f"the host slept {self._counts[HostClockEventKind.ASLEEP]} times, {self.asleep_ns / 1e9:.1f} s in all:"
+                " times of this episode skip that, UTC labels are behind by it afterwards"
+            )
         if self._counts[HostClockEventKind.SLEW]:
             reasons.append(f"the kernel changed its rate {self._counts[HostClockEventKind.SLEW]} times")
         return Verdict(
             HOST_CLOCK, subject, Status.SUSPECT if reasons else Status.OK, quantities, tuple(reasons)
         )
 
-    def _note_step(self, before: BaseReading, now: BaseReading) -> None:
+    def _note_sleep(self, before: BaseReading, now: BaseReading) -> int:
+        """Return for how long the host slept between two readings."""
+        asleep_ns = now.asleep_ns - before.asleep_ns
+        if asleep_ns <= ASLEEP_NS:
+            return 0
+        detail = (
+            f"the host slept for {asleep_ns / 1e9:.1f} s: RAW stood still, devices went on; REALTIME is set anew by"
+            " the hardware clock"
+        )
+        self._note(HostClockEventKind.ASLEEP, now, float(asleep_ns), detail)
+        self.asleep_ns += asleep_ns
+        return asleep_ns
+
+    def _note_step(self, before: BaseReading, now: BaseReading, asleep_ns: int) -> None:
         moved_ns = (now.realtime_ns - now.monotonic_ns) - (before.realtime_ns - before.monotonic_ns)
-        if abs(moved_ns) <= before.bracket_ns + now.bracket_ns + _READ_NOISE_NS:
+        if asleep_ns:
+            # UTC went on while RAW did not: maps of before do not hold. What is left of it may be a step.
+            self._since_step.clear()
+            moved_ns -= asleep_ns
+        noise_ns = before.bracket_ns + now.bracket_ns + _READ_NOISE_NS
+        # The hardware clock that gives the time after a sleep is read to some milliseconds.
+        if abs(moved_ns) <= (ASLEEP_NS if asleep_ns else noise_ns):
             return
         self.steps_ns += moved_ns
         self._since_step.clear()

@@ -131,7 +131,8 @@ def unpack_frame(fields: Sequence[Any]) -> FrameNote:
 
 
 def pack_base(base: BaseReading) -> tuple[Any, ...]:
-    return NoteKind.BASE.value, base.raw_ns, base.monotonic_ns, base.realtime_ns, base.tai_ns, base.bracket_ns
+    times = base.raw_ns, base.monotonic_ns, base.realtime_ns, base.tai_ns
+    return NoteKind.BASE.value, *times, base.bracket_ns, base.asleep_ns
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The host's clocks: simulated kernels whose steps, slews and TAI offset are known, and the real one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -189,3 +189,27 @@ def test_this_machine_is_followed_with_a_small_error() -> None:
     at = np.array([newest.monotonic_ns], np.int64)
     allowed_ns = found.error_at(newest.raw_ns) + newest.bracket_ns
     assert abs(int(found.to_host(at)[0]) - newest.raw_ns) <= allowed_ns
+
+
+def test_a_host_that_slept_says_so_and_its_utc_was_not_stepped() -> None:
+    kernel, base = Kernel(), HostBase()
+    follow(base, kernel, 5)
+    kernel.step(63 * SECOND_NS)  # UTC went on, MONOTONIC and RAW stood still
+    kernel.run()
+    events = list(base.update(replace(kernel.read(), asleep_ns=63 * SECOND_NS)))
+    assert [event.kind for event in events] == [HostClockEventKind.ASLEEP]
+    assert "slept for 63.0 s" in events[0].detail
+    verdict = base.verdict("host")
+    assert verdict.status is Status.SUSPECT
+    assert "slept 1 times, 63.0 s in all" in verdict.reasons[0]
+
+
+def test_a_step_on_waking_is_told_from_the_sleep() -> None:
+    kernel, base = Kernel(), HostBase()
+    follow(base, kernel, 5)
+    kernel.step(63 * SECOND_NS + 400_000_000)
+    kernel.run()
+    events = base.update(replace(kernel.read(), asleep_ns=63 * SECOND_NS))
+    kinds = [event.kind for event in events]
+    assert kinds == [HostClockEventKind.ASLEEP, HostClockEventKind.STEP]
+    assert events[1].size == pytest.approx(400_000_000, abs=10_000)

@@ -237,3 +237,23 @@ def test_what_is_moved_widens_the_bound_by_as_much() -> None:
     block = clamp.block(np.array([690, 720, 710]), np.array([800]))
     assert block.tolist() == [700, 720, 720]
     assert clamp.widened(known) == Uncertainty(10.0, 15.0, 1.0)
+
+
+@pytest.mark.parametrize("has_host_clock_stopped", [True, False])
+def test_the_first_stamps_after_a_host_has_slept_lie_within_their_bound(has_host_clock_stopped: bool) -> None:
+    """Suspended, RAW stands still and the device goes on; blocked, both go on and nothing is kept."""
+    early, warm = [], []
+    for seed in range(12):
+        device = Device.run(30, 75, seed)
+        late = device.part_after(40)
+        slept_ns = 200 * SECOND
+        device.device_us[late] += slept_ns // 1000 - round(200 * 4)  # the crystal got warmer by 4 ppm
+        if not has_host_clock_stopped:
+            device.capture_ns[late] += slept_ns
+            device.arrival_ns[late] += slept_ns
+        stored = store(device)
+        assert stored.epoch[-1] == (1 if has_host_clock_stopped else 0)
+        early.append(stored.covers(slice(late.start, late.start + 30)))
+        warm.append(stored.covers(slice(late.start + 30, None)))
+    assert np.mean(early) > 0.93
+    assert np.mean(warm) > 0.93
