@@ -6,6 +6,13 @@ from contextlib import contextmanager
 
 import zmq
 
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+
+
+def has_mail(socket: zmq.Socket[bytes]) -> bool:
+    """Return whether ``recv`` would find a message; to let it find out costs the exception, three times as much."""
+    return bool(int(socket.get(_EVENTS)) & _POLLIN)
+
 
 @contextmanager
 def bus_context(patience_s: float = 1.0) -> Iterator[zmq.Context[zmq.Socket[bytes]]]:

@@ -7,6 +7,7 @@ is copied for streams that nobody watches, and personal streams appear only as t
 import zmq
 from pydantic import TypeAdapter
 
+from sensorium.drivers.bus.context import has_mail
 from sensorium.drivers.bus.header import pack_header, unpack_header
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import WireError
@@ -37,11 +38,8 @@ class LivePublisher:
 
     def step(self) -> None:
         """Take in who watches what."""
-        while True:
-            try:
-                message = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        while has_mail(self._socket):
+            message = self._socket.recv(zmq.NOBLOCK)
             is_subscribing, topic = message[:1] == b"\1", message[1:]
             if topic == _DECLARE and is_subscribing:
                 for info in self._infos.values():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import zmq
 
+from sensorium.drivers.bus.context import has_mail
 from sensorium.drivers.bus.credits import HEADER_OVERHEAD_BYTES, Budget, Held, Limit
 from sensorium.drivers.bus.header import LostBefore, Unpacked, is_frame, unpack_frame
 from sensorium.drivers.bus.ring import PAGE_BYTES, RingReader, open_ring
@@ -37,7 +38,7 @@ _CREDITS_NS = SECOND_NS // 50
 _URGENT_SHARE = 4
 """Who waits for a quarter of its limit is told at once; others hear within 20 ms, because each credit costs both
 ends as much as a frame does."""
-_EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
+_NOBLOCK = int(zmq.NOBLOCK)
 
 
 @dataclass(slots=True)
@@ -152,9 +153,9 @@ class BusReceiver:
 
     def receive(self, limit: int) -> Iterator[Inbound]:
         """Yield what has arrived, at most ``limit`` messages, without waiting."""
-        recv, get = self.socket.recv, self.socket.get
+        recv = self.socket.recv
         for _ in range(limit):
-            if not int(get(_EVENTS)) & _POLLIN:  # an empty socket would cost an exception
+            if not has_mail(self.socket):
                 return
             identity = recv(_NOBLOCK)
             head = recv(_NOBLOCK, False)

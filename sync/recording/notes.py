@@ -14,6 +14,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
+from sensorium.drivers.bus.context import has_mail
 from sensorium.drivers.frame import Frame
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.timebase import BaseReading
@@ -198,11 +199,9 @@ class ThinkerLink:
         """Return whether a thinker has come that must be told what is going on, and what was said."""
         is_new = False
         said: list[Sequence[Any]] = []
-        while True:
+        while has_mail(self.socket):
             try:
                 identity, data = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return is_new, said
             except ValueError:
                 continue  # not two parts: nobody of ours
             if data == HELLO and identity == self._thinker:
@@ -214,6 +213,7 @@ class ThinkerLink:
                 self._thinker, self._number, self._is_complete = identity, 0, False
             elif identity == self._thinker:
                 said += msgpack.unpackb(data)
+        return is_new, said
 
     def close(self, linger_ms: int = 2000) -> None:
         self.socket.close(linger=linger_ms)

@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 from pydantic import TypeAdapter, ValidationError
 
-from sensorium.drivers.bus.context import bus_context
+from sensorium.drivers.bus.context import bus_context, has_mail
 from sensorium.drivers.bus.live import LivePublisher
 from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.errors import ConfigError, SensoriumError, VerdictError
@@ -76,12 +76,12 @@ class SyncService:
         zmq.zmq_poll(self._awaited, _IDLE_MS)
         handled = self.synchronizer.step()
         now_ns = self._clock.now_ns()
-        if now_ns >= self._next_control_ns:  # an empty socket costs an exception
+        if now_ns >= self._next_control_ns:
             self._next_control_ns = now_ns + CONTROL_NS
             self._answer_control()
         if self._stopping_since_ns is not None and handled == 0:
             waited_ns = now_ns - self._stopping_since_ns
-            return not self.synchronizer.is_drained and waited_ns <= DRAIN_NS
+            return not self.synchronizer.roster.is_drained and waited_ns <= DRAIN_NS
         return True
 
     def run(self) -> None:
@@ -101,11 +101,8 @@ class SyncService:
             self.synchronizer.is_ending = True
 
     def _answer_control(self) -> None:
-        while True:
-            try:
-                data = self._control.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        while has_mail(self._control):
+            data = self._control.recv(zmq.NOBLOCK)
             self._control.send(json.dumps(self._command(data)).encode())
 
     def _command(self, data: bytes) -> Reply:

@@ -18,6 +18,7 @@ from sensorium.errors import EpisodeError, WireError
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.mcap_records import WriteError
+from sensorium.sync.recording.agenda import Agenda
 from sensorium.sync.recording.briefing import Briefing
 from sensorium.sync.recording.check_book import CheckMessage
 from sensorium.sync.recording.check_policy import CheckPolicy
@@ -74,7 +75,14 @@ class Synchronizer:
         self._is_virtual = False
         self._now_ns = clock.now_ns()
         self._arrival_ns = 0
-        self._next_housekeeping_ns = 0
+        self._agenda = Agenda(
+            HOUSEKEEPING_NS,
+            self._hear_people,
+            self._hear_thinker,
+            self._look_after_triggers,
+            self._look_after_episode,
+            self._tell_thinker,
+        )
         self._next_base_ns = 0
         self._free: list[Held] = []
         self._losses = LossRuns()
@@ -112,9 +120,7 @@ class Synchronizer:
         for inbound in self.receiver.receive(BATCH):
             handled += 1
             self._take(inbound)
-        if self._now_ns >= self._next_housekeeping_ns:
-            self._next_housekeeping_ns = self._now_ns + HOUSEKEEPING_NS
-            self._housekeeping(self._now_ns)
+        self._agenda.step(self._now_ns, is_busy=handled > 0)
         self._return_credit()
         return handled
 
@@ -265,16 +271,10 @@ class Synchronizer:
             is_stored = self._record(episode, instance, stream, frame, stamped, held)
         if self._is_virtual and frame.recorded is None:
             self._must_be_seen = True
+        size, taken_ns = stream.driver_bytes(frame.payload, frame.count), self._clock.now_ns()
+        whose = instance.number, stream.index
         self.link.note(
-            pack_frame(
-                instance.number,
-                stream.index,
-                frame,
-                stamped,
-                is_stored=is_stored,
-                driver_bytes=stream.driver_bytes(frame.payload, frame.count),
-                taken_ns=self._clock.now_ns(),
-            )
+            pack_frame(*whose, frame, stamped, is_stored=is_stored, driver_bytes=size, taken_ns=taken_ns)
         )
         return is_stored
 
@@ -326,17 +326,22 @@ class Synchronizer:
 
     # -- what is due
 
-    def _housekeeping(self, now_ns: int) -> None:
+    def _hear_people(self, _now_ns: int) -> None:
         self._welcome_when_ready()
         self.consent.update(self._now())
         self.live.step()
+
+    def _hear_thinker(self, now_ns: int) -> None:
         self.briefing.hear(now_ns)
         self.fault = self.fault or self.briefing.fault
         self._collect_finished()
+
+    def _look_after_triggers(self, now_ns: int) -> None:
         self._commit_all(self._triggers.due(now_ns))
         self._note_triggers()
         self._note_losses(now_ns)
-        self._look_after_episode(now_ns)
+
+    def _tell_thinker(self, now_ns: int) -> None:
         self.link.flush(now_ns, self._triggers.oldest_arrival_ns(self._arrival_ns))
 
     def _look_after_episode(self, now_ns: int) -> None:
@@ -479,11 +484,6 @@ class Synchronizer:
             self.stop()
 
     # -- the end
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether every driver has said its last word."""
-        return self.roster.is_drained
 
     def close(self) -> None:
         """Settle what is silent, close what is open, and wait for its files."""
