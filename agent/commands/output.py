@@ -43,6 +43,11 @@ def say_progress(text: str, as_json: bool) -> None:
         Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
+def tell(text: str) -> None:
+    """Say on stderr what somebody has to do or know now, whoever reads it and in whatever form the result comes."""
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+
+
 def today() -> date:
     """Return the date in UTC."""
     return datetime.fromtimestamp(HostClock().utc_ns() / SECOND_NS, timezone.utc).date()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from sensorium.agent.commands import display
 from sensorium.agent.commands.consent import enter_grant
-from sensorium.agent.commands.output import print_json
+from sensorium.agent.commands.output import print_json, tell
 from sensorium.agent.commands.upload import WAITING, deliver, verification
 from sensorium.agent.session.outcome import SessionResult, document, exit_code
-from sensorium.agent.session.rig import REQUIRED, Device, load_rig
+from sensorium.agent.session.rig import REQUIRED, Device, Rig, load_rig
 from sensorium.agent.session.run import SessionRequest, request_for, run_session
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import EpisodeError, UsageError, VerdictError
@@ -100,12 +100,30 @@ def run_record(
         refusal = Refusal.load(request.spool, calibration_id)
         if refusal is not None:
             raise VerdictError(refusal.sentence)
+    if rig.document.checks_at_start is not None:
+        plan = _checked_at_start(rig, plan, as_json)
     request = replace(request, plan=plan)
     with display.Progress(rig.document.rig, as_json) as progress:
         result = run_session(request, HostClock(), progress.show)
         if request.uploads_in_background:
             result.verification = {"status": "pending", "store": request.store}
         return _finish(result, progress, as_json)
+
+
+def _checked_at_start(rig: Rig, plan: SessionPlan, as_json: bool) -> SessionPlan:
+    """Return the plan with what the board showed before the session.
+
+    Raises:
+        VerdictError: If a check failed and the rig file says to stop then, unless the operator said otherwise.
+    """
+    from sensorium.agent.calibrating.at_start import board_at_start, why_refused
+
+    assert rig.document.board is not None, "checked when the rig file was read"
+    windows = board_at_start(rig, rig.document.board, HostClock(), tell, as_json)
+    reason = why_refused(windows)
+    if reason and plan.on_failed_check == "stop" and not plan.despite_calibration:
+        raise VerdictError(f"not recorded, calibration {reason} (or add --despite-calibration)")
+    return plan.model_copy(update={"checked_at_start": windows})
 
 
 def run_replay(

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
@@ -25,6 +25,9 @@ from sensorium.sync.clocks.watch import NodeSettings, WatchSettings
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.recording.spec import RecorderSettings, ThinkingSettings
 from sensorium.sync.recording.triggers import check_streams
+
+if TYPE_CHECKING:
+    from sensorium.calibration.targets import Target
 
 Location = tuple[str | int, ...]
 REQUIRED = "required"
@@ -73,6 +76,38 @@ class CheckOptions(_Strict):
         return self
 
 
+class BoardOptions(_Strict):
+    """The board that the checks at start are made with.
+
+    Attributes:
+        pattern: ``COLUMNSxROWSxSQUARE``: inner corners of a chessboard, squares of a ChArUco board; metres.
+        size: ``WIDTHxHEIGHT`` of the whole board, m; for LiDARs.
+        marker_m: Side of a ChArUco marker; None = 0.75 squares.
+        seconds: So long somebody has to show it.
+    """
+
+    pattern: str
+    type: Literal["chessboard", "charuco"] = "chessboard"
+    size: str | None = None
+    marker_m: PositiveFloat | None = None
+    dictionary: str = "DICT_5X5_1000"
+    seconds: PositiveFloat = 60.0
+
+    @model_validator(mode="after")
+    def _is_a_board(self) -> "BoardOptions":
+        try:
+            self.target()
+        except CalibrationError as err:
+            raise ValueError(str(err)) from err
+        return self
+
+    def target(self) -> "Target":
+        """Return the board."""
+        from sensorium.calibration.targets import parse_board  # OpenCV: only for rigs that have a board
+
+        return parse_board(self.pattern, self.type, self.marker_m, self.dictionary, self.size)
+
+
 class CheckerOptions(_Strict):
     """How much the checks may cost: a share of one core, held over ``over_s``."""
 
@@ -92,6 +127,8 @@ class RigDocument(SessionFacts):
     clocks: WatchSettings = WatchSettings()
     triggers: tuple[TriggerSettings, ...] = ()
     checks: tuple[CheckOptions, ...] | None = None
+    checks_at_start: Literal["board"] | None = None
+    board: BoardOptions | None = None
     checker: CheckerOptions = CheckerOptions()
     recorder: RecorderSettings = RecorderSettings()
     thinking: ThinkingSettings = ThinkingSettings()
@@ -228,6 +265,7 @@ def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, s
     if document.checks and "calibration" not in anchored:
         what = "checks: there is no calibration to hold the sensors against; add calibration: FILE"
         problems.append((("checks",), what))
+    problems += _at_start_problems(document, "calibration" in anchored)
     if "calibration" in anchored and not problems:
         try:
             RigCalibration.load(anchored["calibration"])
@@ -238,6 +276,21 @@ def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, s
         for index, problem in check_streams(document.triggers, [device.name for device in devices]):
             problems.append((("triggers", index), f"triggers: {problem}"))
     return Rig(path, document.model_copy(update={**anchored, "clocks": clocks}), tuple(devices))
+
+
+def _at_start_problems(document: RigDocument, has_calibration: bool) -> list[tuple[Location, str]]:
+    """Return what the check at start lacks."""
+    if document.checks_at_start is None:
+        if document.board is None:
+            return []
+        return [(("board",), "board: nothing uses it; add checks_at_start: board")]
+    if document.board is None:
+        what = "checks_at_start: board asks for the board's measures; add board: {pattern: 9x6x0.05}"
+        return [(("checks_at_start",), what)]
+    if not has_calibration:
+        what = "checks_at_start: there is no calibration to hold the sensors against; add calibration: FILE"
+        return [(("checks_at_start",), what)]
+    return []
 
 
 def _anchored_clocks(

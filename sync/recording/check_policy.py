@@ -1,5 +1,6 @@
 """What follows from the checker's verdicts: they are booked, and a failed one acts as the rig file says."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from sensorium.sync.recording.check_book import CheckBook, CheckMessage, JudgedWindow
@@ -31,11 +32,26 @@ class Episodes(Protocol):
 class CheckPolicy:
     """Books verdicts by the episode that they judged; warns, splits or stops."""
 
-    def __init__(self, on_failed: str, permit: Permit, episodes: Episodes) -> None:
+    def __init__(
+        self,
+        on_failed: str,
+        permit: Permit,
+        episodes: Episodes,
+        at_start: Sequence[JudgedWindow] = (),
+    ) -> None:
+        """``at_start`` was judged before the session; it is booked in every episode, and acts on none."""
         self.book = CheckBook()
+        self._at_start = at_start
         self.permit = permit
         self._on_failed = on_failed
         self._episodes = episodes
+
+    def begun(self) -> None:
+        """Book for an episode that has just begun what was judged before the session."""
+        for window in self._at_start:
+            self.book.add(window)
+            self._note_window(window, "")
+        self.book.note(self._at_start)
 
     def take(self, message: CheckMessage, now_utc_ns: int) -> None:
         """Keep verdicts for the manifest of the episode that they judged; act as the rig says.

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sensorium.sync.clocks.triggered import TriggerSettings
 from sensorium.sync.clocks.watch import WatchSettings
 from sensorium.sync.episode.facts import SessionFacts
+from sensorium.sync.recording.check_book import JudgedWindow
 
 
 class RecorderSettings(BaseModel):
@@ -43,6 +44,7 @@ class SessionPlan(BaseModel):
 
     Attributes:
         despite_calibration: Record although a check failed before; failed checks of this session only warn.
+        checked_at_start: What was judged before the session began; it belongs to every episode of it.
         reference: Stream whose frames are the ticks of alignment; None = chosen from what is there.
         limitations: Sentences that hold for every episode of the session.
     """
@@ -58,6 +60,7 @@ class SessionPlan(BaseModel):
     calibration: Path | None = None
     on_failed_check: Literal["warn", "split", "stop"] = "warn"
     despite_calibration: bool = False
+    checked_at_start: tuple[JudgedWindow, ...] = ()
     limitations: tuple[str, ...] = ()
     clocks: WatchSettings = WatchSettings()
     triggers: tuple[TriggerSettings, ...] = ()

@@ -70,7 +70,7 @@ class Synchronizer:
         self._splitting = Splitting(spec.max_s, spec.max_bytes, self._episodes)
         self.briefing = Briefing(link, self.roster, self._episodes, clock.now_ns())
         permit = Permit(spec, self._episodes.calibration_id)
-        self.policy = CheckPolicy(spec.on_failed_check, permit, self)
+        self.policy = CheckPolicy(spec.on_failed_check, permit, self, spec.checked_at_start)
         self._is_armed = spec.start == "immediately" and permit.refusal is None
         self._is_virtual = False
         self._now_ns = clock.now_ns()
@@ -396,6 +396,7 @@ class Synchronizer:
         known = [f"recorded by the operator's word although {despite}"] if despite else []
         self.policy.book.begin()
         episode = self._episodes.begin(now_ns, [*known, *self.warnings()])
+        self.policy.begun()
         for stream, problem in self._triggers.problems():
             episode.limitations.append(problem)
             self.event("clock", stream, problem)

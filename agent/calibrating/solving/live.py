@@ -89,13 +89,22 @@ class LiveGuide:
     Args:
         picture: Where the coverage goes, rewritten every second; None = nowhere.
         is_silent: Show nothing (``--json``).
+        deadline_ns: Be done by then (host ns) whatever was seen, also if no device ever delivers; None = never.
     """
 
-    def __init__(self, guide: Guide, clock: Clock, picture: Path | None, is_silent: bool) -> None:
+    def __init__(
+        self,
+        guide: Guide,
+        clock: Clock,
+        picture: Path | None,
+        is_silent: bool,
+        deadline_ns: int | None = None,
+    ) -> None:
         self.guide = guide
         self.is_done = False
         self.fault = ""
         self._clock = clock
+        self._deadline_ns = deadline_ns
         self._picture = picture
         self._console = Console(stderr=True)
         self._is_silent = is_silent
@@ -136,6 +145,8 @@ class LiveGuide:
             try:
                 while not self._ending.is_set() and not self.is_done:
                     self._step(sets, control, start_ns)
+                    if self._deadline_ns is not None and self._clock.now_ns() > self._deadline_ns:
+                        self.is_done = True
             except SensoriumError as err:
                 self.fault, self.is_done = str(err), True
             finally:
