@@ -156,12 +156,15 @@ def devices(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; every error becomes one line and an exit code."""
+    output = sys.stdout
     try:
         app()
     except SensoriumError as err:
         _fail(str(err), err.exit_code)
-    except BrokenPipeError:
-        os._exit(0)  # the reader of our output has left
+    except SystemExit:
+        if sys.stdout is output:
+            raise
+        os._exit(0)  # the reader of our output has left: typer's word for it is a silent 1
     except Exception as err:  # noqa: BLE001 - the one place; users get a line, the log the rest
         _fail(_internal(err), 3)
 

@@ -6,12 +6,10 @@ Run by the supervisor as ``python -m sensorium.drivers.host SPEC.json``.
 import json
 import os
 import secrets
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import zmq
@@ -27,6 +25,7 @@ from sensorium.drivers.registry import load_driver
 from sensorium.drivers.stages import Item, Pipeline, stages_for
 from sensorium.errors import DeviceError, EndOfStreamError, SensoriumError
 from sensorium.priority import give_way, go_first
+from sensorium.stopping import stop_on_sigterm
 from sensorium.timebase import SECOND_NS, Clock, HostClock, Timeline, read_bases
 
 READ_TIMEOUT_S = 0.02
@@ -203,11 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             host = DriverHost(spec, HostClock(), context, _take_priority(spec))
 
-            def stop(_signal: int, _frame: FrameType | None) -> None:
-                host.stop()
-
-            signal.signal(signal.SIGTERM, stop)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then tells us
+            stop_on_sigterm(host.stop)
             host.run()
         except SensoriumError as err:
             print(f"{spec.name}: {err}", file=sys.stderr)  # noqa: T201 - the supervisor reads it

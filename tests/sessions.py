@@ -155,7 +155,10 @@ class Session:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
                 os.kill(pid, signal.SIGKILL)
-        self._process.communicate()
+        self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
         for pid in self._pids:
             until(lambda pid=pid: not is_alive(pid), f"the end of process {pid}")  # type: ignore[misc]
 
@@ -213,6 +216,12 @@ class Session:
     def signal(self, number: int) -> None:
         self.note_processes()
         os.kill(self._process.pid, number)
+
+    def close_output(self) -> None:
+        """Leave, as whoever read the command's lines may do."""
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
 
     def finish(self, number: int | None = None, timeout_s: float = 60.0) -> Done:
         """Send a signal (if any), wait for the end, and return what the command said."""

@@ -1,5 +1,6 @@
 """What people see: live progress on standard error, tables at the end on standard output."""
 
+import contextlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -10,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sensorium.agent.commands.output import table_console
+from sensorium.agent.commands.output import PatientConsole, table_console
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.transfer import Progress as UploadProgress
 from sensorium.verdict import Status, Verdict
@@ -43,7 +44,7 @@ class Progress:
     def __init__(self, title: str, as_json: bool) -> None:
         self._title = title
         self._is_silent = as_json
-        self._console = Console(stderr=True, highlight=False)
+        self._console = PatientConsole(stderr=True, highlight=False)
         self._live: Live | None = None
         self._clock = HostClock()
         self._next_line_ns = 0
@@ -63,14 +64,20 @@ class Progress:
 
     def close(self) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
             self._live = None
 
     def show(self, status: Mapping[str, Any]) -> None:
         """Show the state of a session; ``phase`` names what is going on."""
+        if not self._is_silent:
+            try:
+                self._show(status)
+            except OSError:  # the terminal, or whoever read the lines, has left; what is shown is not the job
+                self._is_silent, self._live = True, None
+
+    def _show(self, status: Mapping[str, Any]) -> None:
         phase = str(status.get("phase", ""))
-        if self._is_silent:
-            return
         self._warn(status.get("warnings") or ())
         if self._live is not None:
             self._live.update(_live_view(self._title, status))

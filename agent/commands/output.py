@@ -1,8 +1,10 @@
 """How commands print: documents for machines, plain consoles for people."""
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timezone
 from typing import Any
 
@@ -31,16 +33,40 @@ def _plain(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
+class PatientConsole(Console):
+    """Falls silent when its reader leaves (`| head`, a closed terminal).
+
+    rich's own answer is to end the program with code 1 and without a word, in the middle of a recording.
+    """
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.file.fileno())
+            os.close(nowhere)
+
+
 def table_console() -> Console:
     """Return a console on standard output; in a pipe it is wide enough for tables."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=150)
+    found = PatientConsole(highlight=False)
+    return found if found.is_terminal else PatientConsole(highlight=False, width=150)
+
+
+def say_why(problems: Sequence[str]) -> None:
+    """Say on standard error why a command ends in an exit code other than 0."""
+    try:
+        for problem in problems:
+            sys.stderr.write(f"sensorium: {problem}\n")
+        sys.stderr.flush()
+    except OSError:  # nobody is there to hear it; the exit code says it, too
+        pass
 
 
 def say_progress(text: str, as_json: bool) -> None:
     """Say on a terminal what is going on."""
     if not as_json and sys.stderr.isatty():
-        Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+        PatientConsole(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
 def tell(text: str) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from sensorium.agent.commands import display
 from sensorium.agent.commands.consent import enter_grant
-from sensorium.agent.commands.output import print_json, tell
+from sensorium.agent.commands.output import print_json, say_why, tell
 from sensorium.agent.commands.upload import WAITING, deliver, verification
-from sensorium.agent.session.outcome import SessionResult, document, exit_code
+from sensorium.agent.session.outcome import SessionResult, document, exit_code, why_not_good
 from sensorium.agent.session.rig import REQUIRED, Device, Rig, load_rig
 from sensorium.agent.session.run import SessionRequest, request_for, run_session
 from sensorium.calibration.rig_document import RigCalibration
@@ -235,10 +235,13 @@ def _finish(result: SessionResult, progress: display.Progress, as_json: bool) ->
         except EpisodeError as err:  # a full disk: what it stopped before is the news, not the report
             found["problems"] = [*found["problems"], str(err)]
     progress.close()
+    code = 3 if result.fault or found["verification"]["status"] == WAITING else exit_code(found)
+    if code and not found["problems"]:
+        found["problems"] = why_not_good(found)
     if as_json:
         print_json(found)
     else:
         display.print_session(found)
-    if result.fault or found["verification"]["status"] == WAITING:
-        return 3
-    return exit_code(found)
+    if code:
+        say_why(found["problems"])
+    return code

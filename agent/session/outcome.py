@@ -321,6 +321,28 @@ def _quality(manifests: Sequence[Manifest], is_partial: bool) -> dict[str, Any]:
     return {"status": status.value, "reasons": reasons or ([] if manifests else [nothing])}
 
 
+def why_not_good(found: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each verdict that stands against the session, as :func:`exit_code` counts them."""
+    said = [
+        f"{name} {found[name]['status']}: {_reasons_of(found[name])}"
+        for name in ("quality", "calibration", "clocks")
+        if found[name]["status"] == Status.FAILED.value
+    ]
+    if found["consent"]["decision"] == "deny":
+        said.append(f"consent denied: {found['consent']['reason']}")
+    verification = found["verification"]
+    if verification["status"] not in ("verified", "not uploaded", "pending"):
+        reasons = "; ".join(verification.get("reasons", ())) or "without a reason"
+        said.append(f"upload {verification['status']}: {reasons}")
+    return said
+
+
+def _reasons_of(part: Mapping[str, Any]) -> str:
+    checks = [check for check in part.get("checks", ()) if check["status"] == Status.FAILED.value]
+    reasons = [reason for check in checks for reason in check["reasons"]] or part.get("reasons", ())
+    return "; ".join(reasons) or "without a reason"
+
+
 def exit_code(found: Mapping[str, Any]) -> int:
     """Return 1 if a verdict stands against the session: quality, calibration, consent, verification."""
     is_bad = (

@@ -14,12 +14,15 @@ from sensorium.agent.session.supervisor import Supervisor
 from sensorium.drivers.bus.counters import StreamCounts, read_counters
 from sensorium.errors import EpisodeError, SensoriumError
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.recording.spec import SessionPlan
 from sensorium.timebase import SECOND_NS, Clock
 
 Status = dict[str, Any]
 _TICK_NS = SECOND_NS // 10
 _STATUS_NS = SECOND_NS // 4
+_ULID_TIME = 10
+"""Characters of an episode's id that count its time; the others are by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def run_session(
     show: Callable[[Status], None] = lambda _: None,
     companion: Companion | None = None,
 ) -> SessionResult:
-    """Record until the sources end, ``seconds`` are over, or Ctrl-C or SIGTERM; then drain and seal.
+    """Record until the sources end, ``seconds`` are over, or Ctrl-C, SIGTERM or SIGHUP; then drain and seal.
 
     A second Ctrl-C ends at once; the next start recovers what was recorded.
 
@@ -99,7 +102,8 @@ def run_session(
         SensoriumError: If a required device did not start, capture stopped by itself, or nothing was sealed.
     """
     supervisor = Supervisor(request.devices, request.spool, request.consent, request.plan, clock)
-    with supervisor, _Interrupts(supervisor) as interrupts:
+    begun = new_ulid(clock.utc_ns())
+    with _Interrupts(supervisor) as interrupts, supervisor:
         _start_helpers(supervisor, request)
         if companion is not None:
             companion.start(supervisor.sets_endpoint, supervisor.control_endpoint)
@@ -114,6 +118,12 @@ def run_session(
     episodes = [Path(row["path"]) for row in sealed if row["path"]]
     problems = [f"episode {row['episode']}: {row['error']}" for row in sealed if row["error"]]
     told = {row["episode"] for row in sealed}
+    # A thinker that was killed after a seal and before its report; ids sort by time.
+    episodes += [
+        folder
+        for folder in Spool(request.spool).sealed_folders()
+        if folder.name >= begun[:_ULID_TIME] and folder.name not in told
+    ]
     problems += [
         f"episode {folder.name} is recorded but not sealed; `sensorium episodes recover` does that"
         for folder in Spool(request.spool).open_folders()
@@ -122,21 +132,29 @@ def run_session(
     if fault:
         problems.insert(0, fault)
     if not episodes and not problems:
-        problems.append(_why_nothing(supervisor))
+        problems.append(_why_nothing(supervisor, interrupts.sentence))
     return SessionResult(episodes, supervisor.run_dir, list(supervisor.warnings), problems, fault=fault)
 
 
-def _why_nothing(supervisor: Supervisor) -> str:
-    """Return what is known about a session that left no episode; it never ends without a sentence."""
+def _why_nothing(supervisor: Supervisor, ended_by: str) -> str:
+    """Return what is known about a session that left no episode; it never ends without a sentence.
+
+    Args:
+        ended_by: Which signal ended it; "" if none did.
+    """
     counters = sorted((supervisor.run_dir / "counters").glob("*.counters"))
     produced = {name for path in counters for name, found in _counts(path).items() if found.next_seq}
     logs = supervisor.run_dir / "logs"
     if not counters:
         return (
-            f"nothing was recorded: no device was ready before the session ended; their words are in {logs}"
+            f"nothing was recorded: no device was ready before the session ended{ended_by}; their words are in"
+            f" {logs}"
         )
     if not produced:
-        return f"nothing was recorded: no device delivered a sample; their words are in {logs}"
+        return (
+            f"nothing was recorded: no device delivered a sample before the session ended{ended_by}; their words"
+            f" are in {logs}"
+        )
     return (
         f"nothing was recorded although {', '.join(sorted(produced))} delivered samples: no episode was open. "
         f"`episode: {{start: manual}}` waits for `sensorium start`; else see {logs}"
@@ -208,15 +226,18 @@ def _keep_warnings(supervisor: Supervisor, status: Status) -> None:
 
 
 class _Interrupts:
-    """Counts Ctrl-C and SIGTERM; the second one kills the session's processes."""
+    """Counts Ctrl-C, SIGTERM and SIGHUP; the second one kills the session's processes."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.count = 0
+        self.sentence = ""
         self._supervisor = supervisor
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_Interrupts":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup: to go on without the terminal is what was asked for
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -224,8 +245,9 @@ class _Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.count += 1
+        self.sentence = f" by {signal.Signals(number).name}"
         if self.count > 1:
             self._supervisor.kill()
             raise SensoriumError("ended at once; the next start recovers what was recorded")

@@ -25,6 +25,7 @@ from sensorium.agent.session.control import AgentNote, ControlClient, is_of_run
 from sensorium.agent.session.memory_folder import bring_home, clear_up, make_memory_folder
 from sensorium.agent.session.rig import Device
 from sensorium.errors import DeviceError, SensoriumError
+from sensorium.stopping import sigterm_held
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.recording.spec import SessionPlan, SyncSpec
 from sensorium.sync.thinking.sealed import SEALED_FILE
@@ -61,11 +62,16 @@ _CHILD_ENVIRONMENT = {
 
 @dataclass(slots=True)
 class Child:
-    """One process of the session, and what to do when it ends."""
+    """One process of the session, and what to do when it ends.
+
+    Attributes:
+        holds_sigterm: It has something to save and keeps a SIGTERM until it can.
+    """
 
     name: str
     module: str
     arguments: tuple[str, ...]
+    holds_sigterm: bool = False
     process: subprocess.Popen[bytes] | None = None
     started_ns: int = 0
     backoff_ns: int = FIRST_BACKOFF_NS
@@ -192,11 +198,11 @@ class Supervisor:
     def _child(self, name: str, module: str, spec: Mapping[str, Any]) -> Child:
         path = self.run_dir / f"{name}.spec.json"
         path.write_text(json.dumps(spec))
-        return Child(name, module, (str(path),))
+        return Child(name, module, (str(path),), holds_sigterm=True)
 
     def _spawn(self, child: Child) -> None:
         log = (self.run_dir / "logs" / f"{child.name}.log").open("ab")
-        with log:
+        with log, sigterm_held() if child.holds_sigterm else contextlib.nullcontext():
             child.process = subprocess.Popen(
                 [sys.executable, "-m", child.module, *child.arguments],
                 stdin=subprocess.DEVNULL,

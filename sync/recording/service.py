@@ -5,11 +5,9 @@ open episode and ends; the thinker seals it.
 """
 
 import json
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import zmq
@@ -20,6 +18,7 @@ from sensorium.drivers.bus.live import LivePublisher
 from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.errors import ConfigError, SensoriumError, VerdictError
 from sensorium.priority import go_first
+from sensorium.stopping import stop_on_sigterm
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.recording.boundary import draw_boundary
 from sensorium.sync.recording.check_book import CheckMessage
@@ -152,11 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             service = SyncService(spec, context, clock)
             service.synchronizer.refused_priority = refused
 
-            def stop(_signal: int, _frame: FrameType | None) -> None:
-                service.stop()
-
-            signal.signal(signal.SIGTERM, stop)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then tells us
+            stop_on_sigterm(service.stop)
             service.synchronizer.adopt(known_drivers(spec.run_dir), read)
             service.run()
         except SensoriumError as err:

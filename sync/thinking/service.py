@@ -4,11 +4,9 @@ Run by the supervisor as ``python -m sensorium.sync.thinking.service SPEC.json``
 closed, then end. Killed at any time it costs no sample; the next one catches up from the files.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 import msgpack
 import zmq
@@ -17,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from sensorium.drivers.bus.context import bus_context
 from sensorium.errors import SensoriumError
 from sensorium.priority import give_way
+from sensorium.stopping import stop_on_sigterm
 from sensorium.sync.recording.notes import RecorderLink
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.thinking.sealed import report_sealed
@@ -155,11 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             service = ThinkingService(spec, context, clock)
 
-            def stop(_signal: int, _frame: FrameType | None) -> None:
-                service.stop()
-
-            signal.signal(signal.SIGTERM, stop)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then tells us
+            stop_on_sigterm(service.stop)
             service.run()
         except SensoriumError as err:
             print(f"thinker: {err}", file=sys.stderr)  # noqa: T201 - the supervisor reads it

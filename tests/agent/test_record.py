@@ -1,5 +1,6 @@
 """Recording a rig: how it ends, who may own a spool, and what a rig file may say."""
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -23,6 +24,7 @@ from sessions import (
 
 from sensorium.agent.session.rig import load_rig
 from sensorium.errors import ConfigError
+from sensorium.sync.thinking.sealed import SEALED_FILE
 
 
 def recording(tmp_path: Path, *arguments: object) -> Session:
@@ -206,3 +208,67 @@ def test_episodes_that_are_taken_away_while_it_records_do_not_disturb_it(tmp_pat
     assert any(first.name in warning for warning in done.document["warnings"])
     assert done.episodes
     assert first not in done.episodes
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_agent_that_is_ended_while_it_starts_says_that_nothing_was_recorded(
+    tmp_path: Path, number: int
+) -> None:
+    with recording(tmp_path, "--json") as session:
+        until(lambda: "thinker" in session.note_processes(), "the first processes")
+        done = session.finish(number)
+    assert done.code == 1
+    assert done.episodes == []
+    (problem,) = done.document["problems"]
+    assert problem.startswith("nothing was recorded: no device")
+    assert f"before the session ended by {signal.Signals(number).name}" in problem
+    assert problem in done.err
+
+
+def test_a_thinker_that_is_told_to_end_before_it_is_ready_seals_what_was_recorded(tmp_path: Path) -> None:
+    with recording(tmp_path, "--json") as session:
+        until(lambda: "thinker" in session.note_processes(), "the first processes")
+        thinker = session.kill("thinker", signal.SIGSTOP)  # as on a machine too busy to load it
+        session.until_recorded(0.5)
+        session.signal(signal.SIGTERM)
+        others = [pid for name, pid in session.note_processes().items() if name != "thinker"]
+        until(lambda: not any(map(is_alive, others)), "the end of the others")
+        os.kill(thinker, signal.SIGCONT)
+        done = session.finish()
+    assert done.code == 0, done.err
+    check_verifies(*done.episodes)
+
+
+def test_an_episode_that_was_sealed_and_never_reported_is_still_told(tmp_path: Path) -> None:
+    """As by a thinker that is killed between the two."""
+    with recording(tmp_path, "--json") as session:
+        session.until_recorded(0.5)
+        report = session.run_dir / SEALED_FILE
+        report.mkdir()  # nothing can be appended to it
+        assert sensorium("stop", "--spool", session.spool).code == 0
+        (episode,) = until(lambda: sealed(session.spool), "the seal")
+        until(lambda: not is_alive(session.note_processes()["thinker"]), "the thinker's end")
+        report.rmdir()
+        done = session.finish(signal.SIGINT)
+    assert done.episodes == [episode]
+
+
+def test_a_reader_of_the_progress_that_leaves_does_not_end_the_recording(tmp_path: Path) -> None:
+    with recording(tmp_path) as session:
+        session.until_recorded(0.2)
+        session.close_output()
+        session.until_recorded(4.5)
+        session.signal(signal.SIGINT)
+        until(lambda: not is_alive(session.pid), "the end")
+    (episode,) = sealed(tmp_path / "spool")
+    check_verifies(episode)
+
+
+def test_a_verdict_against_a_recording_is_a_sentence(tmp_path: Path) -> None:
+    clock = {"keeps": "utc", "tick_ns": 1000, "offset_s": 0.05}
+    devices = {"imu": {**IMU, "clock": clock, "seconds": 8.0}}
+    rig = write_rig(tmp_path, devices)
+    grant(tmp_path / "spool")
+    done = sensorium("record", rig, "--json")
+    found = done.document
+    assert bool(done.code) == bool(found["problems"]) == bool(done.err)
