@@ -71,7 +71,7 @@ def say_progress(text: str, as_json: bool) -> None:
 
 def tell(text: str) -> None:
     """Say on stderr what somebody has to do or know now, whoever reads it and in whatever form the result comes."""
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+    PatientConsole(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
 
 
 def today() -> date:
