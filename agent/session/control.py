@@ -1,6 +1,7 @@
 """How one terminal talks to an agent that another one runs: a request, a reply, both JSON."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from sensorium.errors import BusyError, SensoriumError, UsageError, VerdictError
 
 AGENT_FILE = "agent.json"
 TIMEOUT_MS = 5000
+_SLICE_MS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,15 @@ def is_running(pid: int) -> bool:
 class Requester:
     """A REQ socket that survives an unanswered request: it is opened anew, and the next one may be sent."""
 
-    def __init__(self, endpoint: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        context: zmq.Context[zmq.Socket[bytes]],
+        is_served: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``is_served`` tells whether somebody may still answer; else nobody is waited for."""
         self._endpoint = endpoint
+        self._is_served = is_served
         self._context = context
         self._socket = self._open()
 
@@ -99,8 +108,10 @@ class Requester:
         """Return the reply, or None if nobody answered in time."""
         try:
             self._socket.send(message)
-            if not self._socket.poll(timeout_ms):
-                raise zmq.Again
+            while not self._socket.poll(min(timeout_ms, _SLICE_MS)):
+                timeout_ms -= _SLICE_MS
+                if timeout_ms <= 0 or not self._is_served():
+                    raise zmq.Again
             return self._socket.recv()
         except zmq.ZMQError:
             self._socket.close()

@@ -88,16 +88,21 @@ def clear_up(spool: Path, clock: Clock) -> list[str]:
     Other spools' are brought home too once they are old and nobody owns them, and removed with a spool that is gone.
     """
     said = []
-    for folder in memory_folders():
-        home = Path((folder / _HOME_FILE).read_text())
+    for folder, home in memory_folders().items():
         owner = home.parent.parent
         if owner == spool:
             said.append(_cleared(folder, home))
         elif not home.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
-        elif clock.utc_ns() - folder.stat().st_mtime_ns > _OLD_NS:
+        elif _is_old(folder, clock):
             _clear_of_others(folder, home, owner)
     return said
+
+
+def _is_old(folder: Path, clock: Clock) -> bool:
+    with contextlib.suppress(OSError):
+        return clock.utc_ns() - folder.stat().st_mtime_ns > _OLD_NS
+    return False
 
 
 def _clear_of_others(folder: Path, home: Path, owner: Path) -> None:
@@ -115,10 +120,13 @@ def _cleared(folder: Path, home: Path) -> str:
     return f"brought the counters of session {home.name}, which was killed, home from {folder}"
 
 
-def memory_folders() -> list[Path]:
-    """Return the folders in memory of this user's sessions, running or killed."""
-    found = [folder for place in _places() for folder in sorted(place.glob(f"{_prefix()}*"))]
-    return [folder for folder in found if (folder / _HOME_FILE).is_file()]
+def memory_folders() -> dict[Path, Path]:
+    """Return the folders in memory of this user's sessions, running or killed, and theirs in the spools."""
+    found = {}
+    for folder in (folder for place in _places() for folder in sorted(place.glob(f"{_prefix()}*"))):
+        with contextlib.suppress(OSError):  # its session has just ended
+            found[folder] = Path((folder / _HOME_FILE).read_text())
+    return found
 
 
 def _prefix() -> str:

@@ -214,7 +214,7 @@ def _record(
                     return ""
                 if request.seconds is not None and status["recorded_s"] >= request.seconds:
                     return ""
-        clock.sleep_until(clock.now_ns() + _TICK_NS)
+        supervisor.wait(_TICK_NS)
     return ""
 
 

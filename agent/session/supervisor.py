@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -25,8 +26,10 @@ from sensorium.agent.session.control import AgentNote, ControlClient, is_of_run
 from sensorium.agent.session.memory_folder import bring_home, clear_up, make_memory_folder
 from sensorium.agent.session.rig import Device
 from sensorium.errors import DeviceError, SensoriumError
+from sensorium.priority import let_go_first
 from sensorium.stopping import sigterm_held
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.recording.boundary import freeze_boundary
 from sensorium.sync.recording.spec import SessionPlan, SyncSpec
 from sensorium.sync.thinking.sealed import SEALED_FILE
 from sensorium.timebase import SECOND_NS, Clock
@@ -118,7 +121,7 @@ class Supervisor:
             self._warn(make_memory_folder(self.run_dir))
             stack.callback(lambda: self._warn(bring_home(self.run_dir)))
             context = stack.enter_context(zmq.Context())
-            self._control = ControlClient(self._endpoints["control"], context)
+            self._control = ControlClient(self._endpoints["control"], context, self._is_recording)
             stack.callback(self._control.close)
             stack.callback(self.kill)
             self._stack = stack.pop_all()
@@ -211,6 +214,8 @@ class Supervisor:
                 start_new_session=True,  # a Ctrl-C in the terminal is ours to handle
                 env={**os.environ, **_CHILD_ENVIRONMENT},
             )
+        if child is self._synchronizer:
+            let_go_first(child.process.pid)
         child.started_ns = self._clock.now_ns()
         child.restart_at_ns = None
         self._save_note()
@@ -278,6 +283,8 @@ class Supervisor:
         self._note_death(child, code)
         if code in _SAYS_WHY:
             raise SensoriumError(child.last_error)
+        with contextlib.suppress(OSError):  # a full disk: the next recorder draws it, a little later
+            freeze_boundary(self.spool)
         child.restarts += 1
         if child.restarts > MAX_SYNCHRONIZER_DEATHS:
             raise SensoriumError(f"the synchronizer died {child.restarts} times: {child.last_error}")
@@ -315,6 +322,21 @@ class Supervisor:
     def _has_declared(self, device: str) -> bool:
         reply = self.ask("status")
         return reply is None or device in reply["devices"]
+
+    def _is_recording(self) -> bool:
+        return self._synchronizer is not None and _exit_code(self._synchronizer) is None
+
+    def wait(self, wait_ns: int) -> None:
+        """Let time pass, less of it if the synchronizer dies: the drivers' credit lasts for a second."""
+        child = self._synchronizer
+        if child is None or child.process is None or not hasattr(os, "pidfd_open"):
+            self._clock.sleep_until(self._clock.now_ns() + wait_ns)
+            return
+        descriptor = os.pidfd_open(child.process.pid)
+        try:
+            select.select([descriptor], [], [], wait_ns / SECOND_NS)
+        finally:
+            os.close(descriptor)
 
     def ask(self, cmd: str, **fields: Any) -> dict[str, Any] | None:
         """Send a command to the synchronizer; None while it does not answer."""

@@ -1,5 +1,6 @@
 """Who goes first on a busy machine: what may be late gives way to what must not be."""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -42,6 +43,12 @@ def go_first(who: str, clock: Clock) -> str:
             f"{who} runs without priority ({err.strerror}): on a busy machine it may lose samples; allow it with "
             "`ulimit -r 1`, `ulimit -e 30` or CAP_SYS_NICE"
         )
+
+
+def let_go_first(pid: int) -> None:
+    """Put a process that was just started before others, where that is allowed: its imports are in a hurry, too."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
 
 
 def give_way(niceness: int, clock: Clock) -> None:

@@ -13,6 +13,7 @@ from sensorium.drivers.frame import Place
 
 IN_FLIGHT = "in flight when the driver or its connection died"
 Reason = tuple[Place, str]
+NOT_ON_DISK: Reason = (Place.SYNCHRONIZER, "not yet on disk when the synchronizer died")
 
 
 @dataclass(slots=True)
@@ -126,5 +127,5 @@ def settle_torn(
             account.dropped[reason] += since
     rest = account.produced - recorded - account.dropped.total()
     if rest > 0:
-        account.dropped[Place.SYNCHRONIZER, "not yet on disk when the synchronizer died"] += rest
+        account.dropped[NOT_ON_DISK] += rest
     return account

@@ -26,18 +26,27 @@ def draw_boundary(spool: Path, run_dir: Path) -> Callable[[Path], Counts]:
 
     Names them in ``run_dir`` for whoever recovers them; call before an episode of one's own is opened.
     """
-    frozen: dict[Path, Path] = {}
     remove_unbegun(spool)
+    frozen = freeze_boundary(spool)
     orphans = Spool(spool).open_folders()
-    for folder in orphans:
+    (run_dir / ORPHANS_FILE).write_text(json.dumps([folder.name for folder in orphans]))
+    return lambda path: read_counters(frozen.get(path, path))
+
+
+def freeze_boundary(spool: Path) -> dict[Path, Path]:
+    """Copy the counter files of open episodes that have no copy yet; return the newest copy of each.
+
+    Whoever sees a recorder die does it at once: what drivers send from then on is the next recorder's.
+    """
+    frozen: dict[Path, Path] = {}
+    for folder in Spool(spool).open_folders():
         for counters in _counters_of(folder):
             copy = _copy_of(folder, counters)
             if not copy.exists() and counters.exists():
                 copy.write_bytes(counter_bytes(counters))
             if copy.exists():
                 frozen[counters] = copy
-    (run_dir / ORPHANS_FILE).write_text(json.dumps([folder.name for folder in orphans]))
-    return lambda path: read_counters(frozen.get(path, path))
+    return frozen
 
 
 def _counters_of(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from sensorium.sync.episode.files import CLOSING_FILE
 from sensorium.sync.episode.manifest import CheckRecord
 from sensorium.sync.episode.spool import write_durably
 from sensorium.sync.recording.accounting import Account, Reason
+from sensorium.sync.recording.memory_notes import NOTE_OF_CLOSING, notes_of, write_note
 from sensorium.timebase import Timeline
 from sensorium.verdict import Verdict
 
@@ -111,6 +112,26 @@ class Closing:
         """
         write_durably(folder / CLOSING_FILE, _CLOSING.dump_json(self))
 
+    def note(self, run_dir: Path) -> None:
+        """Write it where no disk is waited for, before the files are finished.
+
+        Raises:
+            WriteError: If there is no room.
+        """
+        write_note(run_dir, self.episode_id, NOTE_OF_CLOSING, _CLOSING.dump_json(self))
+
+    @classmethod
+    def noted(cls, folder: Path) -> "Closing | None":
+        """Return what :meth:`note` wrote of the episode in ``folder``, if its files were not finished since.
+
+        What it says of the files is from before they were.
+
+        Raises:
+            EpisodeError: If it cannot be read.
+        """
+        path = next(notes_of(folder, NOTE_OF_CLOSING), None)
+        return None if path is None else cls._read(path)
+
     @classmethod
     def load(cls, folder: Path) -> "Closing | None":
         """Return what the recorder left in ``folder``; None if it never closed the episode.
@@ -118,12 +139,16 @@ class Closing:
         Raises:
             EpisodeError: If it cannot be read.
         """
+        return cls._read(folder / CLOSING_FILE)
+
+    @classmethod
+    def _read(cls, path: Path) -> "Closing | None":
         try:
-            return _CLOSING.validate_python(json.loads((folder / CLOSING_FILE).read_bytes()))
+            return _CLOSING.validate_python(json.loads(path.read_bytes()))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, ValidationError, ConfigError) as err:
-            raise EpisodeError(f"{folder / CLOSING_FILE} cannot be read: {err}") from err
+            raise EpisodeError(f"{path} cannot be read: {err}") from err
 
 
 _CLOSING: TypeAdapter[Closing] = TypeAdapter(Closing)

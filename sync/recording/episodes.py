@@ -1,5 +1,6 @@
 """Opens and closes the episodes of a session; files are finished in a thread, nobody waits for them."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -10,6 +11,7 @@ from sensorium.drivers.bus.credits import Held
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import CalibrationError, EpisodeError
 from sensorium.sync.clocks.triggered import BY_PULSES
+from sensorium.sync.episode.mcap_records import WriteError
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.recording.check_book import CheckBook
 from sensorium.sync.recording.closing import Closing
@@ -178,6 +180,10 @@ class Episodes:
             clocks=self._triggers.verdicts(with_seconds=not episode.timeline.is_virtual),
             calibration_id=self.calibration_id,
         )
+        # Killed from here on, it ends where the next one begins, however long the disk takes for its files.
+        with contextlib.suppress(WriteError):
+            noted = closing(accounts=episode.closed_accounts(), limitations=tuple(episode.limitations))
+            noted.note(self._spec.run_dir)
         self._finishing.append((episode, self._closer.submit(_finish, episode, closing)))
 
     def remove(self, episode: OpenEpisode) -> None:

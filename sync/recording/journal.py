@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from sensorium.drivers.bus.counters import Counts, make_private, read_counters
+from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.errors import EpisodeError
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import JOURNAL_FILE, PREPARED_FILE
@@ -16,8 +16,7 @@ from sensorium.sync.episode.mcap_records import WriteError
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.recording.accounting import Account, settle_torn
 from sensorium.sync.recording.closing import unpack_reasons
-
-_NOTES = "journals"
+from sensorium.sync.recording.memory_notes import NOTE_OF_JOURNAL, notes_of, replace_file, write_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +47,12 @@ class Journal:
     instances: dict[str, JournalInstance]
 
     def note(self, run_dir: Path, episode_id: str) -> None:
-        """Write it where no disk is waited for; it counts until :func:`forget`.
+        """Write it where no disk is waited for; before it is written beside the files.
 
         Raises:
             WriteError: If there is no room.
         """
-        target = _note_path(run_dir, episode_id)
-        try:
-            make_private(target.parent)
-            _replace(target, _JOURNAL.dump_json(self))
-        except OSError as err:
-            raise WriteError(f"{target} could not be written: {err.strerror}; free space there") from err
+        write_note(run_dir, episode_id, NOTE_OF_JOURNAL, _JOURNAL.dump_json(self))
 
     def save(self, folder: Path) -> None:
         """Write it beside the episode, so that it survives the machine.
@@ -67,7 +61,7 @@ class Journal:
             WriteError: If the disk does not take it.
         """
         try:
-            _replace(folder / JOURNAL_FILE, _JOURNAL.dump_json(self))
+            replace_file(folder / JOURNAL_FILE, _JOURNAL.dump_json(self))
             (folder / PREPARED_FILE).unlink(missing_ok=True)
         except OSError as err:
             raise WriteError(f"{folder / JOURNAL_FILE} could not be written: {err.strerror}") from err
@@ -79,36 +73,17 @@ class Journal:
         Raises:
             EpisodeError: If it is missing or unreadable.
         """
-        path = next(_notes_of(folder), folder / JOURNAL_FILE)
+        path = next(notes_of(folder, NOTE_OF_JOURNAL), folder / JOURNAL_FILE)
         try:
             return _JOURNAL.validate_python(json.loads(path.read_bytes()))
         except (OSError, ValueError) as err:
             raise EpisodeError(f"{folder}: no usable journal ({err}); its losses cannot be settled") from err
 
 
-def _replace(target: Path, data: bytes) -> None:
-    partial = target.with_suffix(".new")
-    partial.write_bytes(data)
-    partial.replace(target)
-
-
-def _note_path(run_dir: Path, episode_id: str) -> Path:
-    return run_dir / _NOTES / f"{episode_id}.json"
-
-
-def _notes_of(folder: Path) -> Iterator[Path]:
-    return Spool.of(folder).root.glob(f"run/*/{_NOTES}/{folder.name}.json")
-
-
-def forget(run_dir: Path, episode_id: str) -> None:
-    """Remove the note of an episode that is closed or gone."""
-    _note_path(run_dir, episode_id).unlink(missing_ok=True)
-
-
 def remove_unbegun(spool: Path) -> None:
     """Remove the folders of episodes whose files were prepared and that never began; nobody may record there."""
     for folder in Spool(spool).open_folders():
-        is_prepared = (folder / PREPARED_FILE).exists() and not any(_notes_of(folder))
+        is_prepared = (folder / PREPARED_FILE).exists() and not any(notes_of(folder))
         if is_prepared or not any(folder.iterdir()):
             shutil.rmtree(folder)
 

@@ -18,10 +18,14 @@ from sensorium.sync.episode.scene import scene_messages
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
 from sensorium.sync.recording.accounting import Account
 from sensorium.sync.recording.closing import ClosedAccount, ClosedStream, pack_reasons
-from sensorium.sync.recording.journal import Journal, JournalInstance, JournalStream, forget
+from sensorium.sync.recording.journal import Journal, JournalInstance, JournalStream
+from sensorium.sync.recording.memory_notes import forget
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.streams import Instance
 from sensorium.timebase import Timeline
+
+_WRITER_SHARE = 0.85
+"""Of ``flush_s``; the rest passes until it is seen that a recorder died, and what drivers send is the next one's."""
 
 NOT_STARTED = -1
 """Start of a replay's episode until its first frame says when that was."""
@@ -51,7 +55,7 @@ class OpenEpisode:
         self.episode_id = episode_id
         self.folder = spec.spool / "open" / episode_id
         settings = spec.recorder
-        policy = WriterPolicy(flush_s=settings.flush_s, sync_s=settings.sync_s)
+        policy = WriterPolicy(flush_s=_WRITER_SHARE * settings.flush_s, sync_s=settings.sync_s)
         self.writer = EpisodeWriter(self.folder, episode_id, timeline, policy)
         self.timeline = timeline
         self.reference = reference

@@ -12,11 +12,17 @@ from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
 from sensorium.sync.episode.manifest import finish_seal
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.episode.recovery import recover
+from sensorium.sync.episode.recovery import RecoveryResult, recover
 from sensorium.sync.episode.spool import Spool
-from sensorium.sync.recording.accounting import Account
+from sensorium.sync.recording.accounting import NOT_ON_DISK, Account
 from sensorium.sync.recording.boundary import boundary_reader
-from sensorium.sync.recording.closing import ClosedAccount, ClosedStream, Closing
+from sensorium.sync.recording.closing import (
+    ClosedAccount,
+    ClosedStream,
+    Closing,
+    pack_reasons,
+    unpack_reasons,
+)
 from sensorium.sync.recording.journal import Journal, remove_unbegun, settle_journal
 from sensorium.sync.thinking.catch_up import catch_up, started_and_ended_ns
 from sensorium.sync.thinking.sealed import Sealed
@@ -57,6 +63,9 @@ def recover_orphan(folder: Path, consent: Path) -> Path:
     result = recover(folder)
     if not result.episode_id:
         raise EpisodeError(f"{folder} holds no readable record; look at it and remove it by hand")
+    noted = Closing.noted(folder) if closing is None else None
+    if noted is not None:
+        closing = _settled(noted, result)
     if closing is not None:
         thoughts = catch_up(folder, closing.reference, closing.tolerance_ns)
         return seal_closing(folder, closing, thoughts)
@@ -67,6 +76,21 @@ def recover_orphan(folder: Path, consent: Path) -> Path:
     lost = f"recovered after a crash; {result.bytes_lost} bytes of torn records were cut"
     limitations = (lost, *((problem,) if problem else ()), *closing.limitations)
     return seal_closing(folder, replace(closing, limitations=limitations), replace(thoughts, limitations=()))
+
+
+def _settled(closing: Closing, result: RecoveryResult) -> Closing:
+    """Return what the recorder knew when it ended an episode, with what the recovered files hold of it."""
+    accounts = []
+    for account in closing.accounts:
+        written = result.written.get((account.stream, account.instance), Written())
+        dropped = unpack_reasons(account.dropped)
+        lost = account.produced - written.samples - dropped.total()
+        if lost > 0:
+            dropped[NOT_ON_DISK] += lost
+        accounts.append(replace(account, dropped=pack_reasons(dropped), written=written))
+    sentence = f"recovered after a crash; {result.bytes_lost} bytes of torn records were cut"
+    limitations = (sentence, *closing.limitations)
+    return replace(closing, accounts=tuple(accounts), limitations=limitations, is_truncated=True)
 
 
 def _journal(folder: Path) -> tuple[Journal | None, str]:

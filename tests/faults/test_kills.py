@@ -9,6 +9,7 @@ import pytest
 from sessions import (
     CAMERA,
     CLOCK,
+    FLUSH_S,
     FORCE,
     IMU,
     SMALL_RIG,
@@ -103,6 +104,12 @@ def test_a_killed_synchronizer_is_replaced_and_both_episodes_balance(tmp_path: P
     assert all(record.total.recorded for record in read_manifest(whole).streams)
     check_sizes(torn)
     check_sizes(whole)
+    manifests = [read_manifest(torn), read_manifest(whole)]
+    for record in manifests[0].streams:
+        lost = dropped_at(manifests, record.info.name)
+        # What drivers sent while no recorder was there is the next one's: only what was in memory is lost.
+        assert lost["synchronizer"] <= FLUSH_S * record.info.rate_hz + 1
+        assert lost["bus"] <= 0.1 * record.info.rate_hz + 1  # in sockets
     check_balance([torn, whole], run_dir)
     check_verifies(torn, whole)
 

@@ -16,6 +16,9 @@ sys.path.insert(0, str(BENCH))
 from rigs import loads  # noqa: E402
 from rigs.loads import ENTRY_POINT  # noqa: E402
 from rigs.producers import Run, environment, prepare, start_all  # noqa: E402
+from rigs.schedule import GO_FILE  # noqa: E402
+
+from sensorium.agent.session.memory_folder import memory_folders  # noqa: E402
 
 pytestmark = pytest.mark.slow
 MULTIPLE = 4
@@ -70,7 +73,7 @@ def test_whoever_dies_the_balance_is_exact_and_a_flush_interval_is_lost_at_most(
         processes = session.note_processes()
     assert done.code in (0, 1), done.err
     assert not any(map(is_alive, processes.values()))
-    assert not [path for path in Path("/dev/shm").iterdir() if "sensorium" in path.name]
+    assert not [path for path in memory_folders() if path.name.endswith(run_dir.name)]
     check_balance(done.episodes, run_dir)
     check_verifies(*done.episodes)
     frame_s = 0.05
@@ -96,6 +99,8 @@ def test_a_killed_supervisor_leaves_processes_that_the_next_start_ends(tmp_path:
             "the sources' end",
             WALL_S + 30,
         )
+        for path in (run.folder / GO_FILE, *run.folder.glob("*.ready")):
+            path.unlink()
         with start(run, spool) as again:
             begin(run, again)
             pass_time(1.0)

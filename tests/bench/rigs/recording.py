@@ -32,6 +32,7 @@ from rigs.producers import (
     wait_until_ready,
 )
 from sensorium.agent.session.control import ask_agent
+from sensorium.agent.session.memory_folder import memory_folders
 from sensorium.errors import SensoriumError
 from sensorium.timebase import SECOND_NS
 
@@ -105,7 +106,9 @@ def record_run(
         orphans = [watch.usages[pid].name for pid in watch.alive()]
     recorded = reaper.finish(latency_us)
     recorded.problems.extend([f"{name} outlived the agent" for name in orphans])
-    leftovers = set(SHARED_MEMORY.iterdir()) - shared_before
+    homes = memory_folders()
+    of_others = {folder for folder, home in homes.items() if not home.is_relative_to(spool.resolve())}
+    leftovers = set(SHARED_MEMORY.iterdir()) - shared_before - of_others
     recorded.problems.extend([f"{path} was left behind" for path in sorted(leftovers)])
     if agent.returncode not in (0, 1) and split_s is None:
         recorded.warnings.append(f"record ended with code {agent.returncode}: {_last_line(run)}")
