@@ -12,10 +12,13 @@ group = typer.Typer(help="Look at clocks and alignment.", no_args_is_help=True)
 
 @group.command("report")
 def sync_report(
-    episode: Annotated[Path, typer.Argument(help="Episode folder.")],
+    episode: Annotated[Path, typer.Argument(help="Episode folder, or an XDF file of LabRecorder.")],
     html: Annotated[
         Path | None,
-        typer.Option("--html", help="Where the page with plots goes; default EPISODE/sync-report.html."),
+        typer.Option(
+            "--html",
+            help="Where the page with plots goes; default EPISODE/sync-report.html, or beside the file.",
+        ),
     ] = None,
     content: Annotated[
         bool,
@@ -35,7 +38,7 @@ def sync_report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what an episode's clocks did, how certain they are, and how its streams align."""
+    """Show what a recording's clocks did, how certain they are, and how its streams align."""
     from sensorium.agent.commands.sync import content_inputs, report_sync
 
     inputs = content_inputs(clap_m, filter_delay or []) if content else None

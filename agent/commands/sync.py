@@ -19,6 +19,7 @@ from sensorium.sync.distribution import Distribution
 from sensorium.sync.episode.files import CALIBRATION_FILE, SYNC_REPORT_FILE
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.remapped import read_remap, write_remap
+from sensorium.sync.sources.xdf import is_xdf, read_xdf
 from sensorium.verdict import Status, Verdict
 
 CLAP_BOUND_M = 0.1
@@ -73,6 +74,10 @@ def report_sync(episode: Path, html: Path | None, *, inputs: ContentInputs | Non
     Args:
         inputs: What the content check needs to be told; None = do not ask the sensors' data.
     """
+    if is_xdf(episode):
+        if inputs is not None and inputs != ContentInputs():
+            raise UsageError(f"--clap-m and --filter-delay are for episodes; {episode.name} is an XDF file")
+        return _report_xdf(episode, html, as_json=as_json)
     episode = episode.resolve()
     report = sync_report(episode)
     if inputs is not None:
@@ -85,6 +90,33 @@ def report_sync(episode: Path, html: Path | None, *, inputs: ContentInputs | Non
         print_json({**report.document(), "html": str(path)})
     else:
         _print(report, path)
+    return 1 if any(verdict.status is Status.FAILED for verdict in report.verdicts) else 0
+
+
+def _report_xdf(path: Path, html: Path | None, *, as_json: bool) -> int:
+    """Print what the stamps of an XDF file are worth; the page lies beside the file unless said otherwise."""
+    from sensorium.agent.reporting.xdf import HEAD, table_rows, write_xdf_report, xdf_report
+
+    report = xdf_report(read_xdf(path))
+    written = write_xdf_report(report, html or path.with_suffix(".sync-report.html"))
+    found = report.document() | {"html": str(written)}
+    if as_json:
+        print_json(found)
+    else:
+        console = table_console()
+        table = Table(title=f"clocks of {path.name}", title_justify="left")
+        for number, name in enumerate(HEAD):
+            table.add_column(name, justify="right" if number else "left")
+        for row in table_rows(found):
+            table.add_row(*row)
+        console.print(table)
+        for verdict in report.verdicts:
+            for reason in verdict.reasons:
+                console.print(f"{coloured(verdict.status.value)}  {verdict.subject}: ", end="")
+                console.print(reason, markup=False, soft_wrap=True)
+        for problem in report.recording.problems:
+            console.print(problem, markup=False, soft_wrap=True)
+        console.print(f"report: {written}", markup=False, soft_wrap=True)
     return 1 if any(verdict.status is Status.FAILED for verdict in report.verdicts) else 0
 
 

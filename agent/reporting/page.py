@@ -181,6 +181,8 @@ g.suspect,g.insufficient{stroke:var(--amber);fill:var(--amber)}g.failed{stroke:v
 g.event{stroke:var(--soft);fill:var(--soft)}.timeline g line{opacity:.45;stroke-dasharray:2 3}
 path.clock{fill:var(--ink);stroke:var(--card)}path.event{fill:var(--ink);stroke:var(--card)}
 .plot path{fill:none;stroke-linejoin:round}
+.plot circle.used{fill:var(--soft)}
+.plot circle.unused{fill:var(--bad)}
 .plot path.jitter{stroke:var(--soft);stroke-width:2.2;stroke-linecap:round;opacity:.35}
 .plot path.bound{fill:var(--amber);opacity:.16}.plot path.boundline{stroke:var(--amber);stroke-width:1.4}
 .plot path.error{stroke:var(--accent);stroke-width:1.7}

@@ -228,6 +228,23 @@ def clock_plot(
     return _svg(frame.width, frame.height, "".join(parts), "plot", "Clock residuals")
 
 
+def readings_plot(times_s: _Floats, values: _Floats, is_used: NDArray[np.bool_]) -> str:
+    """Return readings against time; those that are not used are marked."""
+    shown = values[is_used] if is_used.any() else values
+    reach = max(1.2 * float(np.abs(shown).max()), 1e-3)
+    frame = Frame(562, 128, 56, -reach, reach, max(float(times_s[-1]), 1e-3))
+    parts = [frame.grid(tick, f"{tick:.4g}") for tick in nice_ticks(-reach, reach, 4)]
+    inside = np.clip(values, -reach, reach)
+    for chosen, kind in ((~is_used, "unused"), (is_used, "used")):
+        xs, ys = frame.x(times_s[chosen]), frame.y(inside[chosen])
+        parts += [
+            f'<circle class="reading {kind}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>'
+            for x, y in zip(xs.tolist(), ys.tolist(), strict=True)
+        ]
+    parts.append(frame.time_axis(6))
+    return _svg(frame.width, frame.height, "".join(parts), "plot", "Readings")
+
+
 def _log(values: _Floats, low: float) -> _Floats:
     return np.asarray(np.log10(np.maximum(values, 10.0**low)))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from sensorium.errors import SourceError
 from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
 from sensorium.sync.sources.source import Source
+from sensorium.sync.sources.xdf import MAGIC as XDF_MAGIC
 
 SUPPORTED = (
     "an episode folder, an EuRoC folder, a ROS 1 bag, a ROS 2 bag folder, an MCAP file, "
@@ -36,6 +37,7 @@ _MAGICS: tuple[tuple[bytes, Format], ...] = (
     (b"\x0a\x0d\x0d\x0a", Format.PCAP),
 )
 _FOREIGN_MAGICS = (
+    (XDF_MAGIC, "an XDF file, which cannot be replayed yet; `sensorium sync report` reads its clocks"),
     (b"VisionRe", "a VRS file, which cannot be read yet"),
     (b"\x1f\x8b", "a gzip file: unpack it first"),
     (b"PK\x03\x04", "a zip archive: unpack it first"),

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 from episode_samples import TIMELINE
+from sessions import sensorium
 from simulated_rig import device, run
 
 from sensorium.agent.commands.sync import content_inputs, report_sync
@@ -185,3 +186,26 @@ def test_an_empty_episode_is_refused(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(EpisodeError, match="no samples"):
         sync_report(writer.folder)
+
+
+def test_an_xdf_file_is_reported_with_what_pyxdf_would_be_off_by(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "clock" / "clock_resets.xdf"
+    page = tmp_path / "page.html"
+    done = sensorium("sync", "report", source, "--html", page, "--json")
+    assert done.code == 0, done.err
+    found = done.document
+    biosemi = found["streams"]["BioSemi"]
+    assert (biosemi["samples"], biosemi["rate_nominal_hz"]) == (27815, 100.0)
+    assert biosemi["offset"]["frozen"][0]["readings"] == 54
+    assert len(biosemi["resets"]) == 1
+    assert biosemi["pyxdf_off_us"]["max"] == pytest.approx(274e3, rel=0.01)
+    said = {(check["check"], check["subject"]): check["status"] for check in found["checks"]}
+    assert said["xdf_clock", "BioSemi"] == "suspect"
+    assert said["pyxdf_stamps", "MyMarkerStream"] == "ok"
+    assert page.read_text().count("<svg") == 4
+    told = sensorium("sync", "report", source, "--html", page)
+    assert "BioSemi" in told.out
+    assert "dejitter_timestamps=False" in told.out
+    refused = sensorium("sync", "report", source, "--html", page, "--clap-m", "1")
+    assert refused.code == 2
+    assert "are for episodes" in refused.err
