@@ -78,7 +78,7 @@ class TimingSplit:
     """How much of an apparent motion follows the rig's turning (time offset) and how much stays (mount).
 
     Attributes:
-        mount: (6,) rotation (rad) and translation (m) that is there at rest too.
+        mount: (k,) rotation (rad) and what else the motions hold (translation, m) that is there at rest too.
         offset_s: The second sensor is stamped this much too early.
     """
 
@@ -99,26 +99,28 @@ def split_timing(motions: Array, covariances: Array, rates_rad_s: Array) -> Timi
     A sensor stamped too early by ``offset`` is seen turned by rate times offset.
 
     Args:
-        motions: (N, 6) apparent motions, each from frames at one angular rate (single keyframes or pairs).
-        covariances: (N, 6, 6) of each; rates_rad_s: (N, 3) in the axes of the motions.
+        motions: (N, k) apparent motions, each from frames at one angular rate (single keyframes or pairs); the
+            rotation about three axes first, then what a stamp does not move.
+        covariances: (N, k, k) of each; rates_rad_s: (N, 3) in the axes of the motions.
     """
-    designs = [np.column_stack([np.eye(6), np.append(rate, np.zeros(3))]) for rate in rates_rad_s]
+    size = np.asarray(motions).shape[1]
+    designs = [np.column_stack([np.eye(size), np.append(rate, np.zeros(size - 3))]) for rate in rates_rad_s]
     weights = np.linalg.inv(covariances)
     trust = np.ones(len(motions))
     for _ in range(5):  # single frames have false tops: reweight by Mahalanobis distance
-        information, pull = 1e-9 * np.eye(7), np.zeros(7)
+        information, pull = 1e-9 * np.eye(size + 1), np.zeros(size + 1)
         for design, weight, motion, share in zip(designs, weights, motions, trust, strict=True):
             information += share * design.T @ weight @ design
             pull += share * design.T @ weight @ motion
         solution = np.linalg.solve(information, pull)
         left = [motion - design @ solution for design, motion in zip(designs, motions, strict=True)]
         squares = np.array([gap @ weight @ gap for gap, weight in zip(left, weights, strict=True)])
-        trust = 1 / (1 + squares / 12.0)
-    spread = max(float(np.average(squares, weights=trust)) / 6, 1.0)
+        trust = 1 / (1 + squares / (2.0 * size))
+    spread = max(float(np.average(squares, weights=trust)) / size, 1.0)
     covariance = spread * np.linalg.inv(information)
     return TimingSplit(
-        np.asarray(solution[:6], np.float64),
-        np.asarray(covariance[:6, :6], np.float64),
-        float(solution[6]),
-        float(np.sqrt(covariance[6, 6])),
+        np.asarray(solution[:size], np.float64),
+        np.asarray(covariance[:size, :size], np.float64),
+        float(solution[size]),
+        float(np.sqrt(covariance[size, size])),
     )

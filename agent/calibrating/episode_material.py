@@ -30,6 +30,7 @@ from sensorium.agent.calibrating.shots import (
 from sensorium.agent.calibrating.tasks import CheckTask, tasks_of
 from sensorium.agent.session.check_kinds import KINDS
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
+from sensorium.calibration.geometry import Array
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.rotation import excited_span
 from sensorium.drivers.frame import StreamInfo
@@ -132,7 +133,26 @@ class EpisodeMaterial(Material):
             return images
 
         pairs = [load(index) for index in range(len(chosen))]
-        return StereoSet(left.frame_id, right.frame_id, pairs, self._times_s(chosen))
+        turning = self._turning(chosen, (left, right))
+        return StereoSet(left.frame_id, right.frame_id, pairs, self._times_s(chosen), turning)
+
+    def _turning(
+        self, chosen: Sequence[Row], infos: tuple[StreamInfo, StreamInfo]
+    ) -> tuple[tuple[Array, float], ...]:
+        """Return how fast the second sensor turned in each row, and how much later it was sampled; () if unknown."""
+        fastest = fastest_gyro(self._infos, self._calibration)
+        gyro = None if fastest is None else self._gyro(fastest)
+        if gyro is None or not self._calibration.has_transform(infos[1].frame_id, gyro.frame):
+            return ()
+        R = self._calibration.transform(infos[1].frame_id, gyro.frame)[:3, :3]
+        found = []
+        for row in chosen:
+            (_, first_ns), (_, second_ns) = (row.samples[info.name] for info in infos)
+            at_s = second_ns / SECOND_NS
+            if not gyro.covers(at_s, at_s):
+                return ()
+            found.append((R @ gyro.at(at_s), (second_ns - first_ns) / SECOND_NS))
+        return tuple(found)
 
     def camera_lidar(self, task: CheckTask) -> CameraLidarSet:
         camera, lidar = task.infos

@@ -28,12 +28,15 @@ class StereoSet:
 
     Attributes:
         times_s: When each was taken, since the start of the recording; empty when unknown.
+        turning: Of each pair the angular rate in the right camera's axes (rad/s) and how much later (s) the right image
+            was taken; empty without a gyro.
     """
 
     left: str
     right: str
     pairs: Sequence[Callable[[], tuple[Image, Image]]]
     times_s: tuple[float, ...] = ()
+    turning: tuple[tuple[Array, float], ...] = ()
 
     @property
     def task(self) -> CheckTask:

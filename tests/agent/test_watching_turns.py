@@ -8,6 +8,7 @@ import pytest
 from watched_rig import WatchedRig, watched_rig
 
 from sensorium.agent.calibrating.watching.plan import plan_checks
+from sensorium.agent.calibrating.watching.service import Job, next_job
 from sensorium.agent.calibrating.watching.watch import Watch, new_watch
 from sensorium.agent.session.rig import CheckOptions
 from sensorium.calibration.attribution import is_timing
@@ -98,3 +99,75 @@ def test_a_lidar_is_judged_against_the_gyro(tmp_path: Any) -> None:
     wrong.plan = replace(wrong.plan, every_s=24.0)
     (window,) = fed(wrong, rig, 30.0)
     assert window.verdict.status is Status.SUSPECT
+
+
+@pytest.fixture(scope="module")
+def fast_pair(tmp_path_factory: pytest.TempPathFactory) -> WatchedRig:
+    devices: dict[str, dict[str, Any]] = {
+        "camera_left": {"rate_hz": 25.0},
+        "camera_right": {"rate_hz": 25.0},
+        "imu": {},
+    }
+    return watched_rig(tmp_path_factory.mktemp("pair"), devices, seconds=8.0)
+
+
+def stereo_watch(rig: WatchedRig, calibration: RigCalibration = CALIBRATION) -> Watch[Any]:
+    options = CheckOptions.model_validate(
+        {"check": "stereo", "streams": ["camera_left", "camera_right"], "every_s": 2.4}
+    )
+    (plan,) = plan_checks([options], calibration, rig.infos)
+    return new_watch(plan, calibration)
+
+
+def stereo_windows(rig: WatchedRig, calibration: RigCalibration = CALIBRATION) -> list[JudgedWindow]:
+    watched, found = stereo_watch(rig, calibration), []
+    for world_s in np.arange(0.4, 7.6, 0.8):
+        watched.take(rig.at(watched.request, world_s))
+        window = watched.due_verdict()
+        found += [window] if window is not None else []
+    return found
+
+
+def test_a_camera_that_is_stamped_early_is_told_from_one_that_turned(fast_pair: WatchedRig) -> None:
+    assert {window.verdict.status for window in stereo_windows(fast_pair)} == {Status.OK}
+    # What the right camera took a frame later bears the left one's stamps: 40 ms too early.
+    early = fast_pair.stamped_late("camera_right", -0.04)
+    last = stereo_windows(early)[-1].verdict
+    assert last.status is Status.SUSPECT, last.reasons
+    assert is_timing(last), last.reasons
+    (offset_ms,) = (quantity.value for quantity in last.quantities if quantity.name == "time_offset")
+    assert offset_ms == pytest.approx(40.0, abs=8.0)
+    assert "camera_right is stamped" in last.reasons[0]
+    assert "too early against camera_left" in last.reasons[0]
+    moved = stereo_windows(fast_pair, pitched(CALIBRATION, "camera_right", 0.5))[-1].verdict
+    assert moved.status is Status.FAILED
+    assert not is_timing(moved)
+    assert any("does not follow the rig's turning" in reason for reason in moved.reasons)
+
+
+def pitched(calibration: RigCalibration, frame: str, by_deg: float) -> RigCalibration:
+    motion = small_motion((np.deg2rad(by_deg), 0.0, 0.0, 0.0, 0.0, 0.0))
+    edges = tuple(
+        replace(edge, T_parent_child=edge.T_parent_child @ motion) if edge.child == frame else edge
+        for edge in calibration.edges
+    )
+    return replace(calibration, edges=edges)
+
+
+def test_turning_waits_for_the_gaps_between_the_other_checks_and_is_not_forgotten(
+    fast_pair: WatchedRig,
+) -> None:
+    turning = Job(watch(fast_pair, "camera_imu", "camera_left"), due_ns=0)
+    stereo = Job(stereo_watch(fast_pair), due_ns=0)
+    second = 1_000_000_000
+    jobs = [turning, stereo]
+    assert next_job(jobs, second, second // 2) is stereo, "both are due"
+    stereo.due_ns = 2 * second
+    assert next_job(jobs, second, second // 2) is turning, "there is a gap"
+    assert next_job(jobs, second, 2 * second) is stereo, "sets come slowly: it would not fit into the gap"
+    late_ns = round(2.1 * turning.watch.plan.every_s * second)
+    assert next_job(jobs, late_ns, second) is turning, "two periods without a turn"
+    turning.due_ns = 3 * second
+    assert next_job(jobs, second, second) is stereo
+    assert next_job([turning], second, second) is turning
+    assert next_job([], second, second) is None

@@ -1,5 +1,6 @@
 """Judges two cameras with a common view by their epipolar geometry."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 
 from sensorium.agent.calibrating.checking.report import CheckReport, Overlay
+from sensorium.agent.calibrating.checking.timing import TurnedPair, with_stamps
 from sensorium.agent.calibrating.checking.windows import changes, decided, located
 from sensorium.agent.calibrating.recording import Recording
 from sensorium.agent.calibrating.shots import Image, require_size
@@ -54,8 +56,31 @@ def judge_stereo(report: CheckReport, recording: Recording, task: CheckTask) -> 
     if verdict.status is not Status.OK:
         windows = [stereo.check_matches([one], calibration, left, right).verdict for one in matches]
         verdict = located(verdict, windows, chosen.times_s)
+    verdict = timed(verdict, matches, chosen.turning, calibration)
     counted = (*verdict.quantities, Quantity("pairs", float(len(matches)), "1"))
     return replace(verdict, quantities=counted)
+
+
+def timed(
+    verdict: Verdict,
+    matches: Sequence[stereo.Matches],
+    turning: Sequence[tuple[Array, float]],
+    calibration: RigCalibration,
+) -> Verdict:
+    """Return the verdict after each pair alone was held against the rig's turning, see :func:`with_stamps`.
+
+    Args:
+        turning: Of each pair the rate in the right camera's axes and how much later its image is stamped.
+    """
+    left, right = verdict.subject.split("~")
+    single = []
+    for pair, (rate, apart_s) in zip(matches, turning, strict=False):
+        found = stereo.check_matches([pair], calibration, left, right)
+        if found.matches >= stereo.MIN_MATCHES // 2:
+            turn, sigma = np.deg2rad(found.estimate[:3]), np.deg2rad(found.sigma[:3])
+            single.append(TurnedPair(turn, sigma, rate, apart_s))
+    limits = np.deg2rad([quantity.threshold or np.inf for quantity in verdict.quantities[:3]])
+    return with_stamps(verdict, single, limits, (left, right))
 
 
 def _stereo_overlay(

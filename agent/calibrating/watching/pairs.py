@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.agent.calibrating.checking.camera_lidar_pair import MIN_TIMING_FRAMES, with_timing
+from sensorium.agent.calibrating.checking.stereo_pair import timed
 from sensorium.agent.calibrating.shots import (
     Cloud,
     Sample,
@@ -46,34 +47,53 @@ def _sample(kept: KeptFrame) -> Sample:
     return Sample(bytes(kept.frame.payload), kept.first_ns)
 
 
-class StereoWatch(Watch[stereo.Matches]):
-    """Two cameras by their epipolar geometry."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pair:
+    """Matches of two images; how fast the right camera turned, and how much later its image is stamped."""
+
+    matches: stereo.Matches
+    turning: tuple[Array, float] | None
+
+
+class StereoWatch(Watch[_Pair]):
+    """Two cameras by their epipolar geometry; timing told apart from mounting."""
 
     def __init__(self, plan: Planned, calibration: RigCalibration) -> None:
         super().__init__(plan, calibration)
-        self._history: deque[Taken[stereo.Matches]] = deque(maxlen=LOCATED_FRAMES)
+        self._history: deque[Taken[_Pair]] = deque(maxlen=LOCATED_FRAMES)
+        self._alarmed: deque[_Pair] = deque(maxlen=LOCATED_FRAMES)
 
-    def _reduced(self, aligned: AlignedSet) -> stereo.Matches:
+    def _reduced(self, aligned: AlignedSet) -> _Pair:
         left, right = aligned.members
         gyro = self._gyro(aligned)
-        apart_s = abs(right.first_ns - left.first_ns) / SECOND_NS
-        rate = float(np.linalg.norm(gyro.at(left.first_ns / SECOND_NS))) if gyro is not None else 0.0
-        if apart_s * rate > MAX_STEREO_TURN_RAD:
+        apart_s = (right.first_ns - left.first_ns) / SECOND_NS
+        rate = gyro.at(left.first_ns / SECOND_NS) if gyro is not None else np.zeros(3)
+        speed = float(np.linalg.norm(rate))
+        if abs(apart_s) * speed > MAX_STEREO_TURN_RAD:
             raise UnusableSetError(
-                f"the images are {apart_s * 1e3:.0f} ms apart while the rig turns at {np.rad2deg(rate):.0f} deg/s"
+                f"the images are {abs(apart_s) * 1e3:.0f} ms apart while the rig turns at {np.rad2deg(speed):.0f} deg/s"
             )
         images = [decoded_image(kept.info, bytes(kept.frame.payload)) for kept in (left, right)]
         for image, frame in zip(images, self.plan.frames, strict=True):
             require_size(image, frame, self.calibration.camera(frame))
-        return stereo.match_pair(images[0], images[1])
+        turning = None
+        if gyro is not None:
+            R_right_imu = self.calibration.transform(self.plan.frames[1], gyro.frame)[:3, :3]
+            turning = (R_right_imu @ rate, apart_s)
+        return _Pair(stereo.match_pair(images[0], images[1]), turning)
 
-    def _verdict(self, window: Sequence[stereo.Matches]) -> Verdict:
+    def _verdict(self, window: Sequence[_Pair]) -> Verdict:
         left, right = self.plan.frames
-        return stereo.check_matches(window, self.calibration, left, right).verdict
+        return stereo.check_matches([pair.matches for pair in window], self.calibration, left, right).verdict
 
-    def _refined(self, verdict: Verdict, window: Sequence[Taken[stereo.Matches]]) -> Verdict:
+    def _refined(self, verdict: Verdict, window: Sequence[Taken[_Pair]]) -> Verdict:
         self._history.extend(window)
-        return verdict
+        if verdict.status is Status.OK:
+            self._alarmed.clear()
+            return verdict
+        self._alarmed.extend(taken.data for taken in window if taken.data.turning is not None)
+        turning = [pair.turning for pair in self._alarmed if pair.turning is not None]
+        return timed(verdict, [pair.matches for pair in self._alarmed], turning, self.calibration)
 
     def _located(self) -> Moved | None:
         """Judge the pairs of the last windows one by one."""
@@ -87,6 +107,7 @@ class StereoWatch(Watch[stereo.Matches]):
 
     def _forget(self) -> None:
         self._history.clear()
+        self._alarmed.clear()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

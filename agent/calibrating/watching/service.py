@@ -90,6 +90,27 @@ class Job:
         self.since_ns, self.is_postponed = now_ns, False
 
 
+def next_job(jobs: Sequence[Job], now_ns: int, ask_ns: int) -> Job | None:
+    """Return the most overdue job; a patient one only in the gaps of the others, or after twice its period.
+
+    Args:
+        ask_ns: What it takes until a set comes: up to a second, and there is one request at a time.
+    """
+
+    def first(is_patient: bool) -> Job | None:
+        found = (job for job in jobs if job.watch.is_patient is is_patient)
+        return min(found, key=lambda each: each.due_ns, default=None)
+
+    usual, patient = first(False), first(True)
+    if usual is None or patient is None:
+        return usual or patient
+    if patient.due_ns > now_ns:
+        return min(usual, patient, key=lambda each: each.due_ns)
+    has_gap = usual.due_ns >= now_ns + ask_ns
+    is_starved = now_ns - patient.due_ns > 2 * patient.watch.plan.every_s * SECOND_NS
+    return patient if has_gap or is_starved else usual
+
+
 class Checker:
     """Runs the checks that are planned, the most overdue first, and says how it is doing."""
 
@@ -113,6 +134,8 @@ class Checker:
         self._attribution = Attribution()
         self._plan_ns = 0
         self._report_ns = 0
+        self._ask_ns = SECOND_NS // 2
+        """What it takes lately until a set comes."""
         self._unsent: list[CheckMessage] = []
 
     def step(self) -> None:
@@ -122,7 +145,7 @@ class Checker:
             self._plan(now_ns)
         if now_ns >= self._report_ns:
             self._report("", ())
-        job = min(self._jobs, key=lambda each: each.due_ns, default=None)
+        job = next_job(self._jobs, now_ns, self._ask_ns)
         if job is None:
             self._clock.sleep_until(now_ns + _IDLE_NS)
             return
@@ -191,8 +214,10 @@ class Checker:
 
     def _taken(self, job: Job) -> JudgedWindow | None:
         watch = job.watch
+        asked_ns = self._clock.now_ns()
         found = self._sets.ask(watch.request)
         now_ns = self._clock.now_ns()
+        self._ask_ns = (self._ask_ns + now_ns - asked_ns) // 2
         job.due_ns = now_ns + watch.step_ns(job.is_hurried)
         if isinstance(found, str):
             watch.fail(found)

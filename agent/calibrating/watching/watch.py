@@ -67,6 +67,9 @@ class Watch(ABC, Generic[DataT]):
     is_opportune = False
     """Judges only at rest, or only while the rig turns, and says nothing while it does not."""
 
+    is_patient = False
+    """Its sets are asked for only while no other check is due."""
+
     def __init__(self, plan: Planned, calibration: RigCalibration) -> None:
         self.plan = plan
         self.calibration = calibration
