@@ -22,8 +22,7 @@ NEAR = 64
 """Samples nearest to the envelope that are looked at one by one."""
 RULED_OUT = 40.0
 FEW = 32
-"""With fewer samples than this only the hard floor is considered, and a prior of the scale counts."""
-
+"""With fewer samples than this all of them are near the envelope, and a prior of the scale counts."""
 
 YOUNG = 64
 """With fewer samples than this at a hard floor the posterior is one-sided: likeliest at the least sample itself."""
@@ -51,7 +50,17 @@ def _disc(radius: float, step: float) -> FloatArray:
 
 _DIRECTIONS = _disc(3.6, 0.6)
 _DEPTHS = np.geomspace(0.03, 12.0, 11)
-_DEPTH_LOG_WIDTHS = np.log(np.diff(np.concatenate(([0.0], np.sqrt(_DEPTHS[1:] * _DEPTHS[:-1]), [15.0]))))
+_DEPTHS_OF_FEW = np.geomspace(0.03, 60.0, 14)
+
+
+def _log_widths(depths: FloatArray) -> FloatArray:
+    edges = np.concatenate(([0.0], np.sqrt(depths[1:] * depths[:-1]), [1.25 * depths[-1]]))
+    widths: FloatArray = np.log(np.diff(edges))
+    return widths
+
+
+_DEPTH_LOG_WIDTHS = _log_widths(_DEPTHS)
+_DEPTH_LOG_WIDTHS_OF_FEW = _log_widths(_DEPTHS_OF_FEW)
 # The mean over -1 ... 1 by five points (Gauss-Legendre). numpy.polynomial would cost each process 10 ms at its start.
 _GAUSS_AT = (
     np.array([-1.0, -1.0, 0.0, 1.0, 1.0]) * np.sqrt(5 + np.sqrt(40 / 7) * np.array([1, -1, 0, -1, 1])) / 3
@@ -59,7 +68,9 @@ _GAUSS_AT = (
 _GAUSS_WEIGHT = np.array([322, 322, 512, 322, 322]) + np.sqrt(11830) * np.array([-1.0, 1.0, 0.0, 1.0, -1.0])
 _GAUSS_WEIGHT = _GAUSS_WEIGHT / 1800
 _BEND_MEAN = 1.0 / 3.0
-_CREST_AT = np.linspace(-1.0, 1.0, 9)
+_CREST_POINTS = 9
+_UNEVEN_POINTS = 8
+EVEN = 0.1
 BEYOND_BAND = 1e4
 """Log penalty of a curve that leaves the band; more than all that it could gain there."""
 
@@ -70,6 +81,7 @@ class Prior:
 
     Attributes:
         scale_ns: Latency scale of one sample, worth ``scale_weight`` samples while there are few.
+        mean_ns: Mean latency above the floor, worth as much, for soft floors; None = ``scale_ns``.
     """
 
     slope_mean_ns: float
@@ -78,6 +90,7 @@ class Prior:
     bend_spread_ns: float
     scale_ns: float
     scale_weight: float
+    mean_ns: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +108,7 @@ class Posterior:
     Attributes:
         end_ns: Estimate at ``answer_at``; within ``bound95_ns`` of it with 95 % probability, spread ``sigma_ns``.
         ceiling_ns: Height of the band above the reference whose samples were looked at one by one.
-        slope_sigma_ns: Spread of ``slope_ns``.
+        centre_sigma_ns, slope_sigma_ns, bend_sigma_ns: Spreads of value(0), ``slope_ns`` and ``bend_ns``.
         evidence: (k,) log evidence of each exponent for this window alone.
         exponents: (k,) their probabilities with the evidence of earlier windows.
         scale_ns: Reciprocal of the density of samples at the floor: the mean latency, if it is exponential.
@@ -108,7 +121,9 @@ class Posterior:
     ceiling_ns: float
     sigma_ns: float
     bound95_ns: float
+    centre_sigma_ns: float
     slope_sigma_ns: float
+    bend_sigma_ns: float
     evidence: FloatArray
     exponents: FloatArray
     scale_ns: float
@@ -122,6 +137,7 @@ def fit(
     earlier_evidence: FloatArray,
     proposal: Proposal | None,
     answer_at: float = 1.0,
+    wary: FloatArray | None = None,
 ) -> Posterior:
     """Return the posterior of the curve under the samples.
 
@@ -130,11 +146,12 @@ def fit(
         excess_ns: (n,) heights above a reference curve; the better it is, the sooner the answer is there.
         proposal: Of the window before; None = start from scratch.
         answer_at: Position that the answer is for: 1 = the newest sample, 0 = the middle.
+        wary: (k,) log odds on top of ``earlier_evidence`` that the bound alone is to allow for.
     """
     bend_shape = at * at - _BEND_MEAN
     total = np.zeros(3)
     for _ in range(MAX_REFERENCES):
-        found = _fit_near(at, excess_ns, prior, earlier_evidence, proposal, answer_at)
+        found = _fit_near(at, excess_ns, prior, earlier_evidence, proposal, answer_at, wary)
         step = np.array([found.middle_ns, found.slope_ns, found.bend_ns])
         total += step
         if float(np.abs(step) @ _REACH) < SAME_REFERENCE * found.ceiling_ns:
@@ -165,6 +182,7 @@ def _fit_near(
     earlier_evidence: FloatArray,
     proposal: Proposal | None,
     answer_at: float,
+    wary: FloatArray | None,
 ) -> Posterior:
     """Return the posterior from the samples nearest to the reference."""
     count = at.size
@@ -186,6 +204,14 @@ def _fit_near(
     spacing_ns = ceiling_ns / near_count
     near_bend = near_at * near_at - _BEND_MEAN
     used_ns = float(near.sum()) + (count - near_count) * ceiling_ns
+    # After a pause the samples do not lie evenly in the window.
+    mean_at, mean_bend = float(at.mean()), float(at @ at) / count - _BEND_MEAN
+    crest_at = at[np.linspace(0, count - 1, _CREST_POINTS).astype(np.intp)]
+    if abs(mean_at) + abs(mean_bend) < EVEN:
+        places, place_weight = _GAUSS_AT, _GAUSS_WEIGHT
+    else:
+        places = at[((np.arange(_UNEVEN_POINTS) + 0.5) * (count / _UNEVEN_POINTS)).astype(np.intp)]
+        place_weight = np.full(_UNEVEN_POINTS, 1 / _UNEVEN_POINTS)
     has_few = count < FEW
     weight = prior.scale_weight if has_few else 0.0
     if proposal is None:
@@ -204,8 +230,9 @@ def _fit_near(
             min(0.05 * spacing_ns, 0.5 * prior.bend_spread_ns),
         ]
     )
-    depths = _DEPTHS * depth_unit_ns
-    exponents = EXPONENTS[: 1 if has_few else _considered(earlier_evidence)]
+    depths = (_DEPTHS_OF_FEW if has_few else _DEPTHS) * depth_unit_ns
+    log_widths = _DEPTH_LOG_WIDTHS_OF_FEW if has_few else _DEPTH_LOG_WIDTHS
+    exponents = EXPONENTS[: _considered(earlier_evidence)]
     for attempt in range(MAX_PASSES):
         points = centre + _DIRECTIONS @ spread.T
         slopes, bends = points[:, :1], points[:, 1:]
@@ -216,19 +243,32 @@ def _fit_near(
         log_prior = -2 * np.log1p(
             ((slopes - prior.slope_mean_ns) / prior.slope_spread_ns) ** 2 / 3
         ) - 2 * np.log1p(((bends - prior.bend_mean_ns) / prior.bend_spread_ns) ** 2 / 3)
-        base = log_prior + _DEPTH_LOG_WIDTHS
-        likelihood = np.empty((exponents.size, *values.shape))
+        base = log_prior + log_widths
         if count > near_count:
             # Samples above the band were not looked at: a curve that leaves the band may run through them.
-            crest = (slopes * _CREST_AT + bends * (_CREST_AT * _CREST_AT - _BEND_MEAN)).max(axis=1)
+            crest = (slopes * crest_at + bends * (crest_at * crest_at - _BEND_MEAN)).max(axis=1)
             beyond = np.maximum((values + crest[:, None]) / ceiling_ns - 1, 0.0)
             base = base - BEYOND_BAND * (beyond + (beyond > 0))
-        least_ns = weight * prior.scale_ns + 1e-3 * near_count * ceiling_ns
-        exposure = np.maximum(weight * prior.scale_ns + used_ns - count * values, least_ns)
-        likelihood[0] = base - (near_count + weight) * np.log(exposure / (count * ceiling_ns))
-        if exponents.size > 1:
+        if has_few:
+            likelihood = _few_log_likelihood(base, heights, depths, exponents, weight, prior)
+        else:
+            likelihood = np.empty((exponents.size, *values.shape))
+            lifted = count * (slopes * mean_at + bends * mean_bend)
+            exposure = np.maximum(used_ns - count * values - lifted, 1e-3 * near_count * ceiling_ns)
+            likelihood[0] = base - near_count * np.log(exposure * (1 / (count * ceiling_ns)))
             _add_soft_floors(
-                likelihood, base, heights, depths, values, slopes, bends, ceiling_ns, near_count, count
+                likelihood,
+                base,
+                heights,
+                depths,
+                values,
+                slopes,
+                bends,
+                ceiling_ns,
+                near_count,
+                count,
+                places,
+                place_weight,
             )
         top_log = likelihood.max(axis=(1, 2))
         masses = np.exp(likelihood - top_log[:, None, None])
@@ -257,18 +297,28 @@ def _fit_near(
             spread = 2 * spread
     depth_ns = float((mass.sum(axis=0) * depths).sum())
     ends = values + slopes * answer_at + bends * (answer_at * answer_at - _BEND_MEAN)
-    end_ns = float((mass * ends).sum())
+    if has_few:
+        end_ns = _median(ends.ravel(), mass.ravel())
+    else:
+        end_ns = float((mass * ends).sum())
     if count < YOUNG and prior.scale_weight >= KNOWN_SCALE and earlier_evidence.argmax() == 0:
         end_ns = _densest(ends.ravel(), mass.ravel(), end_ns, YOUNG_REACH * prior.scale_ns)
     distance = np.abs(ends - end_ns).ravel()
     order = np.argsort(distance)
-    reached = np.cumsum(mass.ravel()[order])
+    believed = mass
+    if wary is not None and exponents.size > 1:
+        odds = posterior_log + wary[: exponents.size]
+        odds = np.exp(odds - odds.max())
+        believed = np.tensordot(odds / (odds.sum() * totals), masses, axes=1)
+    reached = np.cumsum(believed.ravel()[order])
     bound_ns = float(distance[order[min(int(np.searchsorted(reached, 0.95)), order.size - 1)]])
     full_shares = np.zeros(EXPONENTS.size)
     full_shares[: shares.size] = shares
     # Exponents that were not looked at are taken to do as well as the softest that was: they come back.
     full_evidence = np.full(EXPONENTS.size, evidence[-1] - evidence.max())
     full_evidence[: evidence.size] = evidence - evidence.max()
+    centres = values - bends * _BEND_MEAN
+    centre_ns = float((mass * centres).sum())
     return Posterior(
         end_ns=lowest_ns + end_ns,
         middle_ns=lowest_ns + float((mass * values).sum()),
@@ -277,12 +327,20 @@ def _fit_near(
         bend_ns=float(centre[1]),
         sigma_ns=math.sqrt(float((mass * (ends - end_ns) ** 2).sum())),
         bound95_ns=bound_ns,
+        centre_sigma_ns=math.sqrt(float((mass * (centres - centre_ns) ** 2).sum())),
         slope_sigma_ns=math.sqrt(float(covariance[0, 0])),
+        bend_sigma_ns=math.sqrt(float(covariance[1, 1])),
         evidence=full_evidence,
         exponents=full_shares,
         scale_ns=(used_ns + weight * prior.scale_ns) / (near_count + weight),
         proposal=Proposal(1.1 * spread, min(max(depth_ns / spacing_ns, 0.3), 30.0)),
     )
+
+
+def _median(at: FloatArray, mass: FloatArray) -> float:
+    """Return where half of the mass is: the mean of few samples' posterior is at the mercy of its tail."""
+    order = np.argsort(at)
+    return float(at[order[int(np.searchsorted(np.cumsum(mass[order]), 0.5))]])
 
 
 def _densest(at: FloatArray, mass: FloatArray, mean: float, reach: float) -> float:
@@ -304,6 +362,41 @@ def _considered(evidence: FloatArray) -> int:
     return max(2, int(np.flatnonzero(evidence > -RULED_OUT)[-1]) + 1)
 
 
+def _few_log_likelihood(
+    base: FloatArray,
+    heights: FloatArray,
+    depths: FloatArray,
+    exponents: FloatArray,
+    weight: float,
+    prior: Prior,
+) -> FloatArray:
+    """Return the log likelihood of each exponent where each sample is looked at: gamma laws of that order.
+
+    Beyond the power law at the floor each has an exponential tail, as sums of delays have. The scale is integrated
+    out, with a prior of it worth ``weight`` samples of mean s:
+    L_k = (w s)^(wk) / G(wk) * G(nk + wk) / G(k)^n * prod height^(k-1) / (sum of heights + w s)^(nk + wk).
+    """
+    count = heights.shape[1]
+    unit_ns = prior.scale_ns if prior.mean_ns is None else prior.mean_ns
+    above = (heights[:, None, :] + depths[:, None]) * (1 / unit_ns)
+    log_product = np.log(np.maximum(np.multiply.reduce(above, axis=2), 1e-300))
+    total = above.sum(axis=2)
+    log_total = np.log(total + weight)
+    found = np.empty((exponents.size, *base.shape))
+    for index, exponent in enumerate(exponents.tolist()):
+        known, order = weight * exponent, (count + weight) * exponent
+        if index == 0 and unit_ns != prior.scale_ns:
+            # Of an exponential the scale at the floor is known, whatever the rest of the latency is.
+            expected = weight * prior.scale_ns / unit_ns
+            found[0] = base + weight * math.log(expected) - math.lgamma(weight) + math.lgamma(order)
+            found[0] -= order * np.log(total + expected)
+            continue
+        constant = known * math.log(weight) - math.lgamma(known)
+        constant += math.lgamma(order) - count * math.lgamma(exponent)
+        found[index] = base + constant + (exponent - 1) * log_product - order * log_total
+    return found
+
+
 def _add_soft_floors(
     likelihood: FloatArray,
     base: FloatArray,
@@ -315,6 +408,8 @@ def _add_soft_floors(
     ceiling_ns: float,
     near_count: int,
     count: int,
+    places: FloatArray,
+    place_weight: FloatArray,
 ) -> None:
     """Fill in the log likelihood of the soft floors' exponents.
 
@@ -323,7 +418,7 @@ def _add_soft_floors(
     """
     above = (heights[:, None, :] + depths[:, None]) * (1 / ceiling_ns)
     log_product = np.log(np.maximum(np.multiply.reduce(above, axis=2), 1e-300))
-    room = slopes * _GAUSS_AT + bends * (_GAUSS_AT * _GAUSS_AT - _BEND_MEAN)
+    room = slopes * places + bends * (places * places - _BEND_MEAN)
     room = np.maximum(1 - (values[:, :, None] + room[:, None, :]) / ceiling_ns, 1e-3)
     root, square = np.sqrt(room), room * room
     rooms = [room * root, square]
@@ -336,5 +431,5 @@ def _add_soft_floors(
             base
             + near_count * math.log(exponent)
             + (exponent - 1) * log_product
-            - near_count * np.log(share * (powered @ _GAUSS_WEIGHT))
+            - near_count * np.log(share * (powered @ place_weight))
         )

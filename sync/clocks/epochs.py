@@ -572,7 +572,7 @@ class Epochs:
         return Uncertainty(statistical_ns, floor_ns, self._asymmetry_ns)
 
     def _watch_floor(self, line: Line) -> None:
-        if line.wander_ns > 0 and not self._is_floor_moving:
+        if line.is_floor_moving and not self._is_floor_moving:
             assert self.current is not None
             at_ns = self.current.origin_host_ns + round(line.at_ns + line.offset_ns)
             self._note(
@@ -581,7 +581,7 @@ class Epochs:
                 "the least latency moves: faster than a crystal drifts, so up to"
                 f" {line.wander_ns / 1e3:.0f} us of the clock's wander may be latency",
             )
-        self._is_floor_moving = line.wander_ns > 0
+        self._is_floor_moving = line.is_floor_moving
 
 
 def _state(epoch: Epoch, rival: _Rival | None) -> tuple[object, ...]:

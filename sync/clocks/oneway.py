@@ -7,49 +7,57 @@ window is as long as the crystal's change of drift allows for the accuracy that 
 """
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium.sync.clocks.crystal import Crystal
 from sensorium.sync.clocks.envelope import EXPONENTS, FEW, Posterior, Prior, Proposal, fit
 
 FloatArray = NDArray[np.floating[Any]]
 
 SOLVE_EVERY_NS = 250e6
 SOLVES_PER_WINDOW = 40
-SOLVES_WHILE_YOUNG = 12
+SOLVES_WHILE_YOUNG = 16
 SOLVES_AT_MOST = 200
 """A sample below the line asks for a new one at once, but not more often than so many times a window."""
 SLOTS_PER_WINDOW = 1024
 CAPACITY = 4096
 """Slots kept: four windows of points, so that a shrinking slot never starves the window."""
 MIN_WINDOW_NS = 4e9
-MAX_WINDOW_NS = 120e9
-START_WINDOW_NS = 20e9
-SOFTNESS_PRIOR = -2.5
-"""Log odds per unit of exponent: a few dozen samples cannot tell, and guessing soft costs most there."""
+MAX_WINDOW_NS = 1800e9
+ROUGH_WINDOW_NS = 20e9
+"""A walking floor can be followed by no window; shorter ones only add the jitter's noise to it."""
+HARDNESS_ODDS = np.array([0.0, -1.0, -1.6, -2.4, -3.6, -5.0])
+"""Log odds of each exponent before anything was seen: a few dozen samples cannot tell, and guessing soft costs."""
+WARY_ODDS = np.array([0.0, 1.2, 2.0, 2.9, 3.9, 4.5])
+"""On top of them, for the bound: it is to hold for links of every kind, soft ones too."""
 LINE_UNTIL = 24
 """With fewer samples than this the reference is the best straight line, found afresh each time."""
-JERK_PER_S2 = 2.1e-9
-"""Change of a crystal's drift: a thermal swing of 4.8 ppm in 300 s, the spec's worst (ratio per s^2)."""
-DRIFT_SPREAD_PER_S = 7e-8
-"""Typical drift of a crystal in its enclosure; the spec's worst is 1.2e-7 (ratio per s)."""
 JERK_DIVISOR = 60.0
 """A cubic j t^3 / 6 over a window W, fitted by a parabola, is off by about j W^3 / 60 at its end."""
-
-
-MAX_DRIFT_PER_S = 1.2e-7
-WARM_UP_DRIFT_PER_S = 1e-7
-WARM_UP_S = 100.0
-DRIFT_LAGS_NS = (10e9, 25e9, 50e9)
-WANDER_SPAN_NS = 300e9
-WANDER_STEP_NS = 2.5e9
-WANDER_HELD_NS = 600e9
-WANDER_SHARE = 0.8
-"""Of the wander, what a moving floor is blamed for: the crystal's swing is part of it too."""
+PAUSE_SHARE = 0.1
+BOUNDED_BY = 4.0
+"""Of n exponential delays the least exceeds 4 / n of their mean in 2 % of cases."""
+MANY = 128
+"""After a pause what was before it is used up to so many samples, if the crystal's bias over it is below the spread."""
+FEWEST = 24
+"""Samples that the window holds where there are as many: with less the prior of the slope would decide."""
+BIAS_AT_CENTRE = 0.25
+UNEVEN = 0.25
+UNTRIED_NS = 20e9
+TRIED_SHARE = 0.6
+BIAS_SHARE = 1.5
+"""The window is as long as makes its bias this part of the spread."""
+KNOWN_WEIGHT = 16.0
+"""Samples that the law of latency of the epoch before counts for."""
+MEAN_OVER = 4096
+OUTLIER = 8.0
+"""A stall is not of the law of latency: delays count for no more than so many times their mean."""
+REACH_SHARE = 0.25
+"""Samples are used across a pause while the crystal cannot have strayed by more than this share of the jitter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,8 @@ class Line:
         window_ns: Device time that the estimate rests on; ``count`` samples.
         wander_ns: The part of the floor term that a moving floor is blamed for.
         hardness: Probability-weighted exponent of the latency floor: 1 = hard, 2 and more = soft.
+        jerk_per_s2: What the crystal's drift is taken to change by.
+        is_floor_moving: True once it is proven; ``wander_ns`` allows for it before.
     """
 
     at_ns: float
@@ -76,77 +86,8 @@ class Line:
     window_ns: float
     count: int
     hardness: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Past:
-    """An earlier estimate: offset at its time, and mean slope (with one sigma) of its window."""
-
-    at_ns: float
-    offset_ns: float
-    slope: float
-    slope_sigma: float
-
-
-class FloorWatch:
-    """Tells when the latency floor itself moves, from motion that no crystal makes.
-
-    One-way stamps cannot tell a moving floor from a moving crystal, but crystals drift slowly: 0.12 ppm/s at
-    most, and 0.1 ppm/s more while they warm up. Motion beyond that proves that the floor moves, and from then
-    on none of the observed wander about a straight line can be called the crystal's: most of it (peak to
-    peak, over 300 s) becomes the floor term, for 600 s. A floor that moves as slowly as a crystal
-    stays unseen; no method can see it from one direction.
-    """
-
-    def __init__(self) -> None:
-        self._history: deque[_Past] = deque(maxlen=int(WANDER_SPAN_NS / WANDER_STEP_NS))
-        self._seen_at = -math.inf
-        self._wander_ns = 0.0
-        self._inherited_ns = 0.0
-
-    def update(self, now: _Past, age_s: float) -> float:
-        """Return the floor term (ns) after an estimate whose slope was measured over a window."""
-        if not self._history or now.at_ns - self._history[-1].at_ns >= WANDER_STEP_NS:
-            self._history.append(now)
-            self._wander_ns = self._wander()
-            for lag_ns in DRIFT_LAGS_NS:
-                self._judge(now, age_s, lag_ns)
-        if now.at_ns - self._seen_at > WANDER_HELD_NS:
-            return 0.0
-        return max(self._wander_ns, self._inherited_ns)
-
-    def _judge(self, now: _Past, age_s: float, lag_ns: float) -> None:
-        ago = int(lag_ns / WANDER_STEP_NS) + 1
-        if len(self._history) <= ago:
-            return
-        then = self._history[-1 - ago]
-        lag_s = (now.at_ns - then.at_ns) * 1e-9
-        drift = abs(now.slope - then.slope) / lag_s
-        sigma = math.hypot(now.slope_sigma, then.slope_sigma) / lag_s
-        allowed = MAX_DRIFT_PER_S + WARM_UP_DRIFT_PER_S * math.exp(-(age_s - lag_s) / WARM_UP_S)
-        if drift - 4 * sigma > allowed:
-            self._seen_at = now.at_ns
-
-    def successor(self, at_ns: float) -> "FloorWatch":
-        """Return a watch for the next epoch, which begins ``at_ns`` after this one did."""
-        heir = FloorWatch()
-        heir._seen_at = self._seen_at - at_ns
-        heir._inherited_ns = max(self._wander_ns, self._inherited_ns)
-        return heir
-
-    def _wander(self) -> float:
-        if len(self._history) < 4:
-            return 0.0
-        history = np.array([(past.at_ns, past.offset_ns) for past in self._history])
-        history -= history.mean(axis=0)
-        x, y = history.T
-        rest = y - x * float(x @ y / (x @ x))
-        # What has been seen for a short time only will go on; random motion spreads as the root of time.
-        return (
-            WANDER_SHARE
-            * float(rest.max() - rest.min())
-            * math.sqrt(WANDER_SPAN_NS / max(x[-1] - x[0], WANDER_SPAN_NS / 9))
-        )
+    jerk_per_s2: float
+    is_floor_moving: bool
 
 
 class LowerEnvelope:
@@ -165,22 +106,26 @@ class LowerEnvelope:
         self,
         slope_prior: float = 0.0,
         slope_spread: float = 1e-4,
-        scale_prior_ns: float = 1e6,
-        scale_weight: float = 2.0,
+        scale_prior_ns: float = 1.5e6,
+        scale_weight: float = 0.6,
         resolution_ns: float = 0.0,
+        mean_prior_ns: float | None = None,
     ) -> None:
         self._slope_prior = slope_prior
         self._slope_spread = slope_spread
         self._scale_ns = scale_prior_ns
         self._scale_weight = scale_weight
+        self._mean_ns = scale_prior_ns if mean_prior_ns is None else mean_prior_ns
+        self._mean_of = 0
         self._resolution_ns = resolution_ns
         self.pace = 1.0
-        self._evidence = SOFTNESS_PRIOR * (EXPONENTS - 1)
-        self._window_ns = START_WINDOW_NS
+        self._evidence: FloatArray = HARDNESS_ODDS.copy()
+        self._wary: FloatArray = WARY_ODDS.copy()
+        self._window_ns = MAX_WINDOW_NS
         self._x = np.empty(2 * CAPACITY)
         self._d = np.empty(2 * CAPACITY)
         self._low = self._high = 0
-        self._slot_ns = 0.0
+        self._slot_ns = self._thinned_ns = 0.0
         self._slot = -1
         self._slot_excess = 0.0
         self._first_x = 0.0
@@ -188,7 +133,7 @@ class LowerEnvelope:
         self._next_solve = -math.inf
         self._solved_x = 0.0
         self._taken = 0
-        self._floor = FloorWatch()
+        self._crystal = Crystal()
         self._proposal: Proposal | None = None
         self.posterior: Posterior | None = None
         self.line: Line | None = None
@@ -204,10 +149,13 @@ class LowerEnvelope:
                 self._scale_weight,
                 self._resolution_ns,
             )
-        heir = LowerEnvelope(line.slope, skew_spread, line.scale_ns, 16.0, self._resolution_ns)
+        heir = LowerEnvelope(
+            line.slope, skew_spread, line.scale_ns, KNOWN_WEIGHT, self._resolution_ns, self._mean_ns
+        )
         heir._evidence = self._evidence.copy()
+        heir._wary = self._wary
         heir._window_ns = self._window_ns
-        heir._floor = self._floor.successor(self._newest)
+        heir._crystal = self._crystal.successor()
         heir.pace = self.pace
         return heir
 
@@ -243,7 +191,11 @@ class LowerEnvelope:
         if x <= self._newest:
             return
         line = self.line
-        if line is not None and x - self._newest > self._window_ns:
+        if (
+            line is not None
+            and x - self._newest > self._window_ns
+            and x - self._newest > self._reach_ns(line)
+        ):
             self._resume(line, x)
         if line is None:
             excess = d
@@ -251,6 +203,9 @@ class LowerEnvelope:
                 self._first_x = x
         else:
             excess = d - line.offset_ns - line.slope * (x - line.at_ns)
+            if self._taken >= FEW:
+                self._mean_of += self._mean_of < MEAN_OVER
+                self._mean_ns += (min(excess, OUTLIER * self._mean_ns) - self._mean_ns) / (self._mean_of + 1)
             is_news = excess < 0 and x - self._solved_x > self.pace * line.window_ns / SOLVES_AT_MOST
             if is_news or self._taken < FEW:
                 self._next_solve = x
@@ -271,22 +226,36 @@ class LowerEnvelope:
         self._high += 1
         self._slot, self._slot_excess = slot, excess
 
+    def _reach_ns(self, line: Line) -> float:
+        """Return how long a pause may last for what was before it to be of use."""
+        reach_ns = self._unbiased_ns(REACH_SHARE * line.scale_ns + line.statistical_ns)
+        return min(max(reach_ns, self._window_ns), MAX_WINDOW_NS)
+
+    def _unbiased_ns(self, allowed_ns: float) -> float:
+        """Return over what time (ns) the crystal's unmodelled motion stays within ``allowed_ns``."""
+        return 1e9 * math.pow(allowed_ns * 1e-9 * JERK_DIVISOR / self._crystal.jerk, 1 / 3)
+
     def _resume(self, line: Line, x: float) -> None:
         """Begin anew after a gap that outlasted the window: what is known is about what the skew was."""
         gap_s = (x - self._newest) * 1e-9
         self._slope_prior = line.slope
-        self._slope_spread = 5e-7 + DRIFT_SPREAD_PER_S * min(gap_s, 200.0)
-        self._scale_ns, self._scale_weight = line.scale_ns, 16.0
+        self._slope_spread = 5e-7 + self._crystal.drift_per_s * min(gap_s, 200.0)
+        self._scale_ns, self._scale_weight = line.scale_ns, KNOWN_WEIGHT
         self._low = self._high
         self._first_x = self._next_solve = x
         self._taken = 0
-        self._slot, self._slot_ns = -1, 0.0
+        self._slot, self._slot_ns, self._thinned_ns = -1, 0.0, 0.0
         self._proposal = None
 
     def _solve(self) -> None:
         newest = self._newest
         points = slice(self._low, self._high)
         begin = self._low + int(np.searchsorted(self._x[points], newest - self._window_ns))
+        begin = max(min(begin, self._high - FEWEST), self._low)
+        if self._high - begin < MANY and begin > self._low and self.line is not None:
+            reach_ns = self._unbiased_ns(self.line.statistical_ns)
+            further = self._low + int(np.searchsorted(self._x[points], newest - reach_ns))
+            begin = min(begin, max(further, self._high - MANY))
         x, d = self._x[begin : self._high], self._d[begin : self._high]
         count = x.size
         span_ns = max(newest - float(x[0]), 1e6)
@@ -309,26 +278,36 @@ class LowerEnvelope:
         excess = d - (offset + slope * from_end + drift * 0.5e-9 * from_end * from_end)
         age_s = (newest - self._first_x) * 1e-9
         # The crystal may have drifted since the prior was true.
-        spread = math.hypot(self._slope_spread, 1e-7 * min(age_s, 200.0))
+        crystal = self._crystal
+        spread = math.hypot(self._slope_spread, crystal.drift_per_s * min(age_s, 200.0))
         prior = Prior(
             slope_mean_ns=(self._slope_prior - (slope - drift * 1e-9 * half_ns)) * half_ns,
             slope_spread_ns=spread * half_ns,
             bend_mean_ns=-drift * 1e-9 * half_ns * half_ns / 2,
-            bend_spread_ns=DRIFT_SPREAD_PER_S * 1e-9 * half_ns * half_ns / 2,
+            bend_spread_ns=crystal.drift_per_s * 1e-9 * half_ns * half_ns / 2,
             scale_ns=self._scale_ns,
             scale_weight=self._scale_weight,
+            mean_ns=self._mean_ns,
         )
-        found = fit((x - middle) / half_ns, excess, prior, self._evidence, proposal)
+        at = (x - middle) / half_ns
+        found = fit(at, excess, prior, self._evidence, proposal, wary=self._wary)
         self._proposal = found.proposal
         self.posterior = found
         bend_slope = 2 * found.bend_ns / half_ns
         new_drift = drift + bend_slope / half_ns * 1e9
-        wander_ns = 0.0
-        if count >= 2 * FEW:
-            mid_slope = slope - drift * 1e-9 * half_ns + found.slope_ns / half_ns
-            past = _Past(newest, offset + found.end_ns, mid_slope, found.slope_sigma_ns / half_ns)
-            wander_ns = self._floor.update(past, age_s)
-        self._learn(found, newest, count)
+        # After a pause the middle of the window may be where there are no samples.
+        is_even = abs(float(at.mean())) + abs(float(at @ at) / count - 1 / 3) < UNEVEN
+        if count >= FEWEST and is_even:
+            centre = offset - slope * half_ns + drift * 0.5e-9 * half_ns * half_ns
+            centre += found.middle_ns - found.bend_ns / 3
+            # The cubic that a parabola misses disturbs its middle too.
+            sigma_ns = math.hypot(found.centre_sigma_ns, BIAS_AT_CENTRE * self._jerk_ns(span_ns))
+            crystal.take(middle, centre, sigma_ns, span_ns)
+            crystal.walked(newest, offset + found.end_ns)
+            drift_sigma = 2e9 * found.bend_sigma_ns / (half_ns * half_ns)
+            crystal.drifted(new_drift, drift_sigma, (newest - self._solved_x) * 1e-9)
+        wander_ns = crystal.wander_ns
+        self._learn(found, newest, span_ns, count)
         samples_per_slot = max(1.0, self._taken * span_ns / (count * max(newest - self._first_x, span_ns)))
         self.line = Line(
             at_ns=newest,
@@ -336,15 +315,17 @@ class LowerEnvelope:
             slope=slope + found.slope_ns / half_ns + bend_slope,
             drift_per_s=new_drift,
             statistical_ns=found.bound95_ns,
-            floor_ns=self._jerk_ns(span_ns) + self._resolution_ns + wander_ns,
+            floor_ns=self._bias_ns(x, span_ns) + self._resolution_ns + wander_ns,
             wander_ns=wander_ns,
             scale_ns=found.scale_ns * samples_per_slot,
             window_ns=span_ns,
             count=self._taken,
             hardness=float(found.exponents @ EXPONENTS),
+            jerk_per_s2=crystal.jerk,
+            is_floor_moving=crystal.is_rough,
         )
         self._adapt(found, span_ns, count)
-        self._low += int(np.searchsorted(self._x[self._low : self._high], newest - 1.3 * self._window_ns))
+        self._low += int(np.searchsorted(self._x[self._low : self._high], newest - 2 * self._window_ns))
         self._solved_x = newest
         pause_ns = max(SOLVE_EVERY_NS, self._window_ns / SOLVES_PER_WINDOW)
         self._next_solve = newest + min(self.pace * pause_ns, span_ns / SOLVES_WHILE_YOUNG)
@@ -357,28 +338,73 @@ class LowerEnvelope:
         )
         return anchor + height - slope * middle, slope, 0.0
 
-    def _learn(self, found: Posterior, newest: float, count: int) -> None:
+    def _learn(self, found: Posterior, newest: float, span_ns: float, count: int) -> None:
         """Remember which floor the windows so far speak for; overlapping windows count by their new share."""
         if count < FEW:
             return
-        share = min((newest - self._solved_x) / self._window_ns, 1.0)
+        # While the window still grows, each contains all that the ones before it did.
+        share = min((newest - self._solved_x) / min(self._window_ns, max(span_ns, UNTRIED_NS)), 1.0)
         self._evidence = self._evidence * math.exp(-share / 6) + found.evidence * share
+        self._wary = self._wary * math.exp(-share / 6)
         self._evidence -= self._evidence.max()
 
     def _adapt(self, found: Posterior, span_ns: float, count: int) -> None:
         """Lengthen or shorten the window until the crystal's unmodelled motion is a third of the spread."""
-        if count >= 2 * FEW:
-            ratio = found.sigma_ns / max(3 * self._jerk_ns(span_ns), 1e-3)
-            if ratio < 1 or span_ns > 0.95 * self._window_ns:
-                factor = min(max(ratio**0.25, 0.9), 1.05)
-                self._window_ns = min(max(self._window_ns * factor, MIN_WINDOW_NS), MAX_WINDOW_NS)
+        if count >= FEWEST:
+            spread_ns = min(found.sigma_ns, found.bound95_ns / 1.6) / BIAS_SHARE
+            used_ns = min(self._window_ns, span_ns)
+            if self._jerk_ns(used_ns) > spread_ns:
+                self._window_ns = used_ns * max((spread_ns / self._jerk_ns(used_ns)) ** 0.25, 0.9)
+            elif self._jerk_ns(self._window_ns) < spread_ns:
+                self._window_ns *= min((spread_ns / self._jerk_ns(self._window_ns)) ** 0.25, 1.05)
+            # No longer than what the crystal was seen to do over several windows vouches for.
+            longest_ns = min(max(UNTRIED_NS, (self._newest - self._first_x) * TRIED_SHARE), MAX_WINDOW_NS)
+            shortest_ns = ROUGH_WINDOW_NS if self._crystal.is_rough else MIN_WINDOW_NS
+            self._window_ns = min(max(self._window_ns, shortest_ns), longest_ns)
         self._slot_ns = max(self._slot_ns, min(span_ns, self._window_ns) / SLOTS_PER_WINDOW)
         if span_ns > 0.9 * self._window_ns:
             self._slot_ns = self._window_ns / SLOTS_PER_WINDOW
+        if self._slot_ns > 2 * self._thinned_ns and self._high - self._low > SLOTS_PER_WINDOW:
+            self._thin()
 
-    @staticmethod
-    def _jerk_ns(span_ns: float) -> float:
-        return JERK_PER_S2 * (span_ns * 1e-9) ** 3 / JERK_DIVISOR * 1e9
+    def _thin(self) -> None:
+        """Bring the points that were kept to slots as long as the new ones: windows are to be of one density."""
+        line, kept = self.line, slice(self._low, self._high)
+        assert line is not None
+        x, d = self._x[kept], self._d[kept]
+        slots = np.floor(x / self._slot_ns).astype(np.int64)
+        order = np.lexsort((d - line.slope * x, slots))
+        first = np.concatenate(([True], np.diff(slots[order]) > 0))
+        chosen = np.sort(order[first])
+        self._high = self._low + chosen.size
+        self._x[self._low : self._high], self._d[self._low : self._high] = x[chosen], d[chosen]
+        self._slot = int(slots[-1])
+        self._slot_excess = float(
+            self._d[self._high - 1] - line.offset_ns - line.slope * (self._x[self._high - 1] - line.at_ns)
+        )
+        self._thinned_ns = self._slot_ns
+
+    def _bias_ns(self, x: FloatArray, span_ns: float) -> float:
+        """Return what the crystal may have done that the parabola does not know of.
+
+        After a pause of g, a parabola through w before it errs by jerk / 6 * g (g + w / 2) (g + w), as interpolation
+        does, until the new samples bound it themselves: they lie above the curve, one of n by about mean / n.
+        """
+        crystal = self._crystal
+        bias_ns = self._jerk_ns(span_ns) * crystal.jerk_bound / crystal.jerk
+        steps = np.diff(x)
+        if not steps.size:
+            return bias_ns
+        pause = int(steps.argmax())
+        gap_ns = float(steps[pause])
+        if gap_ns < PAUSE_SHARE * span_ns or x.size < FEWEST:
+            return bias_ns
+        gap_s, before_s = gap_ns * 1e-9, float(x[pause] - x[0]) * 1e-9
+        strayed_ns = crystal.jerk_bound * 1e9 / 6 * gap_s * (gap_s + before_s / 2) * (gap_s + before_s)
+        return bias_ns + min(strayed_ns, BOUNDED_BY * self._mean_ns / (x.size - 1 - pause))
+
+    def _jerk_ns(self, span_ns: float) -> float:
+        return self._crystal.jerk * (span_ns * 1e-9) ** 3 / JERK_DIVISOR * 1e9
 
 
 def highest_line_below(

@@ -13,23 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import ClockKind, Frame, StreamInfo
+from sensorium.sync.clocks.crystal import DRIFT_SPREAD_PER_S, TYPICAL_JERK
 from sensorium.sync.clocks.envelope import FEW, Prior, Proposal, fit
 from sensorium.sync.clocks.model import Stamped, Uncertainty
-from sensorium.sync.clocks.oneway import (
-    DRIFT_SPREAD_PER_S,
-    JERK_PER_S2,
-    SLOTS_PER_WINDOW,
-    FloatArray,
-    highest_line_below,
-)
+from sensorium.sync.clocks.oneway import SLOTS_PER_WINDOW, FloatArray, highest_line_below
 from sensorium.sync.clocks.tracker import StreamTracker
 
 WINDOW_FACTOR = 2.0
 """A centred window may be longer than a causal one: the cubic part of the crystal's motion cancels."""
 ANSWERS_PER_WINDOW = 8
 SLOPE_SPREAD = 1e-4
-SNAP_PER_S3 = 4.4e-11
-"""Change of a crystal's jerk under the spec's worst thermal swing: 2.1e-9 per s^2 in 300 s / 2 pi."""
+JERK_HOLDS_S = 48.0
+"""In what time a crystal's jerk changes by itself: a swing of 300 s / 2 pi."""
 
 
 class Stamps(Protocol):
@@ -56,6 +51,7 @@ class _Epoch:
     windows_ns: list[float] = field(default_factory=list)
     scale_ns: float = 1e6
     wander_ns: float = 0.0
+    jerk_per_s2: float = TYPICAL_JERK
     evidence: FloatArray | None = None
 
 
@@ -134,6 +130,7 @@ def remap(info: StreamInfo, rows: Iterable[Stamps]) -> list[Stamped]:
             epoch.windows_ns.append(line.window_ns)
             epoch.scale_ns = line.scale_ns
             epoch.wander_ns = max(epoch.wander_ns, line.wander_ns)
+            epoch.jerk_per_s2 = line.jerk_per_s2
             epoch.evidence = tracker.evidence
     tick_ns = info.clock.tick_ns
     resolution_ns = tick_ns if info.clock.kind in (ClockKind.FREE, ClockKind.PTP) else 0.0
@@ -221,7 +218,7 @@ def _solve(epoch: _Epoch, resolution_ns: float) -> Curve | None:
         value = offset + slope * here + drift * here * here / 2 + found.end_ns
         new_slope = slope + found.slope_ns / half_ns + new_drift * here
         reference = (float(node), value, new_slope, new_drift)
-        floor_ns = _model_error_ns(window_ns, answer_at) + resolution_ns + epoch.wander_ns
+        floor_ns = _model_error_ns(epoch.jerk_per_s2, window_ns, answer_at) + resolution_ns + epoch.wander_ns
         rows.append((float(node), value, new_slope, found.bound95_ns, floor_ns))
     if not rows:
         return None
@@ -238,12 +235,12 @@ def _thin(x: FloatArray, d: FloatArray, slot_ns: float) -> tuple[FloatArray, Flo
     return x[kept], d[kept], x.size / kept.size
 
 
-def _model_error_ns(window_ns: float, answer_at: float) -> float:
+def _model_error_ns(jerk_per_s2: float, window_ns: float, answer_at: float) -> float:
     """Return what a parabola misses of a crystal's motion: the cubic part off the middle, the quartic in it.
 
     Least squares on -1 ... 1: t^3 leaves t^3 - 3/5 t, and t^4 leaves 3/35 at the middle.
     """
     half_s = window_ns * 0.5e-9
-    cubic = JERK_PER_S2 / 6 * half_s**3 * abs(answer_at**3 - 0.6 * answer_at)
-    quartic = SNAP_PER_S3 / 24 * half_s**4 * 3 / 35
+    cubic = jerk_per_s2 / 6 * half_s**3 * abs(answer_at**3 - 0.6 * answer_at)
+    quartic = jerk_per_s2 / JERK_HOLDS_S / 24 * half_s**4 * 3 / 35
     return (cubic + quartic) * 1e9
