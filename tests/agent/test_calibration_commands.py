@@ -391,3 +391,16 @@ def test_convert_refuses_what_is_plainly_wrong_and_what_it_cannot_name(tmp_path:
         command("convert", tmp_path / "wrong.yaml", tmp_path / "out.bin")
     with pytest.raises(UsageError, match="WIDTHxHEIGHT"):
         command("show", tmp_path / "wrong.yaml", "--size", "big")
+
+
+def test_late_stamps_of_a_stereo_camera_are_told_from_its_mount(tmp_path: Path) -> None:
+    late = simulated_episode(tmp_path, left_late_ns=60_000_000)
+    _, found = as_json("check", late, "--pair", "camera_left~camera_right")
+    (check,) = found["checks"]
+    # The left camera's stamps are late, so the right one seems early.
+    assert check["status"] in ("suspect", "failed"), check["reasons"]
+    assert "camera_right is stamped" in check["reasons"][0]
+    assert "too early against camera_left (timing)" in check["reasons"][0]
+    offset = check["quantities"]["time_offset"]
+    assert offset["value"] == pytest.approx(60.0, abs=max(3 * offset["sigma"], 6.0))
+    assert found["moved"] == []

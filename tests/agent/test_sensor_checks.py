@@ -351,3 +351,23 @@ def test_a_scene_that_shows_nothing_is_insufficient_with_the_reason(
         assert found["status"] == "insufficient", (check, subject, found)
         assert found["reasons"][0]
     assert {each["status"] for each in said["checks"]} <= {"ok", "insufficient"}
+
+
+def test_a_lidar_with_late_stamps_is_told_from_one_that_turned(tmp_path: Path) -> None:
+    devices = {"lidar": LIDAR, "lidar_rear": LIDAR, "imu": IMU}
+    late = sensor_episode(
+        tmp_path / "late", devices, document(spare=True), 4.0, late_ns={"lidar_rear": 40_000_000}
+    )
+    _, said = checked(late, "--pair", "lidar~lidar_rear")
+    found = verdict(said, "lidar_lidar", "lidar~lidar_rear")
+    assert found["status"] == "suspect", found["reasons"]
+    assert "lidar_rear is stamped" in found["reasons"][0]
+    assert "too late against lidar (timing)" in found["reasons"][0]
+    offset = found["quantities"]["time_offset"]
+    assert offset["value"] == pytest.approx(-40.0, abs=max(3 * offset["sigma"], 5.0))
+    assert said["moved"] == []
+    good = sensor_episode(tmp_path / "good", devices, document(spare=True), 4.0)
+    _, said = checked(good, "--pair", "lidar~lidar_rear")
+    found = verdict(said, "lidar_lidar", "lidar~lidar_rear")
+    assert found["status"] == "insufficient"
+    assert abs(found["quantities"]["time_offset"]["value"]) < 5.0

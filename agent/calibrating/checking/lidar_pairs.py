@@ -1,14 +1,18 @@
 """Judges a LiDAR against another LiDAR and against an IMU: surfaces, ground, turning."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium.agent.calibrating.checking import timing
 from sensorium.agent.calibrating.checking.report import CheckReport, told_only_by_more_motion
+from sensorium.agent.calibrating.checking.timing import TurnedPair, with_stamps
 from sensorium.agent.calibrating.checking.windows import changes, decided, located
 from sensorium.agent.calibrating.recording import Recording
 from sensorium.agent.calibrating.sensors import SensorData, TimedSweep
+from sensorium.agent.calibrating.shots import Gyro
 from sensorium.agent.calibrating.tasks import CheckTask
 from sensorium.calibration import lidar_lidar, rotation
 from sensorium.calibration.geometry import Array
@@ -25,6 +29,10 @@ MAX_GROUND_SWEEPS = 6
 MAX_SPEED_M_S = 0.2
 MAX_RATE_RAD_S = np.deg2rad(2.0)
 TURNING_S = 20.0
+# Turning that shows a stamp: 5 ms at 10 deg/s are 0.05 deg. How long a sweep takes at most.
+MIN_TURNED_RAD_S = np.deg2rad(10.0)
+SWEEP_S = 0.1
+MAX_TURN_DEG = 0.25
 
 
 def judge_lidars(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
@@ -33,9 +41,11 @@ def judge_lidars(report: CheckReport, recording: Recording, task: CheckTask) -> 
     first, second = task.infos
     T_known = data.calibration.transform(first.frame_id, second.frame_id)
     pairs, reason = calm_pairs(data, first, second)
+    turned = turned_sweeps(data, first, second)
+    turn_limits = np.full(3, np.deg2rad(MAX_TURN_DEG))
     if len(pairs) < MIN_PAIRS:
         said = f"{len(pairs)} pairs of sweeps, {MIN_PAIRS} are needed" if pairs else reason
-        return report.leave_out(task.insufficient(said))
+        return report.leave_out(with_stamps(task.insufficient(said), turned, turn_limits, task.frames))
     found = [register_sweeps([a.points], [b.points], T_known) for a, b in pairs]
 
     def judge(part: Sequence[Registration]) -> Verdict:
@@ -43,7 +53,7 @@ def judge_lidars(report: CheckReport, recording: Recording, task: CheckTask) -> 
 
     pooled, middle = judge(found), len(found) // 2
     if pooled.status is Status.INSUFFICIENT:
-        return pooled
+        return with_stamps(pooled, turned, turn_limits, task.frames)
     halves = [judge(found[:middle]), judge(found[middle:])] if middle else []
     drift: list[tuple[str, float, float, str]] = []
     if halves and all(half.status is not Status.INSUFFICIENT for half in halves):
@@ -59,10 +69,52 @@ def judge_lidars(report: CheckReport, recording: Recording, task: CheckTask) -> 
         drift = changes(lidar_lidar.DEGREES, units, readings[0], readings[1], limits)
     verdict = decided(pooled, halves, drift)
     if verdict.status is Status.OK:
-        return verdict
+        return with_stamps(verdict, turned, turn_limits, task.frames)
+    verdict = replace(
+        verdict, reasons=(*verdict.reasons, "it was read at rest, where no stamp matters: mounting")
+    )
     start_s = float(data.sweep_times(first)[0]) / SECOND_NS
     times = tuple(a.time_s - start_s for a, _ in pairs)
     return located(verdict, [judge([each]) for each in found], times)
+
+
+def turned_sweeps(data: SensorData, first: StreamInfo, second: StreamInfo) -> list[TurnedPair]:
+    """Return how sweeps of both, taken while the rig turned, have the second LiDAR turned; none without an IMU.
+
+    Each sweep is straightened to its own instant, so a stamp that is off shows as turning between the two.
+    """
+    imu = data.imu_for(second.frame_id)
+    samples = None if imu is None else data.inertial(imu)
+    times, others = data.sweep_times(first), data.sweep_times(second)
+    if imu is None or samples is None or not len(times) or not len(others):
+        return []
+    gyro = Gyro(imu.frame_id, samples.time_s, samples.gyro_rad_s)
+    nearest = [int(others[np.abs(others - at_ns).argmin()]) for at_ns in times]
+    fast = [
+        k
+        for k, at_ns in enumerate(nearest)
+        if gyro.covers(at_ns / SECOND_NS, at_ns / SECOND_NS + SWEEP_S)
+        and float(np.linalg.norm(gyro.at(at_ns / SECOND_NS))) > MIN_TURNED_RAD_S
+    ]
+    chosen = _spread(np.array(fast, np.intp), MAX_PAIRS)
+    if len(chosen) < timing.MIN_PAIRS:
+        return []
+    of_first = data.sweeps(first, [int(times[k]) for k in chosen])
+    wanted = sorted({nearest[k] for k in chosen})
+    of_second = dict(zip(wanted, data.sweeps(second, wanted), strict=True))
+    R_second_imu = data.calibration.transform(second.frame_id, imu.frame_id)[:3, :3]
+    T_known = data.calibration.transform(first.frame_id, second.frame_id)
+    found = []
+    for k, a in zip(chosen, of_first, strict=True):
+        b = of_second[nearest[k]]
+        motion, covariance = lidar_lidar.pooled_motion(
+            [register_sweeps([a.points], [b.points], T_known)], T_known
+        )
+        if np.isfinite(covariance).all():
+            sigma = np.sqrt(np.diag(covariance)[:3])
+            rate = R_second_imu @ gyro.at(b.time_s)
+            found.append(TurnedPair(motion[:3], sigma, rate, b.time_s - a.time_s))
+    return found
 
 
 def calm_pairs(
