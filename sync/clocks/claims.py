@@ -23,12 +23,13 @@ one in 160 000 four times that, and whoever looks for an hour looks at a few hun
 TELLING_PPM = 4.0
 """Rates that are known worse cannot tell a clock that runs freely at 5 ppm; the verdict says how well they are."""
 OLD_NS, MANY = 20e9, 100
-YOUNG_TIMES = 1.5
+YOUNG_TIMES, YOUNG_RATES = 1.5, 2.0
 """An estimate younger than this, or of fewer samples, has not yet seen how soft its floor is: what a device seems to be
-late by, within this much of the jitter of its arrivals, may be latency. Being early never is."""
+late by, within this much of the jitter of its arrivals, may be latency; being early never is. What few samples say of
+a rate is known so many times worse than their bounds make it."""
 CROWDED = 1.5
 """Samples that come in order and jitter by so many of their periods wait for one another: none is ever as quick as the
-link, at any age."""
+link, at any age, and the more there are, the further from it they all stay."""
 OF_THE_SLOPE = 4.6
 """An error of e at the end of a window of t has, in a parabola, a slope there of 4.6 e / t (least squares)."""
 PERSIST = 3
@@ -98,7 +99,7 @@ class LongRun:
         self._epochs: tuple[int, int] | None = None
         self._points: list[tuple[int, float, float]] = []
 
-    def take(self, one_way: ClockModel, claimed: ClockModel) -> Rate | None:
+    def take(self, one_way: ClockModel, claimed: ClockModel, has_few: bool = False) -> Rate | None:
         """Take a comparison and return the rate by the earlier one that tells it best; None after the first."""
         epochs = one_way.epoch, claimed.epoch
         if epochs != self._epochs:
@@ -107,6 +108,8 @@ class LongRun:
         ticks = np.array([one_way.ref_ticks], np.int64)
         apart_ns = float(one_way.ref_host_ns - int(claimed.to_host(ticks)[0]))
         bound_ns = one_way.uncertainty.bound95_ns + claimed.uncertainty.bound95_ns
+        if has_few:
+            bound_ns *= YOUNG_RATES
         at_ns = one_way.ref_host_ns
         if self._points:
             _, before_ns, before_bound_ns = self._points[-1]
@@ -148,11 +151,15 @@ def judge_claim(
     bound_ns = model.uncertainty.bound95_ns
     within_ppm = FAR * OF_THE_SLOPE * bound_ns / max(line.window_ns, 1.0) * 1e6
     rate = Rate(model.skew_ppm - claimed.skew_ppm, within_ppm)
-    if long_run is not None and long_run.within_ppm < within_ppm:
+    if line.count < MANY:
+        rate = replace(rate, within_ppm=YOUNG_RATES * within_ppm)
+    if long_run is not None and long_run.within_ppm < rate.within_ppm:
         rate = long_run
     is_young = line.window_ns < OLD_NS or line.count < MANY
-    is_crowded = jitter_ns * 1e-9 * info.message_rate_hz > CROWDED
-    late_ns = YOUNG_TIMES * jitter_ns if is_young or is_crowded else 0.0
+    crowding = jitter_ns * 1e-9 * info.message_rate_hz
+    late_ns = YOUNG_TIMES * jitter_ns if is_young else 0.0
+    if crowding > CROWDED:
+        late_ns = min(YOUNG_TIMES * jitter_ns * (1 + crowding), float(info.latency.max_ns))
     announced_s = reference.utc_offset_s
     offset_s = TAI_MINUS_UTC_S if announced_s is None else announced_s
     verdict = compare_claim(info.name, model.ref_ticks, model, claimed, offset_s, rate, late_ns)
@@ -282,7 +289,7 @@ class ClaimWatch:
             found = self._not_yet("too few device stamps")
         else:
             claimed = in_ticks(reference.model, self._info.clock, model.ref_ticks)
-            rate = self._long_run.take(model, claimed)
+            rate = self._long_run.take(model, claimed, line.count < MANY)
             found = judge_claim(self._info, model, line, reference, rate, tracker.jitter_ns)
         self._run = self._run + 1 if self._last is not None and self._last.status is found.status else 1
         self._last = found

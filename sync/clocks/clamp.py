@@ -89,3 +89,20 @@ class HeldSamples:
         elif self._first_ns - late_ns > 4 * max(jitter_ns, LEAST_PROOF_NS):
             self._are_held = True
         return 0 if self._are_held else late_ns
+
+
+def within_step(begin_ns: int, latest_ns: int, step_ns: float, jitter_ns: float) -> tuple[int, float]:
+    """Return the capture time of a sample whose stamp was cut off, and its half width.
+
+    It was captured within the step that begins at its stamp, and before it arrived, but hardly longer before than
+    arrivals jitter.
+
+    Args:
+        begin_ns: The host's time at which the stamp's step begins.
+        latest_ns: Arrival minus the least latency.
+        jitter_ns: Arrivals jitter by this much, 95 % of the time.
+    """
+    early_ns, late_ns = max(float(begin_ns), latest_ns - jitter_ns), min(begin_ns + step_ns, float(latest_ns))
+    if early_ns >= late_ns:  # late, so its arrival says nothing; or as early as can be
+        early_ns, late_ns = float(begin_ns), begin_ns + (step_ns if latest_ns > begin_ns else 0.0)
+    return round((early_ns + late_ns) / 2), (late_ns - early_ns) / 2

@@ -9,7 +9,7 @@ where the step would have been, and both go on: the bound covers both until one 
   the rival, which has all samples since, becomes the next epoch. The crystal is the same, so the skew is kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,6 +118,9 @@ class Epochs:
     Args:
         tick_ns: Of the ticks that samples come with.
         resolution_ns: Step of the device's stamps.
+
+    Attributes:
+        step_ns: By how much coarse stamps let the floor move, as samples and steps go in and out of phase.
         max_latency_ns: The largest that the driver declares.
         note: Takes events: kind, arrival, sentence.
     """
@@ -131,11 +134,12 @@ class Epochs:
         note: Callable[[ClockEventKind, int, str], None],
         recorder: Recorder | None = None,
     ) -> None:
+        self.step_ns = 0.0
         self.current: Epoch | None = None
         self.stamping: Stamping | None = None
         self.n_steps = 0
         self._tick_ns = tick_ns
-        self._resolution_ns = resolution_ns
+        self.resolution_ns = resolution_ns
         self._asymmetry_ns = asymmetry_ns
         self._max_latency_ns = max_latency_ns
         self._note = note
@@ -168,6 +172,12 @@ class Epochs:
         return float(self._max_latency_ns) if found is None else found
 
     @property
+    def mean_ns(self) -> float:
+        """How far arrivals are above the least delayed on the mean; what is declared while that is not known."""
+        found = self._law.mean_ns
+        return float(self._max_latency_ns) if found is None else found
+
+    @property
     def pace(self) -> float:
         return self._pace
 
@@ -182,6 +192,28 @@ class Epochs:
         self._rival = None
         self._run.clear()
         self._adopt(self._successor(ticks, arrival_ns))
+
+    def rebase(
+        self, tick_ns: float, samples: Sequence[tuple[int, int]], slope_spread: float | None = None
+    ) -> None:
+        """Go on with another count of the same clock, from (count, arrival) of some samples; no new epoch begins.
+
+        Args:
+            slope_spread: How far ``tick_ns`` may be off (ratio).
+        """
+        old = self.current
+        self._tick_ns = tick_ns
+        self._rival = None
+        self._law = LatencyLaw()
+        self._run = Run(self._law, tick_ns)
+        envelope = LowerEnvelope(resolution_ns=self.resolution_ns)
+        if slope_spread is not None:
+            envelope = LowerEnvelope(slope_spread=slope_spread, resolution_ns=self.resolution_ns)
+        envelope.pace = self._pace
+        count, arrival_ns = samples[0]
+        self._adopt(Epoch(0 if old is None else old.number, count, arrival_ns, envelope))
+        for count, arrival_ns in samples:
+            self.take_one(count, arrival_ns)
 
     def ran_back(self) -> None:
         """A tick was lower than its predecessor: a run of late samples from here on is no congestion."""
@@ -489,7 +521,7 @@ class Epochs:
         """Return the epoch that begins with a sample: same crystal and link, only the offset is unknown."""
         old = self.current
         if old is None:
-            envelope = LowerEnvelope(resolution_ns=self._resolution_ns)
+            envelope = LowerEnvelope(resolution_ns=self.resolution_ns)
         else:
             envelope = old.envelope.successor(SKEW_SPREAD_CARRIED)
         envelope.pace = self._pace
@@ -547,8 +579,8 @@ class Epochs:
             return
         self._watch_floor(line)
         bound_ns = line.statistical_ns + line.floor_ns
-        self._gate_ns = 2 * bound_ns
-        self._ahead_ns = AHEAD_WIDTHS * bound_ns + AHEAD_SCALES * line.scale_ns
+        self._gate_ns = self.step_ns + 2 * bound_ns
+        self._ahead_ns = self.step_ns + AHEAD_WIDTHS * bound_ns + AHEAD_SCALES * line.scale_ns
         if line.window_ns < YOUNG_NS:
             self._ahead_ns = max(self._ahead_ns, AHEAD_NS + 10 * bound_ns)
         self._per_ns = OF_THE_WINDOW * bound_ns / max(line.window_ns, 1e9)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import ClockKind, Frame, StreamInfo
-from sensorium.sync.clocks.clamp import CaptureClamp, HeldSamples, widened
+from sensorium.sync.clocks.clamp import CaptureClamp, HeldSamples, widened, within_step
+from sensorium.sync.clocks.grid import DRIFT_LIMIT
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.clocks.tracker import StreamTracker
 from sensorium.sync.clocks.unwrap import UNUSABLE, TickKind, Unwrapper, credible_late_ns
@@ -41,6 +42,8 @@ class ClockMap:
         uncertainty: As of that sample.
         spread: 95 % half width of the skew (ratio); the bound grows by it, and by drift, with the map's age.
         arrival_bound_ns: 95 % half width of samples that are stamped by their arrival.
+        step_ns: Step of the device's stamps where it is coarse; 0 = finer than matters.
+        counts_samples: ``ns_per_tick`` is that of a sample: their numbers are a finer clock than the stamps.
     """
 
     epoch: int
@@ -52,6 +55,8 @@ class ClockMap:
     uncertainty: Uncertainty
     spread: float
     arrival_bound_ns: float
+    step_ns: float = 0.0
+    counts_samples: bool = False
 
     def pack(self) -> tuple[Any, ...]:
         """Return the fields as plain values, for a message."""
@@ -59,17 +64,16 @@ class ClockMap:
         return (
             *(self.epoch, self.method, self.ref_ticks, self.ref_seq, self.ref_host_ns, self.ns_per_tick),
             *(known.statistical_ns, known.floor_ns, known.asymmetry_ns, self.spread, self.arrival_bound_ns),
+            *(self.step_ns, self.counts_samples),
         )
 
     @classmethod
     def unpack(cls, fields: Sequence[Any]) -> "ClockMap":
         """Return the map in the fields of a message."""
         epoch, method, ref_ticks, ref_seq, ref_host_ns, ns_per_tick, *rest = fields
-        statistical_ns, floor_ns, asymmetry_ns, spread, arrival_bound_ns = rest
+        statistical_ns, floor_ns, asymmetry_ns, *rest = rest
         known = Uncertainty(statistical_ns, floor_ns, asymmetry_ns)
-        return cls(
-            epoch, method, ref_ticks, ref_seq, ref_host_ns, ns_per_tick, known, spread, arrival_bound_ns
-        )
+        return cls(epoch, method, ref_ticks, ref_seq, ref_host_ns, ns_per_tick, known, *rest)
 
     def aged(self, age_ns: int) -> Uncertainty:
         """Return the uncertainty of a sample captured so long after the one that the map was made at."""
@@ -110,9 +114,14 @@ class MapSource:
         if followed is None and line is not None:
             spread = OF_THE_WINDOW * (line.statistical_ns + line.floor_ns) / max(line.window_ns, 1e9)
         raw = ticks if self._modulus is None else ticks % self._modulus
-        known = model.uncertainty
+        known, rate_ns, counts = model.uncertainty, model.ns_per_tick, False
+        if followed is None and tracker.counts_samples and stamping is not None:
+            counts, known = True, stamping.uncertainty
+            host_ns, rate_ns = tracker.sample_map()
         return ClockMap(
-            model.epoch, model.method, raw, last_seq, host_ns, model.ns_per_tick, known, spread, bound_ns
+            *(model.epoch, model.method, raw, last_seq, host_ns, rate_ns, known, spread, bound_ns),
+            tracker.step_ns,
+            counts,
         )
 
 
@@ -166,6 +175,8 @@ class MapStamper:
             if found.epoch != self._epoch:
                 self._unwrapper.anchor(self._ref_ticks, found.ref_host_ns + self._min_ns)
             self._epoch = found.epoch
+            if 0 < self._period_ticks * self._tick_ns < 2 * found.step_ns:
+                self._unwrapper.allow_repeats()
 
     def stamp(self, frame: Frame) -> Stamped:
         """Return the capture times of a frame, in order of arrival."""
@@ -197,16 +208,32 @@ class MapStamper:
             self._epoch_ticks, self._least_ns = ticks, arrival_ns
         found = self.map
         if found is not None and self._is_mapped and kind not in UNUSABLE:
-            capture_ns = found.ref_host_ns + round((ticks - self._ref_ticks) * found.ns_per_tick)
+            capture_ns = self._by_map(found, ticks, seq)
             known = found.aged(capture_ns - found.ref_host_ns)
             late_ns = arrival_ns - capture_ns
-            if late_ns >= self._min_ns - AHEAD_NS - AHEAD_WIDTHS * known.bound95_ns:
+            is_fit = not found.counts_samples or self._is_counted(found, ticks, seq)
+            if is_fit and late_ns >= self._min_ns - AHEAD_NS - AHEAD_WIDTHS * known.bound95_ns:
+                if found.step_ns and not found.counts_samples:
+                    least_ns, jitter_ns = arrival_ns - self._min_ns, found.arrival_bound_ns
+                    capture_ns, half_ns = within_step(capture_ns, least_ns, found.step_ns, jitter_ns)
+                    known = widened(known, half_ns)
                 return self._mapped(capture_ns, arrival_ns, late_ns, known)
         if found is not None and not self._is_mapped and kind not in UNUSABLE:
             estimate_ns = self._least_delayed(ticks, arrival_ns, found) - self._min_ns
             return self._mapped(estimate_ns, arrival_ns, arrival_ns - estimate_ns, self._by_arrival)
         capture_ns = self._clamp.one(arrival_ns - self._min_ns, arrival_ns)
         return Stamped(np.array([capture_ns], np.int64), self._clamp.widened(self._by_arrival), self._epoch)
+
+    def _by_map(self, found: ClockMap, ticks: int, seq: int) -> int:
+        if found.counts_samples:
+            return found.ref_host_ns + round((seq - found.ref_seq) * found.ns_per_tick)
+        return found.ref_host_ns + round((ticks - self._ref_ticks) * found.ns_per_tick)
+
+    def _is_counted(self, found: ClockMap, ticks: int, seq: int) -> bool:
+        """Return whether a sample's stamp is of the step that its number says."""
+        elapsed_ns = (seq - found.ref_seq) * found.ns_per_tick
+        off_ns = abs((ticks - self._ref_ticks) * self._tick_ns - elapsed_ns)
+        return off_ns <= 1.02 * found.step_ns + DRIFT_LIMIT * abs(elapsed_ns) + AHEAD_NS
 
     def _mapped(self, capture_ns: int, arrival_ns: int, late_ns: int, known: Uncertainty) -> Stamped:
         """Return the stamp of a sample that its clock puts at ``capture_ns``."""
@@ -233,7 +260,8 @@ class MapStamper:
         size = max(raw.size, arrival_ns.size)
         found = self.map
         is_usable = unwrapped.usable is None or bool(unwrapped.usable[-1])
-        if found is None or not self._is_mapped or not is_usable or unwrapped.epoch_start:
+        is_by_ticks = found is not None and self._is_mapped and not found.counts_samples
+        if found is None or not is_by_ticks or not is_usable or unwrapped.epoch_start:
             return self._by_arrivals(arrival_ns, size)
         ticks = unwrapped.ticks
         if ticks.size == 1:
@@ -246,7 +274,8 @@ class MapStamper:
             return self._by_arrivals(arrival_ns, size)
         doubt_ns = self._held.doubt_ns(late_ns, self._by_arrival.statistical_ns)
         capture_ns = self._clamp.block(capture_ns, arrival_ns)
-        return Stamped(capture_ns, widened(self._clamp.widened(known), doubt_ns), self._epoch)
+        known = widened(self._clamp.widened(known), doubt_ns + found.step_ns)
+        return Stamped(capture_ns, known, self._epoch)
 
     def _steps(self, arrival_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return ticks since the only stamped sample of a block whose samples arrived one by one."""

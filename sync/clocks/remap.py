@@ -42,7 +42,12 @@ class Stamps(Protocol):
 
 @dataclass(slots=True)
 class _Epoch:
-    """Samples of one epoch, and what the causal pass found out about them."""
+    """Samples of one epoch, and what the causal pass found out about them.
+
+    Attributes:
+        origin_ticks: Of ticks, or of samples where ``counts_samples``: their numbers are the finer clock.
+        count_ns: Device time from one to the next.
+    """
 
     origin_ticks: int
     origin_host_ns: int
@@ -52,6 +57,8 @@ class _Epoch:
     scale_ns: float = 1e6
     wander_ns: float = 0.0
     jerk_per_s2: float = TYPICAL_JERK
+    count_ns: float = 1.0
+    counts_samples: bool = False
     evidence: FloatArray | None = None
 
 
@@ -113,11 +120,13 @@ def remap(info: StreamInfo, rows: Iterable[Stamps]) -> list[Stamped]:
     causal: list[Stamped] = []
     ticks_of: list[NDArray[np.int64] | None] = []
     arrivals: list[NDArray[np.int64]] = []
+    seqs: list[int] = []
     for row in rows:
         frame = Frame(info.name, row.seq, row.count, row.device_ticks, row.arrival_ns, b"")
         stamped = tracker.update(frame)
         causal.append(stamped)
         arrivals.append(row.arrival_ns)
+        seqs.append(row.seq)
         raw = row.device_ticks
         if raw is None:
             raw = np.array([row.seq], np.int64)
@@ -129,21 +138,28 @@ def remap(info: StreamInfo, rows: Iterable[Stamps]) -> list[Stamped]:
         if line is not None and epoch is not None:
             epoch.windows_ns.append(line.window_ns)
             epoch.scale_ns = line.scale_ns
+            epoch.count_ns, epoch.counts_samples = tracker.count_ns, tracker.counts_samples
             epoch.wander_ns = max(epoch.wander_ns, line.wander_ns)
             epoch.jerk_per_s2 = line.jerk_per_s2
             epoch.evidence = tracker.evidence
-    tick_ns = info.clock.tick_ns
-    resolution_ns = tick_ns if info.clock.kind in (ClockKind.FREE, ClockKind.PTP) else 0.0
-    curves = {number: _solve(epoch, resolution_ns) for number, epoch in epochs.by_number.items()}
+    step_ns = tracker.step_ns
+    resolution_ns = info.clock.tick_ns if info.clock.kind in (ClockKind.FREE, ClockKind.PTP) else 0.0
+    curves = {
+        number: _solve(epoch, 0.0 if epoch.counts_samples or step_ns else resolution_ns)
+        for number, epoch in epochs.by_number.items()
+    }
     result = []
     last_ns = -(1 << 62)
-    for stamped, ticks, arrival_ns in zip(causal, ticks_of, arrivals, strict=True):
+    for stamped, ticks, seq, arrival_ns in zip(causal, ticks_of, seqs, arrivals, strict=True):
         number = epochs.at(int(arrival_ns[-1]))
         curve = curves.get(number)
         if ticks is not None and curve is not None:
             stamped = replace(stamped, epoch=number)
             epoch = epochs.by_number[number]
-            stamped = _stamp(info, stamped, ticks, arrival_ns, epoch, curve, last_ns)
+            counts = seq + np.arange(ticks.size) if epoch.counts_samples else ticks
+            # Cut off stamps lie anywhere in their step; its middle is nearest to all of them.
+            half_ns = 0.0 if epoch.counts_samples else step_ns / 2
+            stamped = _stamp(info, stamped, counts, arrival_ns, epoch, curve, last_ns, half_ns)
         last_ns = int(stamped.capture_ns[-1])
         result.append(stamped)
     return result
@@ -152,20 +168,21 @@ def remap(info: StreamInfo, rows: Iterable[Stamps]) -> list[Stamped]:
 def _stamp(
     info: StreamInfo,
     causal: Stamped,
-    ticks: NDArray[np.int64],
+    counts: NDArray[np.int64],
     arrival_ns: NDArray[np.int64],
     epoch: _Epoch,
     curve: Curve,
     last_ns: int,
+    half_ns: float,
 ) -> Stamped:
-    elapsed_ns = (ticks - epoch.origin_ticks) * info.clock.tick_ns
-    mapped_ns = elapsed_ns + curve.offset_at(elapsed_ns)
+    elapsed_ns = (counts - epoch.origin_ticks) * epoch.count_ns
+    mapped_ns = elapsed_ns + curve.offset_at(elapsed_ns) + half_ns
     capture_ns = epoch.origin_host_ns + np.rint(mapped_ns).astype(np.int64) - info.latency.min_ns
     capture_ns = np.maximum.accumulate(np.maximum(capture_ns, last_ns))
     newest = elapsed_ns[-1:]
     uncertainty = Uncertainty(
         float(np.interp(newest, curve.at_ns, curve.statistical_ns)[0]),
-        float(np.interp(newest, curve.at_ns, curve.floor_ns)[0]),
+        float(np.interp(newest, curve.at_ns, curve.floor_ns)[0]) + half_ns,
         causal.uncertainty.asymmetry_ns,
     )
     return Stamped(np.minimum(capture_ns, arrival_ns), uncertainty, causal.epoch)

@@ -31,6 +31,7 @@ class LatencyLaw:
         self._counts = [0.0] * _BINS
         self._total = 0.0
         self._since = 0
+        self._sum_ns = 0.0
         self._nats = [0.0] * (_BINS + 1)
 
     def add(self, excess_ns: float) -> None:
@@ -38,6 +39,7 @@ class LatencyLaw:
         index = int(_BINS_PER_OCTAVE * math.log2(excess_ns / _UNIT_NS + 1)) if excess_ns > 0 else 0
         self._counts[min(index, _BINS - 1)] += 1
         self._total += 1
+        self._sum_ns += excess_ns
         self._since += 1
         if self._since >= _RENEW_EVERY:
             self._renew()
@@ -51,6 +53,11 @@ class LatencyLaw:
             return 0.0
         return self._nats[min(int(_BINS_PER_OCTAVE * math.log2(height_ns / _UNIT_NS + 1)), _BINS)]
 
+    @property
+    def mean_ns(self) -> float | None:
+        """The mean height; None before enough were seen."""
+        return self._sum_ns / self._total if self._total >= LEARNT_AFTER else None
+
     def quantile_ns(self, share: float) -> float | None:
         """Return the height that so many samples stay below; None before enough were seen."""
         if self._total < LEARNT_AFTER:
@@ -63,6 +70,7 @@ class LatencyLaw:
         if self._total > _REMEMBERED:
             self._counts = [count / 2 for count in self._counts]
             self._total /= 2
+            self._sum_ns /= 2
         if self._total < LEARNT_AFTER:
             return
         below = np.concatenate(([0.0], np.cumsum(self._counts)))

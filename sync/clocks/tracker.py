@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.drivers.frame import ClockKind, DeviceClock, Frame, StreamInfo
-from sensorium.sync.clocks.clamp import CaptureClamp, HeldSamples, widened
+from sensorium.sync.clocks.clamp import CaptureClamp, HeldSamples, widened, within_step
 from sensorium.sync.clocks.epochs import MATURE, Epochs, Recorder, Stamping
+from sensorium.sync.clocks.grid import DRIFT_LIMIT, STEADY_AFTER, Grid, TickGrid
 from sensorium.sync.clocks.model import ONE_WAY, ClockEvent, ClockEventKind, ClockModel, Stamped, Uncertainty
 from sensorium.sync.clocks.oneway import FloatArray, Line
 from sensorium.sync.clocks.unwrap import UNUSABLE, TickKind, Unwrapped, Unwrapper, credible_late_ns
@@ -18,6 +19,8 @@ _FARTHEST_NS = 2.0**61
 MAX_EVENTS = 256
 """Events kept until somebody takes them; more are counted in the last one taken."""
 STALL_NS = 50_000_000
+CHECKED_EVERY = 256
+MOST_UNSURE = 64
 AHEAD_NS = 2_000_000.0
 """How far a followed clock may put a capture after its arrival, beside its bounds."""
 
@@ -65,7 +68,15 @@ class StreamTracker:
         self._held = HeldSamples(credible_late_ns(self._clock, info.latency.max_ns))
         # Counters of samples are exact; clocks are cut off to whole ticks.
         is_cut = self._clock.kind in (ClockKind.FREE, ClockKind.PTP)
-        self._resolution_ns = self._tick_ns if is_cut else 0.0
+        self._grid = TickGrid(self._tick_ns, period_ticks, is_cut)
+        self._unsure: list[tuple[TickKind, int, int]] = []
+        self._count_ns = self._step_ns = 0.0
+        if self._grid.state is Grid.COARSE:
+            self._step_ns = self._grid.step_ns
+        self._resolution_ns = self._tick_ns if is_cut and not self._step_ns else 0.0
+        self._steady_ref = (0, 0)
+        self._newest_seq = 0
+        self._until_check = STEADY_AFTER
         self._events: deque[ClockEvent] = deque(maxlen=MAX_EVENTS)
         self._dropped_events = 0
         self._last_kind = TickKind.NEXT
@@ -82,6 +93,7 @@ class StreamTracker:
             self._note,
             recorder,
         )
+        self._epochs.step_ns = self._step_ns
         self._tick_epoch = -1
         self._n_steps = 0
         self._is_on_device_clock = False
@@ -116,6 +128,10 @@ class StreamTracker:
         line = self.line
         if line is None or line.count < MATURE:
             return declared_ns
+        if self._step_ns and not self._count_ns:
+            # Cut off stamps spread what is seen by half a step.
+            spread_ns = max(self._epochs.mean_ns - self._step_ns / 2, 0.02 * self._step_ns)
+            return min(declared_ns, 3 * spread_ns + line.statistical_ns + line.floor_ns)
         # Latency above the floor exceeds 3 scales in 5 % of samples, if it is exponential.
         return min(declared_ns, 3 * line.scale_ns + line.statistical_ns + line.floor_ns)
 
@@ -140,6 +156,8 @@ class StreamTracker:
         stamping = self._epochs.stamping
         if stamping is None or self._kind in (ClockKind.NONE, ClockKind.HOST):
             return None
+        if self._count_ns:
+            return self._model_of_ticks(stamping)
         if self._model_of is not stamping:
             epoch, line = stamping.epoch, stamping.line
             ref_ticks = epoch.origin_ticks + round(line.at_ns / self._tick_ns)
@@ -156,6 +174,50 @@ class StreamTracker:
             )
             self._model_of = stamping
         return self._model
+
+    def _model_of_ticks(self, stamping: Stamping) -> ClockModel:
+        """Return the map of cut off ticks while samples are the finer clock: the newest one, in mid-step."""
+        if self._model_of is not stamping or self._model is None:
+            host_ns = self._own_capture_ns(stamping, self._newest_seq)
+            ticks, half_ns = self._unwrapper.last_ticks, self._step_ns / 2
+            first_ticks, first_seq = self._steady_ref
+            elapsed_ns = (ticks - first_ticks) * self._tick_ns
+            ns_per_tick = self._tick_ns
+            if elapsed_ns > 100 * self._step_ns:
+                first_ns = self._own_capture_ns(stamping, first_seq)
+                ns_per_tick *= (host_ns - first_ns) / elapsed_ns
+            self._model = ClockModel(
+                epoch=self._number,
+                method=ONE_WAY,
+                ref_ticks=ticks,
+                ref_host_ns=host_ns - round(half_ns),
+                ns_per_tick=ns_per_tick,
+                skew_ppm=(ns_per_tick / self._tick_ns - 1) * 1e6,
+                uncertainty=widened(stamping.uncertainty, half_ns),
+            )
+            self._model_of = stamping
+        return self._model
+
+    @property
+    def step_ns(self) -> float:
+        """Step of the device's stamps, where it is coarse; 0 = finer than matters."""
+        return self._step_ns
+
+    @property
+    def counts_samples(self) -> bool:
+        """Whether samples are timed by their sequence numbers, because those are finer than the stamps."""
+        return self._count_ns > 0
+
+    @property
+    def count_ns(self) -> float:
+        """Device time from one count to the next: of ticks, or of samples."""
+        return self._count_ns or self._tick_ns
+
+    def sample_map(self) -> tuple[int, float]:
+        """Return the capture time of the newest sample and the time from one to the next, if samples are counted."""
+        stamping = self._epochs.stamping
+        assert stamping is not None
+        return self._own_capture_ns(stamping, self._newest_seq), self._count_ns * (1 + stamping.line.slope)
 
     @property
     def _number(self) -> int:
@@ -236,31 +298,117 @@ class StreamTracker:
         """Do what `_update_block` does for the common single stamp, without the cost of arrays."""
         at_ns = int(arrival_ns[0])
         ticks, kind = self._unwrapper.step(int(raw[0]), at_ns, seq)
+        self._newest_seq = seq
+        if self._grid.state is not Grid.FINE:
+            kind = self._heed_grid(ticks, seq, at_ns, kind)
         if kind is TickKind.NEXT:
             self._last_kind = kind
-            self._epochs.take_one(ticks, at_ns)
-            self._heed_steps(ticks, at_ns)
-            capture_ns, known = self._capture(ticks, at_ns)
-            known = self._doubted(known, at_ns - capture_ns)
-            capture_ns = self._clamp.one(capture_ns, at_ns)
-            return Stamped(np.array([capture_ns], np.int64), self._clamp.widened(known), self._number)
-        usable = None if kind not in UNUSABLE else np.zeros(1, np.bool_)
-        unwrapped = Unwrapped(np.array([ticks], np.int64), usable, ((0, kind),), self._unwrapper.epoch, 0)
-        return self._update_block(raw, arrival_ns, unwrapped)
+        else:
+            self._note_kind(kind, int(raw[0]), at_ns)
+            if kind in UNUSABLE:
+                return self._stamp_arrival_of(arrival_ns, 1)
+        count = seq if self._count_ns else ticks
+        if self._tick_epoch != self._unwrapper.epoch:
+            self._tick_epoch = self._unwrapper.epoch
+            self._epochs.begin(count, at_ns)
+        self._epochs.take_one(count, at_ns)
+        self._heed_steps(ticks, at_ns)
+        capture_ns, known = self._capture(ticks, count, at_ns)
+        known = self._doubted(known, at_ns - capture_ns)
+        capture_ns = self._clamp.one(capture_ns, at_ns)
+        return Stamped(np.array([capture_ns], np.int64), self._clamp.widened(known), self._number)
 
-    def _capture(self, ticks: int, arrival_ns: int) -> tuple[int, Uncertainty]:
+    def _heed_grid(self, ticks: int, seq: int, arrival_ns: int, kind: TickKind) -> TickKind:
+        """Look at how coarse the stamps are; return what kind of tick this is in that light."""
+        grid = self._grid
+        if kind in (TickKind.RESET, TickKind.FIRST):
+            grid.forget()
+        elif kind is TickKind.BACKWARDS:
+            return kind
+        if grid.take(ticks, seq, arrival_ns):
+            if grid.state is Grid.COARSE:
+                self._become_coarse()
+            if not grid.repeats:
+                for at in self._unsure:
+                    self._note_kind(*at)
+            self._unsure.clear()
+        if grid.state is Grid.COARSE:
+            self._until_check -= 1
+            if self._count_ns:
+                self._check_steady(ticks, seq)
+            elif self._until_check <= 0:
+                self._try_counting()
+            if grid.repeats and kind in (TickKind.DUPLICATE, TickKind.FROZEN):
+                self._unwrapper.allow_repeats()
+                return TickKind.NEXT
+        return kind
+
+    def _become_coarse(self) -> None:
+        self._step_ns = self._grid.step_ns
+        if self._grid.repeats:
+            self._unwrapper.allow_repeats()
+        self._epochs.resolution_ns, self._epochs.step_ns = 0.0, self._step_ns
+        self._try_counting()
+        if not self._count_ns:
+            self._epochs.rebase(self._tick_ns, [(ticks, at) for ticks, _, at in self._grid.samples])
+
+    def _try_counting(self) -> None:
+        """Time samples by their count, if they come as steadily as their stamps can show."""
+        self._until_check = STEADY_AFTER
+        found = self._grid.steady_period()
+        if found is None:
+            return
+        self._count_ns, spread = found
+        self._until_check = CHECKED_EVERY
+        self._steady_ref = self._grid.samples[0][:2]
+        self._epochs.resolution_ns = self._epochs.step_ns = 0.0
+        self._epochs.rebase(self._count_ns, [(seq, at) for _, seq, at in self._grid.samples], spread)
+        self._model_of = None
+
+    def _check_steady(self, ticks: int, seq: int) -> None:
+        """Go back to the stamps if the samples have left the band that they draw, or their count has."""
+        before_ticks, before_seq, _ = (
+            self._grid.samples[-2] if len(self._grid.samples) > 1 else (ticks, seq, 0)
+        )
+        counted_ns = (seq - before_seq) * self._count_ns
+        off_ns = abs((ticks - before_ticks) * self._tick_ns - counted_ns)
+        is_counted = off_ns <= self._step_ns * 1.02 + DRIFT_LIMIT * counted_ns + 2e4
+        if is_counted:
+            if self._until_check > 0:
+                return
+            self._until_check = CHECKED_EVERY
+            if len(self._grid.samples) < STEADY_AFTER or self._grid.steady_period() is not None:
+                return
+        self._count_ns = 0.0
+        # A count that jumped is soon one again; meanwhile samples and steps may be in phase.
+        self._until_check = CHECKED_EVERY if is_counted else STEADY_AFTER
+        self._epochs.resolution_ns = 0.0 if is_counted else self._step_ns / 2
+        self._epochs.step_ns = self._step_ns
+        self._epochs.rebase(self._tick_ns, [(before, at) for before, _, at in self._grid.samples])
+        self._grid.forget()
+        self._grid.take(ticks, seq, self._last_arrival_ns)
+        self._model_of = None
+
+    def _capture(self, ticks: int, count: int, arrival_ns: int) -> tuple[int, Uncertainty]:
         """Return when a sample was captured by the clock in use."""
-        followed = self._followed
-        if followed is not None and self._is_credible(ticks, arrival_ns):
-            elapsed_ns = (ticks - followed.ref_ticks) * followed.ns_per_tick
-            return followed.ref_host_ns + round(elapsed_ns), followed.uncertainty
-        stamping = self._epochs.stamping
+        followed, stamping = self._followed, self._epochs.stamping
         assert stamping is not None
-        return self._own_capture_ns(stamping, ticks), stamping.uncertainty
+        if followed is not None and self._is_credible(ticks, count, arrival_ns):
+            elapsed_ns = (ticks - followed.ref_ticks) * followed.ns_per_tick
+            capture_ns, known = followed.ref_host_ns + round(elapsed_ns), followed.uncertainty
+        else:
+            capture_ns, known = self._own_capture_ns(stamping, count), stamping.uncertainty
+            if self._count_ns:
+                return capture_ns, known
+        if not self._step_ns:
+            return capture_ns, known
+        jitter_ns = self.arrival_bound_ns
+        capture_ns, half_ns = within_step(capture_ns, arrival_ns - self._min_ns, self._step_ns, jitter_ns)
+        return capture_ns, widened(known, half_ns)
 
-    def _own_capture_ns(self, stamping: Stamping, ticks: int) -> int:
+    def _own_capture_ns(self, stamping: Stamping, count: int) -> int:
         epoch, line = stamping.epoch, stamping.line
-        device_ns = (ticks - epoch.origin_ticks) * self._tick_ns
+        device_ns = (count - epoch.origin_ticks) * (self._count_ns or self._tick_ns)
         mapped_ns = device_ns + line.offset_ns + line.slope * (device_ns - line.at_ns)
         return epoch.origin_host_ns + round(mapped_ns) - self._min_ns
 
@@ -296,19 +444,21 @@ class StreamTracker:
         elapsed_ns = np.clip((ticks - epoch.origin_ticks) * self._tick_ns, -_FARTHEST_NS, _FARTHEST_NS)
         offset_ns = line.offset_ns + line.slope * (elapsed_ns - line.at_ns) - self._min_ns
         capture_ns = epoch.origin_host_ns + np.rint(elapsed_ns + offset_ns).astype(np.int64)
-        known = stamping.uncertainty
+        known = widened(stamping.uncertainty, self._step_ns)
         if unwrapped.epoch_start > 0:
             before = unwrapped.epoch_start
             head_ns = arrival_ns[:before] if arrival_ns.size > 1 else arrival_ns[0]
             capture_ns[:before] = head_ns - self._min_ns
             known = widened(known, self.arrival_bound_ns)
-        if self._followed is not None and self._is_credible(int(ticks[-1]), int(arrival_ns[-1])):
+        if self._followed is not None and self._is_credible(
+            int(ticks[-1]), int(ticks[-1]), int(arrival_ns[-1])
+        ):
             capture_ns, known = self._followed.to_host(ticks), self._followed.uncertainty
         known = self._doubted(known, int(arrival_ns[-1] - capture_ns[-1]))
         capture_ns = self._clamp.block(capture_ns, arrival_ns)
         return Stamped(capture_ns, self._clamp.widened(known), self._number)
 
-    def _is_credible(self, ticks: int, arrival_ns: int) -> bool:
+    def _is_credible(self, ticks: int, count: int, arrival_ns: int) -> bool:
         """Return whether the followed clock puts a stamp where it can be; if not, stop following it."""
         followed, stamping = self._followed, self._epochs.stamping
         assert followed is not None
@@ -317,8 +467,8 @@ class StreamTracker:
         latest_ns = arrival_ns
         if stamping is not None and stamping.line.count >= MATURE:
             # Samples that were held back are late by the own estimate as well.
-            latest_ns = self._own_capture_ns(stamping, ticks) + self._min_ns
-            slack_ns += stamping.uncertainty.bound95_ns + self._asymmetry_ns
+            latest_ns = self._own_capture_ns(stamping, count) + self._min_ns
+            slack_ns += self._step_ns + stamping.uncertainty.bound95_ns + self._asymmetry_ns
         if -slack_ns <= latest_ns - capture_ns <= self._max_ns + slack_ns:
             return True
         self.follow(None)
@@ -398,14 +548,21 @@ class StreamTracker:
         self, unwrapped: Unwrapped, raw: NDArray[np.int64], arrival_ns: NDArray[np.int64]
     ) -> None:
         for index, kind in unwrapped.kinds:
-            is_news = kind is not TickKind.FROZEN or self._last_kind is not TickKind.FROZEN
-            self._last_kind = kind
-            if kind is TickKind.BACKWARDS:
-                self._epochs.ran_back()
-            event = _EVENT_OF.get(kind)
-            if event is not None and is_news and self._kind is not ClockKind.NONE:
-                at_ns = int(arrival_ns[min(index, arrival_ns.size - 1)])
-                self._note(event, at_ns, f"{kind.value} at raw device tick {int(raw[index])}")
+            self._note_kind(kind, int(raw[index]), int(arrival_ns[min(index, arrival_ns.size - 1)]))
+
+    def _note_kind(self, kind: TickKind, raw: int, at_ns: int) -> None:
+        is_repeat = kind in (TickKind.DUPLICATE, TickKind.FROZEN)
+        if is_repeat and self._grid.state is Grid.UNKNOWN and len(self._unsure) < MOST_UNSURE:
+            # Whether stamps may repeat is known once their step is.
+            self._unsure.append((kind, raw, at_ns))
+            return
+        is_news = kind is not TickKind.FROZEN or self._last_kind is not TickKind.FROZEN
+        self._last_kind = kind
+        if kind is TickKind.BACKWARDS:
+            self._epochs.ran_back()
+        event = _EVENT_OF.get(kind)
+        if event is not None and is_news and self._kind is not ClockKind.NONE:
+            self._note(event, at_ns, f"{kind.value} at raw device tick {raw}")
 
     def _note(self, kind: ClockEventKind, host_ns: int, detail: str) -> None:
         if len(self._events) == MAX_EVENTS:

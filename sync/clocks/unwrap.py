@@ -170,6 +170,10 @@ class Unwrapper:
             self._anchor_ticks, self._anchor_ns = best_ticks, int(arrival_ns[best])
         return Unwrapped(ticks, None, tuple(kinds), self.epoch, 0)
 
+    def allow_repeats(self) -> None:
+        """Take equal ticks in a row for granted: the clock's step is coarser than was declared."""
+        self._is_coarse = True
+
     def anchor(self, ticks: int, arrival_ns: int) -> None:
         """Expect ticks from here on as this one tells: another judge found that the clock was stepped."""
         self._anchor_ticks, self._anchor_ns = ticks, arrival_ns
