@@ -18,6 +18,7 @@ COARSE_NS = 50_000.0
 _FIRST_LOOK, _LOOKS = 16, (16, 32, 64)
 ON_THE_GRID = 0.8
 """So many of the differences are whole steps; the rest may be bad ticks."""
+NEAR = 0.05
 REPEATS = 3
 """An exact counter does not repeat itself, or once by mistake."""
 _KEPT = 512
@@ -60,7 +61,8 @@ class TickGrid:
         self._tick_ns = tick_ns
         self._period_ticks = period_ticks
         self._differences: list[int] = []
-        self._exact = self._repeats = 0
+        self._per_count: Counter[float] = Counter()
+        self._repeats = 0
         if is_cut and tick_ns >= COARSE_NS:
             self.state = Grid.COARSE
 
@@ -86,8 +88,7 @@ class TickGrid:
             self._repeats += moved == 0 and counted > 0
             return False
         self._differences.append(moved)
-        if moved % counted == 0:
-            self._exact += moved // counted == self._differences[0]
+        self._per_count[moved / counted] += 1
         if len(self._differences) not in _LOOKS:
             return False
         return self._look()
@@ -106,14 +107,19 @@ class TickGrid:
             if sum(moved % one == 0 for moved in differences) >= ON_THE_GRID * len(differences)
         ]
         step = max(fitting, default=1)
-        if step * self._tick_ns < COARSE_NS:
+        left = [min(moved % step, -moved % step) for moved in differences if moved % step]
+        # A bad tick lies anywhere; a fine clock beside whole steps is off by a tick or two.
+        is_near = sum(one < NEAR * step for one in left) > len(left) / 2
+        exact = max(self._per_count.values())
+        if step * self._tick_ns < COARSE_NS or is_near:
             self.state = Grid.FINE
-        elif self._exact >= ON_THE_GRID * len(differences) and self._repeats < REPEATS:
+        elif exact >= ON_THE_GRID * len(differences) and self._repeats < REPEATS:
             if len(differences) < _LOOKS[-1]:
                 return False
             self.state, self.step_ticks = Grid.EXACT, step
         else:
             self.state, self.step_ticks = Grid.COARSE, step
+        self._per_count.clear()
         self._differences = []
         return True
 

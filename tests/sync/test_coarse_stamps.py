@@ -102,20 +102,32 @@ def test_samples_lost_and_counted_are_a_gap_and_no_more() -> None:
     assert np.percentile(np.abs(stored.error_ns[3000:]), 99) < MS
 
 
-def test_an_exact_counter_and_a_fine_clock_are_not_called_coarse() -> None:
-    exact, fine = TickGrid(1000.0, 5000.0, True), TickGrid(1000.0, 33_333.0, True)
+def test_an_exact_counter_and_fine_clocks_are_not_called_coarse() -> None:
+    exact, jittery = TickGrid(1000.0, 5000.0, True), TickGrid(1000.0, 33_333.0, True)
     random = np.random.default_rng(8)
     for at in range(400):
         exact.take(5000 * at, at, 5 * MS * at)
-        fine.take(int(33_333.3 * at + random.integers(0, 3)), at, 33 * MS * at)
-    assert (exact.state, fine.state) == (Grid.EXACT, Grid.FINE)
+        jittery.take(int(33_333.3 * at + random.integers(0, 3)), at, 33 * MS * at)
+    assert (exact.state, jittery.state) == (Grid.EXACT, Grid.FINE)
+
+
+@pytest.mark.parametrize("ppm", [-200, -25, -3, 0.1, 10, 1000])
+@pytest.mark.parametrize("lost", [0, 30])
+def test_microseconds_of_a_crystal_are_not_called_coarse(ppm: float, lost: int) -> None:
+    """Nearly all of them are whole periods apart; some samples are lost without a gap in their numbers."""
+    for begin in range(50):
+        grid = TickGrid(1000.0, 5000.0, True)
+        kept = np.delete(np.arange(3000), np.random.default_rng(begin).integers(0, 3000, lost))
+        for seq, at in enumerate(kept.tolist()):
+            grid.take(int((at + begin) * 5000 * (1 + ppm * 1e-6) + 0.02 * begin), seq, 5 * MS * at)
+        assert grid.state is not Grid.COARSE
 
 
 def test_one_bad_tick_does_not_hide_a_coarse_step() -> None:
     grid = TickGrid(1000.0, 33_333.0, True)
     for at in range(40):
         ticks = int(33_333.3 * at) // 10_000 * 10_000
-        grid.take(ticks + (777 if at == 9 else 0), at, 33 * MS * at)
+        grid.take(ticks + (3777 if at == 9 else 0), at, 33 * MS * at)
     assert (grid.state, grid.step_ticks) == (Grid.COARSE, 10_000)
 
 
