@@ -329,7 +329,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if text.startswith("%YAML:"):
         text = text.partition("\n")[2]
     try:
-        fields = yaml.safe_load(text)
+        # What a topic echo prints ends in "---", after which another document may follow.
+        fields = next((each for each in yaml.safe_load_all(text) if each is not None), None)
     except (yaml.YAMLError, ValueError) as err:
         raise CalibrationError(
             f"calibration file {path} is not YAML: {' '.join(str(err).split())[:160]}"

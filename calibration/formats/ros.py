@@ -99,22 +99,36 @@ def add_mounts(draft: Draft, mounts: list[tuple[str, Array]]) -> None:
 
 
 def is_camera_info(fields: dict[str, Any]) -> bool:
-    """Return whether a YAML mapping looks like a camera_info file of either form."""
-    return ("camera_matrix" in fields and "image_width" in fields) or {"D", "K"} <= fields.keys()
+    """Return whether a YAML mapping looks like a camera_info file, or like a message as a topic echo prints it."""
+    is_flat = {"D", "K"} <= fields.keys() or {"d", "k"} <= fields.keys()
+    return ("camera_matrix" in fields and "image_width" in fields) or is_flat
+
+
+def _with_ros1_names(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with D K R P in capitals; ROS 2 prints them small."""
+    if not {"d", "k"} <= fields.keys():
+        return fields
+    return {key.upper() if key in ("d", "k", "r", "p") else key: value for key, value in fields.items()}
 
 
 def _read_camera_info(draft: Draft) -> list[tuple[str, Array]]:
     fields = read_yaml(draft.path)
     if not is_camera_info(fields):
         raise draft.error("neither camera_matrix with image_width nor D and K: not a camera_info file")
+    fields = _with_ros1_names(fields)
     is_flat = "K" in fields
-    name = str(fields.get("camera_name") or draft.path.stem)
+    header = fields.get("header")
+    frame = header.get("frame_id") if isinstance(header, dict) else None
+    name = str(fields.get("camera_name") or frame or draft.path.stem)
     size_keys = ("width", "height") if "width" in fields else ("image_width", "image_height")
     width, height = (field_of(fields, key, draft) for key in size_keys)
     size = size_of(width, height, draft, "image size")
     K = fields["K"] if is_flat else field_of(fields["camera_matrix"], "data", draft, "camera_matrix")
     D = fields["D"] if is_flat else _data(fields.get("distortion_coefficients"), draft)
-    model = str(fields.get("distortion_model", ""))
+    # The calibrator's fisheye mode says camera_model instead.
+    model = str(
+        fields.get("distortion_model") or ("equidistant" if fields.get("camera_model") == "fisheye" else "")
+    )
     draft.add_camera(name, model, draft.numbers(K, 9, "camera matrix").tolist(), size, list_of(D, draft, "D"))
     R = _optional(fields, ("R",) if is_flat else ("rectification_matrix",), 9, draft)
     P = _optional(fields, ("P",) if is_flat else ("projection_matrix",), 12, draft)

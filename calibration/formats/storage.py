@@ -50,7 +50,7 @@ def parse_storage(text: str, path: Path) -> dict[str, Any]:
     """Return the mapping in a settings file's text; ``path`` names it in errors, see :func:`read_storage`."""
     body = text.partition("\n")[2] if text.lstrip().startswith("%YAML") else text
     try:
-        fields = yaml.load(body, Loader=_Loader)
+        fields = next((each for each in yaml.load_all(body, Loader=_Loader) if each is not None), None)
     except (yaml.YAMLError, ValueError) as err:
         fields = _by_opencv(body)
         if fields is None:

@@ -1,6 +1,10 @@
 """KITTI's and EuRoC's calibration files are read as their authors meant them."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,3 +114,32 @@ def test_a_map_beside_the_matrices_of_opencv_does_no_harm(shared_data: Path) -> 
     camera = found.calibration.camera("cam")
     assert (found.format, camera.fx, camera.cx, camera.width) == ("opencv", 500.0, 320.0, 640)
     assert camera.distortion[0] == 0.1
+
+
+def made(shared_data: Path, case: str, folder: Path) -> dict[str, Any]:
+    """Write a case that users met into a folder; return what is right."""
+    script = shared_data.parent / "cases" / f"{case}.py"
+    if not script.is_file():
+        pytest.skip(f"{script} is absent")
+    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=True)
+    right: dict[str, Any] = json.loads(done.stdout)
+    return right
+
+
+def test_a_camera_info_as_a_topic_echo_prints_it_is_read(shared_data: Path, tmp_path: Path) -> None:
+    right = made(shared_data, "camera_info_echoed", tmp_path)
+    for name in right["files"]:
+        found = import_calibration(tmp_path / name)
+        camera = found.calibration.camera("front_optical")
+        assert (found.format, found.findings) == ("ros", ())
+        assert (camera.model, camera.fx, [camera.width, camera.height]) == (
+            right["model"],
+            right["fx"],
+            right["size"],
+        )
+
+
+def test_the_calibrators_fisheye_file_is_no_plumb_bob(shared_data: Path, tmp_path: Path) -> None:
+    right = made(shared_data, "camera_info_fisheye_key", tmp_path)
+    camera = import_calibration(tmp_path / "ost.yaml").calibration.camera("front")
+    assert (camera.model, list(camera.distortion)) == (right["model"], right["distortion"])
