@@ -202,8 +202,14 @@ def along_ring_edges(sweep: Sweep) -> Edges:
     return Edges(xyz, np.sqrt(np.minimum(jump, 5.0)))
 
 
-def between_ring_edges(sweep: Sweep) -> Edges:
-    """Return depth jumps from a ring to the one above: level outlines of smooth surfaces."""
+def between_ring_edges(sweep: Sweep, places: int = 1) -> Edges:
+    """Return depth jumps from a ring to the one above: level outlines of smooth surfaces.
+
+    Args:
+        places: The outline lies anywhere between the two rings. With 1 it is put half-way; with more, each edge
+            is returned at so many places spread evenly over the gap, all edges at the first place before all at
+            the second.
+    """
     if not len(sweep.ring):
         return Edges(np.empty((0, 3)), np.empty(0))
     above = _neighbour_above(sweep)
@@ -211,9 +217,12 @@ def between_ring_edges(sweep: Sweep) -> Edges:
     jump = np.where(known, sweep.range_m[above] - sweep.range_m, 0.0)
     flat = _is_level(sweep)
     index = np.flatnonzero(known & flat & (jump > 0.5 + 0.08 * sweep.range_m))
-    elevation = (sweep.elevation[index] + sweep.elevation[above[index]]) / 2
-    xyz = _polar(sweep.azimuth[index], elevation, sweep.range_m[index])
-    return Edges(xyz, np.sqrt(np.minimum(jump[index], 5.0)))
+    low, gap = sweep.elevation[index], sweep.elevation[above[index]] - sweep.elevation[index]
+    xyz = [
+        _polar(sweep.azimuth[index], low + (k + 0.5) / places * gap, sweep.range_m[index])
+        for k in range(places)
+    ]
+    return Edges(np.concatenate(xyz), np.tile(np.sqrt(np.minimum(jump[index], 5.0)), places))
 
 
 def reflectance_edges(sweep: Sweep, step_quantile: float = 0.97) -> Edges:

@@ -40,7 +40,7 @@ from sensorium.calibration.board import (
 from sensorium.calibration.board_fit import solve_camera_lidar, solve_intrinsics, solve_stereo
 from sensorium.calibration.camera_lidar import (
     DEGREES,
-    SCREENING_THRESHOLD,
+    THRESHOLD,
     camera_lidar_reference,
     check_camera_lidar,
     screening,
@@ -296,14 +296,14 @@ def zoomed(frames: Sequence[Keyframe], factor: float) -> list[Keyframe]:
 def _screening(frames: list[Keyframe]) -> dict[str, Any]:
     """What a single frame says; the check itself never judges one frame by more than a hint."""
     rng = np.random.default_rng(7)
-    calm = [screening(frame, np.eye(4)) > SCREENING_THRESHOLD for frame in frames]
+    calm = [screening(frame, np.eye(4)) > THRESHOLD for frame in frames]
     result: dict[str, Any] = {
-        "threshold": SCREENING_THRESHOLD,
+        "threshold": THRESHOLD,
         "false_alarm": rate(calm, len(frames), "rate"),
     }
     for name in ("0.25deg", "0.5deg", "1deg", "5cm", "10cm", "20cm"):
         hits = [
-            screening(frame, geometry.small_motion(injection(name, rng))) > SCREENING_THRESHOLD
+            screening(frame, geometry.small_motion(injection(name, rng))) > THRESHOLD
             for frame in frames
             for _ in range(max(60 // len(frames), 1))
         ]

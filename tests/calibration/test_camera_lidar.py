@@ -12,7 +12,7 @@ from sensorium.calibration import geometry
 from sensorium.calibration.camera_lidar import (
     CHANGE_THRESHOLD,
     FOCAL_BIAS_PERCENT,
-    SCREENING_THRESHOLD,
+    THRESHOLD,
     CameraLidarTolerance,
     camera_lidar_reference,
     change_between,
@@ -172,8 +172,8 @@ def test_a_focal_length_that_changed_is_told_from_a_moved_lidar(percent: float) 
 def test_one_keyframe_hints_at_a_motion_but_never_judges() -> None:
     wrong = wrong_by(np.array([0.0, np.deg2rad(2.0), 0, 0, 0, 0]))
     T_right, T_wrong = (rig.transform("camera", "lidar") for rig in (truth(), wrong))
-    assert all(screening(frame, T_right) < SCREENING_THRESHOLD for frame in keyframes())
-    seen = [screening(frame, T_wrong) > SCREENING_THRESHOLD for frame in keyframes()]
+    assert all(screening(frame, T_right) < THRESHOLD for frame in keyframes())
+    seen = [screening(frame, T_wrong) > THRESHOLD for frame in keyframes()]
     assert sum(seen) >= len(seen) - 1  # a single view may hold a second top
     verdict = check_camera_lidar([keyframes()[seen.index(True)]], wrong, "camera", "lidar").verdict
     assert verdict.status is Status.INSUFFICIENT
