@@ -32,7 +32,7 @@ from sensorium.calibration.geometry import (
     small_motion,
 )
 from sensorium.calibration.keyframes import BLUR_PX, Keyframe, distinct_scenes
-from sensorium.calibration.null_law import null_law
+from sensorium.calibration.null_law import MOST_CHANCE, null_law
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Quantity, Status, Verdict
@@ -51,8 +51,8 @@ MIN_DEPTH_EDGES = 200
 MIN_REFLECTANCE_EDGES = 50
 MIN_CONTRAST = 12.0
 # Misalignment that counts, for windows and for the hint that a single keyframe gives. The law of each window allows
-# for a rig in order that is off by as much as BIAS_SIGMA in all degrees, which few are: of 352 windows of 5 scenes and 1
-# drive of KITTI (whole, halved, blurred, dark, noisy, thinned to 32 and 16 rings) 3 lie beyond 1.4, where the law has 8 %.
+# for a rig in order that is off by as much as BIAS_SIGMA in all degrees, which few are: of 352 windows of 5 scenes and
+# a drive of KITTI (whole, halved, blurred, dark, noisy, thinned to 32 and 16 rings) 3 lie beyond, by the law 8 % would.
 THRESHOLD = 1.4
 # With 95 % confidence no more than this share of windows of a rig in order lies beyond: 1 of 124 windows of three and
 # five keyframes of nine scenes that no constant was chosen on (as if they shared no frame; Clopper and Pearson, 1934).
@@ -149,10 +149,12 @@ class Misalignment:
     Attributes:
         sigma: In standard deviations of what these very scenes would show by chance, see :mod:`null_law`.
         gain: The root of twice the logarithm of the likelihood ratio, as if every edge erred by itself.
+        quarrel: How hard parts of the images pull against each other; beyond ``MOST_CHANCE`` nothing is proven.
     """
 
     sigma: float
     gain: float
+    quarrel: float
 
 
 def misalignment(
@@ -191,7 +193,7 @@ def _against(
     best = max((in_place, hill_climb(held, motion)), key=lambda top: held.value(top)[0])
     twice_gain = 2 * max(anywhere - held.value(best)[0], 0.0)
     law = null_law(keyframes, T_camera_lidar, best, expected)
-    return Misalignment(law.deviations(twice_gain), float(np.sqrt(twice_gain)))
+    return Misalignment(law.deviations(twice_gain), float(np.sqrt(twice_gain)), law.chance)
 
 
 def screening(frame: Keyframe, T_camera_lidar: Array, reference: Reference | None = None) -> float:
@@ -435,6 +437,18 @@ def _judge(
             )
         reason = f"edges agree best {seen.sigma:.1f} sigma away from {against}, more than {THRESHOLD:g}"
         return Verdict(CHECK, subject, Status.SUSPECT, quantities, (reason, *named))
+    if seen.quarrel > MOST_CHANCE:
+        reason = (
+            f"parts of the images pull against each other {np.sqrt(seen.quarrel / MOST_CHANCE):.1f} times as hard as "
+            "edges do by chance: keyframes contradict each other (a stamp off while turning?), or nothing fits here"
+        )
+        return Verdict(CHECK, subject, Status.INSUFFICIENT, quantities, (reason,))
+    elsewhere = [degree.describe() for degree in degrees if degree.status is Status.FAILED]
+    if elsewhere:
+        reason = (
+            f"edges agree about as well at {elsewhere[0]} as where calibrated: look again with more scenes"
+        )
+        return Verdict(CHECK, subject, Status.INSUFFICIENT, quantities, (reason,))
     if len(unsure) == len(degrees):
         reason = "the scenes pin no degree of freedom to its tolerance"
         return Verdict(CHECK, subject, Status.INSUFFICIENT, quantities, (reason,))

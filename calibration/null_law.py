@@ -23,6 +23,9 @@ from sensorium.calibration.keyframes import BLUR_PX, Keyframe
 # Strips of an image that are taken to err independently.
 STRIPS = 8
 _LEAST_STRIPS = 4
+# Chance that edges which all err by themselves would have; scenes of rigs in order have 0.2 to 0.6 of it. Strips that
+# pull harder do so because keyframes contradict each other, or edges agree nowhere near.
+MOST_CHANCE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,13 @@ class NullLaw:
     Attributes:
         mean: What it is on average.
         freedom: Of the chi-square that it is like.
+        chance: Size of the chance pull, 1 where all edges err by themselves.
         certainty: How well the size of chance is known: the freedom of a chi-square that scatters as much.
     """
 
     mean: float
     freedom: float
+    chance: float
     certainty: float
 
     def deviations(self, twice_gain: float) -> float:
@@ -68,15 +73,15 @@ def null_law(
     )
     count = len(pulls)
     if count < _LEAST_STRIPS:
-        return NullLaw(0.0, 1.0, 1.0)
+        return NullLaw(0.0, 1.0, 0.0, 1.0)
     # In the axes in which the information is one, what a strip pulls beside the others is so many squares of chance.
     apart = pulls - pulls.mean(axis=0)
     squares = np.einsum("bi,ij,bj->b", apart, anywhere, apart)
     chance = float(squares.sum()) / len(motion) * count / (count - 1)
-    spread = chance * information + information @ expected.covariance @ information
+    spread = min(chance, MOST_CHANCE) * information + information @ expected.covariance @ information
     weights = np.linalg.eigvals((anywhere - in_place) @ spread).real
     mean = float(weights.sum())
     # A few strips that pull far harder than the others tell little of the size of chance.
     unevenness = float(squares.var(ddof=1)) / max(float(squares.mean()), 1e-12) ** 2
     certainty = 2 * count / max(unevenness, 1e-3)
-    return NullLaw(mean, mean**2 / max(float(np.square(weights).sum()), 1e-12), certainty)
+    return NullLaw(mean, mean**2 / max(float(np.square(weights).sum()), 1e-12), chance, certainty)

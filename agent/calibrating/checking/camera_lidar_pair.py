@@ -59,7 +59,7 @@ def judge_camera_lidar(report: CheckReport, recording: Recording, task: CheckTas
 
     pooled = judge(prepared, True)
     verdict = pooled.verdict
-    faults = [] if verdict.status is Status.OK else _faults(prepared, task.subject)
+    faults = _faults(prepared, task.subject)
     report.findings += faults
     if faults:
         verdict = replace(verdict, status=Status.FAILED, reasons=faults[0].reasons)
