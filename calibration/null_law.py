@@ -62,6 +62,8 @@ def null_law(
         motion: (6,) That best place.
         expected: Where a rig in order is.
     """
+    if not keyframes:
+        return NullLaw(0.0, 1.0, 0.0, 1.0)
     level = len(BLUR_PX) - 1
     information = Agreement(keyframes, T_camera_lidar, level).information(motion)
     pulls = np.concatenate(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sensorium.calibration import geometry
+from sensorium.calibration.agreement import Expectation, expected_of
 from sensorium.calibration.camera_lidar import (
     CHANGE_THRESHOLD,
     FOCAL_BIAS_PERCENT,
@@ -22,6 +23,7 @@ from sensorium.calibration.camera_lidar import (
 from sensorium.calibration.edges import Edge
 from sensorium.calibration.formats.kitti import read_kitti
 from sensorium.calibration.keyframes import Keyframe, distinct_scenes, keyframe
+from sensorium.calibration.null_law import MOST_CHANCE, null_law
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sweep import Sweep, along_ring_edges, between_ring_edges, reflectance_edges
 from sensorium.drivers.payloads.ouster import beam_rays
@@ -301,3 +303,12 @@ def test_real_frames_are_ok_and_half_a_degree_is_noticed(shared_data: Path) -> N
         bad = RigCalibration(edges=(Edge("camera", "lidar", geometry.small_motion(motion) @ T_of[0]),))
         verdict = check_camera_lidar(frames, bad, "camera", "lidar", None, tolerance).verdict
         assert verdict.status in (Status.SUSPECT, Status.FAILED), verdict
+
+
+def test_keyframes_that_contradict_each_other_quarrel() -> None:
+    frames, T = keyframes(), truth().transform("camera", "lidar")
+    calm = null_law(frames, T, np.zeros(6), expected_of(frames, None))
+    lost = null_law(
+        frames, geometry.small_motion((0, np.deg2rad(1.5), 0, 0, 0, 0)) @ T, np.zeros(6), Expectation.of(None)
+    )
+    assert calm.chance < MOST_CHANCE / 2 < lost.chance
