@@ -99,6 +99,27 @@ def test_an_episode_is_split_while_the_disk_stands_still_and_nothing_is_lost(run
     assert not list(spool.glob("open/*"))
 
 
+def test_a_recorder_killed_while_a_split_waits_for_the_disk_leaves_balances_that_meet(
+    run: Run, disk: Path
+) -> None:
+    spool = disk / "spool"
+    with recording(run, spool) as session:
+        until(lambda: all((run.folder / f"{name}.ready").exists() for name in run.streams), "drivers", 60.0)
+        start_all(run)
+        first = session.until_recorded(SPLIT_S - 0.5 * STALL_S)["episode"]
+        with frozen(disk):
+            until(lambda: (session.status() or {}).get("episode") not in (None, first), "a split", STALL_S)
+            pass_time(0.2)
+            session.kill("synchronizer")
+        run_dir = session.run_dir
+        done = session.finish(timeout_s=90.0)
+    assert done.code in (0, 1), done.err
+    assert len(done.episodes) >= 3
+    assert [read_manifest(episode).truncated for episode in sorted(done.episodes)[:3]] == [True, True, False]
+    check_balance(done.episodes, run_dir)  # no sample stands in two episodes, and none in none
+    check_verifies(*done.episodes)
+
+
 def test_files_that_were_made_ahead_for_an_episode_that_never_began_are_removed(tmp_path: Path) -> None:
     rig = tmp_path / "rig.yaml"
     devices = {"imu": {"driver": "sim_imu"}}
