@@ -24,6 +24,7 @@ from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory
 
 from sensorium.agent.session.control import AgentNote, ask_agent
+from sensorium.agent.session.memory_folder import bring_home, memory_folders
 from sensorium.drivers.bus.counters import StreamCounts, read_counters
 from sensorium.errors import SensoriumError
 from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope
@@ -161,6 +162,9 @@ class Session:
             stream.close()
         for pid in self._pids:
             until(lambda pid=pid: not is_alive(pid), f"the end of process {pid}")  # type: ignore[misc]
+        for home in memory_folders().values():
+            if home.is_relative_to(self.spool.resolve()):
+                bring_home(home)
 
     @property
     def pid(self) -> int:
