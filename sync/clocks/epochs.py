@@ -40,14 +40,14 @@ REFUTED_NATS = 12.0
 SURE_NATS = 20.0
 LEAST_SAMPLES = 8.0
 LEADS_AFTER_NS = 1_500_000_000
-LASTS_NS = 12_000_000_000
-"""Congestion of ten seconds without one sample near the floor is possible."""
+LASTS_NS, LASTS_UNLIKE_NS = 12_000_000_000, 60_000_000_000
+"""Congestion of ten seconds without one sample near the floor is possible; if it spreads latencies, even a minute's."""
 BEYOND_LATENCY_NS = 2_000_000_000
 LEADS_TIMES, LASTS_TIMES = 2, 3
 """How much longer than the longest congestion so far a step lasts."""
 LONGEST_NS = 60_000_000_000
-SAME_LAW = 1.5
-"""Congestion spreads latencies, a step does not: by how much the scale may differ for a rival to lead."""
+SAME_LAW = 1.6
+"""Congestion spreads latencies, a step does not: by how much their median may differ."""
 USUAL_TIMES, USUAL_NS, USUAL_FADES = 1.25, 2_000_000_000, 0.9
 """A link that is congested now and then for so long is in doubt only after longer than that."""
 AGREEING = 3
@@ -110,6 +110,7 @@ class _Rival:
     n_ahead: int = 1
     is_leading: bool = False
     is_doubted: bool = True
+    is_same_law: bool = False
 
 
 class Epochs:
@@ -383,6 +384,7 @@ class Epochs:
         self._feed_all(rival.epoch, ticks, arrival_ns, block)
         if is_time_to_look:
             rival = self._begin_later(rival, self._gate_ns + growth_ns)
+            rival.is_same_law = self._is_same_law(rival)
         self._decide_back(rival, arrival_ns)
         self._renew_if_new(rival)
         return False
@@ -456,19 +458,19 @@ class Epochs:
         elif rival.least_ns > self._max_latency_ns:
             is_sure = lasts_ns > BEYOND_LATENCY_NS
         else:
-            is_sure = lasts_ns > max(LASTS_NS, LASTS_TIMES * self._longest_ns)
+            least_ns = LASTS_NS if rival.is_same_law else LASTS_UNLIKE_NS
+            is_sure = lasts_ns > max(least_ns, LASTS_TIMES * self._longest_ns)
         if is_sure:
             self._accept(rival, arrival_ns, f"odds e^{rival.nats:.0f} over {lasts_ns / 1e9:.1f} s")
         elif lasts_ns > max(LEADS_AFTER_NS, LEADS_TIMES * self._longest_ns):
-            rival.is_leading = rival.is_leading or self._is_same_law(rival)
+            rival.is_leading = rival.is_leading or rival.is_same_law
 
     def _is_same_law(self, rival: _Rival) -> bool:
-        epoch = self.current
-        assert epoch is not None
-        new, old = rival.epoch.line, epoch.line
-        assert new is not None
-        assert old is not None
-        return old.scale_ns / SAME_LAW <= new.scale_ns <= old.scale_ns * SAME_LAW
+        """Return whether samples of the run spread above its floor as others do above the old one."""
+        usual_ns = self._law.quantile_ns(0.5)
+        heights_ns, _, _ = self._heights(0)
+        spread_ns = float(np.median(heights_ns)) - rival.least_ns
+        return usual_ns is not None and usual_ns / SAME_LAW <= spread_ns <= usual_ns * SAME_LAW
 
     def _accept(self, rival: _Rival, arrival_ns: int, how_sure: str) -> None:
         """Make the rival the current epoch."""

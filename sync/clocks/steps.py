@@ -51,7 +51,10 @@ class LatencyLaw:
         """
         if height_ns <= 0:
             return 0.0
-        return self._nats[min(int(_BINS_PER_OCTAVE * math.log2(height_ns / _UNIT_NS + 1)), _BINS)]
+        at = min(_BINS_PER_OCTAVE * math.log2(height_ns / _UNIT_NS + 1), _BINS - 1.0)
+        index = int(at)
+        below = self._nats[index]
+        return below + (at - index) * (self._nats[index + 1] - below)
 
     @property
     def mean_ns(self) -> float | None:
@@ -113,6 +116,10 @@ class Run:
         self._least, self._weights = self._least[begin:], self._weights[begin:]
         self._first = [at - first for at in self._first[begin:]]
         self.samples = self.samples[first:]
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._next_look = len(self.samples) + max(1, len(self.samples) // 8)
 
     def add(self, ticks: int, arrival_ns: int, height_ns: float) -> bool:
         """Take a sample above the floor; return whether it is time to look at the run."""
@@ -133,7 +140,7 @@ class Run:
         self.samples.append((ticks, arrival_ns))
         if len(self.samples) < self._next_look:
             return False
-        self._next_look = len(self.samples) + max(1, len(self.samples) // 8)
+        self._look_later()
         return True
 
     def most_unlikely(self, gate_ns: float) -> tuple[float, int]:
