@@ -6,7 +6,8 @@ estimate is the posterior mean of the curve under exponential excess delays with
 form of the two-sided hull (Moon et al. 1999, both directions), not only its edge. The least round trip is
 learnt over many windows, so that while one direction is congested the other alone carries the clock. Where
 the floors of the delays are softer than that, the halves of each window disagree by more than they state;
-that is the floor term.
+that is the floor term. Where delays gather in a narrow core (stamps of network cards), its middle is known
+better than its edge and carries the clock (`two_cores`).
 
 Independently of any law of the delays, the tightest bounds of the window form an interval that holds the
 offset whatever the asymmetry of the path (interval intersection).
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.sync.clocks.model import ClockModel, Uncertainty
+from sensorium.sync.clocks.two_cores import MIN_CORE, Core, CoreChoice, fit_core
 from sensorium.sync.clocks.two_edges import (
     Cloud,
     DriftScale,
@@ -132,6 +134,7 @@ class _Fit:
     hard_upper_ns: float
     hard_slopes: tuple[float, float]
     window_s: float
+    is_core: bool
 
 
 _PATH_WALK_NS2_PER_S = 300.0**2
@@ -141,6 +144,8 @@ _MAX_STAMP_NS = 1 << 61
 _STAMP_NOISE_NS = 50_000
 """Bounds that contradict each other by less are a late reading of the kernel's clocks, not a step."""
 _HALVES_EVERY = 2
+_CORE_SAG_NS = 20e3
+"""By how much a clock may leave a straight line in the window of a core; the fit bends with it."""
 _SPAN_S = 30.0
 """Slopes of neighbouring spans of this length tell how fast the skew changes."""
 _HELD_DRIFT_PPM_S = 0.12
@@ -172,6 +177,7 @@ class TwoWayEstimator:
         self._next_path: Path | None = None
         self._path_due_ns = 0
         self._halves = SplitHalves()
+        self._choice = CoreChoice()
         self._drift = DriftScale()
         self._drift_due_ns = 0
         self._fits = 0
@@ -180,6 +186,11 @@ class TwoWayEstimator:
     def is_frozen(self) -> bool:
         """True while only repeats of old answers come: the estimate is kept, and no longer fed."""
         return self._repeats_in_row >= FROZEN_AFTER
+
+    @property
+    def is_by_edges(self) -> bool:
+        """Whether the least delays carry the estimate; else the middle of their core does."""
+        return self._fit is None or not self._fit.is_core
 
     def update(self, burst: Sequence[Exchange]) -> int:
         """Take the answers of one burst, in order; return how many of them were new and possible."""
@@ -213,7 +224,7 @@ class TwoWayEstimator:
         upper = fit.hard_upper_ns + fit.hard_slopes[1] * age_s + drifted_ns
         statistical_ns = _SIGMAS_95 * float(np.hypot(fit.sigma_ns, fit.slope_sigma * age_s))
         statistical_ns += _HELD_DRIFT_PPM_S * 1e3 * age_s**2 / 2
-        floor_ns = statistical_ns * (self._halves.widening - 1) + self._halves.lean_ns
+        floor_ns = 0.0 if fit.is_core else statistical_ns * (self._halves.widening - 1) + self._halves.lean_ns
         return OffsetEstimate(
             self._base_ns + round(float(np.clip(offset_ns, lower, upper))),
             fit.slope * 1e-3,
@@ -319,21 +330,22 @@ class TwoWayEstimator:
         if end_ns >= self._drift_due_ns:
             self._drift_due_ns = end_ns + round(_SPAN_S * SECOND_NS)
             self._learn_drift(rows, end_ns)
-        slope, drift = posterior.slope / window_s, 2 * posterior.bend / window_s**2
-        slope_sigma = posterior.slope_sigma / window_s
+        core = self._core(rows, end_ns, window_s, posterior)
+        best_curve = core or posterior
         self._fit = _Fit(
             end_ns,
-            posterior.level_ns,
-            slope,
-            drift,
-            posterior.sigma_ns,
-            slope_sigma,
+            best_curve.level_ns,
+            best_curve.slope / window_s,
+            2 * best_curve.bend / window_s**2,
+            best_curve.sigma_ns,
+            best_curve.slope_sigma / window_s,
             posterior.path_ns,
             posterior.path_sigma_ns,
             lower,
             upper,
             slopes,
             window_s,
+            core is not None,
         )
         self._spread = posterior.spread
         if is_due:
@@ -343,6 +355,22 @@ class TwoWayEstimator:
         best = _best_window_s(posterior.up_ns, posterior.low_ns, window_s, self._drift.ppm_s)
         self._window_s = float(np.clip(best, self._window_s * 0.9, self._window_s * 1.1 + 2.0))
         return True
+
+    def _core(self, rows: NDArray[np.int64], end_ns: int, window_s: float, edges: Posterior) -> Core | None:
+        """Return the curve through the middle of the delays where that is known much better than their edges.
+
+        A middle has use for more exchanges than edges have: its window is as long as the clock is nearly a
+        parabola in it. Positions stay in windows of the edges.
+        """
+        drift_ns_s2 = self._drift.ppm_s * 1e3 / 2
+        span_s = min(MAX_WINDOW_S, float(np.sqrt(8 * _CORE_SAG_NS / drift_ns_s2)))
+        part = rows[rows[:, 0] >= end_ns - int(span_s * SECOND_NS)]
+        if len(part) < 2 * MIN_CORE:
+            return None
+        bend_ns = drift_ns_s2 / 2 * window_s**2
+        core = fit_core(_cloud(part, end_ns, window_s), edges, bend_ns)
+        is_better = core is not None and self._choice.is_better(core, edges.sigma_ns * self._halves.widening)
+        return core if is_better else None
 
     def _compare_halves(self, cloud: Cloud, prior: Prior, whole: Posterior) -> None:
         self._fits += 1

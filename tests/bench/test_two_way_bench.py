@@ -7,8 +7,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from two_way import SHAPES, Shape, two_way_results
+from two_way import two_way_results
 from two_way_live import live_results
+from two_way_shapes import SHAPES, Shape
 
 pytestmark = pytest.mark.bench
 

@@ -22,119 +22,14 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from two_way_live import live_results, print_live
+from two_way_shapes import BURST, SHAPES, Run, Shape, simulate, simulate_pair
 
 from sensorium.sync.clocks.two_way import Exchange, TwoWayEstimator
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.floating[Any]]
 
-DURATION_S = 1200.0
-BURST = 8
-BURST_GAP_S = 0.064
-BURST_EVERY_S = 2.0
-SETTLE_S = 15.0
 DEFAULT_SEEDS = tuple(range(900, 920))
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Delays of both directions: a least delay plus an exponential excess (means in ns)."""
-
-    name: str
-    least_ns: float
-    request_ns: float
-    reply_ns: float
-    goal_p99_us: float | None
-    goal_max_us: float | None
-    asymmetry_ns: float = 0.0
-    """What the least delay of the request has more than that of the reply."""
-
-
-SHAPES = (
-    Shape("lan_0.2ms", 150e3, 0.2e6, 0.2e6, 43, 242),
-    Shape("wifi_3ms", 1e6, 3e6, 3e6, 154, 837),
-    Shape("asymmetric_load", 150e3, 2e6, 0.2e6, 91, 705),
-    Shape("asymmetric_path_50us", 150e3, 0.2e6, 0.2e6, None, None, 50e3),
-)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One simulated run: (bursts, 8, 4) stamps t1 ... t4, and the truth on the asking grid.
-
-    ``answers`` holds the burst that is the last complete one at each asking time.
-    """
-
-    stamps_ns: IntArray
-    asked_ns: IntArray
-    answers: IntArray
-    truth_ns: FloatArray
-
-
-def simulate(shape: Shape, seed: int, duration_s: float = DURATION_S) -> Run:
-    """Return a run: clock as in 2a; bursts of 8, 64 ms apart, every 2 s; a stall of 50 ... 200 ms of one
-    direction each minute; 20 s in which one direction, by chance, is congested by a further exp(8 ms)."""
-    random = np.random.default_rng([seed, SHAPES.index(shape), 2])
-    grid_s = np.arange(-1.0, duration_s + 3, 0.1)
-    walk = np.cumsum(random.normal(0, 0.005 * 0.1**0.5, grid_s.size))
-    rate_ppm = (
-        random.uniform(-50, 50)
-        + 10 * random.choice([-1, 1]) * np.exp(-np.maximum(grid_s, 0) / 100)
-        + 4.8 * np.sin(2 * np.pi * grid_s / 300 + random.uniform(0, 2 * np.pi))
-        + walk
-    )
-    gained_ns = np.concatenate(([0.0], np.cumsum((rate_ppm[1:] + rate_ppm[:-1]) / 2 * 0.1))) * 1e3
-    start_ns = random.uniform(-1e9, 1e9)
-
-    def theta(local_s: FloatArray) -> FloatArray:
-        offset_ns: FloatArray = np.interp(local_s, grid_s, gained_ns) + start_ns
-        return offset_ns
-
-    bursts = int(duration_s / BURST_EVERY_S)
-    sent_s = np.arange(bursts)[:, None] * BURST_EVERY_S + np.arange(BURST) * BURST_GAP_S
-    sent_s = sent_s + random.uniform(0, 1e-3, sent_s.shape)
-    jam_from_s = random.uniform(60, duration_s - 30)
-    jam_way = int(random.integers(2))
-    excess = [
-        random.exponential(shape.request_ns, sent_s.shape),
-        random.exponential(shape.reply_ns, sent_s.shape),
-    ]
-    is_jammed = (sent_s >= jam_from_s) & (sent_s < jam_from_s + 20)
-    excess[jam_way] = excess[jam_way] + is_jammed * random.exponential(8e6, sent_s.shape)
-    way_s = [(shape.least_ns + shape.asymmetry_ns + excess[0]) * 1e-9, (shape.least_ns + excess[1]) * 1e-9]
-    stalls = []
-    for minute in range(int(duration_s // 60)):
-        begin = minute * 60 + random.uniform(5, 55)
-        stalls.append((begin, begin + random.uniform(0.05, 0.2), int(random.integers(2))))
-    arrived_s = _held(sent_s + way_s[0], stalls, 0)
-    answered_s = arrived_s + random.uniform(20e-6, 60e-6, sent_s.shape)
-    received_s = _held(answered_s + way_s[1], stalls, 1)
-    stamps = np.stack(
-        (
-            sent_s * 1e9,
-            arrived_s * 1e9 + theta(arrived_s),
-            answered_s * 1e9 + theta(answered_s),
-            received_s * 1e9,
-        ),
-        axis=-1,
-    )
-    complete_s = received_s.max(axis=1)
-    asked_s = np.arange(SETTLE_S, duration_s - 1, 0.5)
-    answers = np.searchsorted(np.maximum.accumulate(complete_s), asked_s, side="right") - 1
-    return Run(
-        10**12 + np.rint(stamps).astype(np.int64),
-        10**12 + np.rint(asked_s * 1e9).astype(np.int64),
-        answers,
-        theta(asked_s),
-    )
-
-
-def _held(arrive_s: FloatArray, stalls: Sequence[tuple[float, float, int]], way: int) -> FloatArray:
-    out: FloatArray = arrive_s.copy()
-    for begin, end, stalled in stalls:
-        if stalled == way:
-            out[(out > begin) & (out < end)] = end
-    return out
 
 
 # -- references: each returns offset (ns) and slope (ns/s) at the end of every burst
@@ -393,7 +288,7 @@ def two_way_results(
         ours: list[Ours] = []
         references: dict[str, list[FloatArray]] = {name: [] for name in REFERENCES}
         for seed in seeds:
-            run = simulate(shape, seed)
+            run = simulate_pair(shape, seed) if shape.is_hardware else simulate(shape, seed)
             ours.append(run_ours(run))
             for name, reference in REFERENCES.items():
                 references[name].append(error_of_reference(reference, run))
@@ -436,7 +331,11 @@ def print_results(results: dict[str, Any]) -> None:
             print_live(row)
             continue
         low, high = row["p99_ci95_us"]
-        goal = "" if row["goal_p99_us"] is None else f" (goal {row['goal_p99_us']}, max {row['goal_max_us']})"
+        goal = (
+            ""
+            if row["goal_p99_us"] is None
+            else f" (goal {row['goal_p99_us']}, max {row['goal_max_us'] or '-'})"
+        )
         print(f"{name}: {len(row['seeds'])} seeds{goal}")
         print(f"  {'estimator':30} {'p50 us':>9} {'p99 us':>9} {'max us':>9}")
         print(
