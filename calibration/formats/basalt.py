@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.calibration.formats.draft import Draft, field_of, read_text, size_of
+from sensorium.calibration.formats.draft import Draft, field_of, list_of, read_text, size_of
 from sensorium.calibration.geometry import Array, rotation_from_quaternion, transform
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sensor_models import ImuModel, Vector
@@ -56,6 +56,10 @@ def read(
         raise draft.error(f"not JSON: {err}") from err
     value = field_of(document, "value0", draft)
     lenses, poses, sizes = (field_of(value, key, draft) for key in ("intrinsics", "T_imu_cam", "resolution"))
+    if not all(isinstance(each, list) for each in (lenses, poses, sizes)):
+        raise draft.error(
+            "value0.intrinsics, T_imu_cam and resolution must be lists, one entry for each camera"
+        )
     if not len(lenses) == len(poses) == len(sizes):
         raise draft.error(
             f"value0 has {len(lenses)} intrinsics, {len(poses)} T_imu_cam and {len(sizes)} resolutions; they must match"
@@ -105,8 +109,7 @@ def _read_imu(draft: Draft, value: dict[str, Any]) -> None:
     known = [_largest(draft, value, key) for key in keys]
     biases: list[Vector | None] = []
     for key in ("calib_gyro_bias", "calib_accel_bias"):
-        given = value.get(key) or []
-        numbers = draft.numbers(given, len(given), key)
+        numbers = np.array(list_of(value.get(key) or [], draft, key))
         biases.append(
             (float(numbers[0]), float(numbers[1]), float(numbers[2])) if np.any(numbers[:3]) else None
         )

@@ -371,7 +371,7 @@ def size_of(width: Any, height: Any, draft: Draft, what: str) -> tuple[int, int]
     """Return a positive image size."""
     try:
         size = (int(width), int(height))
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, OverflowError) as err:
         raise draft.error(f"{what} must be two whole numbers, found {width!r}, {height!r}") from err
     if min(size) <= 0:
         raise draft.error(f"{what} must be positive, found {size[0]}x{size[1]}")

@@ -24,17 +24,31 @@ _MODELS = {
     "equidistant": ("equidistant", 4),
     "kannalabrandt": ("equidistant", 4),
 }
-_FIRST = re.compile(r"\s*([A-Za-z]+)?((?:\s*[-+]?\d[\d.eE+-]*){4,8})\s*$")
+_COUNTS = range(4, 9)
+
+
+def _first_line(line: str) -> tuple[str, list[str]] | None:
+    """Return the name in lower case ("" without) and the numbers of a first line; None if it is none."""
+    words = line.split()
+    name = words.pop(0).lower() if words and words[0].isalpha() else ""
+    if len(words) not in _COUNTS:
+        return None
+    try:
+        for word in words:
+            float(word)
+    except ValueError:
+        return None
+    return name, words
 
 
 def claims(text: str) -> bool:
     """Return whether a text file is such a calibration."""
     lines = text.splitlines()
-    match = _FIRST.match(lines[0]) if len(lines) > 1 else None
-    if match is None or not re.fullmatch(r"\s*\d+\s+\d+\s*", lines[1]):
+    found = _first_line(lines[0]) if len(lines) > 1 else None
+    if found is None or not re.fullmatch(r"\s*\d+\s+\d+\s*", lines[1]):
         return False
-    name, numbers = match.group(1), match.group(2).split()
-    return name.lower() in _MODELS if name else len(numbers) in (5, 8)
+    name, numbers = found
+    return name in _MODELS if name else len(numbers) in (5, 8)
 
 
 def read(
@@ -49,14 +63,16 @@ def read(
     """
     path = Path(path)
     draft, lines = Draft(path, findings), read_text(path).splitlines()
-    match = _FIRST.match(lines[0]) if len(lines) > 1 else None
-    if match is None:
+    found = _first_line(lines[0]) if len(lines) > 1 else None
+    if found is None:
         raise draft.error("the first line must be a model with its numbers, the second width and height")
-    width, _, height = lines[1].strip().partition(" ")
-    image = size_of(width, height, draft, "the second line")
-    words = match.group(2).split()
+    sizes = lines[1].split()
+    if len(sizes) != 2:
+        raise draft.error(f"the second line must be width and height, found {lines[1][:60]!r}")
+    image = size_of(sizes[0], sizes[1], draft, "the second line")
+    said, words = found
     numbers = draft.numbers(words, len(words), "the first line").tolist()
-    model, terms = _model(draft, (match.group(1) or "").lower(), numbers)
+    model, terms = _model(draft, said, numbers)
     fx, fy, cx, cy = numbers[:4]
     if cx < 1 and cy < 1:
         fx, fy, cx, cy = fx * image[0], fy * image[1], cx * image[0] - 0.5, cy * image[1] - 0.5

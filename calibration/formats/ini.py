@@ -69,9 +69,10 @@ def _sections(text: str) -> list[_Section]:
     label = ""
     for line in text.splitlines():
         line = line.split("#")[0].strip()
-        if not line or (not line.startswith("[") and not found):
+        is_head = line.startswith("[") and line.endswith("]")
+        if not line or (not is_head and not found):
             continue
-        if line.startswith("[") and line.endswith("]"):
+        if is_head:
             found.append(_Section(line[1:-1].strip()))
             label = ""
             continue

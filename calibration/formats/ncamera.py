@@ -10,7 +10,7 @@ Source: ethz-asl/aslam_cv2 and maplab (ncamera YAML); uzh-rpg/rpg_svo_pro_open (
 from pathlib import Path
 from typing import Any
 
-from sensorium.calibration.formats.draft import Draft, field_of, size_of
+from sensorium.calibration.formats.draft import Draft, field_of, list_of, size_of
 from sensorium.calibration.formats.storage import read_storage
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sensor_models import ImuModel
@@ -89,8 +89,7 @@ def _read_camera(draft: Draft, camera: Any, name: str, where: str) -> None:
 
 
 def _flat(draft: Draft, values: Any, what: str) -> Any:
-    numbers = _numbers(values) if values is not None else []
-    return draft.numbers(numbers, len(numbers), what)
+    return list_of(_numbers(values) if values is not None else [], draft, what)
 
 
 def _read_imu(draft: Draft, fields: Any) -> None:

@@ -99,7 +99,7 @@ def mounted_sensors(folder: Path, draft: Draft) -> dict[str, Mounted]:
         token, sensor = (str(field_of(row, key, draft, where)) for key in ("token", "sensor_token"))
         if sensor not in channels:
             raise draft.error(f"{where}: sensor_token {sensor} is not in sensor.json beside it")
-        K = np.asarray(row.get("camera_intrinsic") or [], np.float64)
+        K = np.asarray(row.get("camera_intrinsic") or [], dtype=object).reshape(-1)
         lens = draft.numbers(K, 9, f"{where}.camera_intrinsic").reshape(3, 3) if K.size else None
         found[token] = Mounted(token, channels[sensor], pose(row, draft, where), lens)
     return found
@@ -136,7 +136,7 @@ def read(
     draft = Draft(folder / TABLE, findings)
     sensors = mounted_sensors(folder, draft)
     rows = table(folder, "sample_data")
-    scenes, sizes = _scenes(folder, rows), _sizes(rows)
+    scenes, sizes = _scenes(folder, rows), _sizes(rows, draft)
     for channel in dict.fromkeys(each.channel for each in sensors.values()):
         known = [each for each in sensors.values() if each.channel == channel]
         chosen = min(known, key=lambda each: scenes.get(each.token, (len(scenes), ""))[0])
@@ -171,28 +171,25 @@ def _note_others(
 def _scenes(folder: Path, rows: list[dict[str, Any]]) -> dict[str, tuple[int, str]]:
     """Return the first scene, its place in the table and its name, that a calibrated sensor was used in."""
     names = {
-        row.get("token"): (place, str(row.get("name", "")))
+        str(row.get("token")): (place, str(row.get("name", "")))
         for place, row in enumerate(table(folder, "scene"))
     }
-    of_sample = {row.get("token"): names.get(row.get("scene_token")) for row in table(folder, "sample")}
+    of_sample = {
+        str(row.get("token")): names.get(str(row.get("scene_token"))) for row in table(folder, "sample")
+    }
     found: dict[str, tuple[int, str]] = {}
     for row in rows:
-        scene, token = of_sample.get(row.get("sample_token")), str(row.get("calibrated_sensor_token"))
+        scene, token = of_sample.get(str(row.get("sample_token"))), str(row.get("calibrated_sensor_token"))
         if scene is not None and scene < found.get(token, (len(names), "")):
             found[token] = scene
     return found
 
 
-def _sizes(rows: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+def _sizes(rows: list[dict[str, Any]], draft: Draft) -> dict[str, tuple[int, int]]:
     return {
-        str(row.get("calibrated_sensor_token")): (int(row["width"]), int(row["height"]))
+        str(row.get("calibrated_sensor_token")): size_of(
+            row["width"], row["height"], draft, "sample_data width, height"
+        )
         for row in rows
         if row.get("width") and row.get("height")
     }
-
-
-def image_size(row: dict[str, Any], draft: Draft) -> tuple[int, int] | None:
-    """Return the size of the image in a row of ``sample_data.json``; None where it does not say."""
-    if not row.get("width") or not row.get("height"):
-        return None
-    return size_of(row["width"], row["height"], draft, "sample_data width, height")

@@ -125,7 +125,12 @@ def _nodes(path: Path) -> dict[str, Any]:
         # From memory: cv2 takes a path of any kind, but says nothing useful about a missing or odd one.
         storage = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
         root = storage.root()
-        found = {key: value for key, value in plain(root).items() if value is not None}
+        fields = plain(root)
+        found = (
+            {key: value for key, value in fields.items() if value is not None}
+            if isinstance(fields, dict)
+            else {}
+        )
         storage.release()
     except (cv2.error, SystemError, UnicodeDecodeError) as err:  # the binding lets such slip on damage
         raise CalibrationError(

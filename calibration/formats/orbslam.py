@@ -156,8 +156,10 @@ def _read_unrectified(draft: Draft, fields: dict[str, Any], size: tuple[int, int
         own = size
         if f"{side}.width" in fields and f"{side}.height" in fields:
             own = size_of(fields[f"{side}.width"], fields[f"{side}.height"], draft, f"{side}.width, height")
-        terms = np.asarray(fields.get(f"{side}.D", []), np.float64).reshape(-1)
-        draft.add_camera(name, "", fields[f"{side}.K"], own, terms.tolist())
+        terms = np.asarray(fields.get(f"{side}.D", []), dtype=object).reshape(-1)
+        draft.add_camera(
+            name, "", fields[f"{side}.K"], own, draft.numbers(terms, len(terms), f"{side}.D").tolist()
+        )
         if f"{side}.R" not in fields or f"{side}.P" not in fields:
             continue
         P = draft.numbers(fields[f"{side}.P"], 12, f"{side}.P").reshape(3, 4)

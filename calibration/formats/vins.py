@@ -105,12 +105,13 @@ def _read_camera(draft: Draft, fields: dict[str, Any], name: str, size: tuple[in
     groups = ("mirror_parameters", "distortion_parameters", "projection_parameters")
     numbers: dict[str, Any] = {}
     for group in groups:
-        given = fields.get(group) or {}
+        given = fields.get(group, {})
+        given = {} if given is None else given
         if not isinstance(given, dict):
             raise draft.error(f"{group} must hold named numbers, found {str(given)[:60]}")
         numbers |= given
     model, terms = _TERMS[said]
-    if said.startswith("PINHOLE") and not fields.get("distortion_parameters"):
+    if said.startswith("PINHOLE") and fields.get("distortion_parameters") in (None, {}):
         model, terms = "pinhole", ()
     focal = [_number(draft, numbers, key, said) for key in _FOCAL[said]]
     coefficients = [_number(draft, numbers, key, said) for key in terms]

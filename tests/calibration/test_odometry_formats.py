@@ -5,13 +5,16 @@ stands at (0.1, 0.02, -0.03) of the IMU; a second camera stands 0.12 m to its ri
 0.17) is the camera's (0.4, -0.2, 4), x/z = 0.1, y/z = -0.05.
 """
 
+import contextlib
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from damaged_text import damaged
 
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
 from sensorium.calibration.geometry import apply, project
@@ -664,3 +667,12 @@ def test_a_matrix_that_is_no_rotation_is_a_finding(tmp_path: Path) -> None:
     )
     found = found_in(tmp_path, "a.yaml", bad)
     assert ("rotation", Status.FAILED) in faults(found)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_read_or_refused_and_never_an_internal_error(tmp_path: Path, name: str) -> None:
+    file, text = FILES[name]()
+    rng = random.Random(name)
+    for _ in range(60):
+        with contextlib.suppress(CalibrationError):
+            found_in(tmp_path, file, damaged(text, rng))

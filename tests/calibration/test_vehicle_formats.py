@@ -1,11 +1,14 @@
 """nuScenes tables, Autoware's sensor kit and INI files, against numbers worked out by hand beside each."""
 
+import contextlib
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from damaged_text import damaged
 
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
 from sensorium.calibration.geometry import apply, project
@@ -360,3 +363,23 @@ def test_a_folder_of_two_kinds_asks_which(tmp_path: Path) -> None:
     (tmp_path / "camera.txt").write_text("Pinhole 460 458 370 245 0\n752 480\ncrop\n640 480\n")
     with pytest.raises(CalibrationError, match=r"several formats \(camera.txt \(dso\), ost.ini \(ini\)\)"):
         import_calibration(tmp_path)
+
+
+def vehicle_files() -> dict[str, str]:
+    found = {f"{name}.json": json.dumps(rows, indent=1) for name, rows in tables().items()}
+    found["sensor_kit_calibration.yaml"] = KIT.replace("YAW", "0.1")
+    return found | {"ost.ini": OST.replace("SHIFT", "-60.0"), "videre.ini": VIDERE.replace("SHIFT", "-60.0")}
+
+
+@pytest.mark.parametrize("name", vehicle_files())
+def test_a_damaged_file_is_read_or_refused_and_never_an_internal_error(tmp_path: Path, name: str) -> None:
+    rng, text = random.Random(name), vehicle_files()[name]
+    for _ in range(60):
+        path = tmp_path
+        if name.endswith(".json"):
+            write_tables(tmp_path, tables())
+        else:
+            path = tmp_path / name
+        (tmp_path / name).write_text(damaged(text, rng))
+        with contextlib.suppress(CalibrationError):
+            import_calibration(path)
