@@ -71,6 +71,8 @@ _BEND_MEAN = 1.0 / 3.0
 _CREST_POINTS = 9
 _UNEVEN_POINTS = 8
 EVEN = 0.1
+FEW_AND_UNEVEN = 160
+"""Across a pause the curve may run far above the band of what was before it; then up to so many are all looked at."""
 BEYOND_BAND = 1e4
 """Log penalty of a curve that leaves the band; more than all that it could gain there."""
 
@@ -186,7 +188,11 @@ def _fit_near(
 ) -> Posterior:
     """Return the posterior from the samples nearest to the reference."""
     count = at.size
-    near_count = count if count < FEW else min(NEAR, max(FEW // 2, count // 4))
+    # After a pause the samples do not lie evenly in the window.
+    mean_at, mean_bend = float(at.mean()), float(at @ at) / count - _BEND_MEAN
+    is_even = abs(mean_at) + abs(mean_bend) < EVEN
+    has_few = count < FEW or (count < FEW_AND_UNEVEN and not is_even)
+    near_count = count if has_few else min(NEAR, max(FEW // 2, count // 4))
     if count > near_count:
         chosen = np.argpartition(excess_ns, near_count)[: near_count + 1]
         top = int(excess_ns[chosen].argmax())
@@ -204,15 +210,12 @@ def _fit_near(
     spacing_ns = ceiling_ns / near_count
     near_bend = near_at * near_at - _BEND_MEAN
     used_ns = float(near.sum()) + (count - near_count) * ceiling_ns
-    # After a pause the samples do not lie evenly in the window.
-    mean_at, mean_bend = float(at.mean()), float(at @ at) / count - _BEND_MEAN
     crest_at = at[np.linspace(0, count - 1, _CREST_POINTS).astype(np.intp)]
-    if abs(mean_at) + abs(mean_bend) < EVEN:
+    if is_even:
         places, place_weight = _GAUSS_AT, _GAUSS_WEIGHT
     else:
         places = at[((np.arange(_UNEVEN_POINTS) + 0.5) * (count / _UNEVEN_POINTS)).astype(np.intp)]
         place_weight = np.full(_UNEVEN_POINTS, 1 / _UNEVEN_POINTS)
-    has_few = count < FEW
     weight = prior.scale_weight if has_few else 0.0
     if proposal is None:
         wide_ns = 6 * spacing_ns

@@ -21,6 +21,7 @@ FloatArray = NDArray[np.floating[Any]]
 SOLVE_EVERY_NS = 250e6
 SOLVES_PER_WINDOW = 40
 SOLVES_WHILE_YOUNG = 16
+SOLVES_AFTER_PAUSE = 4
 SOLVES_AT_MOST = 200
 """A sample below the line asks for a new one at once, but not more often than so many times a window."""
 SLOTS_PER_WINDOW = 1024
@@ -41,6 +42,7 @@ JERK_DIVISOR = 60.0
 PAUSE_SHARE = 0.1
 BOUNDED_BY = 4.0
 """Of n exponential delays the least exceeds 4 / n of their mean in 2 % of cases."""
+SKEW_AFTER_PAUSE = 5e-7
 MANY = 128
 """After a pause what was before it is used up to so many samples, if the crystal's bias over it is below the spread."""
 FEWEST = 24
@@ -128,8 +130,9 @@ class LowerEnvelope:
         self._slot_ns = self._thinned_ns = 0.0
         self._slot = -1
         self._slot_excess = 0.0
-        self._first_x = 0.0
+        self._first_x = self._prior_x = 0.0
         self._newest = -math.inf
+        self._woke_x = -math.inf
         self._next_solve = -math.inf
         self._solved_x = 0.0
         self._taken = 0
@@ -191,16 +194,17 @@ class LowerEnvelope:
         if x <= self._newest:
             return
         line = self.line
-        if (
-            line is not None
-            and x - self._newest > self._window_ns
-            and x - self._newest > self._reach_ns(line)
-        ):
-            self._resume(line, x)
+        if x - self._newest > PAUSE_SHARE * self._window_ns:
+            self._woke_x = x
+        if line is not None and x - self._newest > self._window_ns:
+            if x - self._newest > self._reach_ns(line):
+                self._resume(line, x)
+            else:
+                self._keep_skew(line, x)
         if line is None:
             excess = d
             if self._high == self._low:
-                self._first_x = x
+                self._first_x = self._prior_x = x
         else:
             excess = d - line.offset_ns - line.slope * (x - line.at_ns)
             if self._taken >= FEW:
@@ -235,11 +239,20 @@ class LowerEnvelope:
         """Return over what time (ns) the crystal's unmodelled motion stays within ``allowed_ns``."""
         return 1e9 * math.pow(allowed_ns * 1e-9 * JERK_DIVISOR / self._crystal.jerk, 1 / 3)
 
+    def _keep_skew(self, line: Line, x: float) -> None:
+        """Remember the skew over a pause that windows to come will not see across."""
+        pause_s = (x - self._newest) * 1e-9
+        of_window = 2 * line.statistical_ns / max(line.window_ns, 1e9)
+        self._slope_prior = line.slope
+        self._slope_spread = SKEW_AFTER_PAUSE + of_window + self._crystal.drift_per_s * min(pause_s, 200.0)
+        self._prior_x = x
+
     def _resume(self, line: Line, x: float) -> None:
         """Begin anew after a gap that outlasted the window: what is known is about what the skew was."""
         gap_s = (x - self._newest) * 1e-9
         self._slope_prior = line.slope
-        self._slope_spread = 5e-7 + self._crystal.drift_per_s * min(gap_s, 200.0)
+        self._slope_spread = SKEW_AFTER_PAUSE + self._crystal.drift_per_s * min(gap_s, 200.0)
+        self._prior_x = x
         self._scale_ns, self._scale_weight = line.scale_ns, KNOWN_WEIGHT
         self._low = self._high
         self._first_x = self._next_solve = x
@@ -276,10 +289,10 @@ class LowerEnvelope:
         offset, slope, drift = reference
         from_end = x - newest
         excess = d - (offset + slope * from_end + drift * 0.5e-9 * from_end * from_end)
-        age_s = (newest - self._first_x) * 1e-9
+        prior_age_s = (newest - self._prior_x) * 1e-9
         # The crystal may have drifted since the prior was true.
         crystal = self._crystal
-        spread = math.hypot(self._slope_spread, crystal.drift_per_s * min(age_s, 200.0))
+        spread = math.hypot(self._slope_spread, crystal.drift_per_s * min(prior_age_s, 200.0))
         prior = Prior(
             slope_mean_ns=(self._slope_prior - (slope - drift * 1e-9 * half_ns)) * half_ns,
             slope_spread_ns=spread * half_ns,
@@ -328,7 +341,8 @@ class LowerEnvelope:
         self._low += int(np.searchsorted(self._x[self._low : self._high], newest - 2 * self._window_ns))
         self._solved_x = newest
         pause_ns = max(SOLVE_EVERY_NS, self._window_ns / SOLVES_PER_WINDOW)
-        self._next_solve = newest + min(self.pace * pause_ns, span_ns / SOLVES_WHILE_YOUNG)
+        since_pause_ns = max(newest - self._woke_x, 0.0) / SOLVES_AFTER_PAUSE
+        self._next_solve = newest + min(self.pace * pause_ns, span_ns / SOLVES_WHILE_YOUNG, since_pause_ns)
 
     def _straight(self, x: FloatArray, d: FloatArray, newest: float) -> tuple[float, float, float]:
         anchor = float(d[-1])
