@@ -48,6 +48,10 @@ MAX_FOLDS = 5
 _OUTLIER = 3.0
 _OUTLIER_PX = 0.3
 _MAX_REJECTED = 0.25
+# The scatter that boards state is worth so many measured coordinates; five to a pose.
+_STATED_WORTH = 30.0
+# What all boards of a LiDAR are off alike, of its ranges and of a lens: rad, m.
+_COMMON_SIGMA = np.array([1e-4] * 3 + [7e-4] * 3)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -362,7 +366,8 @@ def _moved_pair(
 def solve_camera_lidar(views: Sequence[BoardView]) -> PairFit:
     """Fit T_camera_lidar to board centres and normals, robustly.
 
-    The covariance is the formal one, at least; more if the boards scatter more than they say.
+    The covariance is the formal one times how much more, or less, the boards scatter than they say; and what all
+    boards share, which no scatter shows.
 
     Raises:
         CalibrationError: With fewer than three views.
@@ -382,11 +387,12 @@ def solve_camera_lidar(views: Sequence[BoardView]) -> PairFit:
     residual = np.concatenate([board_residuals(views[k], T)[1] for k in used])
     # A normal has two free coordinates, a centre three.
     freedom = max(5 * len(used) - 6, 1)
-    scale = max(1.0, float(np.square(residual).sum()) / freedom)
+    scale = (_STATED_WORTH + float(np.square(residual).sum())) / (_STATED_WORTH + freedom)
     gaps = [np.linalg.norm(centre_gap(views[k], T)) for k in used]
     rms_m = float(np.sqrt(np.mean(np.square(gaps))))
     held_out = _held_out(len(used), MIN_LIDAR_VIEWS, judge)
-    return PairFit(T, inverse_or_infinite(information) * scale, tuple(used), rejected, rms_m, held_out)
+    covariance = inverse_or_infinite(information) * scale + np.diag(_COMMON_SIGMA**2)
+    return PairFit(T, covariance, tuple(used), rejected, rms_m, held_out)
 
 
 def centre_gap(view: BoardView, T_camera_lidar: Array) -> Array:

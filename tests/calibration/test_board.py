@@ -94,6 +94,20 @@ def test_wrong_focal_length_is_seen_although_the_rms_is_not() -> None:
     assert verdict.quantities[0].value == pytest.approx(100 * (1 / 1.02 - 1), abs=0.4)
 
 
+def test_it_is_said_from_which_focal_error_on_the_views_tell() -> None:
+    many = check_intrinsics(views(20, 6), BOARD, CAMERA, "camera")
+    assert any("tell an error of the focal length from 1 % on" in reason for reason in many.reasons)
+    rng = np.random.default_rng(9)
+    middle = BOARD.points_m.mean(axis=0)
+    hardly_tilted = [
+        geometry.transform(geometry.rotation_exp(rng.uniform(-0.05, 0.05, 3)), (0, 0, depth_m) - middle)
+        for depth_m in (0.7, 0.8, 0.9)
+    ]
+    few = check_intrinsics([corners(T, CAMERA, rng) for T in hardly_tilted], BOARD, CAMERA, "camera")
+    assert few.status is Status.INSUFFICIENT
+    assert any("on, not 1 %: show the board nearer, tilted" in reason for reason in few.reasons)
+
+
 def test_few_views_are_insufficient() -> None:
     assert check_intrinsics(views(2, 6), BOARD, CAMERA, "camera").status is Status.INSUFFICIENT
     rig = RigCalibration(cameras={"left": CAMERA, "right": CAMERA}, edges=(Edge("left", "right", np.eye(4)),))
