@@ -67,7 +67,10 @@ BoardSize = Annotated[
 @group.command("check")
 def calibration_check(
     target: Annotated[
-        Path, typer.Argument(help="Episode, EuRoC or KITTI folder, rig file (recorded live), or document.")
+        Path,
+        typer.Argument(
+            help="Episode, EuRoC, TUM-VI, KITTI or nuScenes folder, rig file (recorded live), or document."
+        ),
     ],
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="Use this file instead of the recording's own.")

@@ -111,7 +111,8 @@ def _read_camera(draft: Draft, fields: dict[str, Any], name: str, size: tuple[in
             raise draft.error(f"{group} must hold named numbers, found {str(given)[:60]}")
         numbers |= given
     model, terms = _TERMS[said]
-    if said.startswith("PINHOLE") and fields.get("distortion_parameters") in (None, {}):
+    bent = fields.get("distortion_parameters")
+    if said.startswith("PINHOLE") and (bent is None or (isinstance(bent, dict) and not bent)):
         model, terms = "pinhole", ()
     focal = [_number(draft, numbers, key, said) for key in _FOCAL[said]]
     coefficients = [_number(draft, numbers, key, said) for key in terms]

@@ -8,15 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.calibration import lenses
+from sensorium.calibration import lenses, stereo
 from sensorium.calibration.edges import Edge
 from sensorium.calibration.formats import foxglove, kalibr, opencv, ros
 from sensorium.calibration.formats.detect import import_calibration
-from sensorium.calibration.geometry import Array, Intrinsics, project, rays, undistort, unproject
+from sensorium.calibration.geometry import (
+    Array,
+    Intrinsics,
+    apply,
+    inverse,
+    project,
+    rays,
+    small_motion,
+    undistort,
+    unproject,
+)
 from sensorium.calibration.keyframes import straightened
 from sensorium.calibration.lint import lint
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
+from sensorium.verdict import Status
 
 SIZE = (640, 480)
 CENTRE = (320.0, 240.0)
@@ -214,3 +225,22 @@ def test_every_lens_has_coefficients_that_a_document_can_hold() -> None:
     again = RigCalibration.parse(rig.dump())
     assert again.calibration_id == rig.calibration_id
     assert set(lenses.COUNTS) <= set(Intrinsics.MODELS)
+
+
+@pytest.mark.parametrize("name", LENSES)
+def test_a_stereo_pair_of_any_lens_is_judged(name: str) -> None:
+    """Points seen by both, some of them beside the cameras: in place ok, pitched by half a degree failed."""
+    T_left_right = small_motion((0.0, 0.02, 0.0, 0.12, 0.0, 0.0))
+    rng = np.random.default_rng(5)
+    points = rng.uniform((-6, -4, 0.5), (6, 4, 9), (400, 3))
+    pixels = [project(points, LENSES[name]), project(apply(inverse(T_left_right), points), LENSES[name])]
+    seen = np.isfinite(pixels[0]).all(axis=1) & np.isfinite(pixels[1]).all(axis=1)
+    matches = [(pixels[0][seen], pixels[1][seen])]
+    cameras = {"left": LENSES[name], "right": LENSES[name]}
+    good = RigCalibration(cameras=cameras, edges=(Edge("left", "right", T_left_right),))
+    assert stereo.check_matches(matches, good, "left", "right").verdict.status is Status.OK
+    pitched = T_left_right @ small_motion((np.deg2rad(0.5), 0, 0, 0, 0, 0))
+    wrong = RigCalibration(cameras=cameras, edges=(Edge("left", "right", pitched),))
+    found = stereo.check_matches(matches, wrong, "left", "right")
+    assert found.verdict.status is Status.FAILED
+    assert found.estimate[0] == pytest.approx(-0.5, abs=0.05)
