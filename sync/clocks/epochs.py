@@ -39,7 +39,9 @@ than a tenth on the mean. A device whose clock was stepped before is distrusted 
 REFUTED_NATS = 12.0
 SURE_NATS = 20.0
 LEAST_SAMPLES = 8.0
-LEADS_AFTER_NS = 1_500_000_000
+LEADS_AFTER_NS = 6_500_000_000
+"""From when on stamps are those of the step, still in doubt: by then it is the likelier story, and ten seconds of
+congestion that looks like one do little harm."""
 LASTS_NS, LASTS_UNLIKE_NS = 12_000_000_000, 60_000_000_000
 """Congestion of ten seconds without one sample near the floor is possible; if it spreads latencies, even a minute's."""
 BEYOND_LATENCY_NS = 2_000_000_000
@@ -49,7 +51,7 @@ LONGEST_NS = 60_000_000_000
 SAME_LAW = 1.6
 """Congestion spreads latencies, a step does not: by how much their median may differ."""
 USUAL_TIMES, USUAL_NS, USUAL_FADES = 1.25, 2_000_000_000, 0.9
-"""A link that is congested now and then for so long is in doubt only after longer than that."""
+"""A link that is congested now and then, for so long and as unlikely as that, is in doubt only beyond either."""
 AGREEING = 3
 """So many samples ahead of the clock by the same are no bad ticks: the floor is lower than was known."""
 AHEAD_NATS = 7.0
@@ -149,6 +151,7 @@ class Epochs:
         self._run = Run(self._law, tick_ns)
         self._rival: _Rival | None = None
         self._longest_ns = self._usual_ns = 0
+        self._usual_nats = 0.0
         self._depths_ns: list[float] = []
         self._pace = 1.0
         self._is_floor_moving = False
@@ -448,7 +451,10 @@ class Epochs:
     def _decide_back(self, rival: _Rival, arrival_ns: int) -> None:
         """Let a rival lead, or win, once no congestion lasts so long."""
         lasts_ns = arrival_ns - rival.begin_ns
-        rival.is_doubted = lasts_ns >= USUAL_TIMES * min(self._usual_ns, USUAL_NS)
+        rival.is_doubted = (
+            lasts_ns >= USUAL_TIMES * min(self._usual_ns, USUAL_NS)
+            or rival.nats >= USUAL_TIMES * self._usual_nats
+        )
         if rival.weight < LEAST_SAMPLES and not self._run.is_ran_back:
             return
         if self._run.is_ran_back:
@@ -499,6 +505,7 @@ class Epochs:
         if not rival.is_ahead:
             lasts_ns = arrival_ns - rival.begin_ns
             self._usual_ns = max(lasts_ns, int(USUAL_FADES * self._usual_ns))
+            self._usual_nats = max(rival.nats, USUAL_FADES * self._usual_nats)
             if rival.nats >= SURE_NATS:
                 self._longest_ns = min(max(self._longest_ns, lasts_ns), LONGEST_NS)
         epoch = self.current

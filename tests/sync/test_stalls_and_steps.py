@@ -92,13 +92,13 @@ def test_lost_samples_that_no_sequence_number_tells_of_do_not_leave_a_short_coun
 @pytest.mark.parametrize(
     ("rate_hz", "step_us", "within_s"),
     [
-        (30, -3000, 3.0),
+        (30, -3000, 8.0),
         (30, 3000, 1.0),
-        (200, -500, 3.0),
+        (200, -500, 8.0),
         (200, 500, 1.0),
         (30, 50_000, 0.5),
         (30, -50_000, 2.0),
-        (30, -20_000, 3.0),
+        (30, -20_000, 8.0),
     ],
 )
 def test_a_clock_that_is_set_begins_an_epoch_and_the_bound_covers_meanwhile(
