@@ -28,7 +28,7 @@ CHECK = "stereo_epipolar"
 DEGREES = ("pitch", "yaw", "roll", "baseline_vertical", "baseline_depth", "focal")
 UNITS = ("deg", "deg", "deg", "deg", "deg", "%")
 
-MAX_FEATURES = 1500
+MAX_FEATURES = 2500
 RATIO = 0.75
 # Fewer inliers than this over the whole window come from blank walls and darkness; the fit then follows
 # repeated texture instead of the mount.
@@ -37,8 +37,8 @@ MIN_MATCHES = 80
 # moves a point by 0.035 f).
 GATE_RAD = 0.035
 PRIOR = np.array([np.deg2rad(2.0)] * 5 + [0.02])
-# Repetition on KITTI and EuRoC scatters up to twice as far as the formal covariance says.
-SIGMA_INFLATION = 2.0
+# Windows of three pairs that share none scatter 0.4 to 0.9 of twice what the formal covariance says (KITTI, EuRoC).
+SIGMA_INFLATION = 1.5
 MAX_MEDIAN_RESIDUAL_PX = 1.5
 
 
@@ -47,11 +47,12 @@ class StereoTolerance:
     """Accepted motion of the right camera, and the constant bias an absolute reading may carry.
 
     Rectification residues alone make an apparent yaw of 0.5 deg (KITTI odometry, spec 1.10), so without a
-    reference yaw and baseline have an allowance and are never called failed.
+    reference yaw and baseline have an allowance and are never called failed. What is to be found (0.1 deg of pitch,
+    0.2 deg of yaw) must lie beyond what is accepted: an error of just the tolerance is found half of the time.
     """
 
-    pitch_deg: float = 0.1
-    yaw_deg: float = 0.2
+    pitch_deg: float = 0.08
+    yaw_deg: float = 0.16
     roll_deg: float = 0.05
     baseline_deg: float = 2.0
     focal_percent: float = 0.5
@@ -61,7 +62,7 @@ class StereoTolerance:
     @classmethod
     def for_baseline(cls, baseline_m: float) -> "StereoTolerance":
         """Return the default for a rig: short baselines see pitch through parallax, half as sharply."""
-        return cls(pitch_deg=0.1 if baseline_m >= 0.15 else 0.2)
+        return cls(pitch_deg=0.08 if baseline_m >= 0.15 else 0.16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ frames are partly in-sample; frames given with --kitti are not.
 
 import argparse
 import json
+import math
 import multiprocessing
 import platform
 import sys
@@ -107,7 +108,20 @@ def rate(hits: Sequence[bool], independent: int, key: str = "tpr") -> dict[str, 
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(max(p * (1 - p), 0.0) / n + z * z / (4 * n * n)))
     interval = [round(max(centre - half, 0.0), 3), round(min(centre + half, 1.0), 3)]
-    return {key: round(p, 4), "n": len(hits), "n_independent": independent, "ci95": interval}
+    found = {key: round(p, 4), "n": len(hits), "n_independent": independent, "ci95": interval}
+    if key == "rate" and hits:  # false alarms: what they are at most
+        found["at_most"] = round(at_most(sum(hits), len(hits)), 4)
+    return found
+
+
+def at_most(hits: int, count: int, confidence: float = 0.95) -> float:
+    """Return the upper bound of Clopper and Pearson (1934) on a rate, as if the trials shared no frame."""
+    low, high = hits / count, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        chance = sum(math.comb(count, k) * middle**k * (1 - middle) ** (count - k) for k in range(hits + 1))
+        low, high = (middle, high) if chance > 1 - confidence else (low, middle)
+    return high
 
 
 def is_alarm(verdict: Verdict) -> bool:
@@ -945,10 +959,11 @@ class Row:
         value = self.found.get("tpr", self.found.get("rate"))
         low, high = self.found["ci95"]
         known = BASELINE.get(self.what, "")
+        bound = f"<= {self.found['at_most']:.3f}  " if "at_most" in self.found else ""
         goal = GOALS.get(self.what, "") if self.part == "camera_lidar" else ""
         return (
             f"{self.part:44s} {self.what:16s} {value:6.3f}  n={self.found['n']:4d} "
-            f"({self.found['n_independent']:3d} independent, 95 % {low:.2f}-{high:.2f})  {goal!s:5s} "
+            f"({self.found['n_independent']:3d} independent, 95 % {low:.2f}-{high:.2f})  {bound}{goal!s:5s} "
             f"{known if self.part == 'camera_lidar' else ''!s}"
         )
 
