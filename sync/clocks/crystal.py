@@ -43,6 +43,8 @@ ENTRIES = 512
 STEP_NS = 1e9
 STEPS_PER_WINDOW = 4
 DRIFT_SPREAD_PER_S = 7e-8
+DRIFT_AT_FIRST_PER_S = 1.5e-7
+"""Before it was seen, a crystal may warm up or swing by 15 ppm; what is seen brings it down."""
 MAX_DRIFT_PER_S = 1e-5
 DRIFT_MEMORY_S = 300.0
 WANDER_SPAN_NS = 300e9
@@ -88,7 +90,7 @@ class Crystal:
         self._seen_ns = self._inherited_ns = 0.0
         self.is_rough = False
         self._drift_weight_s = DRIFT_MEMORY_S / 4
-        self._drift_square = DRIFT_SPREAD_PER_S**2
+        self._drift_square = DRIFT_AT_FIRST_PER_S**2
         self._judge()
 
     def successor(self) -> "Crystal":

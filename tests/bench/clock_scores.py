@@ -10,6 +10,7 @@ from typing import Any
 import clock_shapes as shapes
 import numpy as np
 from clock_samples import FloatArray, Generator, Samples
+from numpy.typing import NDArray
 from published_path import PublishedPath
 
 from sensorium.sync.clocks.model import ClockEvent, ClockEventKind
@@ -148,7 +149,7 @@ def summary(row: Row) -> dict[str, Any]:
     bound = np.concatenate([one.bound_us for one in runs])
     age = np.concatenate([one.age_s for one in runs])
     paused = np.concatenate([one.since_pause_s for one in runs])
-    settled = [one.age_s > SETTLED_S for one in runs]
+    settled = [_judged(one.age_s) for one in runs]
     judged = np.concatenate(settled)
     absolute = np.abs(error[judged])
     p95 = float(np.percentile(absolute, 95))
@@ -194,6 +195,12 @@ def summary(row: Row) -> dict[str, Any]:
     }
     found["misses"] = misses(found)
     return found
+
+
+def _judged(age_s: FloatArray) -> NDArray[np.bool_]:
+    """Return which samples of a run count: the settled ones, or all of a run that ends before."""
+    settled: NDArray[np.bool_] = age_s > SETTLED_S
+    return settled if settled.any() else np.ones_like(settled)
 
 
 def _of(runs: Sequence[Judged], name: str) -> FloatArray:
