@@ -329,10 +329,10 @@ class Supervisor:
     def wait(self, wait_ns: int) -> None:
         """Let time pass, less of it if the synchronizer dies: the drivers' credit lasts for a second."""
         child = self._synchronizer
-        if child is None or child.process is None or not hasattr(os, "pidfd_open"):
+        descriptor = death_of(child.process.pid) if child is not None and child.process is not None else None
+        if descriptor is None:
             self._clock.sleep_until(self._clock.now_ns() + wait_ns)
             return
-        descriptor = os.pidfd_open(child.process.pid)
         try:
             select.select([descriptor], [], [], wait_ns / SECOND_NS)
         finally:
@@ -433,6 +433,14 @@ def end_survivors(spool: Path, clock: Clock) -> list[str]:
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def death_of(pid: int) -> int | None:
+    """Return a descriptor that can be read once a process is dead; None where it is gone for good, or unsupported."""
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except ProcessLookupError:  # it ended by itself, and was reaped
+        return None
 
 
 def _exit_code(child: Child) -> int | None:
