@@ -5,6 +5,7 @@ from html import escape
 
 from sensorium.agent.reporting.pictures import Picture
 from sensorium.drivers.frame import Modality
+from sensorium.verdict import Verdict
 
 _GOOD = ("ok", "verified", "allow", "allowed")
 _BAD = ("failed", "deny", "denied")
@@ -56,6 +57,16 @@ def section(name: str, title: str, body: str, lead: str = "") -> str:
         return ""
     intro = f'<p class="lead">{lead}</p>' if lead else ""
     return f'<section id="{name}"><h2>{text(title)}</h2>{intro}{body}</section>'
+
+
+def verdicts(found: Iterable[Verdict]) -> str:
+    """Return the section of those verdicts that have something to say; "" where none has."""
+    rows = [
+        [badge(v.status.value), text(v.check), text(v.subject), text("; ".join(v.reasons))]
+        for v in found
+        if v.reasons
+    ]
+    return section("verdicts", "Verdicts", table(["", "check", "of", "why"], rows) if rows else "")
 
 
 def note(sentence: str) -> str:

@@ -329,7 +329,7 @@ def render(report: SyncReport) -> str:
         f"{page.text(report.reference or 'no reference')}</span>"
         f'<span class="id">{page.text(report.episode_id)}</span></header>'
     )
-    body = header + _verdicts(report) + _clock_table(found) + _clock_plots(report)
+    body = header + page.verdicts(report.verdicts) + _clock_table(found) + _clock_plots(report)
     body += _offset_plots(report) + _alignment(report, found) + _host(found) + _events(report)
     return page.page(f"sync report {report.episode_id}", body)
 
@@ -345,20 +345,6 @@ def write_sync_report(report: SyncReport, path: Path) -> Path:
     except OSError as err:
         raise EpisodeError(f"sync report {path} cannot be written: {err.strerror}") from err
     return path
-
-
-def _verdicts(report: SyncReport) -> str:
-    rows = [
-        [
-            page.badge(v.status.value),
-            page.text(v.check),
-            page.text(v.subject),
-            page.text("; ".join(v.reasons)),
-        ]
-        for v in report.verdicts
-        if v.reasons
-    ]
-    return page.section("verdicts", "Verdicts", page.table(["", "check", "of", "why"], rows) if rows else "")
 
 
 def _clock_table(found: Mapping[str, Any]) -> str:

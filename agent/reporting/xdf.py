@@ -191,19 +191,7 @@ def render(report: XdfReport) -> str:
         f"<header><h1>clocks of an XDF file</h1>"
         f'<span class="when">{len(report.clocks)} streams</span><span class="id">{page.text(name)}</span></header>'
     )
-    rows = [
-        [
-            page.badge(v.status.value),
-            page.text(v.check),
-            page.text(v.subject),
-            page.text("; ".join(v.reasons)),
-        ]
-        for v in report.verdicts
-        if v.reasons
-    ]
-    body = header + page.section(
-        "verdicts", "Verdicts", page.table(["", "check", "of", "why"], rows) if rows else ""
-    )
+    body = header + page.verdicts(report.verdicts)
     body += page.section("problems", "Not read", page.items(report.recording.problems))
     return page.page(
         f"sync report {name}", body + _table(report) + _clock_figures(report) + _offset_figures(report)

@@ -1,6 +1,6 @@
 """What all readers share: a file's numbers become our types, its oddities become findings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -279,15 +279,24 @@ class Draft:
         Raises:
             CalibrationError: If a density or random walk is no positive number.
         """
-        found: list[float | None] = []
-        for key in _IMU_NOISE:
-            value = fields.get(key)
-            number = None if value is None else float(self.numbers([value], 1, f"{name}.{key}")[0])
-            if number is not None and number <= 0:
-                raise self.error(f"{name}.{key} must be positive, found {number:g}")
-            found.append(number)
-        if any(number is not None for number in found):
-            gyro, gyro_walk, acc, acc_walk = found
+        values = {f"{name}.{key}": fields.get(key) for key in _IMU_NOISE}
+        gyro, gyro_walk, acc, acc_walk = (
+            (key, None if value is None else float(self.numbers([value], 1, key)[0]))
+            for key, value in values.items()
+        )
+        self.add_noises(name, dict((gyro, acc, gyro_walk, acc_walk)), source)
+
+    def add_noises(self, name: str, known: Mapping[str, float | None], source: str) -> None:
+        """Take the noise of gyro and accelerometer, then their random walks: four values by their keys in the file.
+
+        Raises:
+            CalibrationError: If one is not positive.
+        """
+        for key, value in known.items():
+            if value is not None and value <= 0:
+                raise self.error(f"{key} must be positive, found {value:g}")
+        if any(value is not None for value in known.values()):
+            gyro, acc, gyro_walk, acc_walk = known.values()
             self.imus[name] = ImuModel(None, None, gyro, acc, gyro_walk, acc_walk, source)
 
     def finish(self, rig: str = "", date: str = "", source: str = "") -> RigCalibration:

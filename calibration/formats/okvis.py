@@ -12,7 +12,6 @@ from typing import Any
 from sensorium.calibration.formats.draft import Draft, field_of, list_of, size_of
 from sensorium.calibration.formats.storage import read_storage
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.calibration.sensor_models import ImuModel
 from sensorium.verdict import Verdict
 
 IMU, BODY = "imu0", "body"
@@ -72,13 +71,10 @@ def _read_camera(draft: Draft, camera: Any, name: str, where: str) -> None:
 def _read_imu(draft: Draft, fields: Any) -> None:
     if "T_BS" in fields:
         draft.add_edge(BODY, IMU, draft.rigid(fields["T_BS"], "imu_params.T_BS"))
-    known = [
-        float(draft.numbers([fields[key]], 1, f"imu_params.{key}")[0]) if key in fields else None
+    known = {
+        f"imu_params.{key}": float(draft.numbers([fields[key]], 1, f"imu_params.{key}")[0])
+        if key in fields
+        else None
         for key in _NOISES
-    ]
-    for key, value in zip(_NOISES, known, strict=True):
-        if value is not None and value <= 0:
-            raise draft.error(f"imu_params.{key} must be positive, found {value:g}")
-    if any(value is not None for value in known):
-        gyro, acc, gyro_walk, acc_walk = known
-        draft.imus[IMU] = ImuModel(None, None, gyro, acc, gyro_walk, acc_walk, "OKVIS settings")
+    }
+    draft.add_noises(IMU, known, "OKVIS settings")

@@ -18,7 +18,6 @@ from sensorium.calibration.formats.draft import Draft, size_of
 from sensorium.calibration.formats.storage import read_storage
 from sensorium.calibration.geometry import Array, inverse, transform
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.calibration.sensor_models import ImuModel
 from sensorium.verdict import Quantity, Status, Verdict
 
 LEFT, RIGHT, IMU = "cam0", "cam1", "imu0"
@@ -181,14 +180,9 @@ def _read_imu(draft: Draft, fields: dict[str, Any]) -> None:
     T = _given(draft, fields, _IMU_FROM_LEFT, f"{IMU}~{LEFT}")
     if T is not None:
         draft.add_edge(IMU, LEFT, T)
-    names = ("NoiseGyro", "NoiseAcc", "GyroWalk", "AccWalk")
-    known = [_number(draft, fields, f"IMU.{name}") if f"IMU.{name}" in fields else None for name in names]
-    for name, value in zip(names, known, strict=True):
-        if value is not None and value <= 0:
-            raise draft.error(f"IMU.{name} must be positive, found {value:g}")
-    if any(value is not None for value in known):
-        gyro, acc, gyro_walk, acc_walk = known
-        draft.imus[IMU] = ImuModel(None, None, gyro, acc, gyro_walk, acc_walk, "ORB-SLAM settings")
+    keys = ("IMU.NoiseGyro", "IMU.NoiseAcc", "IMU.GyroWalk", "IMU.AccWalk")
+    known = {key: _number(draft, fields, key) if key in fields else None for key in keys}
+    draft.add_noises(IMU, known, "ORB-SLAM settings")
 
 
 def _note_scale(draft: Draft, fields: dict[str, Any]) -> None:
