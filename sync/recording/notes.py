@@ -237,10 +237,9 @@ class RecorderLink:
 
     def receive(self) -> Batch | None:
         """Return the next batch; None when there is none now."""
-        try:
-            return Batch(*msgpack.unpackb(self.socket.recv(zmq.NOBLOCK)))
-        except zmq.Again:
+        if not has_mail(self.socket):
             return None
+        return Batch(*msgpack.unpackb(self.socket.recv(zmq.NOBLOCK)))
 
     def say(self, thoughts: Iterable[Sequence[Any]]) -> None:
         """Tell the recorder; dropped if it does not listen."""

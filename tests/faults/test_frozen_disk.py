@@ -75,14 +75,21 @@ def recording(run: Run, spool: Path) -> Session:
     return Session("record", rig, "--spool", spool, "--json", spool=spool)
 
 
+@contextlib.contextmanager
+def split_while_frozen(run: Run, session: Session, disk: Path) -> Iterator[None]:
+    """Record until shortly before a split, and hold the disk from then on; entered once the split is done."""
+    until(lambda: all((run.folder / f"{name}.ready").exists() for name in run.streams), "drivers", 60.0)
+    start_all(run)
+    first = session.until_recorded(SPLIT_S - 0.5 * STALL_S)["episode"]
+    with frozen(disk):
+        until(lambda: (session.status() or {}).get("episode") not in (None, first), "a split", STALL_S)
+        yield
+
+
 def test_an_episode_is_split_while_the_disk_stands_still_and_nothing_is_lost(run: Run, disk: Path) -> None:
     spool = disk / "spool"
     with recording(run, spool) as session:
-        until(lambda: all((run.folder / f"{name}.ready").exists() for name in run.streams), "drivers", 60.0)
-        start_all(run)
-        first = session.until_recorded(SPLIT_S - 0.5 * STALL_S)["episode"]
-        with frozen(disk):
-            until(lambda: (session.status() or {}).get("episode") not in (None, first), "a split", STALL_S)
+        with split_while_frozen(run, session, disk):
             pass_time(0.5)
             status = session.status()
             assert status is not None
@@ -104,11 +111,7 @@ def test_a_recorder_killed_while_a_split_waits_for_the_disk_leaves_balances_that
 ) -> None:
     spool = disk / "spool"
     with recording(run, spool) as session:
-        until(lambda: all((run.folder / f"{name}.ready").exists() for name in run.streams), "drivers", 60.0)
-        start_all(run)
-        first = session.until_recorded(SPLIT_S - 0.5 * STALL_S)["episode"]
-        with frozen(disk):
-            until(lambda: (session.status() or {}).get("episode") not in (None, first), "a split", STALL_S)
+        with split_while_frozen(run, session, disk):
             pass_time(0.2)
             session.kill("synchronizer")
         run_dir = session.run_dir
