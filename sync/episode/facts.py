@@ -1,6 +1,24 @@
 """What people say about a recording; it travels as one value from the rig file to the manifest."""
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict
+
+
+@dataclass(frozen=True, slots=True)
+class LossBounds:
+    """How many seconds of an open episode a crash may cost, as its recorder was told; None where nobody promised.
+
+    Attributes:
+        flush_s: The death of a process.
+        sync_s: A power cut.
+    """
+
+    flush_s: float | None = None
+    sync_s: float | None = None
+
+
+UNBOUNDED = LossBounds()
 
 
 class SessionFacts(BaseModel):

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import ConfigError, EpisodeError
-from sensorium.sync.episode.facts import SessionFacts
+from sensorium.sync.episode.facts import UNBOUNDED, LossBounds, SessionFacts
 from sensorium.sync.episode.files import BESIDE_THE_SEAL, MANIFEST_FILE, is_scratch
 from sensorium.sync.episode.signing import choose_key, device_key, open_envelope, peek_payload
 from sensorium.sync.episode.spool import Spool, sync_folder, write_durably
@@ -210,6 +210,7 @@ class Manifest:
     limitations: tuple[str, ...] = ()
     synthetic: bool = False
     truncated: bool = False
+    bounds: LossBounds = UNBOUNDED
     files: tuple[FileRecord, ...] = ()
     prev_manifest: str = ""
     device_public_key: str = ""

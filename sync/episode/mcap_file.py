@@ -195,16 +195,25 @@ class McapFile:
         """Return once all that was written is on the disk."""
         os.fdatasync(self._fd)
 
-    def finish(self) -> None:
+    def finish(self, *, is_synced: bool = False) -> None:
         """Write data end, summary and footer, and close.
 
+        Args:
+            is_synced: Return only once all of it is on the disk.
+
         Raises:
-            WriteError: If the disk is full; the file stays recoverable.
+            WriteError: If the disk is full or does not take it; the file stays recoverable.
         """
         try:
             with self._lock:
                 end = pack_record(DATA_END, struct.pack("<I", self._crc))
                 self._append([end, self.contents.pack_summary(self.offset + len(end))])
+            if is_synced:
+                self.sync()
+        except OSError as err:
+            raise WriteError(
+                f"{self.path} could not be synced to disk: {err.strerror}; check the disk"
+            ) from err
         finally:
             self.abandon()
 

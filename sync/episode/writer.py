@@ -58,14 +58,15 @@ class WriterPolicy:
         chunk_bytes: Chunks are closed before they grow larger (one frame may be larger than this); 1 MiB
             stays in the cache (specs/performance.md 2a).
         flush_s: A killed process loses at most this much, on a disk that keeps up.
-        sync_s: A power cut loses at most this much; None = only what the kernel keeps.
+        sync_s: A power cut loses at most this much, on a disk that keeps up (``sync_lag_ns`` says whether it
+            did); None = only what the kernel keeps.
         min_free_bytes: ``has_room`` says no below this.
         reserve_bytes: Kept allocated while recording, so that a full disk still lets the episode be closed.
     """
 
     chunk_bytes: int = 1 << 20
     flush_s: float = 1.0
-    sync_s: float | None = 5.0
+    sync_s: float | None = 1.0
     zstd_level: int = 1
     min_free_bytes: int = 64 << 20
     reserve_bytes: int = 4 << 20
@@ -138,7 +139,7 @@ class EpisodeWriter:
         self._now_ns: int | None = None
         self._queue = ChunkQueue(self.policy.zstd_level)
         self._accounts = ChunkAccounts(self._queue)
-        self._sync = DiskSync(self.policy.sync_s)
+        self._sync = DiskSync(folder, self.policy.sync_s)
         self._ending: Future[None] | None = None
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -272,6 +273,11 @@ class EpisodeWriter:
         """
         return self._accounts.written(self._open_chunks())
 
+    @property
+    def sync_lag_ns(self) -> int:
+        """The longest that something was seen to wait until it was on the disk; 0 where nothing was synced."""
+        return self._sync.worst_ns
+
     def bytes_stored(self) -> int:
         """Return the size of all files of the episode so far."""
         return sum(output.file.offset for output in self._files.values())
@@ -302,7 +308,7 @@ class EpisodeWriter:
                     chunk.opened_ns = now_ns
                 if now_ns - chunk.opened_ns >= limit_ns:
                     self._hand_over(line)
-        self._sync.step(now_ns, [output.file for output in self._files.values()])
+        self._sync.step(now_ns, self._hand_over_all, [output.file for output in self._files.values()])
         self._raise_failure()
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -320,8 +326,7 @@ class EpisodeWriter:
         Raises:
             EpisodeError: If a chunk could not be written; the others are.
         """
-        for line in self._lines():
-            self._hand_over(line)
+        self._hand_over_all()
         self.wait()
         self._raise_failure()
 
@@ -421,6 +426,12 @@ class EpisodeWriter:
         if chunk is not None:
             self._accounts.put(chunk)
 
+    def _hand_over_all(self) -> "Future[None]":
+        """Return what is done when all that was given until now was written, or given up."""
+        for line in self._lines():
+            self._hand_over(line)
+        return self._queue.run(_nothing)
+
     def _raise_failure(self) -> None:
         for failure in self._accounts.take_failures():
             raise failure  # the first stands for all
@@ -448,9 +459,13 @@ class EpisodeWriter:
         for output in self._files.values():
             try:
                 output.file.add_metadata(END_METADATA, {"episode_id": self.episode_id, "truncated": "false"})
-                output.file.finish()
+                output.file.finish(is_synced=self.policy.sync_s is not None)
             except WriteError as err:
                 errors.append(err)
                 output.file.abandon()
         if errors:
             raise errors[0]
+
+
+def _nothing() -> None:
+    """Be done when its turn comes."""

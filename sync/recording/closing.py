@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from sensorium.drivers.frame import Place, StreamInfo
 from sensorium.errors import ConfigError, EpisodeError
 from sensorium.sync.episode.chunk_accounts import Written
-from sensorium.sync.episode.facts import SessionFacts
+from sensorium.sync.episode.facts import UNBOUNDED, LossBounds, SessionFacts
 from sensorium.sync.episode.files import CLOSING_FILE
 from sensorium.sync.episode.manifest import CheckRecord
 from sensorium.sync.episode.spool import write_durably
@@ -103,6 +103,7 @@ class Closing:
     clocks: tuple[Verdict, ...] = ()
     calibration_id: str = ""
     is_truncated: bool = False
+    bounds: LossBounds = UNBOUNDED
 
     def save(self, folder: Path) -> None:
         """Write it beside the files.

@@ -179,6 +179,7 @@ class Episodes:
             checks=book.records(),
             clocks=self._triggers.verdicts(with_seconds=not episode.timeline.is_virtual),
             calibration_id=self.calibration_id,
+            bounds=episode.bounds,
         )
         # Killed from here on, it ends where the next one begins, however long the disk takes for its files.
         with contextlib.suppress(WriteError):
@@ -228,6 +229,7 @@ def _finish(episode: OpenEpisode, closing: "partial[Closing]") -> None:
         episode.writer.finish().result()
     except EpisodeError as err:
         limitations = (*limitations, f"not everything could be written: {err}")
+    limitations += tuple(filter(None, [episode.late_sync()]))
     closing(accounts=episode.closed_accounts(), limitations=limitations).save(episode.folder)
     episode.forget()
 

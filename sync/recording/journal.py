@@ -10,13 +10,13 @@ from pydantic import TypeAdapter
 
 from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.errors import EpisodeError
-from sensorium.sync.episode.facts import SessionFacts
+from sensorium.sync.episode.facts import UNBOUNDED, LossBounds, SessionFacts
 from sensorium.sync.episode.files import JOURNAL_FILE, PREPARED_FILE
 from sensorium.sync.episode.mcap_records import WriteError
-from sensorium.sync.episode.spool import Spool
+from sensorium.sync.episode.spool import Spool, sync_folder, write_durably
 from sensorium.sync.recording.accounting import Account, settle_torn
 from sensorium.sync.recording.closing import unpack_reasons
-from sensorium.sync.recording.memory_notes import NOTE_OF_JOURNAL, notes_of, replace_file, write_note
+from sensorium.sync.recording.memory_notes import NOTE_OF_JOURNAL, notes_of, write_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Journal:
     tolerance_ns: int
     consent: str
     instances: dict[str, JournalInstance]
+    bounds: LossBounds = UNBOUNDED
 
     def note(self, run_dir: Path, episode_id: str) -> None:
         """Write it where no disk is waited for; before it is written beside the files.
@@ -61,10 +62,11 @@ class Journal:
             WriteError: If the disk does not take it.
         """
         try:
-            replace_file(folder / JOURNAL_FILE, _JOURNAL.dump_json(self))
+            write_durably(folder / JOURNAL_FILE, _JOURNAL.dump_json(self))
             (folder / PREPARED_FILE).unlink(missing_ok=True)
-        except OSError as err:
-            raise WriteError(f"{folder / JOURNAL_FILE} could not be written: {err.strerror}") from err
+            sync_folder(folder)
+        except (OSError, EpisodeError) as err:
+            raise WriteError(f"{folder / JOURNAL_FILE} could not be written: {err}") from err
 
     @classmethod
     def load(cls, folder: Path) -> "Journal":
@@ -83,7 +85,9 @@ class Journal:
 def remove_unbegun(spool: Path) -> None:
     """Remove the folders of episodes whose files were prepared and that never began; nobody may record there."""
     for folder in Spool(spool).open_folders():
-        is_prepared = (folder / PREPARED_FILE).exists() and not any(notes_of(folder))
+        # After a power cut the notes in memory are gone, and of two names in a folder one may have come back.
+        has_begun = (folder / JOURNAL_FILE).exists() or any(notes_of(folder))
+        is_prepared = (folder / PREPARED_FILE).exists() and not has_begun
         if is_prepared or not any(folder.iterdir()):
             shutil.rmtree(folder)
 

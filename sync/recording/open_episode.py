@@ -12,7 +12,7 @@ from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import StreamInfo
 from sensorium.sync.episode.chunk_accounts import Written
 from sensorium.sync.episode.entries import EpisodeEvent
-from sensorium.sync.episode.facts import SessionFacts
+from sensorium.sync.episode.facts import LossBounds, SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE
 from sensorium.sync.episode.scene import scene_messages
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
@@ -22,7 +22,7 @@ from sensorium.sync.recording.journal import Journal, JournalInstance, JournalSt
 from sensorium.sync.recording.memory_notes import forget
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.streams import Instance
-from sensorium.timebase import Timeline
+from sensorium.timebase import SECOND_NS, Timeline
 
 _WRITER_SHARE = 0.85
 """Of ``flush_s``; the rest passes until it is seen that a recorder died, and what drivers send is the next one's."""
@@ -64,6 +64,7 @@ class OpenEpisode:
         self.accounts: list[tuple[str, int, Account]] = []
         self.marks: list[tuple[int, str]] = []
         self.limitations: list[str] = list(spec.limitations)
+        self.bounds = LossBounds(settings.flush_s, settings.sync_s)
         self._facts: SessionFacts = spec.facts
         self._consent = str(spec.consent)
         self._tolerance_ns = spec.tolerance_ns
@@ -99,7 +100,9 @@ class OpenEpisode:
     def _save_journal(self) -> None:
         """Note it at once, and beside the files before the first chunk that needs it."""
         instances = {str(number): found for number, found in self._instances.items()}
-        journal = Journal(self._facts, self.reference, self._tolerance_ns, self._consent, instances)
+        journal = Journal(
+            self._facts, self.reference, self._tolerance_ns, self._consent, instances, self.bounds
+        )
         journal.note(self._run_dir, self.episode_id)
         self._saving = self.writer.run(partial(journal.save, self.folder))
 
@@ -166,6 +169,16 @@ class OpenEpisode:
         return tuple(
             ClosedAccount.of(name, number, account, written.get((name, number), Written()))
             for name, number, account in self.accounts
+        )
+
+    def late_sync(self) -> str:
+        """Return the sentence for the manifest if the disk was too slow for ``sync_s``; "" if it kept up."""
+        lag_s, promised_s = self.writer.sync_lag_ns / SECOND_NS, self.bounds.sync_s
+        if promised_s is None or lag_s <= promised_s:
+            return ""
+        return (
+            f"the disk was {lag_s:.1f} s behind at worst, where sync_s is {promised_s:g} s: "
+            "a power cut would have cost that much"
         )
 
     def forget(self) -> None:

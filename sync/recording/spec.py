@@ -19,7 +19,7 @@ class RecorderSettings(BaseModel):
             declared rates, at most a quarter of the machine's memory.
         batch_ms: Small samples travel in blocks that no sample waits longer than this for.
         flush_s: A killed recorder loses at most this much of the open episode.
-        sync_s: A power cut loses at most this much.
+        sync_s: A power cut loses at most this much, on a disk that keeps up; else the manifest says how much.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,7 +27,7 @@ class RecorderSettings(BaseModel):
     memory_mb: float | None = Field(default=None, gt=0)
     batch_ms: float = Field(default=10.0, ge=0, le=1000)
     flush_s: float = Field(default=1.0, gt=0, le=60)
-    sync_s: float = Field(default=5.0, gt=0, le=3600)
+    sync_s: float = Field(default=1.0, gt=0, le=3600)
 
 
 class ThinkingSettings(BaseModel):

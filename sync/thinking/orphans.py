@@ -8,7 +8,7 @@ from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.errors import CalibrationError, EpisodeError
 from sensorium.sync.episode.chunk_accounts import Written
-from sensorium.sync.episode.facts import SessionFacts
+from sensorium.sync.episode.facts import UNBOUNDED, SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
 from sensorium.sync.episode.manifest import finish_seal
 from sensorium.sync.episode.reader import Episode
@@ -127,6 +127,7 @@ def _closing_of_torn(
             limitations=tuple(limitations),
             calibration_id=_calibration_id(folder),
             is_truncated=True,
+            bounds=journal.bounds if journal else UNBOUNDED,
         )
 
 

@@ -83,6 +83,7 @@ def manifest_of(closing: Closing, thoughts: Thoughts, ledger: ConsentLedger) -> 
         limitations=tuple(limitations),
         synthetic=any(each.info.is_synthetic for each in closing.streams),
         truncated=closing.is_truncated,
+        bounds=closing.bounds,
     )
 
 

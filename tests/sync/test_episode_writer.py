@@ -235,7 +235,7 @@ def test_chunks_stay_under_their_size_unless_one_frame_is_larger(tmp_path: Path)
 
 
 def test_a_chunk_reaches_the_disk_no_later_than_the_flush_interval(tmp_path: Path) -> None:
-    policy = WriterPolicy(flush_s=1.0)
+    policy = WriterPolicy(flush_s=1.0, sync_s=None)
     writer = begin_episode(tmp_path, policy)
     frame, stamped = make_frame(STREAMS[1], 0, np.random.default_rng(0))
     step_ns = 50_000_000
