@@ -73,6 +73,11 @@ class Loop:
 
 
 def require_rigid(edge: Edge) -> None:
+    """Refuse a transform that no two sensors can have.
+
+    Raises:
+        CalibrationError: If the matrix is not rigid, the covariance none, or the time offset not finite.
+    """
     T, name = edge.T_parent_child, f"transform {edge.parent} -> {edge.child}"
     if T.shape != (4, 4) or not np.all(np.isfinite(T)):
         raise CalibrationError(f"{name}: needs a finite 4x4 matrix, found shape {T.shape}")
@@ -82,5 +87,22 @@ def require_rigid(edge: Edge) -> None:
     # Published calibrations carry 6-7 digits; a wrong matrix (transposed block, scaled) is off by far more.
     if gap > 1e-4:
         raise CalibrationError(f"{name}: the upper left 3x3 block is not a rotation (off by {gap:.2g})")
-    if edge.covariance is not None and edge.covariance.shape != (6, 6):
-        raise CalibrationError(f"{name}: covariance must be 6x6, found {edge.covariance.shape}")
+    if edge.covariance is not None:
+        _require_covariance(edge.covariance, name)
+    if edge.time_offset_s is not None and not np.isfinite(edge.time_offset_s):
+        raise CalibrationError(f"{name}: its time offset must be finite, found {edge.time_offset_s}")
+
+
+def _require_covariance(covariance: Array, name: str) -> None:
+    if covariance.shape != (6, 6) or not np.all(np.isfinite(covariance)):
+        raise CalibrationError(f"{name}: needs a finite 6x6 covariance, found shape {covariance.shape}")
+    if float(np.diag(covariance).min()) < 0:
+        raise CalibrationError(f"{name}: a variance is negative, found {np.diag(covariance).tolist()}")
+    # By the deviations, so that rad and m are compared alike; rounding to six digits passes.
+    sigma = np.sqrt(np.maximum(np.diag(covariance), 1e-30))
+    correlation = covariance / np.outer(sigma, sigma)
+    if float(np.abs(correlation - correlation.T).max()) > 1e-3 or float(np.abs(correlation).max()) > 1.001:
+        raise CalibrationError(
+            f"{name}: its covariance is none: not symmetric, or a correlation beyond 1; give the 6x6 of rotation "
+            "(rad) before translation (m)"
+        )

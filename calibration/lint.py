@@ -22,6 +22,7 @@ from sensorium.calibration.geometry import (
     unproject,
 )
 from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.sensor_models import ImuModel
 from sensorium.verdict import Quantity, Status, Verdict
 
 MAX_DISTANCE_M = 20.0
@@ -34,6 +35,15 @@ MAX_CENTRE_SHIFT = 0.25
 FOCAL_RANGE = (0.2, 20.0)
 MAX_ASPECT = 1.1
 MAX_FOLDED_SHARE = 0.02
+# What IMUs between a wristwatch's and a ring laser's have, with a decade to spare: densities, then biases.
+IMU_RANGES: dict[str, tuple[float, float, str, str]] = {
+    "gyro_noise_rad_s": (1e-8, 0.1, "rad/s/sqrt(Hz)", "deg/s given as rad/s"),
+    "acc_noise_m_s2": (1e-7, 1.0, "m/s^2/sqrt(Hz)", "micro-g given as m/s^2"),
+    "gyro_bias_rad_s": (0.0, 0.5, "rad/s", "deg/s given as rad/s"),
+    "acc_bias_m_s2": (0.0, 3.0, "m/s^2", "milli-g given as m/s^2"),
+}
+# Sensors of one rig are stamped by clocks that agree better; beyond it milliseconds were given as seconds.
+MAX_TIME_OFFSET_S = 1.0
 # Of cameras that hang on one body: looking the same way, and far enough apart to say in which direction.
 MAX_SIDE_BY_SIDE_RAD = np.deg2rad(15)
 MIN_SIDE_M = 0.01
@@ -65,8 +75,11 @@ def lint(
     findings: list[Verdict] = []
     for edge in calibration.edges:
         findings += _lint_units(edge)
+        findings += _lint_time(edge)
     for name, camera in calibration.cameras.items():
         findings += _lint_camera(name, camera)
+    for name, imu in calibration.imus.items():
+        findings += _lint_imu(name, imu)
     findings += _lint_axes(calibration)
     findings += _lint_sides(calibration)
     findings += _lint_side_by_side(calibration)
@@ -118,6 +131,38 @@ def _lint_units(edge: Edge) -> list[Verdict]:
                 Quantity("sigma_rotation", float(sigma[:3].max()), "rad", MAX_SIGMA_RAD),
                 Quantity("sigma_translation", float(sigma[3:].max()), "m", MAX_SIGMA_M),
             )
+    return found
+
+
+def _lint_time(edge: Edge) -> list[Verdict]:
+    offset_s = edge.time_offset_s
+    if offset_s is None or abs(offset_s) <= MAX_TIME_OFFSET_S:
+        return []
+    return lint_verdict(
+        "time_unit",
+        f"{edge.parent}~{edge.child}",
+        Status.SUSPECT,
+        f"its time offset is {offset_s:g} s; check for milliseconds or nanoseconds given as seconds",
+        Quantity("time_offset", offset_s, "s", MAX_TIME_OFFSET_S),
+    )
+
+
+def _lint_imu(name: str, imu: ImuModel) -> list[Verdict]:
+    found: list[Verdict] = []
+    for key, (least, most, unit, cause) in IMU_RANGES.items():
+        known = getattr(imu, key)
+        if known is None:
+            continue
+        size = float(np.max(np.abs(known)))
+        if least <= size <= most:
+            continue
+        found += lint_verdict(
+            "imu_unit",
+            name,
+            Status.SUSPECT,
+            f"{key} is {size:.3g} {unit}, which no IMU has ({least:g} to {most:g}): check its unit ({cause})",
+            Quantity(key, size, unit, most if size > most else least),
+        )
     return found
 
 

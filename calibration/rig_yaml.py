@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     ValidationError,
     model_validator,
@@ -58,7 +59,7 @@ def plain_model(model: ImuModel | Payload | MicrophoneArray) -> dict[str, Any]:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class _Camera(_Strict):
@@ -70,7 +71,7 @@ class _Camera(_Strict):
     cx: float
     cy: float
     distortion: list[float] = []
-    board_rms_px: float | None = None
+    board_rms_px: NonNegativeFloat | None = None
 
 
 class _Transform(_Strict):
@@ -80,7 +81,7 @@ class _Transform(_Strict):
     covariance: list[list[float]] | None = None
     source: str = ""
     date: str = ""
-    board_rms_px: float | None = None
+    board_rms_px: NonNegativeFloat | None = None
     time_offset_s: float | None = None
 
 
@@ -89,8 +90,8 @@ class _Reference(_Strict):
     pair: str
     calibration_id: str
     mean: list[float]
-    sigma: list[float]
-    count: int
+    sigma: list[NonNegativeFloat]
+    count: NonNegativeInt
     correlation: list[list[float]] = []
 
 
@@ -120,9 +121,9 @@ class _ForceTorque(_Strict):
     centre_m: _Three = [0.0] * 3
     torque_bias_nm: _Three = [0.0] * 3
     holds: bool = False
-    sigma: Annotated[list[float], Field(min_length=10, max_length=10)] = [0.0] * 10
-    force_rms_n: float = 0.0
-    torque_rms_nm: float = 0.0
+    sigma: Annotated[list[NonNegativeFloat], Field(min_length=10, max_length=10)] = [0.0] * 10
+    force_rms_n: NonNegativeFloat = 0.0
+    torque_rms_nm: NonNegativeFloat = 0.0
     source: str = ""
     date: str = ""
 

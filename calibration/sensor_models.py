@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sensorium.calibration.geometry import Array
+from sensorium.errors import CalibrationError
 
 Vector = tuple[float, float, float]
 
@@ -19,6 +20,9 @@ class ImuModel:
         gyro_walk_rad_s2, acc_walk_m_s3: Bias random walks, per square root of hertz.
         source: Who says so.
         date: ISO date of the measurement, "" when unknown.
+
+    Raises:
+        CalibrationError: If a density is not positive, a random walk negative, or a number not finite.
     """
 
     gyro_bias_rad_s: Vector | None = None
@@ -29,6 +33,24 @@ class ImuModel:
     acc_walk_m_s3: float | None = None
     source: str = ""
     date: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("gyro_noise_rad_s", "acc_noise_m_s2"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise CalibrationError(
+                    f"{name} must be positive, found {value:g}: leave out what is not known"
+                )
+        for name in ("gyro_walk_rad_s2", "acc_walk_m_s3"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value >= 0):
+                raise CalibrationError(
+                    f"{name} must not be negative, found {value:g}: leave out what is not known"
+                )
+        for name in ("gyro_bias_rad_s", "acc_bias_m_s2"):
+            value = getattr(self, name)
+            if value is not None and not np.all(np.isfinite(value)):
+                raise CalibrationError(f"{name} must be finite, found {value}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ import numpy as np
 from sensorium.calibration.formats.draft import Draft, field_of, list_of, read_text, size_of
 from sensorium.calibration.geometry import Array, rotation_from_quaternion, transform
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.calibration.sensor_models import ImuModel, Vector
+from sensorium.calibration.sensor_models import Vector
 from sensorium.verdict import Status, Verdict
 
 IMU = "imu0"
@@ -106,7 +106,7 @@ def pose_of(draft: Draft, pose: Any, what: str) -> Array:
 
 def _read_imu(draft: Draft, value: dict[str, Any]) -> None:
     keys = ("gyro_noise_std", "accel_noise_std", "gyro_bias_std", "accel_bias_std")
-    known = [_largest(draft, value, key) for key in keys]
+    known = {key: _largest(draft, value, key) for key in keys}
     biases: list[Vector | None] = []
     for key in ("calib_gyro_bias", "calib_accel_bias"):
         numbers = np.array(list_of(value.get(key) or [], draft, key))
@@ -116,9 +116,7 @@ def _read_imu(draft: Draft, value: dict[str, Any]) -> None:
         if np.any(numbers[3:]):
             sentence = f"scales and misalignments in {key} are left out; the rig document holds biases only"
             draft.note("imu_scale", IMU, Status.OK, sentence)
-    if any(each is not None for each in (*known, *biases)):
-        gyro, acc, gyro_walk, acc_walk = known
-        draft.imus[IMU] = ImuModel(biases[0], biases[1], gyro, acc, gyro_walk, acc_walk, "basalt calib.json")
+    draft.add_noises(IMU, known, "basalt calib.json", (biases[0], biases[1]))
 
 
 def _largest(draft: Draft, value: dict[str, Any], key: str) -> float | None:
@@ -126,7 +124,6 @@ def _largest(draft: Draft, value: dict[str, Any], key: str) -> float | None:
         return None
     given = np.atleast_1d(np.asarray(value[key], dtype=object))
     numbers = draft.numbers(given.tolist(), len(given), key)
-    largest = float(numbers.max())
-    if largest <= 0:
+    if float(numbers.min()) <= 0:
         raise draft.error(f"{key} must be positive, found {numbers.tolist()}")
-    return largest
+    return float(numbers.max())

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import Array, Intrinsics, nearest_rotation, transform
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.calibration.sensor_models import ImuModel
+from sensorium.calibration.sensor_models import ImuModel, Vector
 from sensorium.errors import CalibrationError
 from sensorium.verdict import Quantity, Status, Verdict
 
@@ -286,18 +286,29 @@ class Draft:
         )
         self.add_noises(name, dict((gyro, acc, gyro_walk, acc_walk)), source)
 
-    def add_noises(self, name: str, known: Mapping[str, float | None], source: str) -> None:
+    def add_noises(
+        self,
+        name: str,
+        known: Mapping[str, float | None],
+        source: str,
+        biases: tuple[Vector | None, Vector | None] = (None, None),
+    ) -> None:
         """Take the noise of gyro and accelerometer, then their random walks: four values by their keys in the file.
+
+        Every reader comes through here, so that none takes a density that no sensor can have.
+
+        Args:
+            biases: Of gyro (rad/s) and accelerometer (m/s^2).
 
         Raises:
             CalibrationError: If one is not positive.
         """
         for key, value in known.items():
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise self.error(f"{key} must be positive, found {value:g}")
-        if any(value is not None for value in known.values()):
+        if any(value is not None for value in (*known.values(), *biases)):
             gyro, acc, gyro_walk, acc_walk = known.values()
-            self.imus[name] = ImuModel(None, None, gyro, acc, gyro_walk, acc_walk, source)
+            self.imus[name] = ImuModel(*biases, gyro, acc, gyro_walk, acc_walk, source)
 
     def finish(self, rig: str = "", date: str = "", source: str = "") -> RigCalibration:
         """Return the calibration.

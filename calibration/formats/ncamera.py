@@ -13,7 +13,6 @@ from typing import Any
 from sensorium.calibration.formats.draft import Draft, field_of, list_of, size_of
 from sensorium.calibration.formats.storage import read_storage
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.calibration.sensor_models import ImuModel
 from sensorium.verdict import Status, Verdict
 
 IMU = "imu0"
@@ -83,7 +82,12 @@ def _read_camera(draft: Draft, camera: Any, name: str, where: str) -> None:
             f"{where} is of type {kind!r} with {bent_kind!r} distortion, which is not read; known: pinhole, and "
             "unified-projection with radial-tangential or none"
         )
-    if float(draft.numbers([camera.get("line-delay-nanoseconds", 0)], 1, f"{where}.line-delay")[0]):
+    line_delay_ns = float(
+        draft.numbers([camera.get("line-delay-nanoseconds", 0)], 1, f"{where}.line-delay-nanoseconds")[0]
+    )
+    if line_delay_ns < 0:
+        raise draft.error(f"{where}.line-delay-nanoseconds must not be negative, found {line_delay_ns:g}")
+    if line_delay_ns:
         sentence = "it has a rolling shutter (line-delay-nanoseconds), which the rig document cannot hold"
         draft.note("rolling_shutter", name, Status.OK, sentence)
 
@@ -95,6 +99,8 @@ def _flat(draft: Draft, values: Any, what: str) -> Any:
 def _read_imu(draft: Draft, fields: Any) -> None:
     if not isinstance(fields, dict) or not any(key in fields for key in _NOISES):
         return
-    known = [float(draft.numbers([fields[key]], 1, key)[0]) if key in fields else None for key in _NOISES]
-    gyro, acc, gyro_walk, acc_walk = known
-    draft.imus[IMU] = ImuModel(None, None, gyro, acc, gyro_walk, acc_walk, "SVO imu_params")
+    known = {
+        f"imu_params.{key}": float(draft.numbers([fields[key]], 1, key)[0]) if key in fields else None
+        for key in _NOISES
+    }
+    draft.add_noises(IMU, known, "SVO imu_params")

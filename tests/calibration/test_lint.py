@@ -29,6 +29,7 @@ from sensorium.calibration.keyframes import keyframe
 from sensorium.calibration.lint import lint
 from sensorium.calibration.pair_lint import View, lint_camera_lidar, lint_stereo, right_angle_rotations
 from sensorium.calibration.rig_document import RigCalibration
+from sensorium.calibration.sensor_models import ImuModel
 from sensorium.calibration.stereo import match_pair
 from sensorium.verdict import Status, Verdict
 
@@ -114,6 +115,27 @@ def test_a_covariance_in_degrees_or_millimetres_is_found() -> None:
         found = lint(replace(rig(), edges=(wrong, *rig().edges[1:])))
         assert checks(found) == {("covariance_unit", "lidar~camera_left")}
     assert lint(replace(rig(), edges=(replace(rig().edges[0], covariance=good),))) == []
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"gyro_noise_rad_s": 0.3},
+        {"acc_noise_m_s2": 120.0},
+        {"gyro_bias_rad_s": (0.0, 2.5, 0.0)},
+        {"acc_bias_m_s2": (0.0, 0.0, -30.0)},
+    ],
+)
+def test_noise_and_biases_that_no_imu_has_are_found(known: dict[str, Any]) -> None:
+    found = lint(replace(rig(), imus={"imu": ImuModel(**known)}))
+    assert checks(found) == {("imu_unit", "imu")}
+    euroc = ImuModel((0.0, 0.02, 0.08), (0.1, 0.1, 0.1), 1.7e-4, 2e-3, 2e-5, 3e-3)
+    assert lint(replace(rig(), imus={"imu": euroc})) == []
+
+
+def test_a_time_offset_in_milliseconds_is_found() -> None:
+    edges = (replace(rig().edges[0], time_offset_s=-21.5), *rig().edges[1:])
+    assert checks(lint(replace(rig(), edges=edges))) == {("time_unit", "lidar~camera_left")}
 
 
 @pytest.mark.parametrize(

@@ -676,3 +676,32 @@ def test_a_damaged_file_is_read_or_refused_and_never_an_internal_error(tmp_path:
     for _ in range(60):
         with contextlib.suppress(CalibrationError):
             found_in(tmp_path, file, damaged(text, rng))
+
+
+# -- numbers that no sensor can have
+
+NOT_A_NOISE = ("0", "-0.01", ".nan", ".inf")
+
+
+@pytest.mark.parametrize("value", NOT_A_NOISE)
+@pytest.mark.parametrize("key", ["sigma_omega_c", "sigma_acc_c", "sigma_omega_bias_c", "sigma_acc_bias_c"])
+def test_an_ncamera_with_a_noise_that_nothing_has_is_refused_with_its_key(
+    tmp_path: Path, key: str, value: str
+) -> None:
+    text = ncamera_text().replace("sigma_omega_c: 0.005", f"{key}: {value}")
+    with pytest.raises(CalibrationError, match=key):
+        found_in(tmp_path, "ncamera.yaml", text)
+
+
+def test_a_rolling_shutter_that_runs_backwards_is_refused(tmp_path: Path) -> None:
+    text = ncamera_text().replace("line-delay-nanoseconds: 0", "line-delay-nanoseconds: -7")
+    with pytest.raises(CalibrationError, match="line-delay-nanoseconds must not be negative"):
+        found_in(tmp_path, "ncamera.yaml", text)
+
+
+@pytest.mark.parametrize("key", ["gyro_noise_std", "accel_noise_std", "gyro_bias_std", "accel_bias_std"])
+def test_a_basalt_noise_of_which_one_axis_is_not_positive_is_refused(tmp_path: Path, key: str) -> None:
+    document = basalt_document("pinhole", {})
+    document["value0"][key] = [0.01, -0.02, 0.01]
+    with pytest.raises(CalibrationError, match=f"{key} must be positive"):
+        found_in(tmp_path, "calib.json", json.dumps(document))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,3 +149,43 @@ def test_time_offset_is_kept_and_is_part_of_the_identity() -> None:
     shifted = replace(rig(), edges=edges)
     assert RigCalibration.parse(shifted.dump()).edges[0].time_offset_s == -0.0021
     assert shifted.calibration_id != rig().calibration_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"gyro_noise_rad_s": 0.0}, "gyro_noise_rad_s must be positive"),
+        ({"acc_noise_m_s2": -1e-3}, "acc_noise_m_s2 must be positive"),
+        ({"acc_walk_m_s3": -1e-3}, "acc_walk_m_s3 must not be negative"),
+        ({"gyro_walk_rad_s2": float("nan")}, "gyro_walk_rad_s2 must not be negative"),
+        ({"gyro_bias_rad_s": (0.0, float("inf"), 0.0)}, "gyro_bias_rad_s must be finite"),
+    ],
+)
+def test_an_imu_that_cannot_be_is_refused(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(CalibrationError, match=complaint):
+        ImuModel(**changes)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [(0, -1e-6), (0, float("nan")), (1, 1.0)],
+    ids=["negative variance", "no number", "correlation beyond 1"],
+)
+def test_a_covariance_that_cannot_be_is_refused(entry: int, value: float) -> None:
+    covariance = np.diag(np.full(6, 1e-6))
+    covariance[0, entry] = covariance[entry, 0] = value
+    with pytest.raises(CalibrationError, match="a -> b"):
+        RigCalibration(edges=(Edge("a", "b", np.eye(4), covariance),))
+
+
+def test_numbers_that_are_none_are_refused_in_the_document() -> None:
+    for old, new in (
+        ("cx: 319.5", "cx: .nan"),
+        ("board_rms_px: 0.21", "board_rms_px: -0.21"),
+        ("gyro_noise_rad_s: 0.0002", "gyro_noise_rad_s: .inf"),
+        ("time_offset_s: 0.002", "time_offset_s: .inf"),
+    ):
+        text = replace(rig(), edges=(replace(rig().edges[0], time_offset_s=0.002), *rig().edges[1:])).dump()
+        assert old in text
+        with pytest.raises(CalibrationError, match=new.split(":")[0]):
+            RigCalibration.parse(text.replace(old, new, 1))
