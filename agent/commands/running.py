@@ -9,6 +9,7 @@ from sensorium.agent.commands.output import print_json
 from sensorium.agent.session.control import AgentNote, ask_agent
 from sensorium.errors import BusyError
 from sensorium.sync.consent.store import ConsentStore
+from sensorium.timebase import HostClock
 
 
 def tell_agent(spool: Path, cmd: str, fields: Mapping[str, Any], as_json: bool) -> int:
@@ -47,16 +48,17 @@ def run_pause(spool: Path, cmd: str, as_json: bool) -> int:
     Raises:
         SensoriumError: If the consent folder does not take it, or a running agent cannot be told to resume.
     """
+    pressed_ns = HostClock().now_ns()
     spool = spool.resolve()
     if AgentNote.load(spool) is not None:
         try:
-            return tell_agent(spool, cmd, {"source": "command line"}, as_json)
+            return tell_agent(spool, cmd, {"source": "command line", "host_ns": pressed_ns}, as_json)
         except BusyError:
             if cmd == "resume":
                 raise
     store = ConsentStore(spool / "consent")
     if cmd == "pause":
-        store.pause(source="command line")
+        store.pause(source="command line", pressed_ns=pressed_ns)
     else:
         store.resume(source="command line")
     reply = {"agent": None, "paused": store.ledger().is_paused}

@@ -6,6 +6,8 @@ module that may ask the operating system for the time or sleep.
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 SECOND_NS = 1_000_000_000
@@ -20,6 +22,9 @@ class Clock(Protocol):
     def utc_ns(self) -> int:
         """Return UTC in nanoseconds since 1970, for labels and grant validity, never for intervals."""
 
+    def utc_minus_host_ns(self) -> int:
+        """Return what to add to host time for UTC as the wall clock says it now; it jumps when that is stepped."""
+
     def sleep_until(self, host_ns: int) -> None:
         """Return once host time has reached ``host_ns``."""
 
@@ -32,6 +37,9 @@ class HostClock:
 
     def utc_ns(self) -> int:
         return time.time_ns()
+
+    def utc_minus_host_ns(self) -> int:
+        return read_bases().utc_minus_host_ns
 
     def sleep_until(self, host_ns: int) -> None:
         remaining_ns = host_ns - self.now_ns()
@@ -51,6 +59,13 @@ class VirtualClock:
 
     def utc_ns(self) -> int:
         return self._now_ns + self._utc_minus_host_ns
+
+    def utc_minus_host_ns(self) -> int:
+        return self._utc_minus_host_ns
+
+    def step_utc(self, by_ns: int) -> None:
+        """Step the wall clock, as an operator or NTP does; host time goes on."""
+        self._utc_minus_host_ns += by_ns
 
     def sleep_until(self, host_ns: int) -> None:
         self._now_ns = max(self._now_ns, host_ns)
@@ -114,8 +129,27 @@ class Timeline:
         host_id: Machine whose CLOCK_MONOTONIC_RAW the stamps count, live or when they were recorded.
         utc_minus_host_ns: Add to a host stamp to get UTC.
         is_virtual: True for a replay: the stamps are recorded ones and have no relation to now.
+        boot_id: Start of the machine that the stamps count from; "" where it is not known.
     """
 
     host_id: str
     utc_minus_host_ns: int
     is_virtual: bool = False
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostInstant:
+    """An instant on the host clock that stays what it is when the wall clock is stepped."""
+
+    boot_id: str
+    host_ns: int
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """Return what names this start of the machine: host stamps of another one cannot be compared with ours."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -30,6 +30,7 @@ from sensorium.sync.consent.grants import (
     Purpose,
     format_utc,
 )
+from sensorium.sync.consent.pauses import LivePauses
 from sensorium.timebase import SECOND_NS
 
 _DAY_NS = 86_400 * SECOND_NS
@@ -104,14 +105,20 @@ def timeline(
     now_utc_ns: int,
     ledger: ConsentLedger,
     redactions: frozenset[str] = frozenset(),
+    utc_offsets_ns: tuple[int, int] = (0, 0),
 ) -> tuple[ConsentSpan, ...]:
-    """Return the decision for every instant of capture time, as consecutive spans over all of int64."""
+    """Return the decision for every instant of capture time, as consecutive spans over all of int64.
+
+    Args:
+        utc_offsets_ns: Least and most that UTC may be ahead of the clock of the captures and pauses, which is
+            UTC itself unless said otherwise. A grant must cover all of what an instant may be in UTC.
+    """
     if stream.is_personal is False:
         return (ConsentSpan(BEFORE_ALL_NS, AFTER_ALL_NS, NOT_PERSONAL),)
     if ledger.fault:
         denial = Decision(False, "fault", f"the consent records cannot be trusted: {ledger.fault}")
         return (ConsentSpan(BEFORE_ALL_NS, AFTER_ALL_NS, denial),)
-    judge = _Judge(stream, purpose, now_utc_ns, ledger, redactions)
+    judge = _Judge(stream, purpose, now_utc_ns, ledger, redactions, utc_offsets_ns)
     edges = [BEFORE_ALL_NS, *sorted(judge.edges()), AFTER_ALL_NS]
     spans: list[ConsentSpan] = []
     for start, end in pairwise(edges):
@@ -147,7 +154,9 @@ class _Judge:
         now_utc_ns: int,
         ledger: ConsentLedger,
         redactions: frozenset[str],
+        utc_offsets_ns: tuple[int, int],
     ) -> None:
+        self._least_ns, self._most_ns = utc_offsets_ns
         self._stream = stream
         self._purpose = purpose
         self._now_ns = now_utc_ns
@@ -165,20 +174,29 @@ class _Judge:
         edges = {pause.from_ns for pause in self._pauses}
         edges |= {pause.until_ns for pause in self._pauses if pause.until_ns is not None}
         for grant in self._grants:
-            edges |= {grant.captured_from_ns, grant.captured_until_ns, self._kept_from_ns[grant.id]}
+            edges |= {
+                edge - offset_ns
+                for edge in (grant.captured_from_ns, grant.captured_until_ns, self._kept_from_ns[grant.id])
+                for offset_ns in (self._least_ns, self._most_ns)
+            }
         return {edge for edge in edges if BEFORE_ALL_NS < edge < AFTER_ALL_NS}
 
     def at(self, instant_ns: int) -> Decision:
         for pause in self._pauses:
             if pause.from_ns <= instant_ns and (pause.until_ns is None or instant_ns < pause.until_ns):
-                return Decision(False, "paused", f"paused at {format_utc(pause.from_ns)}")
-        present = [g for g in self._grants if g.captured_from_ns <= instant_ns < g.captured_until_ns]
+                return Decision(False, "paused", f"paused, by the press {pause.id}")
+        first_ns, last_ns = instant_ns + self._least_ns, instant_ns + self._most_ns
+        present = [
+            g for g in self._grants if g.captured_from_ns <= last_ns and first_ns < g.captured_until_ns
+        ]
         if not present:
             return Decision(False, "no_grant", f"no grant covers stream {self._stream.name} at that time")
         granted: set[str] = set()
         denials: list[tuple[str, str]] = []
         for subject in sorted({grant.subject for grant in present}):
-            objections = {g.id: self._objection_at(g, instant_ns) for g in present if g.subject == subject}
+            objections = {
+                g.id: self._objection_at(g, first_ns, last_ns) for g in present if g.subject == subject
+            }
             live = {grant_id for grant_id, objection in objections.items() if objection is None}
             if live:
                 granted |= live
@@ -189,9 +207,16 @@ class _Judge:
             return Decision(False, rule, reason)
         return Decision(True, "granted", f"granted by {', '.join(sorted(granted))}", tuple(sorted(granted)))
 
-    def _objection_at(self, grant: ConsentGrant, instant_ns: int) -> tuple[str, str] | None:
+    def _objection_at(self, grant: ConsentGrant, first_ns: int, last_ns: int) -> tuple[str, str] | None:
         objection = self._objections[grant.id]
-        if objection is None and instant_ns < self._kept_from_ns[grant.id]:
+        if objection is None and not (
+            grant.captured_from_ns <= first_ns and last_ns < grant.captured_until_ns
+        ):
+            return (
+                "uncertain_time",
+                f"the wall clock was set, so that the capture may lie outside of grant {grant.id}",
+            )
+        if objection is None and first_ns < self._kept_from_ns[grant.id]:
             days = grant.conditions.retain_days
             return (
                 "retention",
@@ -252,8 +277,10 @@ class StreamConsent:
 
     Args:
         now_utc_ns: True UTC, which decides whether grants are valid.
-        capture_now_ns: Now on the clock of the capture times, where that is another (for a replay, the latest
-            recorded arrival), so that a pause takes hold of a replay too.
+        capture_now_ns: Now on the clock of the capture times, where that is another: host time, or for a
+            replay the latest recorded arrival, so that a pause takes hold of a replay too.
+        boot: Start of the machine that the capture times count from, so that presses are compared on one clock.
+        utc_offsets_ns: Least and most that UTC may be ahead of the capture times.
     """
 
     def __init__(
@@ -263,27 +290,37 @@ class StreamConsent:
         purpose: Purpose,
         now_utc_ns: int,
         capture_now_ns: int | None = None,
+        boot: str = "",
+        utc_offsets_ns: tuple[int, int] = (0, 0),
     ) -> None:
         self._stream = stream
         self._purpose = purpose
         self._latest_ns = now_utc_ns
-        self._pressed_ns: dict[str, int] = {}
-        self._released_ns: dict[str, int] = {}
+        self._pauses = LivePauses(boot)
+        self._utc_offsets_ns = utc_offsets_ns
         self._ledger = ledger
         self._spans: tuple[ConsentSpan, ...] = ()
         self._current = ConsentSpan(0, 0, NOT_PERSONAL)
         self._next_change_ns = now_utc_ns
         self._rebuild(now_utc_ns, now_utc_ns if capture_now_ns is None else capture_now_ns)
 
-    def update(self, ledger: ConsentLedger, now_utc_ns: int, capture_now_ns: int | None = None) -> None:
-        """Take a new ledger or the passing of time into account."""
+    def update(
+        self,
+        ledger: ConsentLedger,
+        now_utc_ns: int,
+        capture_now_ns: int | None = None,
+        utc_offsets_ns: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Take a new ledger, the passing of time or a step of the wall clock into account."""
         self._latest_ns = max(self._latest_ns, now_utc_ns)
-        if ledger is not self._ledger or now_utc_ns >= self._next_change_ns:
+        is_changed = ledger is not self._ledger or utc_offsets_ns != self._utc_offsets_ns
+        if is_changed or now_utc_ns >= self._next_change_ns:
             self._ledger = ledger
+            self._utc_offsets_ns = utc_offsets_ns
             self._rebuild(now_utc_ns, now_utc_ns if capture_now_ns is None else capture_now_ns)
 
     def allows(self, capture_ns: int, uncertainty_ns: int) -> Decision:
-        """Return the decision for a capture time (UTC ns) and the half width of its uncertainty."""
+        """Return the decision for a capture time and the half width of its uncertainty, nanoseconds."""
         first_ns = capture_ns - uncertainty_ns
         last_ns = capture_ns + uncertainty_ns
         current = self._current
@@ -294,22 +331,14 @@ class StreamConsent:
         return _lookup(self._spans, first_ns, last_ns)
 
     def _rebuild(self, now_utc_ns: int, capture_now_ns: int) -> None:
-        # Press and release are stamped by the clock of whoever pressed, which may be ahead of the captures
-        # (always, during a replay); each holds at the latest from when it was first seen here.
-        pauses = []
-        for pause in self._ledger.pauses:
-            from_ns, until_ns = pause.from_ns, pause.until_ns
-            if until_ns is None:
-                self._pressed_ns.setdefault(pause.id, capture_now_ns)
-            if pause.id in self._pressed_ns:
-                from_ns = min(from_ns, self._pressed_ns[pause.id])
-                if until_ns is not None:
-                    until_ns = min(until_ns, self._released_ns.setdefault(pause.id, capture_now_ns))
-            pauses.append(replace(pause, from_ns=from_ns, until_ns=until_ns))
         ledger = replace(
-            self._ledger, pauses=tuple(pauses), seen_ns=max(self._ledger.seen_ns, self._latest_ns)
+            self._ledger,
+            pauses=self._pauses.place(self._ledger.pauses, capture_now_ns, self._utc_offsets_ns),
+            seen_ns=max(self._ledger.seen_ns, self._latest_ns),
         )
-        self._spans = timeline(self._stream, self._purpose, now_utc_ns, ledger)
+        self._spans = timeline(
+            self._stream, self._purpose, now_utc_ns, ledger, utc_offsets_ns=self._utc_offsets_ns
+        )
         self._current = self._spans[-1]
         edges = [edge for grant in ledger.grants for edge in (grant.valid_from, grant.valid_until)]
         self._next_change_ns = min((edge for edge in edges if edge > now_utc_ns), default=AFTER_ALL_NS)

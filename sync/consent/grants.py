@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
 from sensorium.drivers.frame import Modality
 from sensorium.sync.episode.ulid import ULID
-from sensorium.timebase import SECOND_NS
+from sensorium.timebase import SECOND_NS, HostInstant
 
 SUBJECT_REF = re.compile(r"(sub|group|site):[A-Za-z0-9_.-]{1,64}")
 BEFORE_ALL_NS = -(1 << 63)
@@ -244,13 +244,20 @@ class ConsentEvent:
 
 @dataclass(frozen=True, slots=True)
 class PauseEvent:
-    """A privacy pause of the streams that match ``streams``; still on while ``until_ns`` is None."""
+    """A privacy pause of the streams that match ``streams``; still on while ``until_ns`` is None.
+
+    Attributes:
+        from_ns, until_ns: UTC ns of press and release by the wall clock, which may be stepped in between.
+        pressed, released: The same on the host clock, which is what captures are compared with.
+    """
 
     id: str
     from_ns: int
     until_ns: int | None = None
     streams: tuple[str, ...] = ("*",)
     source: str = ""
+    pressed: HostInstant | None = None
+    released: HostInstant | None = None
 
     @property
     def is_on(self) -> bool:

@@ -29,7 +29,7 @@ from sensorium.sync.consent.grants import (
 )
 from sensorium.sync.episode.spool import sync_folder, write_all, write_durably
 from sensorium.sync.episode.ulid import new_ulid
-from sensorium.timebase import Clock, HostClock
+from sensorium.timebase import Clock, HostClock, HostInstant, boot_id
 
 DEFAULT_FOLDER = "consent"
 """Name of the consent folder inside the spool when the rig file names none."""
@@ -121,9 +121,16 @@ class ConsentStore:
         return ids
 
     def pause(
-        self, at_utc_ns: int | None = None, source: str = "api", streams: Sequence[str] = ("*",)
+        self,
+        at_utc_ns: int | None = None,
+        source: str = "api",
+        streams: Sequence[str] = ("*",),
+        pressed_ns: int | None = None,
     ) -> PauseEvent:
         """Deny personal captures from ``at_utc_ns`` (default: now) until ``resume``; on disk on return.
+
+        Args:
+            pressed_ns: Host time of the press, which is what captures are compared with; default: now.
 
         Raises:
             ConsentError: If the folder cannot be made.
@@ -131,9 +138,10 @@ class ConsentStore:
         """
         self._make_folder()
         at_ns = self._clock.utc_ns() if at_utc_ns is None else at_utc_ns
-        pause = PauseEvent(new_ulid(at_ns), at_ns, None, tuple(streams), source)
+        pressed = self._instant(pressed_ns)
+        pause = PauseEvent(new_ulid(at_ns), at_ns, None, tuple(streams), source, pressed)
         row = {"kind": "pause", "id": pause.id, "at": at_ns, "streams": list(streams), "source": source}
-        self._append(row)
+        self._append({**row, **_instant_row(pressed)})
         return pause
 
     def resume(self, at_utc_ns: int | None = None, source: str = "api") -> tuple[str, ...]:
@@ -148,7 +156,8 @@ class ConsentStore:
             at_ns = max(
                 [self._clock.utc_ns() if at_utc_ns is None else at_utc_ns, *(p.from_ns + 1 for p in on)]
             )
-            self._append({"kind": "resume", "ids": [p.id for p in on], "at": at_ns, "source": source})
+            row = {"kind": "resume", "ids": [p.id for p in on], "at": at_ns, "source": source}
+            self._append({**row, **_instant_row(self._instant(None))})
         return tuple(pause.id for pause in on)
 
     def ledger(self) -> ConsentLedger:
@@ -192,6 +201,9 @@ class ConsentStore:
         for grant in fresh:
             self._append(_event_row(ConsentEvent(grant.id, EventKind.EXPIRED, now_ns)))
         return bool(fresh)
+
+    def _instant(self, host_ns: int | None) -> HostInstant:
+        return HostInstant(boot_id(), self._clock.now_ns() if host_ns is None else host_ns)
 
     def _now_ns(self, at_utc_ns: int | None) -> int:
         return self._clock.utc_ns() if at_utc_ns is None else at_utc_ns
@@ -324,6 +336,14 @@ def _event_row(event: ConsentEvent) -> dict[str, Any]:
     return {**row, "digest": event.digest} if event.digest else row
 
 
+def _instant_row(instant: HostInstant) -> dict[str, Any]:
+    return {"host": instant.host_ns, "boot": instant.boot_id}
+
+
+def _instant_in(row: dict[str, Any]) -> HostInstant:
+    return HostInstant(str(row["boot"]), int(row["host"]))
+
+
 def _ledger_of(grants: tuple[ConsentGrant, ...], rows: Iterable[dict[str, Any]]) -> ConsentLedger:
     events: list[ConsentEvent] = []
     pauses: dict[str, PauseEvent] = {}
@@ -331,11 +351,18 @@ def _ledger_of(grants: tuple[ConsentGrant, ...], rows: Iterable[dict[str, Any]])
         try:
             if row["kind"] == "pause":
                 pauses[row["id"]] = PauseEvent(
-                    row["id"], int(row["at"]), None, tuple(row["streams"]), row["source"]
+                    row["id"],
+                    int(row["at"]),
+                    None,
+                    tuple(row["streams"]),
+                    row["source"],
+                    _instant_in(row),
                 )
             elif row["kind"] == "resume":
                 for pause_id in row["ids"]:
-                    pauses[pause_id] = replace(pauses[pause_id], until_ns=int(row["at"]))
+                    pauses[pause_id] = replace(
+                        pauses[pause_id], until_ns=int(row["at"]), released=_instant_in(row)
+                    )
             else:
                 events.append(
                     ConsentEvent(

@@ -16,6 +16,7 @@ def pack_origin(episode_id: str, timeline: Timeline) -> dict[str, str]:
         "host_id": timeline.host_id,
         "utc_minus_host_ns": str(timeline.utc_minus_host_ns),
         "is_virtual": "true" if timeline.is_virtual else "false",
+        "boot_id": timeline.boot_id,
     }
 
 
@@ -27,6 +28,8 @@ def parse_origin(values: Mapping[str, str]) -> tuple[str, Timeline]:
     """
     try:
         offset_ns = int(values["utc_minus_host_ns"])
-        return values["episode_id"], Timeline(values["host_id"], offset_ns, values["is_virtual"] == "true")
+        is_virtual = values["is_virtual"] == "true"
+        timeline = Timeline(values["host_id"], offset_ns, is_virtual, values.get("boot_id", ""))
+        return values["episode_id"], timeline
     except (KeyError, ValueError) as err:
         raise EpisodeError(f"metadata {EPISODE_METADATA} is damaged: {err!r}") from err

@@ -12,22 +12,40 @@ from sensorium.timebase import SECOND_NS, Clock
 _HELD = Decision(False, "paused", "paused; the press could not be written down")
 
 
+_OLDEST_PRESS_NS = 60 * SECOND_NS
+"""A press that states an earlier host time is taken to be from then."""
+_UTC_PLAY_NS = SECOND_NS // 1000
+"""A slewed wall clock is followed in steps of this, so that decisions are made anew every few seconds at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Now:
-    """This moment in UTC: true, and on the clock of the captures (of a replay: in the past)."""
+    """This moment: in UTC by the wall clock, and on the clock of the captures (of a replay: in the past).
+
+    Attributes:
+        offset_ns: UTC minus the captures' clock, as the wall clock or a replay's source says.
+        boot: Start of the machine that the captures' clock counts from; "" in a replay.
+    """
 
     utc_ns: int
-    capture_utc_ns: int
+    capture_ns: int
+    offset_ns: int
+    boot: str
 
 
 class SessionConsent:
-    """The decisions of a session's personal streams, renewed with the log and with time."""
+    """The decisions of a session's personal streams, renewed with the log and with time.
+
+    Presses and captures are compared on the host clock. Grants are in UTC, and a capture's UTC is uncertain
+    once the wall clock was set during an episode: then a grant must cover both readings of it.
+    """
 
     def __init__(self, store: ConsentStore, clock: Clock) -> None:
         self.ledger: ConsentLedger = store.poll(clock.utc_ns())
         self._store = store
         self._clock = clock
         self._is_held = False
+        self._offsets_ns: tuple[int, int] | None = None
         self._record: dict[str, StreamConsent] = {}
         self._live: dict[str, StreamConsent] = {}
 
@@ -37,38 +55,67 @@ class SessionConsent:
 
     def admit(self, info: StreamInfo, now: Now) -> None:
         """Prepare the decisions for a stream."""
+        offsets = self._widened(now)
         for purpose, found in ((Purpose.RECORD, self._record), (Purpose.LIVE, self._live)):
-            found[info.name] = StreamConsent(self.ledger, info, purpose, now.utc_ns, now.capture_utc_ns)
+            found[info.name] = StreamConsent(
+                self.ledger, info, purpose, now.utc_ns, now.capture_ns, now.boot, offsets
+            )
+
+    def begin(self, offset_ns: int, now: Now) -> None:
+        """Note how an episode that begins now relates host time to UTC, to the end."""
+        self._offsets_ns = (offset_ns, offset_ns)
+        self._renew(now)
 
     def update(self, now: Now) -> None:
         """Take in what was written to the log, and the passing of time; call every 20 ms."""
         self.ledger = self._store.poll(now.utc_ns)
-        for consent in (*self._record.values(), *self._live.values()):
-            consent.update(self.ledger, now.utc_ns, now.capture_utc_ns)
+        self._renew(now)
 
-    def to_record(self, info: StreamInfo, frame: Frame, stamped: Stamped, utc_minus_host_ns: int) -> Decision:
+    def _renew(self, now: Now) -> None:
+        offsets = self._widened(now)
+        for consent in (*self._record.values(), *self._live.values()):
+            consent.update(self.ledger, now.utc_ns, now.capture_ns, offsets)
+
+    def _widened(self, now: Now) -> tuple[int, int]:
+        least_ns, most_ns = self._offsets_ns or (now.offset_ns, now.offset_ns)
+        if now.offset_ns < least_ns:
+            least_ns = now.offset_ns - _UTC_PLAY_NS
+        elif now.offset_ns > most_ns:
+            most_ns = now.offset_ns + _UTC_PLAY_NS
+        self._offsets_ns = (least_ns, most_ns)
+        return self._offsets_ns
+
+    def to_record(self, info: StreamInfo, frame: Frame, stamped: Stamped) -> Decision:
         """Return whether a frame of a personal stream may be stored."""
         if self._is_held:
             return _HELD
-        return _over_span(self._record[info.name], info, frame, stamped, utc_minus_host_ns)
+        return _over_span(self._record[info.name], info, frame, stamped)
 
-    def to_show(self, info: StreamInfo, frame: Frame, stamped: Stamped, utc_minus_host_ns: int) -> bool:
+    def to_show(self, info: StreamInfo, frame: Frame, stamped: Stamped) -> bool:
         """Return whether a frame may be shown to viewers."""
         if self._is_held:
             return False
-        return _over_span(self._live[info.name], info, frame, stamped, utc_minus_host_ns).is_allowed
+        return _over_span(self._live[info.name], info, frame, stamped).is_allowed
 
-    def pause(self, source: str) -> int:
-        """Deny personal captures from now on; durable before it returns. Returns the UTC of the press.
+    def pause(self, source: str, pressed_ns: int | None = None) -> int:
+        """Deny personal captures from the press on; durable before it returns. Returns the UTC of the press.
+
+        Args:
+            pressed_ns: Host time of the press, where that is known from whoever was there; else it is now.
 
         Raises:
             ConsentError: If the press could not be written down; captures are denied all the same, until
                 ``resume`` or the end of this process.
         """
         self._is_held = True
-        pause = self._store.pause(self._clock.utc_ns(), source)
+        pause = self._store.pause(self._clock.utc_ns(), source, pressed_ns=self._bounded(pressed_ns))
         self._is_held = False
         return pause.from_ns
+
+    def _bounded(self, pressed_ns: int | None) -> int:
+        """Return a press that is stated, unless it lies in the future or long ago."""
+        now_ns = self._clock.now_ns()
+        return now_ns if pressed_ns is None else max(now_ns - _OLDEST_PRESS_NS, min(pressed_ns, now_ns))
 
     def resume(self, source: str) -> int:
         """End every pause; return how many there were."""
@@ -77,12 +124,10 @@ class SessionConsent:
         return len(ended)
 
 
-def _over_span(
-    consent: StreamConsent, info: StreamInfo, frame: Frame, stamped: Stamped, utc_minus_host_ns: int
-) -> Decision:
+def _over_span(consent: StreamConsent, info: StreamInfo, frame: Frame, stamped: Stamped) -> Decision:
     """Return the decision over the whole span of a frame's samples, widened by their uncertainty."""
     first, last = int(stamped.capture_ns[0]), int(stamped.capture_ns[-1])
     if len(stamped.capture_ns) == 1 and frame.count > 1 and info.rate_hz:
         last += int((frame.count - 1) * SECOND_NS / info.rate_hz)
     half_width = (last - first) // 2 + int(stamped.uncertainty.total95_ns)
-    return consent.allows((first + last) // 2 + utc_minus_host_ns, half_width)
+    return consent.allows((first + last) // 2, half_width)

@@ -23,7 +23,7 @@ from sensorium.sync.recording.roster import Roster
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.streams import Instance
 from sensorium.sync.recording.triggers import SessionTriggers
-from sensorium.timebase import Clock, Timeline, read_bases
+from sensorium.timebase import Clock, Timeline, boot_id
 
 
 class Episodes:
@@ -101,7 +101,7 @@ class Episodes:
         timeline = self._roster.timeline
         if timeline is not None and timeline.is_virtual:
             return timeline
-        return Timeline(self._spec.host_id, read_bases().utc_minus_host_ns)
+        return Timeline(self._spec.host_id, self._clock.utc_minus_host_ns(), boot_id=boot_id())
 
     def join(self, instance: Instance) -> None:
         """Let a driver that has just come take part in the open episode.
@@ -127,6 +127,7 @@ class Episodes:
             episode.timeline.host_id,
             episode.timeline.utc_minus_host_ns,
             episode.timeline.is_virtual,
+            episode.timeline.boot_id,
         )
         self._link.note(
             (

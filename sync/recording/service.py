@@ -63,7 +63,7 @@ class SyncService:
             "stop": lambda _: {"episode": self.synchronizer.stop()},
             "discard": lambda _: {"episode": self.synchronizer.discard()},
             "mark": self._mark,
-            "pause": lambda ask: {"pressed_utc_ns": self.synchronizer.pause(_text(ask, "source", "api"))},
+            "pause": self._pause,
             "resume": lambda ask: {"ended": self.synchronizer.resume(_text(ask, "source", "api"))},
             "exclude": self._exclude,
             "checked": self._checked,
@@ -119,6 +119,11 @@ class SyncService:
         if not self.synchronizer.mark(_text(ask, "text", "")):
             raise ConfigError("nothing is being recorded to put a mark on; start an episode first")
         return {}
+
+    def _pause(self, ask: Reply) -> Reply:
+        host_ns = ask.get("host_ns")
+        pressed = host_ns if isinstance(host_ns, int) and not isinstance(host_ns, bool) else None
+        return {"pressed_utc_ns": self.synchronizer.pause(_text(ask, "source", "api"), pressed)}
 
     def _exclude(self, ask: Reply) -> Reply:
         self.synchronizer.exclude(_text(ask, "device", ""))

@@ -33,7 +33,7 @@ from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.splitting import Splitting
 from sensorium.sync.recording.streams import Instance, LiveStream
 from sensorium.sync.recording.triggers import Due, SessionTriggers
-from sensorium.timebase import SECOND_NS, Clock, read_bases
+from sensorium.timebase import SECOND_NS, Clock, boot_id, read_bases
 
 BATCH = 256
 HOUSEKEEPING_NS = SECOND_NS // 50
@@ -108,8 +108,8 @@ class Synchronizer:
         utc_ns = self._clock.utc_ns()
         timeline = self.roster.timeline
         if timeline is not None and timeline.is_virtual:
-            return Now(utc_ns, self._arrival_ns + timeline.utc_minus_host_ns)
-        return Now(utc_ns, utc_ns)
+            return Now(utc_ns, self._arrival_ns, timeline.utc_minus_host_ns, "")
+        return Now(utc_ns, self._clock.now_ns(), self._clock.utc_minus_host_ns(), boot_id())
 
     # -- the loop
 
@@ -289,8 +289,7 @@ class Synchronizer:
     ) -> bool:
         info = stream.info
         if info.is_personal:
-            offset_ns = episode.timeline.utc_minus_host_ns
-            decision = self.consent.to_record(info, frame, stamped, offset_ns)
+            decision = self.consent.to_record(info, frame, stamped)
             if not decision.is_allowed:
                 stream.account.drop(frame.count, Place.SYNCHRONIZER, f"consent: {decision.rule}")
                 episode.streams[info.name].denials[decision.reason] += frame.count
@@ -302,13 +301,11 @@ class Synchronizer:
             return False
         episode.streams[info.name].samples += frame.count
         if self.live.is_watched(info.name):
-            self._show(episode, instance.number, info, frame, stamped)
+            self._show(instance.number, info, frame, stamped)
         return True
 
-    def _show(
-        self, episode: OpenEpisode, number: int, info: StreamInfo, frame: Frame, stamped: Stamped
-    ) -> None:
-        if self.consent.to_show(info, frame, stamped, episode.timeline.utc_minus_host_ns):
+    def _show(self, number: int, info: StreamInfo, frame: Frame, stamped: Stamped) -> None:
+        if self.consent.to_show(info, frame, stamped):
             self.live.offer(number, frame)
 
     def _return_credit(self) -> None:
@@ -396,6 +393,7 @@ class Synchronizer:
         known = [f"recorded by the operator's word although {despite}"] if despite else []
         self.policy.book.begin()
         episode = self._episodes.begin(now_ns, [*known, *self.warnings()])
+        self.consent.begin(episode.timeline.utc_minus_host_ns, self._now())
         self.policy.begun()
         for stream, problem in self._triggers.problems():
             episode.limitations.append(problem)
@@ -448,9 +446,9 @@ class Synchronizer:
         self.event("mark", "", text)
         return True
 
-    def pause(self, source: str) -> int:
-        """Deny personal captures from now on, see :meth:`SessionConsent.pause`; return the UTC of the press."""
-        pressed_ns = self.consent.pause(source)
+    def pause(self, source: str, host_ns: int | None = None) -> int:
+        """Deny personal captures from the press on, see :meth:`SessionConsent.pause`; return its UTC."""
+        pressed_ns = self.consent.pause(source, host_ns)
         self.consent.update(self._now())
         self.event("pause", "", f"paused by {source}")
         return pressed_ns

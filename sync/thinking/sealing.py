@@ -10,6 +10,7 @@ from sensorium.drivers.frame import Place
 from sensorium.sync.align import StreamAlignment
 from sensorium.sync.consent.decisions import freeze
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
+from sensorium.sync.consent.pauses import on_timeline
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import (
     Balance,
@@ -150,7 +151,7 @@ def _consent_record(
         )
     offset = closing.timeline.utc_minus_host_ns
     asked = span or (closing.started_ns + offset, closing.ended_ns + offset)
-    frozen = freeze(info, asked, closing.now_utc_ns, ledger)
+    frozen = freeze(info, asked, closing.now_utc_ns, on_timeline(ledger, closing.timeline))
     grants = sorted({grant for part in frozen.spans for grant in part.decision.grant_ids})
     denied = Counter(closed.denials).most_common(1)
     if span is None:
