@@ -170,6 +170,10 @@ class Session:
     def pid(self) -> int:
         return self._process.pid
 
+    def exit_code(self) -> int | None:
+        """Return how the command ended, negative for a signal; None while it runs."""
+        return self._process.poll()
+
     def note_processes(self) -> dict[str, int]:
         """Return the ids of the session's processes by name."""
         note = AgentNote.load(self.spool)

@@ -108,16 +108,15 @@ def recover_episodes(spool: Path, as_json: bool) -> int:
         end_survivors(found.root, clock)  # they may still write what looks like an orphan
         cleared = clear_up(found.root, clock)
         recovered = recover_orphans(found.root, found.root / "consent")
-    rows = [
-        {"episode": each.episode_id, "path": str(each.path or ""), "error": each.error} for each in recovered
-    ]
+    rows = [each.row() for each in recovered]
     if as_json:
         print_json({"recovered": rows, "warnings": cleared})
     else:
         for text in cleared:
             display.say(text)
         for row in rows:
-            display.say(f"{row['episode']}: {row['error'] or 'recovered and sealed as ' + row['path']}")
+            became = row["error"] or row["remark"] or f"recovered and sealed as {row['path']}"
+            display.say(f"{row['episode']}: {became}")
         if not rows:
             display.say("nothing to recover")
     return 3 if any(row["error"] for row in rows) else 0

@@ -30,7 +30,8 @@ class SessionRequest:
     """What to record, where, and for how long.
 
     Attributes:
-        seconds: Stop after so much recorded time; None = until the sources end or somebody stops it.
+        seconds: Stop after so much recorded time, of all episodes together; None = until the sources end or
+            somebody stops it.
         checks: Calibration checks beside the recording; None = those that the calibration allows.
         uploads_in_background: Run the uploader process beside the recording.
     """
@@ -117,6 +118,7 @@ def run_session(
             )
     episodes = [Path(row["path"]) for row in sealed if row["path"]]
     problems = [f"episode {row['episode']}: {row['error']}" for row in sealed if row["error"]]
+    remarks = [f"episode {row['episode']}: {row['remark']}" for row in sealed if row.get("remark")]
     told = {row["episode"] for row in sealed}
     # A thinker that was killed after a seal and before its report; ids sort by time.
     episodes += [
@@ -133,7 +135,9 @@ def run_session(
         problems.insert(0, fault)
     if not episodes and not problems:
         problems.append(_why_nothing(supervisor, interrupts.sentence))
-    return SessionResult(episodes, supervisor.run_dir, list(supervisor.warnings), problems, fault=fault)
+    return SessionResult(
+        episodes, supervisor.run_dir, [*supervisor.warnings, *remarks], problems, fault=fault
+    )
 
 
 def _why_nothing(supervisor: Supervisor, ended_by: str) -> str:
@@ -199,6 +203,7 @@ def _record(
 ) -> str:
     """Watch the session until it is over; return why capture stopped by itself, "" otherwise."""
     next_status_ns = 0
+    recorded = _RecordedTime()
     while supervisor.step() and not interrupts.count and not (companion is not None and companion.is_done):
         now_ns = clock.now_ns()
         if now_ns >= next_status_ns:
@@ -212,10 +217,27 @@ def _record(
                 if request.seconds is not None and status["refused"]:
                     supervisor.warnings.append(status["refused"])  # nobody is there to decide
                     return ""
-                if request.seconds is not None and status["recorded_s"] >= request.seconds:
+                if request.seconds is not None and recorded.seconds(status) >= request.seconds:
                     return ""
         supervisor.wait(_TICK_NS)
     return ""
+
+
+class _RecordedTime:
+    """Adds up the episodes of a session, each of which counts its time from its own beginning."""
+
+    def __init__(self) -> None:
+        self._episode: str | None = None
+        self._open_s = 0.0
+        self._before_s = 0.0
+
+    def seconds(self, status: Status) -> float:
+        """Return how much was recorded up to this status; of each ended episode, what its last status said."""
+        if status["episode"] != self._episode:
+            self._episode = status["episode"]
+            self._before_s += self._open_s
+        self._open_s = float(status["recorded_s"])
+        return self._before_s + self._open_s
 
 
 def _keep_warnings(supervisor: Supervisor, status: Status) -> None:

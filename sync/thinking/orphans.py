@@ -1,5 +1,6 @@
 """Episodes that nobody is writing any more: closed ones are sealed, torn ones recovered, settled and sealed."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from sensorium.sync.episode.facts import UNBOUNDED, SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
 from sensorium.sync.episode.manifest import finish_seal
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.episode.recovery import RecoveryResult, recover
+from sensorium.sync.episode.recovery import RecoveryResult, is_blank, recover
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.recording.accounting import NOT_ON_DISK, Account
 from sensorium.sync.recording.boundary import boundary_reader
@@ -29,6 +30,7 @@ from sensorium.sync.thinking.sealed import Sealed
 from sensorium.sync.thinking.sealing import Thoughts, seal_closing
 
 DEFAULT_TOLERANCE_NS = 10_000_000
+_NOTHING_THERE = "nothing of it had reached the disk; its empty files were removed"
 
 
 def recover_orphans(spool: Path, consent: Path) -> list[Sealed]:
@@ -44,10 +46,16 @@ def recover_orphans(spool: Path, consent: Path) -> list[Sealed]:
 
 
 def seal_orphan(folder: Path, consent: Path) -> Sealed:
-    """Seal one open episode that nobody writes to; says why where it cannot be."""
+    """Seal one open episode that nobody writes to; says why where it cannot be.
+
+    One of whose files the disk holds no byte, because a power cut came first, is removed.
+    """
     try:
+        if is_blank(folder):
+            shutil.rmtree(folder)
+            return Sealed(folder.name, None, remark=_NOTHING_THERE)
         return Sealed(folder.name, recover_orphan(folder, consent))
-    except EpisodeError as err:
+    except (EpisodeError, OSError) as err:
         return Sealed(folder.name, None, f"cannot be recovered: {err}")
 
 

@@ -95,6 +95,15 @@ def test_seconds_end_the_recording(tmp_path: Path) -> None:
     assert 1.5 <= (manifest.end_utc_ns - manifest.start_utc_ns) / 1e9 < 6.0
 
 
+def test_seconds_are_those_of_all_episodes_together(tmp_path: Path) -> None:
+    rig = write_rig(tmp_path, {"imu": IMU}, episode={"max_s": 1.0})
+    done = sensorium("record", rig, "--seconds", 2.5, "--json")
+    assert done.code == 0, done.err
+    spans = [read_manifest(path) for path in done.episodes]
+    assert len(spans) >= 3
+    assert 2.3 < sum(m.end_utc_ns - m.start_utc_ns for m in spans) / 1e9 < 6.0
+
+
 def test_every_typo_is_a_line_with_its_place_and_nothing_starts(tmp_path: Path) -> None:
     path = tmp_path / "rig.yaml"
     path.write_text(
