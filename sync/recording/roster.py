@@ -8,6 +8,7 @@ from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.drivers.bus.wire import Declare
 from sensorium.errors import ConfigError
 from sensorium.sync.episode.writer import storable
+from sensorium.sync.recording.personal import PersonalStreams
 from sensorium.sync.recording.streams import Instance, LiveStream, instance_of
 from sensorium.timebase import SECOND_NS, Clock, Timeline
 
@@ -32,6 +33,7 @@ class Roster:
         self._clock = clock
         self._begun_ns = clock.now_ns()
         self._waiting: dict[int, bytes] = {}
+        self._personal = PersonalStreams(run_dir)
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(self.instances.values())
@@ -83,6 +85,7 @@ class Roster:
             return None
         instance = instance_of(declare, identity, self._clock.now_ns())
         self.instances[declare.instance] = instance
+        self._personal.add(declare.streams)
         self._save_note(declare)
         return instance
 
@@ -101,7 +104,8 @@ class Roster:
                     if info.name in known.streams:
                         owner = known.declare.device
                         return f"device {declare.device}: stream {info.name} belongs to {owner}"
-        return ""
+        problem = self._personal.objection(declare.streams)
+        return f"device {declare.device}: {problem}" if problem else ""
 
     def is_complete(self) -> bool:
         """Return whether recording may begin: all devices are there, or the others have waited long enough."""
