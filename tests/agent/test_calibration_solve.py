@@ -16,6 +16,7 @@ from sensorium.agent.calibrating.solving.guide import Guide
 from sensorium.agent.calibrating.solving.material import moments
 from sensorium.agent.calibrating.solving.solver import SolvedPart, merged
 from sensorium.agent.cli import app
+from sensorium.calibration.board import check_intrinsics
 from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import (
     Intrinsics,
@@ -340,6 +341,23 @@ def test_the_guide_asks_for_what_is_missing_and_ends_when_it_is_enough(episode: 
     picture = guide.picture()
     assert picture is not None
     assert picture.shape == (960, 640, 3)
+
+
+def test_the_guide_of_a_check_ends_when_the_views_would_show_a_wrong_focal_length(episode: Path) -> None:
+    board = parse_board("9x6x0.12", size="1.5x1.14")
+    known = demo_calibration()
+    guide = Guide(board, known, for_check=True, only=("intrinsics",))
+    for moment in moments(episode, "episode"):
+        guide.take(moment)
+        if guide.is_enough:
+            break
+    assert guide.is_enough
+    for name in ("camera_left", "camera_right"):
+        views, camera = guide.boards.views(name), known.camera(name)
+        assert check_intrinsics(views, board, camera, name).status is Status.OK
+        for factor in (0.99, 1.01):
+            wrong = replace(camera, fx=camera.fx * factor, fy=camera.fy * factor)
+            assert check_intrinsics(views, board, wrong, name).status in (Status.SUSPECT, Status.FAILED)
 
 
 def test_a_rig_is_checked_with_a_board_and_keeps_readings_for_later(

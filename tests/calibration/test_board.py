@@ -1,5 +1,6 @@
 """Board checks find what a board can show, on synthetic corners and on real pictures."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sensorium.calibration.board import (
     check_stereo_focals,
     pose_of,
     reprojection_rms_px,
+    tilts_deg,
 )
 from sensorium.calibration.board_fit import solve_camera_lidar, solve_intrinsics, solve_stereo
 from sensorium.calibration.bundle import vector_of
@@ -106,6 +108,49 @@ def test_it_is_said_from_which_focal_error_on_the_views_tell() -> None:
     few = check_intrinsics([corners(T, CAMERA, rng) for T in hardly_tilted], BOARD, CAMERA, "camera")
     assert few.status is Status.INSUFFICIENT
     assert any("on, not 1 %: show the board nearer, tilted" in reason for reason in few.reasons)
+    told = {
+        verdict: next(q for q in verdict.quantities if q.name == "least_error_told")
+        for verdict in (many, few)
+    }
+    assert told[many].value == 1.0
+    assert told[few].value > 1.0
+
+
+def tilted(about: tuple[float, float], count: int, seed: int) -> list[View]:
+    """Views of a board turned either way by as many degrees about the image's level and its upright axis."""
+    rng = np.random.default_rng(seed)
+    middle = BOARD.points_m.mean(axis=0)
+    found = []
+    for k in range(count):
+        level, upright = np.deg2rad(about) * ((-1) ** k, (-1) ** (k // 2))
+        R = geometry.rotation_exp((level, 0, 0)) @ geometry.rotation_exp((0, upright, 0))
+        T = geometry.transform(R, np.array((0.05, 0, 0.6)) - R @ middle)
+        found.append(corners(T, CAMERA, rng))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("about", "wanted"),
+    [
+        ((5.0, 40.0), r"about the level axis \(so far \d deg\), and"),
+        ((40.0, 5.0), r"about the upright axis \(so far \d deg\), and"),
+        ((4.0, 4.0), r"the level axis \(so far \d deg\) and the upright axis \(so far \d deg\)"),
+    ],
+)
+def test_the_tilt_that_is_lacking_is_named(about: tuple[float, float], wanted: str) -> None:
+    views_seen = tilted(about, 3, 1)
+    assert tilts_deg([pose_of(view, BOARD, CAMERA) for view in views_seen]) == pytest.approx(about, abs=3)
+    strict = check_intrinsics(views_seen, BOARD, CAMERA, "camera", focal_tolerance=0.0005)
+    assert any(re.search(wanted, reason) for reason in strict.reasons)
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_an_error_of_the_tolerance_is_never_called_ok_where_views_cannot_tell_it(factor: float) -> None:
+    wrong = replace(CAMERA, fx=CAMERA.fx * factor, fy=CAMERA.fy * factor)
+    flat = check_intrinsics(tilted((6.0, 6.0), 5, 2), BOARD, wrong, "camera")
+    assert flat.status is Status.INSUFFICIENT
+    told = check_intrinsics(tilted((40.0, 40.0), 12, 3), BOARD, wrong, "camera")
+    assert told.status in (Status.SUSPECT, Status.FAILED)
 
 
 def test_few_views_are_insufficient() -> None:

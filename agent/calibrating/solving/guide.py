@@ -11,7 +11,7 @@ from sensorium.agent.calibrating.solving.boards import REPEATED, USED, BoardMome
 from sensorium.agent.calibrating.solving.camera_lidar import lidar_views
 from sensorium.agent.calibrating.solving.cameras import MIN_STEREO_VIEWS
 from sensorium.agent.calibrating.solving.material import Image, Moment
-from sensorium.calibration.board import MIN_LIDAR_VIEWS, BoardView
+from sensorium.calibration.board import MIN_LIDAR_VIEWS, BoardView, is_focal_told, refit_focals
 from sensorium.calibration.board_fit import solve_camera_lidar, solve_intrinsics
 from sensorium.calibration.coverage import (
     LensCoverage,
@@ -26,7 +26,6 @@ from sensorium.calibration.targets import Target
 from sensorium.errors import CalibrationError
 
 MIN_CHECK_VIEWS = 6
-MAX_CHECK_FOCAL_SIGMA = 0.005
 _FIRST_FIT_VIEWS = 4
 # Without a calibration the board is looked for all over the sweeps; that takes seconds, so not at every view.
 _FIRST_GUESS_MOMENTS = 6
@@ -42,6 +41,8 @@ class CameraState:
     image: Image | None = None
     coverage: LensCoverage | None = None
     wanted: Wanted | None = None
+    is_focal_told: bool = False
+    """Whether the views would show a focal length off by as much as the check is to find."""
 
 
 @dataclass(slots=True)
@@ -119,6 +120,7 @@ class Guide:
             state.coverage = LensCoverage(board, before)
             for view in views:
                 state.coverage.add(view)
+            state.is_focal_told = self._tells_focal(state.coverage)
         elif len(views) >= _FIRST_FIT_VIEWS:
             model = self._model or (before.model if before is not None else "radtan")
             try:
@@ -128,6 +130,16 @@ class Guide:
             state.coverage = LensCoverage.of(board, fit, views)
         if state.coverage is not None and not self._is_lens_known(state):
             state.wanted = state.coverage.wanted()
+
+    @staticmethod
+    def _tells_focal(coverage: LensCoverage) -> bool:
+        if len(coverage.views) < MIN_CHECK_VIEWS:
+            return False
+        try:
+            refit = refit_focals([coverage.views], coverage.board, [coverage.camera], [np.eye(4)])
+        except CalibrationError:
+            return False
+        return is_focal_told(float(refit.sigmas[0]))
 
     def lens(self, name: str) -> Intrinsics | None:
         """Return a camera's lens as far as it is known."""
@@ -171,7 +183,7 @@ class Guide:
         if coverage is None:
             return False
         if self._for_check:
-            return len(coverage.views) >= MIN_CHECK_VIEWS and coverage.focal_sigma <= MAX_CHECK_FOCAL_SIGMA
+            return state.is_focal_told
         return coverage.is_enough
 
     def _loose_pairs(self) -> list[tuple[str, str, int]]:
