@@ -1,8 +1,13 @@
 """Fixtures that every room's tests share."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
+
+os.environ["SENSORIUM_HOME"] = tempfile.mkdtemp(prefix="sensorium-home-")
+"""Keys and anchors of the tests: never those of whoever runs them. Processes that tests start have it too."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

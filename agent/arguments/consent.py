@@ -56,6 +56,30 @@ def consent_withdraw(
     raise typer.Exit(withdraw_consent(folder or spool / "consent", grant, as_json=as_json))
 
 
+@group.command("log")
+def consent_log(
+    folder: Annotated[Path | None, typer.Option("--consent")] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+    as_json: Json = False,
+) -> None:
+    """Print what was granted, withdrawn and paused, when, and which key signed it."""
+    from sensorium.agent.commands.consent import show_log
+
+    raise typer.Exit(show_log(folder or spool / "consent", as_json=as_json))
+
+
+@group.command("restart")
+def consent_restart(
+    folder: Annotated[Path | None, typer.Option("--consent")] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+    as_json: Json = False,
+) -> None:
+    """Begin a new log after the old one was lost or damaged: paused, and nothing granted."""
+    from sensorium.agent.commands.consent import restart_consent
+
+    raise typer.Exit(restart_consent(folder or spool / "consent", as_json=as_json))
+
+
 @group.command("show")
 def consent_show(
     folder: Annotated[Path | None, typer.Option("--consent")] = None,

@@ -5,9 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sensorium.agent.commands import display
-from sensorium.agent.commands.output import print_json
-from sensorium.errors import UsageError
-from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope, format_utc
+from sensorium.agent.commands.output import print_json, say_why
+from sensorium.errors import ConfigError, UsageError
+from sensorium.sync.consent.grants import (
+    ConsentGrant,
+    ConsentLedger,
+    ConsentStatus,
+    Evidence,
+    LawfulBasis,
+    Purpose,
+    Scope,
+    format_utc,
+)
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.timebase import SECOND_NS, HostClock
@@ -69,18 +78,14 @@ def withdraw_consent(folder: Path, grant: str, as_json: bool) -> int:
 
 
 def show_consent(folder: Path, as_json: bool) -> int:
-    """List grants with what they are worth now.
-
-    Raises:
-        ConfigError: If the records in the folder cannot be read.
-    """
-    ledger = ConsentStore(folder).ledger()
+    """List grants with what they are worth now; 1 if the records cannot be trusted."""
+    ledger = ConsentStore(folder).inspect()
     now_ns = HostClock().utc_ns()
     rows = [
         {
             "grant": grant.id,
             "subject": grant.subject,
-            "status": ledger.status(grant, now_ns).value,
+            "status": _worth(ledger, grant, now_ns),
             "purposes": [purpose.value for purpose in grant.purposes],
             "streams": list(grant.scope.streams),
             "valid_until": format_utc(grant.valid_until),
@@ -91,7 +96,47 @@ def show_consent(folder: Path, as_json: bool) -> int:
         print_json({"grants": rows, "paused": ledger.is_paused, "fault": ledger.fault})
     else:
         display.print_consent(rows, ledger.is_paused)
+    if ledger.fault:
+        say_why([f"nothing personal is permitted: {ledger.fault}"])
+    return 1 if ledger.fault else 0
+
+
+def _worth(ledger: ConsentLedger, grant: ConsentGrant, now_ns: int) -> str:
+    """Return the state of a grant; none is valid while the records cannot be trusted."""
+    status = ledger.status(grant, now_ns)
+    return (ConsentStatus.UNKNOWN if ledger.fault and status.is_valid else status).value
+
+
+def restart_consent(folder: Path, as_json: bool) -> int:
+    """Begin a new consent log, paused and without a live grant.
+
+    Raises:
+        ConfigError: If the disk does not take it.
+    """
+    store = ConsentStore(folder)
+    store.restart(by=os.environ.get("USER", ""))
+    ledger = store.ledger()
+    if as_json:
+        print_json({"log": ledger.log_id, "paused": ledger.is_paused})
+    else:
+        display.say(f"new consent log {ledger.log_id}: paused, and nothing is granted yet")
     return 0
+
+
+def show_log(folder: Path, as_json: bool) -> int:
+    """Print the rows of the consent log, oldest first; 1 if they cannot be trusted."""
+    store = ConsentStore(folder)
+    try:
+        rows, fault = store.rows(), store.inspect().fault
+    except ConfigError as err:
+        rows, fault = (), str(err)
+    if as_json:
+        print_json({"rows": rows, "fault": fault})
+    else:
+        display.print_consent_log(rows)
+    if fault:
+        say_why([fault])
+    return 1 if fault else 0
 
 
 def enter_grant(

@@ -8,10 +8,12 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from sensorium.agent.commands.output import PatientConsole, table_console
+from sensorium.sync.consent.grants import format_utc
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.transfer import Progress as UploadProgress
 from sensorium.verdict import Status, Verdict
@@ -327,6 +329,17 @@ def print_consent(rows: Sequence[Mapping[str, Any]], is_paused: bool) -> None:
     console.print(table)
     if is_paused:
         console.print("[red]paused: nothing personal is stored[/]")
+
+
+def print_consent_log(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the consent log, a row each."""
+    known = ("v", "log", "seq", "prev", "key", "sig", "kind", "at", "host", "boot", "digest")
+    table = Table("row", "time", "what", "details", "signed by")
+    for row in rows:
+        details = ", ".join(f"{key}: {row[key]}" for key in row if key not in known and row[key])
+        at = format_utc(row["at"])[:19]
+        table.add_row(str(row["seq"]), at, str(row["kind"]), escape(details), str(row["key"])[:16])
+    table_console().print(table)
 
 
 def _number(value: float | None, digits: int) -> str:

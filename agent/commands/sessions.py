@@ -54,6 +54,8 @@ def run_demo(out: Path, seconds: float, is_granted: bool, seed: int, as_json: bo
 
 def _grant_demo(store: ConsentStore, is_granted: bool, clock: HostClock) -> None:
     now_ns = clock.utc_ns()
+    if store.poll().fault:  # such as a demo before this one, deleted with its spool
+        store.restart(by="sensorium demo", is_paused=False)
     ledger = store.ledger()
     live = [
         grant

@@ -25,7 +25,7 @@ def consent_reasons(
             episode as it lies in its folder, every file included.
     """
     names = {file.name for file in manifest.files}
-    reasons = []
+    reasons = list(_lost_rows(manifest, ledger))
     for record in manifest.streams:
         is_asked = streams is None or record.info.name in streams
         if is_asked and record.info.is_personal and _has_data(record, names):
@@ -35,6 +35,18 @@ def consent_reasons(
     if streams is None:
         reasons += _stray_files(manifest, names)
     return tuple(reasons)
+
+
+def _lost_rows(manifest: Manifest, ledger: ConsentLedger) -> Iterator[str]:
+    """Yield why the log cannot be the one that the episode was sealed under, grown since."""
+    sealed = manifest.consent_log
+    if not sealed.seq or sealed.log_id != ledger.log_id or ledger.fault:
+        return
+    if len(ledger.heads) < sealed.seq or ledger.heads[sealed.seq - 1] != sealed.head:
+        yield (
+            f"the consent log {ledger.log_id} does not hold the row {sealed.seq} that this episode was sealed "
+            "under: an old log was put back"
+        )
 
 
 def _has_data(record: StreamRecord, names: Collection[str]) -> bool:

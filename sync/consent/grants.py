@@ -274,6 +274,8 @@ class ConsentLedger:
     Attributes:
         seen_ns: Latest UTC that the log has seen; a clock behind it does not revive what had expired.
         fault: Why the ledger cannot be trusted; personal streams are denied while it is not empty.
+        log_id: Which log it was read from; "" if nothing was ever written to one.
+        heads: SHA-256 of each row of the log, by which a sealed episode says how far it had come then.
     """
 
     grants: tuple[ConsentGrant, ...] = ()
@@ -281,6 +283,13 @@ class ConsentLedger:
     pauses: tuple[PauseEvent, ...] = ()
     seen_ns: int = BEFORE_ALL_NS
     fault: str = ""
+    log_id: str = ""
+    heads: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> str:
+        """The hash of the log's last row."""
+        return self.heads[-1] if self.heads else ""
 
     @property
     def is_paused(self) -> bool:

@@ -1,11 +1,8 @@
 """The consent folder: one file per grant, and a log of events that is never rewritten."""
 
-import fcntl
-import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,32 +22,32 @@ from sensorium.sync.consent.grants import (
     EventKind,
     PauseEvent,
     Scope,
-    canonical_json,
 )
-from sensorium.sync.episode.spool import sync_folder, write_all, write_durably
+from sensorium.sync.consent.log import LOG_FILE, ConsentLog, LogContent
+from sensorium.sync.consent.log_keys import LogKeys
+from sensorium.sync.episode.spool import write_durably
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.timebase import Clock, HostClock, HostInstant, boot_id
 
 DEFAULT_FOLDER = "consent"
 """Name of the consent folder inside the spool when the rig file names none."""
 
-_EVENTS = "events.jsonl"
 _SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
 _Signature = tuple[int, int, int]
 _ENDING = frozenset(EventKind) - {EventKind.GIVEN}
 
 
 class ConsentStore:
-    """A folder of grant files (``*.yaml``, ``*.json``, one grant each) and the log ``events.jsonl``.
+    """A folder of grant files (``*.yaml``, ``*.json``, one grant each) and the log (:class:`ConsentLog`).
 
     Several processes may use one folder at a time. A grant file counts only once the log says it was given,
-    and the log holds its digest, so that a file edited later permits nothing. Each row of the log holds the
-    hash of the row before; a row is on disk before the call that wrote it returns.
+    and the log holds its digest: while a file is missing or not as it was given, no grant counts.
     """
 
-    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+    def __init__(self, folder: Path, clock: Clock | None = None, keys: LogKeys | None = None) -> None:
         self.folder = folder
         self._clock: Clock = clock or HostClock()
+        self._log = ConsentLog(folder, keys or LogKeys())
         self._signature: dict[str, _Signature] | None = None
         self._parsed: dict[str, tuple[_Signature, ConsentGrant]] = {}
         self._ledger = ConsentLedger()
@@ -103,7 +100,9 @@ class ConsentStore:
         """
         if kind is EventKind.GIVEN:
             raise ValueError("a grant is given with grant()")
-        if all(grant.id != grant_id for grant in self.ledger().grants):
+        ledger = self.ledger()
+        known = {grant.id for grant in ledger.grants} | {event.grant_id for event in ledger.events}
+        if grant_id not in known:
             raise ConsentError(f"there is no grant {grant_id} in {self.folder}: nothing was withdrawn")
         self._append(_event_row(ConsentEvent(grant_id, kind, self._now_ns(at_utc_ns), by)))
 
@@ -160,6 +159,21 @@ class ConsentStore:
             self._append({**row, **_instant_row(self._instant(None))})
         return tuple(pause.id for pause in on)
 
+    def restart(self, by: str = "", is_paused: bool = True) -> None:
+        """Begin a new log; what was granted before counts no more, and until ``resume`` a pause is on.
+
+        Args:
+            is_paused: False only where nothing real is recorded.
+
+        Raises:
+            ConfigError: If the disk does not take it.
+        """
+        self._make_folder()
+        at_ns = self._clock.utc_ns()
+        pause = {"id": new_ulid(at_ns), "streams": ["*"], "source": "restart of the log"} if is_paused else {}
+        self._log.restart({**pause, **_instant_row(self._instant(None)), "by": by}, at_ns)
+        self._signature = None
+
     def ledger(self) -> ConsentLedger:
         """Return a snapshot of the folder; read again only when files changed.
 
@@ -171,6 +185,29 @@ class ConsentStore:
             self._ledger = self._read(signature)
             self._signature = signature
         return self._ledger
+
+    def inspect(self) -> ConsentLedger:
+        """Return the ledger for whoever only looks, with a ``fault`` where it cannot be read; writes nothing."""
+        try:
+            return self.ledger()
+        except (ConfigError, OSError) as error:
+            return replace(self._salvaged(), fault=str(error))
+
+    def _salvaged(self) -> ConsentLedger:
+        """Return the grants whose files can be read, whatever the log says of them."""
+        grants: list[ConsentGrant] = []
+        for path in sorted(self.folder.glob("*.yaml")) if self.folder.is_dir() else ():
+            with suppress(ConfigError, OSError):
+                grants.append(read_grant(path))
+        return ConsentLedger(tuple(grants))
+
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """Return the rows of the log.
+
+        Raises:
+            ConfigError: If it does not hold together.
+        """
+        return self._log.read().rows
 
     def poll(self, now_utc_ns: int | None = None) -> ConsentLedger:
         """Return the ledger for a running service: the same object until something changes, never an error.
@@ -241,32 +278,12 @@ class ConsentStore:
             if other != name:
                 raise ConfigError(f"{self.folder / name}: id {known[1].id} is also that of {other}")
         self._parsed = parsed
-        rows = _read_rows(self.folder / _EVENTS)
-        return _ledger_of(tuple(grant for _, grant in parsed.values()), rows)
+        return _ledger_of(tuple(grant for _, grant in parsed.values()), self._log.read())
 
     def _append(self, row: dict[str, Any]) -> None:
-        """Add a row to the log: locked, chained, and on disk before this returns."""
-        path = self.folder / _EVENTS
-        try:
-            self._make_folder()
-            is_new = not path.exists()
-            self._append_to(path, row)
-            if is_new:
-                sync_folder(self.folder)
-        except OSError as err:
-            raise ConfigError(
-                f"consent log {path} cannot be written: {err.strerror}; free space or check the disk"
-            ) from err
-
-    def _append_to(self, path: Path, row: dict[str, Any]) -> None:
-        with _locked(path) as descriptor:
-            rows, whole_bytes = _scan_rows(path)
-            if whole_bytes != os.fstat(descriptor).st_size:
-                os.ftruncate(descriptor, whole_bytes)  # a row that a crash cut off was never acknowledged
-            body = {"v": 1, **row, "prev": _row_hash(rows[-1]) if rows else ""}
-            os.lseek(descriptor, 0, os.SEEK_END)
-            write_all(descriptor, canonical_json(body) + b"\n")
-            os.fsync(descriptor)
+        """Add a row to the log, on disk before this returns."""
+        self._make_folder()
+        self._log.append(row, row["at"])
 
 
 def read_grant(path: Path) -> ConsentGrant:
@@ -344,74 +361,43 @@ def _instant_in(row: dict[str, Any]) -> HostInstant:
     return HostInstant(str(row["boot"]), int(row["host"]))
 
 
-def _ledger_of(grants: tuple[ConsentGrant, ...], rows: Iterable[dict[str, Any]]) -> ConsentLedger:
+def _ledger_of(grants: tuple[ConsentGrant, ...], log: LogContent) -> ConsentLedger:
     events: list[ConsentEvent] = []
     pauses: dict[str, PauseEvent] = {}
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(log.rows, 1):
         try:
-            if row["kind"] == "pause":
-                pauses[row["id"]] = PauseEvent(
-                    row["id"],
-                    int(row["at"]),
-                    None,
-                    tuple(row["streams"]),
-                    row["source"],
-                    _instant_in(row),
-                )
-            elif row["kind"] == "resume":
-                for pause_id in row["ids"]:
-                    pauses[pause_id] = replace(
-                        pauses[pause_id], until_ns=int(row["at"]), released=_instant_in(row)
-                    )
-            else:
-                events.append(
-                    ConsentEvent(
-                        row["grant"], EventKind(row["kind"]), int(row["at"]), row["by"], row.get("digest", "")
-                    )
-                )
+            _take_row(row, events, pauses)
         except (KeyError, ValueError, TypeError) as error:
-            raise ConfigError(f"{_EVENTS} row {number}: not a consent event: {error!r}") from error
-    seen_ns = max((event.at_ns for event in events), default=BEFORE_ALL_NS)
-    return ConsentLedger(grants, tuple(events), tuple(pauses.values()), seen_ns)
+            raise ConfigError(f"{LOG_FILE} row {number}: not a consent event: {error!r}") from error
+    fault = _file_fault(grants, events)
+    return ConsentLedger(
+        grants, tuple(events), tuple(pauses.values()), log.seen_ns, fault, log.log_id, log.heads
+    )
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of the log after checking its chain."""
-    if not path.exists():
-        return []
-    lines, _ = _scan_rows(path)
-    rows: list[dict[str, Any]] = []
-    previous = ""
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{path} row {number}: not JSON; the log was damaged") from error
-        if not isinstance(row, dict) or row.get("prev") != previous or row.get("v") != 1:
-            raise ConfigError(
-                f"{path} row {number}: does not follow from the row before; the log was changed"
-            )
-        rows.append(row)
-        previous = _row_hash(line)
-    return rows
+def _take_row(row: dict[str, Any], events: list[ConsentEvent], pauses: dict[str, PauseEvent]) -> None:
+    kind, at_ns = row["kind"], int(row["at"])
+    if kind == "pause" or (kind == "restart" and "id" in row):
+        streams = tuple(row["streams"])
+        pauses[row["id"]] = PauseEvent(row["id"], at_ns, None, streams, row["source"], _instant_in(row))
+    elif kind == "resume":
+        for pause_id in row["ids"]:
+            pauses[pause_id] = replace(pauses[pause_id], until_ns=at_ns, released=_instant_in(row))
+    elif kind != "restart":
+        events.append(ConsentEvent(row["grant"], EventKind(kind), at_ns, row["by"], row.get("digest", "")))
 
 
-def _scan_rows(path: Path) -> tuple[list[bytes], int]:
-    """Return the whole rows of the log and how many bytes they take; a torn last row is left out."""
-    content = path.read_bytes() if path.exists() else b""
-    whole_bytes = content.rfind(b"\n") + 1
-    return content[:whole_bytes].splitlines(), whole_bytes
-
-
-def _row_hash(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _file_fault(grants: tuple[ConsentGrant, ...], events: Iterable[ConsentEvent]) -> str:
+    """Return which grant file is missing or is not as it was given; "" if all are as the log says."""
+    found = {grant.id: grant.digest for grant in grants}
+    ended = {event.grant_id for event in events if event.kind in _ENDING}
+    for event in events:
+        if event.kind is EventKind.GIVEN and event.grant_id not in ended:
+            digest = found.get(event.grant_id)
+            if digest != event.digest:
+                said = "is missing" if digest is None else "was changed after it was given"
+                return (
+                    f"the file of grant {event.grant_id} {said}: restore it, or end the grant with "
+                    f"`sensorium consent withdraw {event.grant_id}`"
+                )
+    return ""

@@ -190,6 +190,15 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsentAnchor:
+    """How far the consent log had come when the episode was sealed: its id, rows, and the hash of the last."""
+
+    log_id: str = ""
+    seq: int = 0
+    head: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The predicate. ``device_public_key``, ``files`` and ``prev_manifest`` are filled in by :func:`seal`."""
 
@@ -211,6 +220,7 @@ class Manifest:
     synthetic: bool = False
     truncated: bool = False
     bounds: LossBounds = UNBOUNDED
+    consent_log: ConsentAnchor = ConsentAnchor()
     files: tuple[FileRecord, ...] = ()
     prev_manifest: str = ""
     device_public_key: str = ""

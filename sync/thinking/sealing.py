@@ -16,6 +16,7 @@ from sensorium.sync.episode.manifest import (
     Balance,
     CalibrationRecord,
     ClockSummary,
+    ConsentAnchor,
     ConsentRecord,
     Gap,
     Manifest,
@@ -84,6 +85,7 @@ def manifest_of(closing: Closing, thoughts: Thoughts, ledger: ConsentLedger) -> 
         limitations=tuple(limitations),
         synthetic=any(each.info.is_synthetic for each in closing.streams),
         truncated=closing.is_truncated,
+        consent_log=ConsentAnchor(ledger.log_id, len(ledger.heads), ledger.head),
         bounds=closing.bounds,
     )
 

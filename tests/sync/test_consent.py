@@ -437,7 +437,8 @@ class TestStore:
         path = store.folder / f"{grant.id}.yaml"
         path.write_text(path.read_text().replace("- record", "- record\n- upload"))
         decision = decide(CAMERA, (NOON, NOON), Purpose.UPLOAD, NOON, store.poll())
-        assert decision.rule == "altered"
+        assert decision.rule == "fault"
+        assert grant.id in decision.reason
 
     def test_a_grant_file_put_into_the_folder_counts_once_adopted(self, tmp_path: Path) -> None:
         source = self.store(tmp_path / "elsewhere")
