@@ -11,8 +11,9 @@ from sensorium.drivers.frame import Encoding, Modality, StreamInfo
 from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope, parse_utc
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import LEAF_BYTES, Balance, Manifest, StreamRecord, seal
-from sensorium.sync.episode.signing import device_key
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import signing_key
 from sensorium.timebase import SECOND_NS, Timeline
 
 EPISODE_ID = "01J00000000000000000000001"
@@ -24,7 +25,7 @@ def begin_spool(root: Path) -> tuple[Spool, tuple[bytes, ...]]:
     """Return a new spool and the keys that its episodes are signed with."""
     spool = Spool(root)
     spool.create()
-    return spool, (device_key(spool.keys_dir).public,)
+    return spool, (signing_key(Role.DEVICE).public,)
 
 
 def grant_for(

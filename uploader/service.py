@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sensorium.errors import BusyError, ConfigError, EpisodeError, SensoriumError, StoreError
+from sensorium.errors import BusyError, ConfigError, EpisodeError, SensoriumError, StoreError, TrustError
 from sensorium.priority import give_way
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.manifest import Manifest
-from sensorium.sync.episode.signing import known_key
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import trusted_keys
 from sensorium.timebase import SECOND_NS, Clock, HostClock
 from sensorium.uploader.receipt import State, upload_reasons, upload_state
 from sensorium.uploader.stores.opening import open_store
@@ -148,7 +149,7 @@ class UploadService:
         try:
             gates = Gates(self._consent.poll, self._clock, self._trusted(), self._quality)
             outcome = upload_episode(self._spool.sealed_folder(name), self._store, gates, note, should_stop)
-        except (StoreError, EpisodeError, BusyError) as error:
+        except (StoreError, EpisodeError, TrustError, BusyError) as error:
             self._wait(status, error)
             raise
         status.state, status.reasons, status.error, status.failures = outcome.state, outcome.reasons, "", 0
@@ -166,9 +167,8 @@ class UploadService:
             self._parked_until_ns = now_ns + PARK_NS
 
     def _trusted(self) -> Collection[bytes]:
-        """Return the keys whose episodes may leave this spool: the device's own."""
-        own = known_key(self._spool.keys_dir)
-        return () if own is None else (own,)
+        """Return the keys whose episodes may leave this spool: this machine's, and those enrolled as devices."""
+        return trusted_keys(Role.DEVICE)
 
 
 class Observer(Protocol):
@@ -240,7 +240,7 @@ def run(
             outcome = service.step(observer.progressed, should_stop)
         except Stopped:
             break
-        except (StoreError, EpisodeError, BusyError) as error:
+        except (StoreError, EpisodeError, TrustError, BusyError) as error:
             observer.failed(error)
             observer.stepped()
             continue

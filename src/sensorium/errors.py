@@ -45,6 +45,10 @@ class EpisodeError(SensoriumError):
     """An episode folder is incomplete, torn, or does not match its manifest."""
 
 
+class TrustError(SensoriumError):
+    """A key is missing, damaged, or not one that is trusted; or a signed document is not what was signed."""
+
+
 class ClockError(SensoriumError):
     """A clock claim is impossible or contradicted."""
 

@@ -1,18 +1,17 @@
 """Where a consent log stands, kept outside of its folder, so that a log that was cut or put back is noticed."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sensorium.errors import ConfigError, EpisodeError
+from sensorium.errors import ConfigError, EpisodeError, TrustError
 from sensorium.sync.consent.log_keys import LogKeys
-from sensorium.sync.episode.signing import open_envelope
 from sensorium.sync.episode.spool import write_durably
 from sensorium.sync.episode.ulid import ULID
+from sensorium.sync.trust.documents import open_document, sign_document
 
 _FOLDER = "anchors"
+_KIND = "consent-anchor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,9 @@ class Anchors:
         except OSError as err:
             raise ConfigError(f"anchor {path} cannot be read: {err.strerror}") from err
         try:
-            found: dict[str, Any] = json.loads(open_envelope(data, self._keys.signer().public))
+            found = open_document(data, _KIND, self._keys.own_publics())[0]
             anchor = Anchor(str(found["log"]), int(found["seq"]), str(found["head"]), int(found["seen"]))
-        except (EpisodeError, ValueError, KeyError, TypeError) as err:
+        except (TrustError, ValueError, KeyError, TypeError) as err:
             raise ConfigError(f"anchor {path} was changed or damaged: {err}") from err
         if anchor.log_id != log_id:
             raise ConfigError(f"anchor {path} is that of log {anchor.log_id}")
@@ -79,7 +78,7 @@ class Anchors:
         document = {"log": anchor.log_id, "seq": anchor.seq, "head": anchor.head, "seen": anchor.seen_ns}
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            data = self._keys.signer().sign(json.dumps(document).encode())
+            data = sign_document(document, self._keys.signer(), _KIND)
             write_durably(self._folder / f"{anchor.log_id}.json", data)
             pointer = self._pointer(folder)
             if anchor.seq == 1 or not pointer.exists():

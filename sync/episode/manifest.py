@@ -17,11 +17,13 @@ from blake3 import blake3
 from pydantic import TypeAdapter, ValidationError
 
 from sensorium.drivers.frame import StreamInfo
-from sensorium.errors import ConfigError, EpisodeError
+from sensorium.errors import ConfigError, EpisodeError, TrustError
 from sensorium.sync.episode.facts import UNBOUNDED, LossBounds, SessionFacts
 from sensorium.sync.episode.files import BESIDE_THE_SEAL, MANIFEST_FILE, is_scratch
-from sensorium.sync.episode.signing import choose_key, device_key, open_envelope, peek_payload
 from sensorium.sync.episode.spool import Spool, sync_folder, write_durably
+from sensorium.sync.trust.dsse import choose_key, open_envelope, peek_payload
+from sensorium.sync.trust.keys import Role, SigningKey
+from sensorium.sync.trust.store import signing_key
 from sensorium.timebase import Timeline
 from sensorium.verdict import Status, Verdict
 
@@ -373,7 +375,7 @@ def read_manifest(folder: Path, trusted: Collection[bytes] | None = None) -> Man
         claimed = load_manifest(peek_payload(data)).device_public_key
         public = choose_key(_from_hex(claimed), trusted)
         return load_manifest(open_envelope(data, public))
-    except EpisodeError as err:
+    except (EpisodeError, TrustError) as err:
         raise EpisodeError(f"{path}: {err}") from err
 
 
@@ -393,7 +395,7 @@ def seal(open_folder: Path, manifest: Manifest) -> Path:
     """
     spool = Spool.of(open_folder)
     spool.create()
-    key = device_key(spool.keys_dir)
+    key = _device_key(open_folder)
     names = [
         path
         for path in sorted(open_folder.iterdir())
@@ -417,6 +419,13 @@ def seal(open_folder: Path, manifest: Manifest) -> Path:
         return _move_to_sealed(spool, open_folder, manifest.episode_id)
     except OSError as err:
         raise EpisodeError(f"{open_folder} cannot be sealed: {err.strerror}") from err
+
+
+def _device_key(open_folder: Path) -> SigningKey:
+    try:
+        return signing_key(Role.DEVICE)
+    except TrustError as err:
+        raise EpisodeError(f"{open_folder} cannot be sealed: {err}") from err
 
 
 def finish_seal(open_folder: Path) -> Path:

@@ -1,6 +1,6 @@
-"""The spool on disk: where episodes lie, who owns it, and which key signs them.
+"""The spool on disk: where episodes lie, and who owns it.
 
-Layout: ``open/<ULID>/`` while recording, ``sealed/<ULID>/`` once signed, ``keys/`` the device key.
+Layout: ``open/<ULID>/`` while recording, ``sealed/<ULID>/`` once signed.
 """
 
 import errno
@@ -21,7 +21,6 @@ class Spool:
         self.root = root
         self.open_dir = root / "open"
         self.sealed_dir = root / "sealed"
-        self.keys_dir = root / "keys"
         self.chain_file = root / "chain.json"
         self._lock_file = root / "lock"
 
@@ -37,7 +36,7 @@ class Spool:
             EpisodeError: If they cannot be made.
         """
         try:
-            for folder in (self.root, self.open_dir, self.sealed_dir, self.keys_dir):
+            for folder in (self.root, self.open_dir, self.sealed_dir):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as err:
             raise EpisodeError(f"spool {self.root} cannot be made: {err.strerror}") from err

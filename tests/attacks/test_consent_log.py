@@ -29,7 +29,7 @@ from sensorium.sync.consent.log_keys import LogKeys
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import ConsentAnchor, Manifest
-from sensorium.sync.episode.signing import DeviceKey
+from sensorium.sync.trust.keys import SigningKey
 from sensorium.timebase import SECOND_NS, Timeline, VirtualClock
 
 NOON = parse_utc("2026-03-01T12:00:00Z")
@@ -154,7 +154,7 @@ def link_to_nothing(folder: Path) -> None:
 def append_forged_row(folder: Path) -> None:
     """Resume with a key that nobody knows here."""
     last = json.loads(lines_of(folder)[-1])
-    key = DeviceKey(Ed25519PrivateKey.generate())
+    key = SigningKey(Ed25519PrivateKey.generate())
     content = ConsentLog(folder, LogKeys()).read()
     body = {key_: last[key_] for key_ in ("v", "log", "host", "boot")} | {
         "kind": "resume",

@@ -13,7 +13,7 @@ import pytest
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from episode_samples import STREAMS, begin_episode, manifest_of, sealed_episode, write_frames
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.errors import BusyError, EpisodeError
@@ -48,10 +48,11 @@ from sensorium.sync.episode.manifest import (
     seal,
 )
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.episode.signing import device_key, open_envelope
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import ULID, new_ulid
 from sensorium.sync.episode.verify import verify
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import signing_key
 from sensorium.timebase import Timeline
 from sensorium.verdict import Quantity, Status, Verdict
 
@@ -148,7 +149,7 @@ def test_the_envelope_is_dsse_over_an_in_toto_statement(tmp_path: Path) -> None:
     payload = base64.b64decode(envelope["payload"])
     kind = envelope["payloadType"].encode()
     encoded = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
-    public = bytes.fromhex((tmp_path / "spool" / "keys" / "device.ed25519.pub").read_text())
+    public = signing_key(Role.DEVICE).public
     signature = base64.b64decode(envelope["signatures"][0]["sig"])
     Ed25519PublicKey.from_public_bytes(public).verify(signature, encoded)
     statement = json.loads(payload)
@@ -243,35 +244,10 @@ def test_an_inexact_balance_is_found(tmp_path: Path) -> None:
 
 def test_a_manifest_signed_by_a_stranger_is_refused_where_devices_are_known(tmp_path: Path) -> None:
     folder = sealed_episode(tmp_path)
-    public = device_key(tmp_path / "spool" / "keys").public
+    public = signing_key(Role.DEVICE).public
     assert read_manifest(folder, trusted=[public]).device_public_key == public.hex()
     with pytest.raises(EpisodeError, match="not one of the 1 trusted"):
         read_manifest(folder, trusted=[bytes(32)])
-
-
-def test_an_envelope_opens_only_with_its_own_key(tmp_path: Path) -> None:
-    key, other = device_key(tmp_path / "a"), device_key(tmp_path / "b")
-    data = key.sign(b"payload")
-    assert open_envelope(data, key.public) == b"payload"
-    with pytest.raises(EpisodeError, match="signed by key"):
-        open_envelope(data, other.public)
-
-
-@settings(max_examples=100)
-@given(st.binary(max_size=200))
-def test_garbage_is_no_envelope(data: bytes) -> None:
-    with pytest.raises(EpisodeError):
-        open_envelope(data, bytes(32))
-
-
-def test_the_device_key_is_private_and_stays_the_same(tmp_path: Path) -> None:
-    key = device_key(tmp_path / "keys")
-    path = tmp_path / "keys" / "device.ed25519"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert device_key(tmp_path / "keys").public == key.public
-    path.chmod(0o644)
-    with pytest.raises(EpisodeError, match="readable by others"):
-        device_key(tmp_path / "keys")
 
 
 def test_each_manifest_names_the_one_before(tmp_path: Path) -> None:

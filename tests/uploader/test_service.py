@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 from upload_samples import CAPTURED, begin_spool, grant_for, locked_by_another, seal_episode
 
-from sensorium.errors import EpisodeError, SensoriumError, StoreError
+from sensorium.errors import SensoriumError, StoreError, TrustError
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import LEAF_BYTES, hash_file, read_manifest
-from sensorium.sync.episode.signing import PUBLIC_KEY_FILE
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, HostClock, VirtualClock
 from sensorium.uploader.receipt import State, data_key, is_evictable, manifest_key, upload_state
@@ -135,10 +134,11 @@ class TestSteps:
         assert outcome is not None
         assert outcome.state is State.VERIFIED
 
-    def test_without_the_devices_key_nothing_leaves(self, bench: Bench) -> None:
+    def test_what_a_stranger_signed_does_not_leave(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         seal_episode(bench.spool, FIRST)
-        for key in bench.spool.keys_dir.iterdir():
-            key.unlink()
+        monkeypatch.setenv("SENSORIUM_HOME", str(tmp_path / "another machine"))
         outcome = bench.service.step()
         assert outcome is not None
         assert outcome.state is State.QUARANTINED
@@ -225,14 +225,19 @@ class TestSteps:
         assert run(bench.service, status, bench.clock, lambda: False, is_once=True) == 3
         assert bench.service.waiting() == dict.fromkeys((FIRST, SECOND), "403 Forbidden")
 
-    def test_a_damaged_public_key_stops_the_uploads_and_quarantines_nothing(self, bench: Bench) -> None:
+    def test_a_damaged_key_stops_the_uploads_and_quarantines_nothing(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        home = tmp_path / "keys of this test"
+        monkeypatch.setenv("SENSORIUM_HOME", str(home))
         folder = seal_episode(bench.spool, FIRST)
-        public = bench.spool.keys_dir / PUBLIC_KEY_FILE
-        public.write_text("beef")
-        with pytest.raises(EpisodeError, match="holds no public key"):
+        path = home / "keys" / "device.ed25519"
+        good = path.read_bytes()
+        path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+        with pytest.raises(TrustError, match="is not the key"):
             bench.service.step()
         assert upload_state(folder) is State.SEALED
-        public.unlink()
+        path.write_bytes(good)
         bench.clock.advance(REJUDGE_NS)
         outcome = bench.service.step()
         assert outcome is not None

@@ -266,9 +266,13 @@ class TestIntegrity:
         assert rig.upload().state is State.QUARANTINED
         assert list(rig.store.list()) == []
 
-    def test_an_episode_signed_by_a_stranger_is_quarantined(self, rig: Rig, tmp_path: Path) -> None:
-        stranger, _ = begin_spool(tmp_path / "stranger")
-        rig.episode = seal_episode(stranger)
+    def test_an_episode_signed_by_a_stranger_is_quarantined(
+        self, rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as there:
+            there.setenv("SENSORIUM_HOME", str(tmp_path / "another machine"))
+            stranger, _ = begin_spool(tmp_path / "stranger")
+            rig.episode = seal_episode(stranger)
         outcome = rig.upload()
         assert outcome.state is State.QUARANTINED
         assert "trusted" in outcome.reasons[0]

@@ -1,0 +1,1 @@
+"""Who signs, and whose signatures count: the keys of this machine, and the trust that it has in others."""
