@@ -71,6 +71,7 @@ def keyframe(
     camera: Intrinsics,
     T_camera_lidar: Array,
     ring: NDArray[np.integer] | None = None,
+    as_measured: NDArray[np.floating] | None = None,
 ) -> Keyframe:
     """Reduce an image and the LiDAR sweep taken at the same time; about 0.1 s.
 
@@ -79,6 +80,7 @@ def keyframe(
         points: (N, 4) rows x, y, z, intensity in the LiDAR's frame.
         T_camera_lidar: The calibration in force; it only decides which edges are kept as near the view.
         ring: Laser of each point, see :meth:`Sweep.from_points`.
+        as_measured: The same rows before the rig's motion was taken out of them: edges are looked for there.
 
     Raises:
         CalibrationError: If the image size is not the calibration's, or the points are no points.
@@ -89,7 +91,7 @@ def keyframe(
             f"{camera.width}x{camera.height}"
         )
     grey, camera = straightened(image, camera)
-    sweep = Sweep.from_points(points, ring)
+    sweep = Sweep.from_points(points, ring, as_measured)
     found = [along_ring_edges(sweep), between_ring_edges(sweep, OUTLINE_PLACES), reflectance_edges(sweep)]
     is_dense = sweep.ring_spacing_rad * camera.fy < MAX_RING_SPACING_PX
     if not is_dense:

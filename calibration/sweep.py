@@ -22,7 +22,9 @@ class Sweep:
         xyz: (N, 3) in the LiDAR's frame, only real returns.
         intensity: (N,) reflectance or intensity in the sensor's own scale.
         ring: (N,) 0 = highest laser.
-        azimuth, elevation, range_m: (N,) polar form, rad and m; azimuth 0..2 pi.
+        azimuth, elevation, range_m: (N,) polar form, rad and m; azimuth 0..2 pi. As measured: what hides what, and
+            which points are neighbours, is seen from where the sensor was.
+        shift: (N, 3) how far each point lies, as if measured at one instant, from there; None = not at all.
     """
 
     xyz: Array
@@ -31,24 +33,38 @@ class Sweep:
     azimuth: Array
     elevation: Array
     range_m: Array
+    shift: Array | None = None
 
     @classmethod
-    def from_points(cls, points: NDArray[np.floating], ring: NDArray[np.integer] | None = None) -> "Sweep":
+    def from_points(
+        cls,
+        points: NDArray[np.floating],
+        ring: NDArray[np.integer] | None = None,
+        as_measured: NDArray[np.floating] | None = None,
+    ) -> "Sweep":
         """Build from (N, 4) rows x, y, z, intensity; rows without a return (zeros, NaN) are dropped.
 
         Args:
             ring: Laser number of each row, any order; by default found from clusters of elevation, or, where
                 those run into each other (HDL-64E), from the storage order: azimuth wraps once per ring.
+            as_measured: The same rows before a motion was taken out of them (:func:`deskew`).
 
         Raises:
-            CalibrationError: If the points are not rows of four numbers.
+            CalibrationError: If the points are not rows of four numbers, or the two sets not of one length.
         """
         rows: Array = np.asarray(points, np.float64)
         if rows.ndim != 2 or rows.shape[1] < 4:
             raise CalibrationError(f"LiDAR points must be rows x, y, z, intensity, found shape {rows.shape}")
+        if as_measured is not None and len(as_measured) != len(rows):
+            raise CalibrationError(
+                f"{len(rows)} points, but {len(as_measured)} as measured: give the same rows"
+            )
+        moved = rows[:, :3]
+        if as_measured is not None:
+            rows = np.column_stack([np.asarray(as_measured, np.float64)[:, :3], rows[:, 3]])
         range_m: Array = np.sqrt(np.square(rows[:, :3]).sum(axis=1))
-        real = np.isfinite(rows[:, :4]).all(axis=1) & (range_m > 0.1)
-        rows, range_m = rows[real], range_m[real]
+        real = np.isfinite(rows[:, :4]).all(axis=1) & np.isfinite(moved).all(axis=1) & (range_m > 0.1)
+        rows, range_m, moved = rows[real], range_m[real], moved[real]
         azimuth = np.arctan2(rows[:, 1], rows[:, 0]) % (2 * np.pi)
         elevation = np.arcsin(np.clip(rows[:, 2] / range_m, -1, 1))
         if ring is not None:
@@ -67,7 +83,12 @@ class Sweep:
             azimuth[order],
             elevation[order],
             range_m[order],
+            None if as_measured is None else moved[order] - rows[order, :3],
         )
+
+    def moved(self, xyz: Array, index: NDArray[np.intp]) -> Array:
+        """Return places (M, 3) seen beside points (M,) of the sweep as if measured at the one instant."""
+        return xyz if self.shift is None else xyz + self.shift[index]
 
     @property
     def ring_spacing_rad(self) -> float:
@@ -145,15 +166,18 @@ def deskew(
     gyro_s: Array,
     gyro_rad_s: Array,
     R_lidar_imu: Array,
+    velocity_m_s: Array | None = None,
 ) -> Array:
     """Return the points (N, 3 or more columns) as if all had been measured at one instant.
 
-    Only the turning is taken out: within a tenth of a second it moves points far more than walking or driving
-    slowly does. Angles over a sweep are small, so rotation vectors are interpolated and added.
+    Turning is taken out with a gyro; angles over a sweep are small, so rotation vectors are interpolated and added.
 
     Args:
         time_s: (N,) when each point was measured; at_s: the instant wanted, such as the camera's exposure.
         gyro_s, gyro_rad_s: (M,) and (M, 3) rates in IMU axes over the whole span, on the same clock.
+        velocity_m_s: (3,) of the LiDAR over the ground, in its own axes at the instant wanted
+            (:func:`sensorium.calibration.sweep_motion.sweep_velocity`). None leaves in what driving does: a tenth of a
+            second at 10 m/s shifts points by up to a metre.
     """
     turns = (gyro_rad_s[1:] + gyro_rad_s[:-1]) / 2 * np.diff(gyro_s)[:, None]
     angle = np.concatenate([np.zeros((1, 3)), np.cumsum(turns @ R_lidar_imu.T, axis=0)])
@@ -165,6 +189,8 @@ def deskew(
     xyz = straight[:, :3]
     along = np.sum(axis_of * xyz, axis=1, keepdims=True) * axis_of
     straight[:, :3] = along + np.cos(size) * (xyz - along) + np.sin(size) * np.cross(axis_of, xyz)
+    if velocity_m_s is not None:
+        straight[:, :3] += np.asarray(velocity_m_s) * (np.asarray(time_s) - at_s)[:, None]
     return straight
 
 
@@ -199,7 +225,7 @@ def along_ring_edges(sweep: Sweep) -> Edges:
     half = np.concatenate([step[near_first] / 2, -step[near_second - 1] / 2])
     jump = np.concatenate([rise[near_first], -rise[near_second - 1]])
     xyz = _polar(sweep.azimuth[index] + half, sweep.elevation[index], sweep.range_m[index])
-    return Edges(xyz, np.sqrt(np.minimum(jump, 5.0)))
+    return Edges(sweep.moved(xyz, index), np.sqrt(np.minimum(jump, 5.0)))
 
 
 def between_ring_edges(sweep: Sweep, places: int = 1) -> Edges:
@@ -219,7 +245,7 @@ def between_ring_edges(sweep: Sweep, places: int = 1) -> Edges:
     index = np.flatnonzero(known & flat & (jump > 0.5 + 0.08 * sweep.range_m))
     low, gap = sweep.elevation[index], sweep.elevation[above[index]] - sweep.elevation[index]
     xyz = [
-        _polar(sweep.azimuth[index], low + (k + 0.5) / places * gap, sweep.range_m[index])
+        sweep.moved(_polar(sweep.azimuth[index], low + (k + 0.5) / places * gap, sweep.range_m[index]), index)
         for k in range(places)
     ]
     return Edges(np.concatenate(xyz), np.tile(np.sqrt(np.minimum(jump[index], 5.0)), places))
@@ -253,7 +279,7 @@ def reflectance_edges(sweep: Sweep, step_quantile: float = 0.97) -> Edges:
     peak[1:-1] = (step[1:-1] >= step[:-2]) & (step[1:-1] > step[2:])
     index = np.flatnonzero(centre & peak & (step > threshold))
     xyz = (sweep.xyz[index] + sweep.xyz[index + 1]) / 2
-    return Edges(xyz, np.sqrt(np.minimum(step[index] / threshold, 4.0)))
+    return Edges(sweep.moved(xyz, index), np.sqrt(np.minimum(step[index] / threshold, 4.0)))
 
 
 def _gap_rad(sweep: Sweep) -> float:

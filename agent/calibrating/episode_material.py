@@ -167,7 +167,9 @@ class EpisodeMaterial(Material):
             def shot() -> Shot:
                 picture, sweep = payloads.pair(index)
                 cloud = decoded_cloud(lidar, sweep)
-                return take_shot(camera, picture, lidar.frame_id, cloud, self._calibration, gyro)
+                after = payloads.after(index) if gyro is not None else None
+                neighbour = None if after is None else decoded_cloud(lidar, after)
+                return take_shot(camera, picture, lidar.frame_id, cloud, self._calibration, gyro, neighbour)
 
             return shot
 
@@ -220,6 +222,7 @@ class _Payloads:
     def __init__(self, path: Path, names: tuple[str, str], rows: Sequence[Row]) -> None:
         self._path, self._names, self._rows = path, names, rows
         self._found: dict[tuple[str, int, int], Sample] | None = None
+        self._after: dict[tuple[str, int, int], Sample] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -238,14 +241,24 @@ class _Payloads:
             raise CalibrationError(f"{self._path}: a matched frame of {' or '.join(self._names)} is missing")
         return first, second
 
+    def after(self, index: int) -> Sample | None:
+        """Return the frame of the second stream that follows the one of a pair; None where the recording ends."""
+        self.pair(index)
+        return self._after.get((self._names[1], *self._rows[index].samples[self._names[1]]))
+
     def _read(self) -> Iterator[tuple[tuple[str, int, int], Sample]]:
         wanted = {name: [row.samples[name] for row in self._rows] for name in self._names}
+        last: list[tuple[str, int, int]] = []
         with Episode(self._path) as episode:
             for recorded in episode.frames(set(self._names)):
                 frame, first_ns = recorded.frame, int(recorded.stamped.capture_ns[0])
+                if frame.stream == self._names[1]:
+                    self._after |= dict.fromkeys(last, Sample(bytes(frame.payload), first_ns)) if last else {}
+                    last = []
                 for seq, at_ns in wanted[frame.stream]:
                     # Numbers begin anew with each start of a driver; the time tells the starts apart.
                     if frame.seq <= seq < frame.next_seq and abs(first_ns - at_ns) < SECOND_NS:
+                        last += [(frame.stream, seq, at_ns)] if frame.stream == self._names[1] else []
                         yield (frame.stream, seq, at_ns), Sample(bytes(frame.payload), first_ns)
 
 

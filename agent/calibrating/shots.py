@@ -11,9 +11,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.calibration.geometry import Array, Intrinsics, apply, in_image, project
+from sensorium.calibration.geometry import Array, Intrinsics, apply, in_image, project, rotation_exp
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sweep import deskew
+from sensorium.calibration.sweep_motion import MAX_APART_S, sweep_velocity
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.roles import Role, has_role, vector
 from sensorium.errors import CalibrationError, PayloadError
@@ -34,6 +35,7 @@ class Shot:
     Attributes:
         turning_rad_s: Angular rate in the camera's axes when the image was taken; None without a gyro. The
             sweep is then straightened as if taken in the image's instant.
+        as_measured: The points before that; None where nothing was taken out.
     """
 
     image: Image
@@ -42,6 +44,7 @@ class Shot:
     camera: Intrinsics
     T_camera_lidar: Array
     turning_rad_s: Array | None = None
+    as_measured: NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,19 @@ class Gyro:
         near = np.abs(self.time_s - time_s) < 0.01
         picked = near if near.any() else np.abs(self.time_s - time_s) == np.abs(self.time_s - time_s).min()
         return np.asarray(self.rate_rad_s[picked].mean(axis=0), np.float64)
+
+    def turned(self, start_s: float, end_s: float) -> Array:
+        """Return the turn (3, 3) from one instant to another: its columns are the later axes in the earlier."""
+        first, last = sorted((start_s, end_s))
+        within = (self.time_s > first) & (self.time_s < last)
+        times = np.concatenate([[first], self.time_s[within], [last]])
+        rates = np.stack(
+            [np.interp(times, self.time_s, self.rate_rad_s[:, axis]) for axis in range(3)], axis=1
+        )
+        R = np.eye(3)
+        for rate, step_s in zip((rates[1:] + rates[:-1]) / 2, np.diff(times), strict=True):
+            R = R @ rotation_exp(rate * step_s)
+        return R if start_s <= end_s else R.T
 
     @classmethod
     def of(cls, info: StreamInfo, frames: Iterable[tuple[Frame, NDArray[np.int64]]]) -> "Gyro | None":
@@ -153,11 +169,15 @@ def decoded_image(info: StreamInfo, payload: bytes) -> Image:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cloud:
-    """Returns of a sweep, with the laser and the time (host, s) of each where the encoding tells."""
+    """Returns of a sweep, with the laser and the time (host, s) of each where the encoding tells.
+
+    ``as_measured`` are a straightened cloud's points before that.
+    """
 
     points: NDArray[np.floating]
     ring: NDArray[np.integer] | None = None
     time_s: Array | None = None
+    as_measured: NDArray[np.floating] | None = None
 
     def facing_s(self, T_camera_lidar: Array, camera: Intrinsics) -> float | None:
         """Return when the LiDAR looked where the camera looks (median over the returns in view); None if unknown.
@@ -170,14 +190,43 @@ class Cloud:
         seen = self.time_s[::8][in_image(pixels, camera)]
         return float(np.median(seen)) if len(seen) else None
 
-    def straightened(self, at_s: float, gyro: Gyro | None, R_lidar_imu: Array) -> "Cloud | None":
-        """Return the cloud as if measured at one instant; None if gyro or times do not cover it."""
+    def straightened(
+        self, at_s: float, gyro: Gyro | None, R_lidar_imu: Array, velocity_m_s: Array | None = None
+    ) -> "Cloud | None":
+        """Return the cloud as if measured at one instant; None if gyro or times do not cover it.
+
+        Args:
+            velocity_m_s: (3,) as in :func:`sensorium.calibration.sweep.deskew`; None takes out the turning only.
+        """
         if gyro is None or self.time_s is None or not len(self.time_s):
             return None
         if not gyro.covers(min(at_s, float(self.time_s.min())), max(at_s, float(self.time_s.max()))):
             return None
-        points = deskew(self.points, self.time_s, at_s, gyro.time_s, gyro.rate_rad_s, R_lidar_imu)
-        return Cloud(points, self.ring)
+        points = deskew(
+            self.points, self.time_s, at_s, gyro.time_s, gyro.rate_rad_s, R_lidar_imu, velocity_m_s
+        )
+        return Cloud(points, self.ring, None, self.points)
+
+    def velocity_m_s(self, other: "Cloud", gyro: Gyro | None, R_lidar_imu: Array) -> Array | None:
+        """Return how fast the LiDAR moved, in its axes in the middle of this sweep; None where it cannot be told.
+
+        Args:
+            other: The sweep after this one, or before it.
+        """
+        if self.time_s is None or other.time_s is None or not min(len(self.time_s), len(other.time_s)):
+            return None
+        middles_s = [float(cloud.time_s.min() + cloud.time_s.max()) / 2 for cloud in (self, other)]  # type: ignore[union-attr]
+        if not 0 < abs(middles_s[1] - middles_s[0]) <= MAX_APART_S:
+            return None
+        parts = [
+            cloud.straightened(middle_s, gyro, R_lidar_imu)
+            for cloud, middle_s in zip((self, other), middles_s, strict=True)
+        ]
+        if gyro is None or parts[0] is None or parts[1] is None:
+            return None
+        R = R_lidar_imu @ gyro.turned(*middles_s) @ R_lidar_imu.T
+        found = sweep_velocity(parts[0].points, parts[1].points, middles_s[1] - middles_s[0], R)
+        return None if found is None else found.velocity_m_s
 
 
 def decoded_cloud(info: StreamInfo, sample: Sample) -> Cloud:
@@ -202,8 +251,12 @@ def take_shot(
     cloud: Cloud,
     calibration: RigCalibration,
     gyro: Gyro | None,
+    neighbour: Cloud | None = None,
 ) -> Shot:
     """Return an image with the sweep of its time, straightened where the gyro covers both.
+
+    Args:
+        neighbour: The sweep before or after: it tells how fast the LiDAR moved, which is taken out too.
 
     Raises:
         CalibrationError: If the image does not decode or the calibration does not join the two.
@@ -213,7 +266,9 @@ def take_shot(
     at_s, turning = picture.capture_ns / SECOND_NS, None
     if gyro is not None and calibration.has_transform(lidar_frame, gyro.frame):
         R_lidar_imu = calibration.transform(lidar_frame, gyro.frame)[:3, :3]
-        straight = cloud.straightened(at_s, gyro, R_lidar_imu)
+        velocity_m_s = None if neighbour is None else cloud.velocity_m_s(neighbour, gyro, R_lidar_imu)
+        straight = cloud.straightened(at_s, gyro, R_lidar_imu, velocity_m_s)
         if straight is not None:
             cloud, turning = straight, T[:3, :3] @ R_lidar_imu @ gyro.at(at_s)
-    return Shot(image, cloud.points, cloud.ring, calibration.camera(camera.frame_id), T, turning)
+    lens = calibration.camera(camera.frame_id)
+    return Shot(image, cloud.points, cloud.ring, lens, T, turning, cloud.as_measured)

@@ -238,7 +238,9 @@ def _with_time(verdict: Verdict, apart_ns: int) -> Verdict:
 
 
 def _prepare(shot: Shot) -> _Prepared:
-    frame = keyframes.keyframe(shot.image, shot.points, shot.camera, shot.T_camera_lidar, shot.ring)
+    frame = keyframes.keyframe(
+        shot.image, shot.points, shot.camera, shot.T_camera_lidar, shot.ring, shot.as_measured
+    )
     edges = tuple(Edges(apply(shot.T_camera_lidar, part.xyz), part.weight) for part in frame.edges)
     return _Prepared(shot, replace(frame, edges=edges))
 

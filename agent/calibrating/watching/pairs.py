@@ -133,18 +133,24 @@ class CameraLidarWatch(Watch[_View]):
 
     @property
     def request(self) -> SetRequest:
-        """The images around the sweep are wanted too: the one taken when the LiDAR looked there fits best."""
-        found = super().request
-        return SetRequest(found.streams, (*found.beside, self.plan.streams[0]))
+        """The images around the sweep are wanted too: the one taken when the LiDAR looked there fits best.
+
+        So are the sweeps around it where a gyro straightens them: two of them tell how fast the rig moved.
+        """
+        found, (camera, lidar) = super().request, self.plan.streams
+        return SetRequest(found.streams, (*found.beside, camera, *((lidar,) if self.plan.gyro else ())))
 
     def _reduced(self, aligned: AlignedSet) -> _View:
         sweep, gyro = aligned.members[1], self._gyro(aligned)
         cloud = decoded_cloud(sweep.info, _sample(sweep))
         picture = self._image_of(cloud, aligned)
-        shot = take_shot(picture.info, _sample(picture), sweep.info.frame_id, cloud, self.calibration, gyro)
+        neighbour = _neighbour(sweep, aligned) if gyro is not None else None
+        shot = take_shot(
+            picture.info, _sample(picture), sweep.info.frame_id, cloud, self.calibration, gyro, neighbour
+        )
         if gyro is not None and cloud.time_s is not None and shot.turning_rad_s is None:
             raise UnusableSetError(f"{self.plan.gyro} does not cover image and sweep")
-        frame = keyframes.keyframe(shot.image, shot.points, shot.camera, self._T, shot.ring)
+        frame = keyframes.keyframe(shot.image, shot.points, shot.camera, self._T, shot.ring, shot.as_measured)
         known = [taken.data.frame for taken in self._window]
         if keyframes.distinct_scenes([*known, frame]) < keyframes.distinct_scenes(known) + 1:
             raise UnusableSetError("the scene is the same as before: standing still")
@@ -212,6 +218,19 @@ class CameraLidarWatch(Watch[_View]):
     def _forget(self) -> None:
         self._history.clear()
         self._single.clear()
+
+
+def _neighbour(sweep: KeptFrame, aligned: AlignedSet) -> Cloud | None:
+    """Return the sweep nearest in time to a set's own; None if none came beside it."""
+    others = [
+        kept
+        for kept in aligned.beside
+        if kept.info.name == sweep.info.name and kept.first_ns != sweep.first_ns
+    ]
+    if not others:
+        return None
+    nearest = min(others, key=lambda kept: abs(kept.first_ns - sweep.first_ns))
+    return decoded_cloud(nearest.info, _sample(nearest))
 
 
 def _lighter(frame: keyframes.Keyframe) -> keyframes.Keyframe:
