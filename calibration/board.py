@@ -220,7 +220,11 @@ def check_stereo_focals(
     right_frame: str,
     focal_tolerance: float = 0.01,
 ) -> Verdict:
-    """Refit both focal lengths on boards that both cameras see; sharper than each camera alone."""
+    """Refit both focal lengths on boards that both cameras see; sharper than each camera alone.
+
+    Raises:
+        CalibrationError: If the frames are unknown, or a board has no pose.
+    """
     subject = f"{left_frame}~{right_frame}"
     if len(left_views) < MIN_INTRINSIC_VIEWS:
         reason = f"{len(left_views)} common views of the board, {MIN_INTRINSIC_VIEWS} tilted ones are needed"
@@ -244,7 +248,11 @@ def check_stereo_board(
     left_frame: str,
     right_frame: str,
 ) -> Verdict:
-    """Place the board by the left camera and compare where the right one sees it; one view suffices."""
+    """Place the board by the left camera and compare where the right one sees it; one view suffices.
+
+    Raises:
+        CalibrationError: If the frames are unknown, or a board has no pose.
+    """
     subject = f"{left_frame}~{right_frame}"
     if not left_views:
         return Verdict(
@@ -314,6 +322,9 @@ def check_camera_lidar_board(
 
     The statistic is how much better the boards would fit after a motion of the size of a bump, not that
     motion itself: few boards place a rotation badly but notice it well (spec 1.14).
+
+    Raises:
+        CalibrationError: If the frames are unknown.
     """
     subject = f"{camera_frame}~{lidar_frame}"
     if len(views) < MIN_LIDAR_VIEWS:

@@ -164,7 +164,11 @@ class _Problem:
         return lenses, poses, sum(sizes) + (6 * (len(sizes) - 1) if self.is_mount_free else 0)
 
     def residuals(self, state: _State) -> list[list[Array | None]]:
-        """Return by camera and view (N, 2) seen minus predicted corners, or None."""
+        """Return by camera and view (N, 2) seen minus predicted corners, or None.
+
+        Raises:
+            CalibrationError: If a board came to lie behind its camera.
+        """
         found: list[list[Array | None]] = []
         for camera, T, seen in zip(state.cameras, state.extrinsics, self.views, strict=True):
             row: list[Array | None] = []

@@ -290,7 +290,11 @@ class Change:
 
 
 def change_between(earlier: Sequence[Keyframe], later: Sequence[Keyframe], T_camera_lidar: Array) -> Change:
-    """Compare where two groups of keyframes of one recording see the LiDAR; a common bias cancels."""
+    """Compare where two groups of keyframes of one recording see the LiDAR; a common bias cancels.
+
+    Raises:
+        CalibrationError: If one of the groups is empty.
+    """
     parts = (earlier, later)
     estimates = [estimate_motion(part, T_camera_lidar) for part in parts]
     both = estimate_motion(

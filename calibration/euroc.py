@@ -35,6 +35,9 @@ def sensor_files(path: Path) -> dict[str, Path]:
     Args:
         path: An ASL folder or its ``mav0``, a sensor's folder, its ``sensor.yaml``, or a description of another name
             (Kimera's ``LeftCameraParams.yaml``), which stands for itself.
+
+    Raises:
+        CalibrationError: If a description of another name cannot be read.
     """
     if path.is_file() and path.name != "sensor.yaml":
         return {str(_load(path).get("camera_id") or path.stem): path}

@@ -343,6 +343,9 @@ def check_ground_gravity(
         acc_m_s2: (N, 3) specific force over the same time, IMU axes; points up at rest. A known bias is taken off.
         slope_deg: How far the ground may be from level (one sigma): 0 indoors, 1 on a road.
         tolerance_deg: Per axis; a tilt of 0.5 degrees in any direction exceeds the default in one of them.
+
+    Raises:
+        CalibrationError: If the frames are unknown.
     """
     subject = f"{lidar_frame}~{imu_frame}"
     model = calibration.imus.get(imu_frame, ImuModel())

@@ -166,6 +166,9 @@ def check_lidar_lidar(
 
     Args:
         found: Of :func:`register_sweeps`, one for each place (5 sweeps or so each), started at the calibration.
+
+    Raises:
+        CalibrationError: If the frames are unknown.
     """
     subject = f"{first_frame}~{second_frame}"
     if not found:

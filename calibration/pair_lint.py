@@ -108,7 +108,11 @@ class View:
         points: NDArray[np.floating],
         ring: NDArray[np.integer] | None = None,
     ) -> "View":
-        """Build from a keyframe and its (N, 4) points."""
+        """Build from a keyframe and its (N, 4) points.
+
+        Raises:
+            CalibrationError: If the points are no rows of four numbers.
+        """
         sweep = Sweep.from_points(points, ring)
         found = (along_ring_edges(sweep), between_ring_edges(sweep), reflectance_edges(sweep))
         return cls(frame, tuple((edges.xyz, edges.weight) for edges in found))
@@ -208,6 +212,9 @@ def lint_stereo(
 
     Args:
         matches: Matched pixels (N, 2) of left and right image, one entry per pair.
+
+    Raises:
+        CalibrationError: If the calibration does not join the two frames, or knows no lens of a camera.
     """
     subject = f"{left}~{right}"
     T = calibration.transform(left, right)

@@ -84,7 +84,11 @@ class RigCalibration:
 
     @classmethod
     def parse(cls, text: str, origin: str = "calibration") -> "RigCalibration":
-        """Return the document of YAML text; ``origin`` names it in errors."""
+        """Return the document of YAML text; ``origin`` names it in errors.
+
+        Raises:
+            CalibrationError: With ``origin``, the key and what was found there.
+        """
         try:
             loaded = yaml.load(text, Loader=RigLoader)
         except yaml.YAMLError as err:

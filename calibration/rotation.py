@@ -213,6 +213,9 @@ def check_imu_rotation(
 
     Args:
         offset_s: The offset that is already known and applied by nobody: 0 when stamps share one clock.
+
+    Raises:
+        CalibrationError: If the frames are unknown.
     """
     subject = f"{sensor_frame}~{imu_frame}"
     found = align(turns, gyro_s, gyro_rad_s)

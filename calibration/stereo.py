@@ -180,7 +180,12 @@ def check_matches(
     reference: Reference | None = None,
     tolerance: StereoTolerance | None = None,
 ) -> StereoCheck:
-    """As :func:`check_stereo`, from matched pixels, one entry per pair of images."""
+    """As :func:`check_stereo`, from matched pixels, one entry per pair of images.
+
+    Raises:
+        CalibrationError: If the frames are unknown, the two cameras stand at one place, or the reference is of
+            another form.
+    """
     subject = f"{left_frame}~{right_frame}"
     T_left_right = calibration.transform(left_frame, right_frame)
     tolerance = tolerance or StereoTolerance.for_baseline(float(np.linalg.norm(T_left_right[:3, 3])))

@@ -148,7 +148,11 @@ def are_inside(flat: Array, pose: Array) -> Array:
 def fit_outline(
     flat: Array, hit: NDArray[np.int8], size_m: tuple[float, float], is_size_known: bool
 ) -> Array:
-    """Return u, v, angle, width, height of the rectangle that tells hits from misses best."""
+    """Return u, v, angle, width, height of the rectangle that tells hits from misses best.
+
+    Raises:
+        CalibrationError: If no returns hang together there.
+    """
     starts = [np.array([0.0, 0.0, 0.0, *size_m])] if is_size_known else []
     patch = patch_of(flat, hit)
     if patch is not None:

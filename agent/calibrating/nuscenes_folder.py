@@ -46,7 +46,11 @@ class _Tables:
 
 
 def nuscenes_folder(path: Path) -> Path | None:
-    """Return the folder of the tables if recorded files lie with them; None if it is no such data set."""
+    """Return the folder of the tables if recorded files lie with them; None if it is no such data set.
+
+    Raises:
+        CalibrationError: If a table cannot be read.
+    """
     folder = nuscenes.tables_folder(path)
     return folder if folder is not None and (folder / "sample_data.json").is_file() else None
 

@@ -87,20 +87,36 @@ class Material:
     """
 
     def stereo(self, task: CheckTask) -> StereoSet:
-        """Return the image pairs of two cameras."""
+        """Return the image pairs of two cameras.
+
+        Raises:
+            CalibrationError: If the recording holds none, or they do not decode.
+        """
         raise _lacking("image pairs", task)
 
     def camera_lidar(self, task: CheckTask) -> CameraLidarSet:
-        """Return images with the sweeps of their time."""
+        """Return images with the sweeps of their time.
+
+        Raises:
+            CalibrationError: If the recording holds none, or they do not decode.
+        """
         raise _lacking("images with sweeps", task)
 
     def turning(self, task: CheckTask) -> Turning:
-        """Return images and the gyro beside them, over the time in which the rig turned most; none if little."""
+        """Return images and the gyro beside them, over the time in which the rig turned most; none if little.
+
+        Raises:
+            CalibrationError: If the recording holds none, or they do not decode.
+        """
         raise _lacking("images with a gyro", task)
 
     @property
     def sensors(self) -> SensorData:
-        """The sensors without images."""
+        """The sensors without images.
+
+        Raises:
+            CalibrationError: If the recording holds none.
+        """
         raise CalibrationError("the recording holds no sensors beside images and sweeps")
 
 

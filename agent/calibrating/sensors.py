@@ -128,7 +128,12 @@ class SensorData:
         return np.sort(np.array(times, np.int64))
 
     def sweeps(self, info: StreamInfo, times_ns: Iterable[int]) -> list[TimedSweep]:
-        """Return the sweeps captured at these times (of :meth:`sweep_times`), straightened with a gyro."""
+        """Return the sweeps captured at these times (of :meth:`sweep_times`), straightened with a gyro.
+
+        Raises:
+            CalibrationError: If a sweep does not decode.
+            EpisodeError: If the episode cannot be read.
+        """
         wanted = {int(at_ns) for at_ns in times_ns}
         gyro, R_lidar_imu = self._gyro_of(info)
         found = []

@@ -109,7 +109,11 @@ class Draft:
         return array
 
     def rotation(self, values: Any, subject: str) -> Array:
-        """Return the 3x3 rotation nearest to nine numbers, with a finding if they are not one."""
+        """Return the 3x3 rotation nearest to nine numbers, with a finding if they are not one.
+
+        Raises:
+            CalibrationError: If they are not nine finite numbers.
+        """
         matrix = self.numbers(values, 9, f"rotation of {subject}").reshape(3, 3)
         determinant = float(np.linalg.det(matrix))
         nearest = nearest_rotation(matrix)
@@ -134,7 +138,11 @@ class Draft:
         return nearest
 
     def rigid(self, values: Any, subject: str) -> Array:
-        """Return the 4x4 transform of sixteen or twelve numbers in rows."""
+        """Return the 4x4 transform of sixteen or twelve numbers in rows.
+
+        Raises:
+            CalibrationError: If they are not as many finite numbers, or the last row is not 0 0 0 1.
+        """
         flat = np.asarray(values, dtype=object).reshape(-1)
         matrix = self.numbers(values, 12 if flat.size == 12 else 16, f"transform {subject}").reshape(-1, 4)
         if len(matrix) == 4 and not np.allclose(matrix[3], (0, 0, 0, 1), atol=1e-9):
@@ -377,7 +385,11 @@ def field_of(fields: Any, key: str, draft: Draft, where: str = "") -> Any:
 
 
 def list_of(values: Any, draft: Draft, what: str) -> list[float]:
-    """Return a list of finite numbers of any length."""
+    """Return a list of finite numbers of any length.
+
+    Raises:
+        CalibrationError: If it is no list of finite numbers; names the file and ``what``.
+    """
     try:
         found = [float(value) for value in values]
     except (TypeError, ValueError) as err:
@@ -388,7 +400,11 @@ def list_of(values: Any, draft: Draft, what: str) -> list[float]:
 
 
 def size_of(width: Any, height: Any, draft: Draft, what: str) -> tuple[int, int]:
-    """Return a positive image size."""
+    """Return a positive image size.
+
+    Raises:
+        CalibrationError: If it is none; names the file and ``what``.
+    """
     try:
         size = (int(width), int(height))
     except (TypeError, ValueError, OverflowError) as err:

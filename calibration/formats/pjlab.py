@@ -41,7 +41,11 @@ def read(
 
 
 def is_text_form(path: Path) -> bool:
-    """Return whether a text file has the lines ``K:`` and ``T:``."""
+    """Return whether a text file has the lines ``K:`` and ``T:``.
+
+    Raises:
+        CalibrationError: If the file cannot be read as text.
+    """
     labels = {line.partition(":")[0].strip() for line in read_text(path).splitlines()}
     return {"K", "T"} <= labels
 

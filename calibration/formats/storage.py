@@ -47,7 +47,11 @@ def read_storage(path: Path) -> dict[str, Any]:
 
 
 def parse_storage(text: str, path: Path) -> dict[str, Any]:
-    """Return the mapping in a settings file's text; ``path`` names it in errors, see :func:`read_storage`."""
+    """Return the mapping in a settings file's text; ``path`` names it in errors, see :func:`read_storage`.
+
+    Raises:
+        CalibrationError: If it is no FileStorage.
+    """
     body = text.partition("\n")[2] if text.lstrip().startswith("%YAML") else text
     try:
         fields = next((each for each in yaml.load_all(body, Loader=_Loader) if each is not None), None)

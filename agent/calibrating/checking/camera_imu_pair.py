@@ -13,7 +13,11 @@ from sensorium.verdict import Status, Verdict
 
 
 def judge_turning(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
-    """Judge rotation and time offset of a camera against an IMU over the most lively part of a recording."""
+    """Judge rotation and time offset of a camera against an IMU over the most lively part of a recording.
+
+    Raises:
+        CalibrationError: If an image does not decode, or the calibration does not join the two frames.
+    """
     calibration = recording.calibration.calibration
     camera_frame, imu_frame = task.frames
     found = recording.material.turning(task)

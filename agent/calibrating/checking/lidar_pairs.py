@@ -36,7 +36,12 @@ MAX_TURN_DEG = 0.25
 
 
 def judge_lidars(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
-    """Judge two LiDARs by sweeps taken while the rig hardly moved, all along the recording."""
+    """Judge two LiDARs by sweeps taken while the rig hardly moved, all along the recording.
+
+    Raises:
+        CalibrationError: If a sweep does not decode.
+        EpisodeError: If the episode cannot be read.
+    """
     data = recording.material.sensors
     first, second = task.infos
     T_known = data.calibration.transform(first.frame_id, second.frame_id)
@@ -82,6 +87,10 @@ def turned_sweeps(data: SensorData, first: StreamInfo, second: StreamInfo) -> li
     """Return how sweeps of both, taken while the rig turned, have the second LiDAR turned; none without an IMU.
 
     Each sweep is straightened to its own instant, so a stamp that is off shows as turning between the two.
+
+    Raises:
+        CalibrationError: If a sweep does not decode.
+        EpisodeError: If the episode cannot be read.
     """
     imu = data.imu_for(second.frame_id)
     samples = None if imu is None else data.inertial(imu)
@@ -123,6 +132,10 @@ def calm_pairs(
     """Return sweeps of both taken together while the rig hardly moved, or why there are none.
 
     How far the rig moves is read from two sweeps of the first LiDAR that follow upon each other.
+
+    Raises:
+        CalibrationError: If a sweep does not decode.
+        EpisodeError: If the episode cannot be read.
     """
     times, others = data.sweep_times(first), data.sweep_times(second)
     if len(times) < 2 or not len(others):
@@ -164,7 +177,12 @@ def _spread(indices: NDArray[np.intp], wanted: int) -> list[int]:
 
 
 def judge_ground(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
-    """Judge the ground that a LiDAR sees against the gravity that an IMU feels, over the longest rest."""
+    """Judge the ground that a LiDAR sees against the gravity that an IMU feels, over the longest rest.
+
+    Raises:
+        CalibrationError: If a sweep does not decode.
+        EpisodeError: If the episode cannot be read.
+    """
     data = recording.material.sensors
     lidar, imu = task.infos
     found = resting_sweeps(data, lidar, imu)
@@ -186,7 +204,12 @@ def judge_ground(report: CheckReport, recording: Recording, task: CheckTask) -> 
 def resting_sweeps(
     data: SensorData, lidar: StreamInfo, imu: StreamInfo
 ) -> tuple[list[TimedSweep], Array] | None:
-    """Return sweeps of the longest rest, and (N, 3) specific force over it; None where there was no rest."""
+    """Return sweeps of the longest rest, and (N, 3) specific force over it; None where there was no rest.
+
+    Raises:
+        CalibrationError: If a sweep does not decode.
+        EpisodeError: If the episode cannot be read.
+    """
     samples, rest = data.inertial(imu), data.rest(imu)
     if samples is None or not rest:
         return None
@@ -199,7 +222,12 @@ def resting_sweeps(
 
 
 def lively_turns(data: SensorData, lidar: StreamInfo, imu: StreamInfo) -> Turns | None:
-    """Return how a LiDAR turned over the twenty seconds in which an IMU felt most; None where it felt little."""
+    """Return how a LiDAR turned over the twenty seconds in which an IMU felt most; None where it felt little.
+
+    Raises:
+        CalibrationError: If a sweep does not decode.
+        EpisodeError: If the episode cannot be read.
+    """
     samples = data.inertial(imu)
     span = None if samples is None else excited_span(samples.time_s, samples.gyro_rad_s, TURNING_S)
     if span is None:
@@ -211,7 +239,12 @@ def lively_turns(data: SensorData, lidar: StreamInfo, imu: StreamInfo) -> Turns 
 
 
 def judge_lidar_turning(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
-    """Judge rotation and time offset of a LiDAR against an IMU over the most lively twenty seconds."""
+    """Judge rotation and time offset of a LiDAR against an IMU over the most lively twenty seconds.
+
+    Raises:
+        CalibrationError: If a sweep does not decode.
+        EpisodeError: If the episode cannot be read.
+    """
     data = recording.material.sensors
     lidar, imu = task.infos
     samples, turns = data.inertial(imu), lively_turns(data, lidar, imu)

@@ -67,7 +67,12 @@ def _drift(parts: Sequence[Inertial], is_one_rest: bool) -> list[tuple[str, floa
 
 
 def judge_force(report: CheckReport, recording: Recording, task: CheckTask) -> Verdict:
-    """Judge a force sensor by its readings at rest against the payload and biases that are known."""
+    """Judge a force sensor by its readings at rest against the payload and biases that are known.
+
+    Raises:
+        CalibrationError: If the calibration does not join sensor and IMU.
+        EpisodeError: If the episode cannot be read.
+    """
     data = recording.material.sensors
     (info,) = task.infos
     known = data.calibration.force_torque.get(info.frame_id)

@@ -71,6 +71,9 @@ def timed(
 
     Args:
         turning: Of each pair the rate in the right camera's axes and how much later its image is stamped.
+
+    Raises:
+        CalibrationError: If the calibration does not join the two frames, or knows no lens of a camera.
     """
     left, right = verdict.subject.split("~")
     single = []

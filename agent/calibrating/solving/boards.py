@@ -93,7 +93,11 @@ class Boards:
     _share: float = _NEW_SHARE
 
     def add(self, moment: Moment) -> dict[str, str]:
-        """Take in a moment; return what was made of each camera's image."""
+        """Take in a moment; return what was made of each camera's image.
+
+        Raises:
+            CalibrationError: If a camera's images change their size, or a sweep does not decode.
+        """
         views, found = {}, {}
         self.lidars |= set(moment.sweeps)
         for camera, shown in moment.images.items():
@@ -162,7 +166,11 @@ class BoardMaterial:
         self._found: dict[str, Boards] = {}
 
     def of(self, request: SolveRequest) -> Boards | None:
-        """Return the boards; None where no board was named."""
+        """Return the boards; None where no board was named.
+
+        Raises:
+            CalibrationError: If the recording cannot be read, or a camera's images change their size.
+        """
         if request.board is None:
             return None
         key = str(request.path)

@@ -250,6 +250,9 @@ def pose_table(path: Path) -> list[BoardView] | None:
     """Return the boards in a ``poses.csv`` of ACFR's cam_lidar_calibration, or None if there is none.
 
     19 lines a pose, mm: the camera's centre, normal, four corners, then the LiDAR's, then sizes.
+
+    Raises:
+        CalibrationError: If there is one that is damaged.
     """
     file = path / "poses.csv"
     if not file.is_file():

@@ -85,7 +85,11 @@ class Guide:
         self._only = only
 
     def take(self, moment: Moment) -> None:
-        """Take in what the sensors saw at one time."""
+        """Take in what the sensors saw at one time.
+
+        Raises:
+            CalibrationError: If a camera's images change their size, or a sweep does not decode.
+        """
         count = len(self.boards.moments)
         found = self.boards.add(moment)
         fresh = self.boards.moments[count:] if len(self.boards.moments) > count else []

@@ -19,7 +19,11 @@ _CORNER_PX, _CROSS_PX = 5, 9
 
 
 def board_overlays(boards: Boards, calibration: RigCalibration) -> Iterator[Overlay]:
-    """Yield the last view of each camera: corners seen, where another camera places them, returns on the board."""
+    """Yield the last view of each camera: corners seen, where another camera places them, returns on the board.
+
+    Raises:
+        CalibrationError: If a board that was seen has no pose.
+    """
     for camera, (moment, image) in boards.latest.items():
         if camera in calibration.cameras:
             yield _overlay(boards, calibration, camera, moment, image)

@@ -94,6 +94,10 @@ def check_with_board(
     """Return the verdicts of every check at start on the calibration in force, and pictures of what they saw.
 
     What could not be judged is ``insufficient``: also that no camera saw the board at all.
+
+    Raises:
+        CalibrationError: If the recording cannot be read, or a camera's images are not of its calibration's
+            size.
     """
     found: list[Verdict] = []
     material = BoardMaterial()

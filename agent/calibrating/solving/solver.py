@@ -102,6 +102,9 @@ def merged(base: RigCalibration, parts: Sequence[SolvedPart]) -> RigCalibration:
     A pair that was joined over other frames is now joined directly, and the last transform on the way to the
     child gives way: what hangs on the child moves with it. Transforms solved in the same run never give way to
     each other; they close a loop, which can be checked.
+
+    Raises:
+        CalibrationError: If what was solved joins a frame with itself or makes no document.
     """
     solved = [part for part in parts if part.is_solved]
     fresh = {frozenset((edge.parent, edge.child)) for part in solved for edge in part.edges}

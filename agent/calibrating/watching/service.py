@@ -139,7 +139,11 @@ class Checker:
         self._unsent: list[CheckMessage] = []
 
     def step(self) -> None:
-        """Plan anew when it is time, then do one piece of work or wait a little."""
+        """Plan anew when it is time, then do one piece of work or wait a little.
+
+        Raises:
+            SensoriumError: If the agent that is asked for streams does not answer.
+        """
         now_ns = self._clock.now_ns()
         if now_ns >= self._plan_ns:
             self._plan(now_ns)
