@@ -1,16 +1,19 @@
 """How fast a LiDAR moved over the ground, from two of its sweeps; a gyro has taken out how it turned within each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.calibration.geometry import Array, transform
-from sensorium.calibration.lidar_lidar import MIN_MATCHES, VOXEL_M, register, surface
+from sensorium.calibration.lidar_lidar import MIN_MATCHES, VOXEL_M, Registration, register, surface
 from sensorium.errors import CalibrationError
 
-# From far (a car drives a metre from sweep to sweep; each try reaches half as far) to near.
-VOXELS_M = (4 * VOXEL_M, 4 * VOXEL_M, VOXEL_M, VOXEL_M)
+# Sizes of the planes that are matched: fine ones find a way of 20 cm. A car drives further from sweep to sweep; that is
+# looked for from coarse to fine, where each try reaches half a metre.
+NEAR_M = (VOXEL_M, VOXEL_M)
+FAR_M = (4 * VOXEL_M, 4 * VOXEL_M, VOXEL_M, VOXEL_M)
 MAX_POINTS = 3000
 # Sweeps further apart share too little, and the speed changed in between.
 MAX_APART_S = 0.35
@@ -52,15 +55,25 @@ def sweep_velocity(
     source = np.asarray(second, np.float64)[:, :3]
     source = source[np.isfinite(source).all(axis=1) & source.any(axis=1)]
     source = source[:: max(len(source) // MAX_POINTS, 1)]
-    T, covariance, share = transform(R_first_second, np.zeros(3)), np.zeros((6, 6)), 0.0
-    for voxel_m in VOXELS_M:
+    start = transform(R_first_second, np.zeros(3))
+    found = _registered(first, source, start, NEAR_M) or _registered(first, source, start, FAR_M)
+    if found is None:
+        return None
+    covariance = found.covariance[3:, 3:]
+    size, ways = np.linalg.eigh(covariance)
+    pinned = ways[:, np.sqrt(size) <= MAX_SIGMA_M]
+    velocity = pinned @ pinned.T @ found.T_target_source[:3, 3] / apart_s
+    return SweepVelocity(np.asarray(velocity), np.asarray(covariance / apart_s**2))
+
+
+def _registered(
+    first: NDArray[np.floating], source: Array, T_first_second: Array, voxels_m: Sequence[float]
+) -> Registration | None:
+    """Return the last of several tries, each from where the one before ended; None if too few points lie on planes."""
+    T, found = T_first_second, None
+    for voxel_m in voxels_m:
         found = register(surface(first, voxel_m), source, T, voxel_m)
         if found.matches < MIN_MATCHES or not np.isfinite(found.covariance).all():
             return None
-        T, covariance, share = found.T_target_source, found.covariance[3:, 3:], found.matches / len(source)
-    if share < MIN_SHARE:
-        return None
-    size, ways = np.linalg.eigh(covariance)
-    pinned = ways[:, np.sqrt(size) <= MAX_SIGMA_M]
-    velocity = pinned @ pinned.T @ T[:3, 3] / apart_s
-    return SweepVelocity(np.asarray(velocity), np.asarray(covariance / apart_s**2))
+        T = found.T_target_source
+    return found if found is not None and found.matches >= MIN_SHARE * len(source) else None

@@ -168,8 +168,8 @@ class EpisodeMaterial(Material):
                 picture, sweep = payloads.pair(index)
                 cloud = decoded_cloud(lidar, sweep)
                 after = payloads.after(index) if gyro is not None else None
-                neighbour = None if after is None else decoded_cloud(lidar, after)
-                return take_shot(camera, picture, lidar.frame_id, cloud, self._calibration, gyro, neighbour)
+                following = None if after is None else decoded_cloud(lidar, after)
+                return take_shot(camera, picture, lidar.frame_id, cloud, self._calibration, gyro, following)
 
             return shot
 

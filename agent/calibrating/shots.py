@@ -207,26 +207,34 @@ class Cloud:
         )
         return Cloud(points, self.ring, None, self.points)
 
-    def velocity_m_s(self, other: "Cloud", gyro: Gyro | None, R_lidar_imu: Array) -> Array | None:
-        """Return how fast the LiDAR moved, in its axes in the middle of this sweep; None where it cannot be told.
+    def velocity_m_s(self, following: "Cloud", gyro: Gyro | None, R_lidar_imu: Array) -> Array | None:
+        """Return how fast the LiDAR moved, in its axes when this sweep began; None where it cannot be told.
 
         Args:
-            other: The sweep after this one, or before it.
+            following: The sweep after this one; its part over which the gyro is known counts.
         """
-        if self.time_s is None or other.time_s is None or not min(len(self.time_s), len(other.time_s)):
+        if self.time_s is None or following.time_s is None or gyro is None or not len(self.time_s):
             return None
-        middles_s = [float(cloud.time_s.min() + cloud.time_s.max()) / 2 for cloud in (self, other)]  # type: ignore[union-attr]
-        if not 0 < abs(middles_s[1] - middles_s[0]) <= MAX_APART_S:
+        rest = following.within(gyro.time_s[0], gyro.time_s[-1])
+        if rest.time_s is None or len(rest.time_s) < len(following.time_s) / 4:
             return None
-        parts = [
-            cloud.straightened(middle_s, gyro, R_lidar_imu)
-            for cloud, middle_s in zip((self, other), middles_s, strict=True)
-        ]
-        if gyro is None or parts[0] is None or parts[1] is None:
+        begin_s, next_s = float(self.time_s.min()), float(following.time_s.min())
+        first = self.straightened(begin_s, gyro, R_lidar_imu)
+        second = rest.straightened(next_s, gyro, R_lidar_imu)
+        if first is None or second is None or not 0 < next_s - begin_s <= MAX_APART_S:
             return None
-        R = R_lidar_imu @ gyro.turned(*middles_s) @ R_lidar_imu.T
-        found = sweep_velocity(parts[0].points, parts[1].points, middles_s[1] - middles_s[0], R)
+        R = R_lidar_imu @ gyro.turned(begin_s, next_s) @ R_lidar_imu.T
+        found = sweep_velocity(first.points, second.points, next_s - begin_s, R)
         return None if found is None else found.velocity_m_s
+
+    def within(self, start_s: float, end_s: float) -> "Cloud":
+        """Return the returns of a span of time; all of them where their times are unknown."""
+        if self.time_s is None:
+            return self
+        inside = (self.time_s >= start_s) & (self.time_s <= end_s)
+        return Cloud(
+            self.points[inside], None if self.ring is None else self.ring[inside], self.time_s[inside]
+        )
 
 
 def decoded_cloud(info: StreamInfo, sample: Sample) -> Cloud:
@@ -251,12 +259,12 @@ def take_shot(
     cloud: Cloud,
     calibration: RigCalibration,
     gyro: Gyro | None,
-    neighbour: Cloud | None = None,
+    following: Cloud | None = None,
 ) -> Shot:
     """Return an image with the sweep of its time, straightened where the gyro covers both.
 
     Args:
-        neighbour: The sweep before or after: it tells how fast the LiDAR moved, which is taken out too.
+        following: The next sweep: it tells how fast the LiDAR moved, which is taken out too.
 
     Raises:
         CalibrationError: If the image does not decode or the calibration does not join the two.
@@ -266,7 +274,7 @@ def take_shot(
     at_s, turning = picture.capture_ns / SECOND_NS, None
     if gyro is not None and calibration.has_transform(lidar_frame, gyro.frame):
         R_lidar_imu = calibration.transform(lidar_frame, gyro.frame)[:3, :3]
-        velocity_m_s = None if neighbour is None else cloud.velocity_m_s(neighbour, gyro, R_lidar_imu)
+        velocity_m_s = None if following is None else cloud.velocity_m_s(following, gyro, R_lidar_imu)
         straight = cloud.straightened(at_s, gyro, R_lidar_imu, velocity_m_s)
         if straight is not None:
             cloud, turning = straight, T[:3, :3] @ R_lidar_imu @ gyro.at(at_s)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from watched_rig import WatchedRig, watched_rig
 
+from sensorium.agent.calibrating.shots import Gyro, Sample, decoded_cloud
+from sensorium.agent.calibrating.watching.pairs import following_sweep
 from sensorium.agent.calibrating.watching.plan import plan_checks
 from sensorium.agent.calibrating.watching.service import Job, next_job
 from sensorium.agent.calibrating.watching.watch import Watch, new_watch
@@ -15,6 +17,8 @@ from sensorium.calibration.attribution import is_timing
 from sensorium.calibration.geometry import small_motion
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.simulators.demo_rig import demo_calibration
+from sensorium.simulators.rig import MOUNTS
+from sensorium.simulators.world import World
 from sensorium.sync.recording.check_book import JudgedWindow
 from sensorium.verdict import Status
 
@@ -171,3 +175,31 @@ def test_turning_waits_for_the_gaps_between_the_other_checks_and_is_not_forgotte
     assert next_job(jobs, second, second) is stereo
     assert next_job([turning], second, second) is turning
     assert next_job([], second, second) is None
+
+
+def test_the_next_sweep_beside_a_set_tells_how_fast_the_rig_moves(tmp_path: Any) -> None:
+    devices: dict[str, dict[str, Any]] = {
+        "camera_left": {"rate_hz": 10.0},
+        "lidar": {"columns": 512},
+        "imu": {},
+    }
+    rig = watched_rig(tmp_path, devices, seconds=3.0)
+    options = CheckOptions.model_validate({"check": "camera_lidar", "streams": ["camera_left", "lidar"]})
+    (plan,) = plan_checks([options], CALIBRATION, rig.infos)
+    request = new_watch(plan, CALIBRATION).request
+    R_lidar_imu = CALIBRATION.transform("lidar", "imu")[:3, :3]
+    for world_s in (0.6, 1.4, 2.2):
+        found = rig.at(request, world_s)
+        sweep, blocks = found.members[1], [kept for kept in found.beside if kept.info.name == "imu"]
+        sample = Sample(bytes(sweep.frame.payload), sweep.first_ns)
+        gyro = Gyro.of(blocks[0].info, ((kept.frame, kept.capture_ns) for kept in blocks))
+        cloud, other = decoded_cloud(sweep.info, sample), following_sweep(sweep, found)
+        assert other is not None
+        velocity = cloud.velocity_m_s(other, gyro, R_lidar_imu)
+        assert velocity is not None
+        assert cloud.time_s is not None
+        since_s = float(cloud.time_s.min()) - rig.started_ns / 1e9
+        truth = World(1).motion(since_s + np.array([0.0, 0.05])).carried_to(MOUNTS["lidar"])
+        # Half of the way to the next sweep, in the axes of its beginning.
+        assert velocity == pytest.approx(truth.rotation[0].T @ truth.velocity_m_s[1], abs=0.12)
+        assert np.linalg.norm(velocity) > 0.2

@@ -22,7 +22,7 @@ from sensorium.agent.calibrating.shots import (
 from sensorium.agent.calibrating.watching.plan import Planned
 from sensorium.agent.calibrating.watching.watch import ALARM, Moved, Taken, UnusableSetError, Watch
 from sensorium.calibration import agreement, camera_lidar, keyframes, stereo
-from sensorium.calibration.attribution import Window, moved_between
+from sensorium.calibration.attribution import Window, is_timing, moved_between
 from sensorium.calibration.geometry import Array
 from sensorium.calibration.inertial import check_ground_gravity
 from sensorium.calibration.lidar_lidar import Registration, check_lidar_lidar, register_sweeps
@@ -144,9 +144,9 @@ class CameraLidarWatch(Watch[_View]):
         sweep, gyro = aligned.members[1], self._gyro(aligned)
         cloud = decoded_cloud(sweep.info, _sample(sweep))
         picture = self._image_of(cloud, aligned)
-        neighbour = _neighbour(sweep, aligned) if gyro is not None else None
+        following = following_sweep(sweep, aligned) if gyro is not None else None
         shot = take_shot(
-            picture.info, _sample(picture), sweep.info.frame_id, cloud, self.calibration, gyro, neighbour
+            picture.info, _sample(picture), sweep.info.frame_id, cloud, self.calibration, gyro, following
         )
         if gyro is not None and cloud.time_s is not None and shot.turning_rad_s is None:
             raise UnusableSetError(f"{self.plan.gyro} does not cover image and sweep")
@@ -177,19 +177,33 @@ class CameraLidarWatch(Watch[_View]):
 
     def _refined(self, verdict: Verdict, window: Sequence[Taken[_View]]) -> Verdict:
         if verdict.status is Status.INSUFFICIENT:
-            return verdict
+            return self._stamps_in_doubt(verdict, window)
         self._history += [Taken(taken.tick_ns, _lighter(taken.data.frame)) for taken in window]
         self._history = self._history[-3 * self.needed :]
         if verdict.status not in ALARM:
             self._single.clear()
             return verdict
+        self._remember(window)
+        if len(self._single) >= MIN_TIMING_FRAMES:
+            return with_timing(verdict, list(self._single))
+        return self._held_back(verdict, [taken.data.rate_rad_s for taken in window])
+
+    def _remember(self, window: Sequence[Taken[_View]]) -> None:
+        """Keep what each keyframe alone says, with how fast the rig turned in it."""
         for view in (taken.data for taken in window):
             if view.rate_rad_s is not None:
                 estimate = camera_lidar.estimate_motion([view.frame], self._T)
                 self._single.append((estimate, view.rate_rad_s))
-        if len(self._single) >= MIN_TIMING_FRAMES:
-            return with_timing(verdict, list(self._single))
-        return self._held_back(verdict, [taken.data.rate_rad_s for taken in window])
+
+    def _stamps_in_doubt(self, verdict: Verdict, window: Sequence[Taken[_View]]) -> Verdict:
+        """After an alarm: keyframes that contradict each other may be what a stamp that is off looks like."""
+        if not self._single or not any(quantity.name == "misalignment" for quantity in verdict.quantities):
+            return verdict
+        self._remember(window)
+        if len(self._single) < MIN_TIMING_FRAMES:
+            return verdict
+        told = with_timing(verdict, list(self._single))
+        return told if is_timing(told) else verdict
 
     def _held_back(self, verdict: Verdict, rates: Sequence[Array | None]) -> Verdict:
         """Return an alarm that cannot be told from a late stamp yet as no more than suspect."""
@@ -220,17 +234,17 @@ class CameraLidarWatch(Watch[_View]):
         self._single.clear()
 
 
-def _neighbour(sweep: KeptFrame, aligned: AlignedSet) -> Cloud | None:
-    """Return the sweep nearest in time to a set's own; None if none came beside it."""
-    others = [
+def following_sweep(sweep: KeptFrame, aligned: AlignedSet) -> Cloud | None:
+    """Return the sweep after a set's own; None if none came beside it."""
+    later = [
         kept
         for kept in aligned.beside
-        if kept.info.name == sweep.info.name and kept.first_ns != sweep.first_ns
+        if kept.info.name == sweep.info.name and kept.first_ns > sweep.first_ns
     ]
-    if not others:
+    if not later:
         return None
-    nearest = min(others, key=lambda kept: abs(kept.first_ns - sweep.first_ns))
-    return decoded_cloud(nearest.info, _sample(nearest))
+    first = min(later, key=lambda kept: kept.first_ns)
+    return decoded_cloud(first.info, _sample(first))
 
 
 def _lighter(frame: keyframes.Keyframe) -> keyframes.Keyframe:
