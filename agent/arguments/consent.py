@@ -68,6 +68,18 @@ def consent_log(
     raise typer.Exit(show_log(folder or spool / "consent", as_json=as_json))
 
 
+@group.command("adopt")
+def consent_adopt(
+    folder: Annotated[Path | None, typer.Option("--consent")] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+    as_json: Json = False,
+) -> None:
+    """Vouch for grant files that were put into the consent folder by hand: enter them in the log."""
+    from sensorium.agent.commands.consent import adopt_grants
+
+    raise typer.Exit(adopt_grants(folder or spool / "consent", as_json=as_json))
+
+
 @group.command("restart")
 def consent_restart(
     folder: Annotated[Path | None, typer.Option("--consent")] = None,

@@ -107,6 +107,20 @@ def _worth(ledger: ConsentLedger, grant: ConsentGrant, now_ns: int) -> str:
     return (ConsentStatus.UNKNOWN if ledger.fault and status.is_valid else status).value
 
 
+def adopt_grants(folder: Path, as_json: bool) -> int:
+    """Enter grant files that lie in the folder in the log.
+
+    Raises:
+        ConfigError: If the records cannot be read or written.
+    """
+    adopted = ConsentStore(folder).adopt(by=os.environ.get("USER", ""))
+    if as_json:
+        print_json({"adopted": list(adopted)})
+    else:
+        display.say(f"adopted: {', '.join(adopted) or 'nothing, every grant file is in the log'}")
+    return 0
+
+
 def restart_consent(folder: Path, as_json: bool) -> int:
     """Begin a new consent log, paused and without a live grant.
 

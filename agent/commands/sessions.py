@@ -21,7 +21,6 @@ from sensorium.sync.consent.grants import (
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
-from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.recording.permit import Refusal
 from sensorium.sync.recording.spec import SessionPlan
 from sensorium.sync.sources import open_source
@@ -188,28 +187,21 @@ def _rate(text: str) -> float | str:
 def _replay_consent(source: Path, span_utc_ns: tuple[int, int], spool: Path, clock: HostClock) -> Path:
     """Return the consent folder that governs a replay.
 
-    An episode's own grants go on to govern its replay. A recording of somebody else has none: recording it
-    again on this machine is what the user asks for by calling replay, uploading it still needs a grant.
+    An episode's own grants go on to govern its replay as they are now, in the log beside it or else in that of
+    the spool; what its manifest says that they once permitted counts for nothing. A recording of somebody else
+    has none: recording it again on this machine is what the user asks for by calling replay, uploading it still
+    needs a grant.
     """
-    inherited = source.parent.parent / "consent"
-    if (source / MANIFEST_FILE).exists() and inherited.is_dir():
-        return inherited
+    if (source / MANIFEST_FILE).exists():
+        beside = source.parent.parent / "consent"
+        return beside if beside.is_dir() else spool / "consent"
     store = ConsentStore(spool / "consent", clock)
     purposes = [Purpose.RECORD]
-    if (source / MANIFEST_FILE).exists():
-        purposes = _carried_purposes(read_manifest(source))
     captured = (span_utc_ns[0] - REPLAY_MARGIN_NS, span_utc_ns[1] + REPLAY_MARGIN_NS)
-    if purposes and not _has_replay_grant(store.ledger(), clock.utc_ns(), purposes, captured):
+    if not _has_replay_grant(store.ledger(), clock.utc_ns(), purposes, captured):
         note = f"replay of {source.name}"
         enter_grant(store, REPLAY_SUBJECT, clock, purposes, captured=captured, note=note)
     return store.folder
-
-
-def _carried_purposes(manifest: Manifest) -> list[Purpose]:
-    personal = [record for record in manifest.streams if record.info.is_personal and record.total.recorded]
-    sets = [set(record.consent.purposes) for record in personal]
-    common = set.intersection(*sets) if sets else set()
-    return [purpose for purpose in Purpose if purpose.value in common]
 
 
 def _has_replay_grant(

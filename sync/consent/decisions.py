@@ -29,6 +29,7 @@ from sensorium.sync.consent.grants import (
     ConsentStream,
     Purpose,
     format_utc,
+    source_grants,
 )
 from sensorium.sync.consent.pauses import LivePauses
 from sensorium.timebase import SECOND_NS
@@ -118,6 +119,10 @@ def timeline(
     if ledger.fault:
         denial = Decision(False, "fault", f"the consent records cannot be trusted: {ledger.fault}")
         return (ConsentSpan(BEFORE_ALL_NS, AFTER_ALL_NS, denial),)
+    unknown = ledger.unknown(source_grants(stream))
+    if unknown:
+        denial = Decision(False, "unknown_grant", unknown_grant(stream.name, unknown))
+        return (ConsentSpan(BEFORE_ALL_NS, AFTER_ALL_NS, denial),)
     judge = _Judge(stream, purpose, now_utc_ns, ledger, redactions, utc_offsets_ns)
     edges = [BEFORE_ALL_NS, *sorted(judge.edges()), AFTER_ALL_NS]
     spans: list[ConsentSpan] = []
@@ -128,6 +133,15 @@ def timeline(
         else:
             spans.append(ConsentSpan(start, end, decision))
     return tuple(spans)
+
+
+def unknown_grant(name: str, grant_id: str) -> str:
+    """Say that a stream was recorded under a grant of another log, and how to go on."""
+    return (
+        f"{name} was recorded under grant {grant_id}, which the consent log here does not know: name the folder "
+        f"of the log that does (--consent), or put the grant's file into the folder of this one and adopt it "
+        "with `sensorium consent adopt`"
+    )
 
 
 def freeze(
@@ -229,7 +243,7 @@ class _Judge:
         who = f"grant {grant.id} of {grant.subject}"
         status = self._ledger.status(grant, self._now_ns)
         if status is ConsentStatus.UNKNOWN:
-            return "not_given", f"{who} was never entered in the log: adopt it with `sensorium consent grant`"
+            return "not_given", f"{who} was never entered in the log: adopt it with `sensorium consent adopt`"
         if status is ConsentStatus.INVALIDATED:
             return "altered", f"{who} was changed after it was given: restore the file or give a new grant"
         if not status.is_valid:

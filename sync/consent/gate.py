@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
-from sensorium.sync.consent.decisions import decide
+from sensorium.sync.consent.decisions import decide, unknown_grant
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.episode.files import SHARED_FILES, stream_file
 from sensorium.sync.episode.manifest import Manifest, StreamRecord
@@ -29,6 +29,10 @@ def consent_reasons(
     for record in manifest.streams:
         is_asked = streams is None or record.info.name in streams
         if is_asked and record.info.is_personal and _has_data(record, names):
+            unknown = ledger.unknown(record.consent.grants)
+            if unknown and not ledger.fault:
+                reasons.append(unknown_grant(f"stream {record.info.name}", unknown))
+                continue
             decision = decide(record.info, _span_utc_ns(manifest, record), purpose, now_utc_ns, ledger)
             if not decision.is_allowed:
                 reasons.append(f"stream {record.info.name}: {decision.reason}")

@@ -8,6 +8,7 @@ The fields follow ISO/IEC TS 27560 and the states the W3C Data Privacy Vocabular
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
@@ -120,6 +121,18 @@ class ConsentStream(Protocol):
 
     @property
     def is_personal(self) -> bool: ...
+
+    @property
+    def details(self) -> Mapping[str, str]: ...
+
+
+SOURCE_GRANTS = "source_grants"
+"""Detail of a stream that is replayed: ids of the grants that it was recorded under, with spaces in between."""
+
+
+def source_grants(stream: ConsentStream) -> tuple[str, ...]:
+    """Return the grants that a replayed stream was recorded under; they go with it wherever it is copied to."""
+    return tuple(stream.details.get(SOURCE_GRANTS, "").split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +303,11 @@ class ConsentLedger:
     def head(self) -> str:
         """The hash of the log's last row."""
         return self.heads[-1] if self.heads else ""
+
+    def unknown(self, grant_ids: Iterable[str]) -> str:
+        """Return the first of some grants that was never entered in this log; "" if all were."""
+        known = {event.grant_id for event in self.events if event.kind is EventKind.GIVEN}
+        return next((grant_id for grant_id in grant_ids if grant_id not in known), "")
 
     @property
     def is_paused(self) -> bool:

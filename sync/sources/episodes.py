@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sensorium.drivers.frame import Frame, Loss, Place, RecordedStamps
+from sensorium.drivers.frame import Frame, Loss, Place, RecordedStamps, StreamInfo
 from sensorium.errors import EpisodeError, SourceError
 from sensorium.sync.clocks.model import Stamped
+from sensorium.sync.consent.grants import SOURCE_GRANTS, source_grants
 from sensorium.sync.episode.manifest import ConsentRecord, Manifest
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.verify import verify
@@ -44,7 +45,7 @@ class EpisodeSource(Source):
                 raise SourceError(
                     f"{path}: {found[0].sentence}; pass allow_unverified to replay it all the same"
                 )
-            self.streams = tuple(self._episode.streams.values())
+            self.streams = tuple(map(self._inheriting, self._episode.streams.values()))
             self.timeline = replace(self._episode.timeline, is_virtual=True)
             self.start_ns, self.end_ns = self._span_ns()
             self.problems = (*found, *self._find_problems())
@@ -60,6 +61,13 @@ class EpisodeSource(Source):
             record.info.name: next(iter(record.balances.values())) for record in records if record.balances
         }
         self.first_seq = {name: balance.first_seq for name, balance in begins.items()}
+
+    def _inheriting(self, info: StreamInfo) -> StreamInfo:
+        """Return a stream that says under which grants it was recorded: they must be live where it is replayed."""
+        if self.manifest is None or not info.is_personal:
+            return info
+        grants = dict.fromkeys((*source_grants(info), *self.manifest.stream(info.name).consent.grants))
+        return replace(info, details={**info.details, SOURCE_GRANTS: " ".join(grants)}) if grants else info
 
     def frames(self) -> Iterator[Frame | Loss]:
         """Yield the frames as they were published, with the capture times that were then computed.
