@@ -126,6 +126,13 @@ class ConsentStream(Protocol):
     def details(self) -> Mapping[str, str]: ...
 
 
+PERSONAL_MODALITIES = frozenset(
+    modality
+    for modality in Modality
+    if modality.value in ("camera", "depth", "audio", "gnss", "event_camera", "text")
+)
+"""What is personal unless somebody whose word counts says otherwise."""
+
 SOURCE_GRANTS = "source_grants"
 """Detail of a stream that is replayed: ids of the grants that it was recorded under, with spaces in between."""
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from sensorium.drivers.frame import Frame, Loss, Place, RecordedStamps, StreamInfo
 from sensorium.errors import EpisodeError, SourceError
 from sensorium.sync.clocks.model import Stamped
-from sensorium.sync.consent.grants import SOURCE_GRANTS, source_grants
+from sensorium.sync.consent.grants import PERSONAL_MODALITIES, SOURCE_GRANTS, source_grants
 from sensorium.sync.episode.manifest import ConsentRecord, Manifest
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.verify import verify
 from sensorium.sync.sources.source import Problem, Source
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import trusted_keys
 from sensorium.verdict import Status
 
 _NOT_RECORDED = "not in the recording"
@@ -63,11 +65,22 @@ class EpisodeSource(Source):
         self.first_seq = {name: balance.first_seq for name, balance in begins.items()}
 
     def _inheriting(self, info: StreamInfo) -> StreamInfo:
-        """Return a stream that says under which grants it was recorded: they must be live where it is replayed."""
+        """Return a stream that says under which grants it was recorded: they must be live where it is replayed.
+
+        That a camera or microphone is not personal is the word of whoever sealed it; a stranger's counts for
+        nothing.
+        """
+        if info.modality in PERSONAL_MODALITIES and not info.is_personal and not self._is_by_known_device():
+            info = replace(info, is_personal=True)
         if self.manifest is None or not info.is_personal:
             return info
         grants = dict.fromkeys((*source_grants(info), *self.manifest.stream(info.name).consent.grants))
         return replace(info, details={**info.details, SOURCE_GRANTS: " ".join(grants)}) if grants else info
+
+    def _is_by_known_device(self) -> bool:
+        if self.manifest is None:
+            return False
+        return bytes.fromhex(self.manifest.device_public_key) in trusted_keys(Role.DEVICE)
 
     def frames(self) -> Iterator[Frame | Loss]:
         """Yield the frames as they were published, with the capture times that were then computed.

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sessions import Done, sensorium
 
-from sensorium.sync.episode.manifest import read_manifest
+from sensorium.sync.consent.grants import PERSONAL_MODALITIES
+from sensorium.sync.episode.files import MANIFEST_FILE
+from sensorium.sync.episode.manifest import ConsentRecord, read_manifest, seal
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,27 @@ def test_a_consent_folder_from_before_the_withdrawal_is_found(demo: Path, tmp_pa
     assert sensorium("consent", "withdraw", "site:demo", "--spool", demo / "spool").code == 0
     _, stored, _ = replayed(episode, tmp_path / "spool")
     assert stored == set()
+
+
+def test_a_stranger_who_seals_a_camera_as_not_personal_is_not_believed(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The episode is edited and sealed anew by a key that nobody knows here."""
+    episode = copied(demo, tmp_path)
+    monkeypatch.setenv("SENSORIUM_HOME", str(tmp_path / "stranger"))
+    manifest = read_manifest(episode)
+    streams = tuple(
+        replace(each, info=replace(each.info, is_personal=False), consent=ConsentRecord())
+        for each in manifest.streams
+    )
+    open_folder = tmp_path / "forged" / "open" / episode.name
+    open_folder.parent.mkdir(parents=True)
+    shutil.copytree(episode, open_folder)
+    (open_folder / MANIFEST_FILE).unlink()
+    forged = seal(open_folder, replace(manifest, streams=streams, files=()))
+    monkeypatch.setenv("SENSORIUM_HOME", str(tmp_path / "home"))
+    _, stored, _ = replayed(forged, tmp_path / "spool")
+    assert stored == set()
+    for folder in (tmp_path / "spool" / "sealed").iterdir():
+        recorded = {each.info.modality for each in read_manifest(folder).streams if each.total.recorded}
+        assert not recorded & PERSONAL_MODALITIES
