@@ -29,9 +29,9 @@ from sensorium.sync.consent.grants import (
     ConsentStream,
     Purpose,
     format_utc,
-    source_grants,
 )
 from sensorium.sync.consent.pauses import LivePauses
+from sensorium.sync.episode.personal import source_grants
 from sensorium.timebase import SECOND_NS
 
 _DAY_NS = 86_400 * SECOND_NS
@@ -119,7 +119,7 @@ def timeline(
     if ledger.fault:
         denial = Decision(False, "fault", f"the consent records cannot be trusted: {ledger.fault}")
         return (ConsentSpan(BEFORE_ALL_NS, AFTER_ALL_NS, denial),)
-    unknown = ledger.unknown(source_grants(stream))
+    unknown = ledger.unknown(source_grants(stream.details))
     if unknown:
         denial = Decision(False, "unknown_grant", unknown_grant(stream.name, unknown))
         return (ConsentSpan(BEFORE_ALL_NS, AFTER_ALL_NS, denial),)

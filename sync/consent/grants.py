@@ -126,22 +126,6 @@ class ConsentStream(Protocol):
     def details(self) -> Mapping[str, str]: ...
 
 
-PERSONAL_MODALITIES = frozenset(
-    modality
-    for modality in Modality
-    if modality.value in ("camera", "depth", "audio", "gnss", "event_camera", "text")
-)
-"""What is personal unless somebody whose word counts says otherwise."""
-
-SOURCE_GRANTS = "source_grants"
-"""Detail of a stream that is replayed: ids of the grants that it was recorded under, with spaces in between."""
-
-
-def source_grants(stream: ConsentStream) -> tuple[str, ...]:
-    """Return the grants that a replayed stream was recorded under; they go with it wherever it is copied to."""
-    return tuple(stream.details.get(SOURCE_GRANTS, "").split())
-
-
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What a grant reaches: stream name globs, modalities (none = every), and capture times.

@@ -7,8 +7,8 @@ from pathlib import Path
 from sensorium.drivers.frame import Frame, Loss, Place, RecordedStamps, StreamInfo
 from sensorium.errors import EpisodeError, SourceError
 from sensorium.sync.clocks.model import Stamped
-from sensorium.sync.consent.grants import PERSONAL_MODALITIES, SOURCE_GRANTS, source_grants
 from sensorium.sync.episode.manifest import ConsentRecord, Manifest
+from sensorium.sync.episode.personal import PERSONAL_MODALITIES, SOURCE_GRANTS, source_grants
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.verify import verify
 from sensorium.sync.sources.source import Problem, Source
@@ -74,7 +74,9 @@ class EpisodeSource(Source):
             info = replace(info, is_personal=True)
         if self.manifest is None or not info.is_personal:
             return info
-        grants = dict.fromkeys((*source_grants(info), *self.manifest.stream(info.name).consent.grants))
+        grants = dict.fromkeys(
+            (*source_grants(info.details), *self.manifest.stream(info.name).consent.grants)
+        )
         return replace(info, details={**info.details, SOURCE_GRANTS: " ".join(grants)}) if grants else info
 
     def _is_by_known_device(self) -> bool:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from sessions import Done, sensorium
 
-from sensorium.sync.consent.grants import PERSONAL_MODALITIES
 from sensorium.sync.episode.files import MANIFEST_FILE
 from sensorium.sync.episode.manifest import ConsentRecord, read_manifest, seal
+from sensorium.sync.episode.personal import PERSONAL_MODALITIES
 
 
 @pytest.fixture(scope="module")
