@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sensorium.agent.arguments import calibration, consent, episodes, export, sync, upload
+from sensorium.agent.arguments import calibration, consent, episodes, export, keys, sync, upload
 from sensorium.agent.arguments.options import DEFAULT_SPOOL, Despite, Json, Seconds, SpoolOption
 from sensorium.errors import SensoriumError
 
@@ -26,6 +26,7 @@ for name, module in (
     ("upload", upload),
     ("calibration", calibration),
     ("sync", sync),
+    ("keys", keys),
 ):
     app.add_typer(module.group, name=name)
 app.command("export")(export.export)

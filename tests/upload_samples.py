@@ -7,11 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sensorium.drivers.frame import Encoding, Modality, StreamInfo
+import numpy as np
+
+from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo
+from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope, parse_utc
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import LEAF_BYTES, Balance, Manifest, StreamRecord, seal
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import signing_key
 from sensorium.timebase import SECOND_NS, Timeline
@@ -55,44 +59,57 @@ def seal_episode(
     extra: Mapping[str, bytes] | None = None,
     data_bytes: int = 3000,
 ) -> Path:
-    """Seal an episode of two personal streams and another; ``large``: ``cam.mcap`` has three leaves."""
-    rng = random.Random(5)
-    folder = spool.open_folder(episode_id)
-    folder.mkdir()
-    files = {
-        "data.mcap": rng.randbytes(data_bytes),
-        "calibration.yaml": b"id: none\n",
-        "cam.mcap": rng.randbytes(2 * LEAF_BYTES + 77 if large else 2000),
-        "mic.mcap": rng.randbytes(1000),
-        **(extra or {}),
-    }
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    """Seal an episode of two personal streams and another; ``large``: ``cam.mcap`` has three leaves.
+
+    Args:
+        extra: Further files, by name.
+        data_bytes: About how large ``data.mcap`` is.
+    """
     infos = [
         StreamInfo("cam", Modality.CAMERA, Encoding.JPEG, 30.0, "cam", is_personal=True),
         StreamInfo("mic", Modality.AUDIO, Encoding.PCM_S16LE, 48000.0, "mic", shape=(2,), is_personal=True),
         StreamInfo("lidar", Modality.LIDAR, Encoding.POINTS, 10.0, "lidar"),
     ]
-    streams = tuple(
-        StreamRecord(
-            info,
-            balances={1: Balance(10, 10)},
-            bytes_stored=1000,
-            first_utc_ns=CAPTURED[0],
-            last_utc_ns=CAPTURED[1],
+    sizes = {"cam": 2 * LEAF_BYTES + 77 if large else 2000, "mic": 1000, "lidar": data_bytes}
+    timeline = Timeline("host", 0)
+    folder = spool.open_folder(episode_id)
+    writer = EpisodeWriter(folder, episode_id, timeline, WriterPolicy(sync_s=None, reserve_bytes=0))
+    rng = random.Random(5)
+    streams = []
+    for info in infos:
+        writer.declare(info)
+        samples = _write(writer, info.name, rng.randbytes(sizes[info.name] // 16 * 16))
+        streams.append(
+            StreamRecord(
+                info,
+                balances={1: Balance(samples, samples)},
+                bytes_stored=1000,
+                first_utc_ns=CAPTURED[0],
+                last_utc_ns=CAPTURED[1],
+            )
         )
-        for info in infos
-    )
+    writer.close()
+    for name, content in {"calibration.yaml": b"id: none\n", **(extra or {})}.items():
+        (folder / name).write_bytes(content)
     manifest = Manifest(
         episode_id=episode_id,
         agent_version="0",
         facts=SessionFacts(rig="test"),
         start_utc_ns=CAPTURED[0],
         end_utc_ns=CAPTURED[1],
-        timeline=Timeline("host", CAPTURED[0]),
-        streams=streams,
+        timeline=timeline,
+        streams=tuple(streams),
     )
     return seal(folder, manifest)
+
+
+def _write(writer: EpisodeWriter, stream: str, payload: bytes) -> int:
+    """Write one frame; return its samples."""
+    count = len(payload) // 4 if stream == "mic" else 1
+    arrival_ns = np.array([CAPTURED[0] + SECOND_NS], np.int64)
+    frame = Frame(stream, 0, count, None, arrival_ns, payload)
+    writer.write(frame, Stamped(arrival_ns - 1000, Uncertainty(1.0, 1.0, 1.0), 0), 1)
+    return count
 
 
 @contextmanager

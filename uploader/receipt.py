@@ -10,15 +10,19 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from sensorium.errors import EpisodeError
-from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
+from sensorium.errors import EpisodeError, TrustError
+from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, SIGNED_RECORDS, UPLOAD_NOTE_FILE
 from sensorium.sync.episode.manifest import (
     FileRecord,
     Manifest,
     manifest_digest,
     read_manifest,
+    stored_name,
 )
 from sensorium.sync.episode.spool import write_durably
+from sensorium.sync.trust.documents import open_document, sign_document
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import signing_key, trusted_keys
 from sensorium.uploader.stores.store import ObjectMissingError, Store
 
 METHOD = "read back through a fresh connection: BLAKE3 of every 8 MiB part, SHA-256 of every file"
@@ -86,16 +90,30 @@ def upload_state(folder: Path, store_url: str | None = None) -> State:
 def upload_reasons(folder: Path) -> tuple[str, ...]:
     """Return why an episode was denied, held or quarantined."""
     reasons = _read_note(folder).get("reasons", ())
-    return tuple(str(reason) for reason in reasons) if isinstance(reasons, list) else ()
+    found = tuple(str(reason) for reason in reasons) if isinstance(reasons, list) else ()
+    if (folder / RECEIPT_FILE).exists() and read_receipt(folder) is None:
+        found += (
+            f"{RECEIPT_FILE} is damaged, or signed by nobody whose word counts here: it is not believed",
+        )
+    return found
 
 
 def read_receipt(folder: Path) -> Receipt | None:
-    """Return the receipt in an episode folder; None if there is none that can be read."""
+    """Return the receipt in an episode folder; None if there is none that counts: whole, and signed by a device.
+
+    Raises:
+        TrustError: If this machine's trust store cannot be read.
+    """
     try:
-        fields = json.loads((folder / RECEIPT_FILE).read_bytes())
+        data = (folder / RECEIPT_FILE).read_bytes()
+    except OSError:
+        return None
+    trusted = trusted_keys(Role.DEVICE)
+    try:
+        fields = open_document(data, SIGNED_RECORDS[RECEIPT_FILE], trusted)[0]
         files = tuple(StoredFile(**file) for file in fields.pop("files"))
         receipt = Receipt(files=files, **fields)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (TrustError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return receipt if receipt.version == 1 else None
 
@@ -137,8 +155,7 @@ def manifest_key(episode_id: str) -> str:
 
 def data_key(episode_id: str, file: FileRecord) -> str:
     """Return the key of a data file: its name and its content's hash."""
-    name = Path(file.name)
-    return f"episodes/{episode_id}/{name.stem}-{file.blake3_root[:16]}{name.suffix}"
+    return f"episodes/{episode_id}/{stored_name(file)}"
 
 
 def stored_file(manifest: Manifest, file: FileRecord) -> StoredFile:
@@ -154,8 +171,14 @@ def write_note(folder: Path, manifest_blake3: str, state: State, reasons: Collec
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
-    """Leave the receipt durably, and remove the note that it supersedes."""
-    write_durably(folder / RECEIPT_FILE, _json(asdict(receipt)))
+    """Leave the receipt durably, signed by this machine, and remove the note that it supersedes.
+
+    Raises:
+        EpisodeError: If the disk does not take it.
+        TrustError: If this machine's key cannot be read.
+    """
+    data = sign_document(asdict(receipt), signing_key(Role.DEVICE), SIGNED_RECORDS[RECEIPT_FILE])
+    write_durably(folder / RECEIPT_FILE, data)
     (folder / UPLOAD_NOTE_FILE).unlink(missing_ok=True)
 
 

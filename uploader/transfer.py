@@ -26,6 +26,7 @@ from sensorium.sync.episode.manifest import (
     Manifest,
     read_manifest,
 )
+from sensorium.sync.episode.verify import strangers, verify
 from sensorium.timebase import Clock
 from sensorium.uploader.receipt import (
     METHOD,
@@ -148,11 +149,13 @@ class _Transfer:
             if self._is_done(key, envelope):
                 return Outcome(self._id, State.VERIFIED)
             self._check_gates(manifest)
+            self._check_whole(full=True)
             self._check_conflict(key, envelope)
             self._note(State.UPLOADING)
             for file in manifest.files:
                 self._deliver(manifest, file)
             self._check_gates(manifest)
+            self._check_whole(full=False)
             self._commit(key, envelope)
             self._note(State.COMMITTED)
             self._prove(manifest, key, envelope)
@@ -194,6 +197,14 @@ class _Transfer:
         reasons = consent_reasons(manifest, self._gates.ledger(), Purpose.UPLOAD, self._gates.clock.utc_ns())
         if reasons:
             raise _RefusedError(State.DENIED, *reasons)
+
+    def _check_whole(self, *, full: bool) -> None:
+        """Refuse what `episodes verify` would not pass, before anybody else has it."""
+        verdict = verify(self._folder, full, self._gates.trusted)
+        if verdict.status is not Status.OK:
+            assert self._manifest is not None, "it was read before"
+            can_be_mended = set(verdict.reasons) <= set(strangers(self._folder, self._manifest))
+            raise _RefusedError(State.HELD if can_be_mended else State.QUARANTINED, *verdict.reasons)
 
     def _check_conflict(self, key: str, envelope: bytes) -> None:
         found = self._remote_manifest(self._store, key)

@@ -27,11 +27,22 @@ def episodes_show(episode: Annotated[Path, typer.Argument()], as_json: Json = Fa
 
 
 @group.command("verify")
-def episodes_verify(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
-    """Check signature, hashes and balance of an episode against its files."""
-    from sensorium.agent.commands.episodes import verify_episode
+def episodes_verify(
+    episode: Annotated[
+        Path | None, typer.Argument(help="Episode folder, here or in a store; none = the whole spool.")
+    ] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+    any_signer: Annotated[
+        bool, typer.Option("--any-signer", help="Let an unknown signer pass; it is still named.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Is it whole, who signed it, and is that one trusted here; for a spool, is an episode missing, too."""
+    from sensorium.agent.commands.verifying import verify_episode, verify_spool
 
-    raise typer.Exit(verify_episode(episode, as_json=as_json))
+    if episode is None:
+        raise typer.Exit(verify_spool(spool, any_signer=any_signer, as_json=as_json))
+    raise typer.Exit(verify_episode(episode, any_signer=any_signer, as_json=as_json))
 
 
 @group.command("recover")

@@ -14,11 +14,9 @@ from sensorium.sync.consent.grants import format_utc
 from sensorium.sync.episode.files import PREPARED_FILE
 from sensorium.sync.episode.manifest import read_manifest
 from sensorium.sync.episode.spool import Spool
-from sensorium.sync.episode.verify import verify
 from sensorium.sync.thinking.orphans import recover_orphans
 from sensorium.timebase import HostClock
 from sensorium.uploader.receipt import upload_reasons, upload_state
-from sensorium.verdict import Status
 
 
 def list_episodes(spool: Path, as_json: bool) -> int:
@@ -81,18 +79,6 @@ def show_episode(episode: Path, as_json: bool) -> int:
     else:
         display.print_session(found)
     return 0
-
-
-def verify_episode(episode: Path, as_json: bool) -> int:
-    """Check an episode against its manifest; exit code 1 if anything differs."""
-    verdict = verify(episode)
-    if as_json:
-        print_json(verdict.document())
-    else:
-        display.say(f"{episode.name}: {verdict.status.value}")
-        for reason in verdict.reasons:
-            display.say(f"  {reason}")
-    return 0 if verdict.status is Status.OK else 1
 
 
 def recover_episodes(spool: Path, as_json: bool) -> int:

@@ -67,7 +67,7 @@ class LogKeys:
         if version == self._version and version is not None:
             return
         try:
-            found = self._store.keys()
+            found = self._store.entries()
         except TrustError as err:
             raise ConfigError(str(err)) from err
         self._known = {key_id(key.raw): key for key in found if key.role in _SPEAKERS}

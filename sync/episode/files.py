@@ -30,6 +30,9 @@ BESIDE_THE_SEAL = frozenset(
 )
 """Files of a sealed folder that may appear or change after signing; nothing is claimed about them."""
 
+SIGNED_RECORDS = {RECEIPT_FILE: "receipt"}
+"""Of those, the ones that somebody acts on: each is a signed document of its own; by name, and kind."""
+
 PREPARED_FILE = ".prepared"
 """Marks the folder of an episode that has not begun: its files were made ahead of time."""
 
@@ -43,6 +46,17 @@ closed the files, room for the end of a full disk. Hidden, so that a seal leaves
 def stream_file(stream: str) -> str:
     """Return the name of the file that a personal stream has for itself."""
     return f"{stream}.mcap"
+
+
+_LITTER = frozenset({"Thumbs.db", "desktop.ini", "lost+found", "Icon\r"})
+
+
+def is_litter(name: str) -> bool:
+    """Return whether a file is what desktops and editors leave wherever they look: no finding, but a remark.
+
+    Hidden ones (``.DS_Store``, ``.nfs...``) are scratch.
+    """
+    return name in _LITTER or name.endswith("~")
 
 
 def is_scratch(name: str) -> bool:

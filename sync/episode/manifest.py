@@ -21,9 +21,11 @@ from sensorium.errors import ConfigError, EpisodeError, TrustError
 from sensorium.sync.episode.facts import UNBOUNDED, LossBounds, SessionFacts
 from sensorium.sync.episode.files import BESIDE_THE_SEAL, MANIFEST_FILE, is_scratch
 from sensorium.sync.episode.spool import Spool, sync_folder, write_durably
+from sensorium.sync.trust.documents import open_document, sign_document
 from sensorium.sync.trust.dsse import choose_key, open_envelope, peek_payload
+from sensorium.sync.trust.home import key_home
 from sensorium.sync.trust.keys import Role, SigningKey
-from sensorium.sync.trust.store import signing_key
+from sensorium.sync.trust.store import signing_key, trusted_keys
 from sensorium.timebase import Timeline
 from sensorium.verdict import Status, Verdict
 
@@ -36,6 +38,7 @@ _READ_BYTES = 1 << 18
 
 PREDICATE_TYPE = "urn:sensorium:episode:v1"
 _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+_CHAIN = "chain"
 _TREE_CONTEXT = "sensorium episode file tree v1: root over blake3 leaves of 8 MiB"
 
 _STRICT: dict[str, Any] = {"extra": "forbid", "ser_json_bytes": "base64", "val_json_bytes": "base64"}
@@ -277,6 +280,12 @@ def hash_file(path: Path) -> FileRecord:
     )
 
 
+def stored_name(file: FileRecord) -> str:
+    """Return the name of a file in a store, which carries its hash: other bytes never take its place."""
+    path = Path(file.name)
+    return f"{path.stem}-{file.blake3_root[:16]}{path.suffix}"
+
+
 def tree_root(leaves: Iterable[bytes]) -> str:
     """Return the root over leaf digests, in a domain of its own so that a root never equals a leaf."""
     return blake3(b"".join(leaves), derive_key_context=_TREE_CONTEXT).hexdigest()
@@ -414,8 +423,7 @@ def seal(open_folder: Path, manifest: Manifest) -> Path:
         )
         envelope = key.sign(dump_manifest(complete))
         write_durably(open_folder / MANIFEST_FILE, envelope)
-        link = {"episode": manifest.episode_id, "head": blake3(envelope).hexdigest(), "prev": previous}
-        write_durably(spool.chain_file, json.dumps(link).encode())
+        _link(spool, {"episode": manifest.episode_id, "head": blake3(envelope).hexdigest(), "prev": previous})
         return _move_to_sealed(spool, open_folder, manifest.episode_id)
     except OSError as err:
         raise EpisodeError(f"{open_folder} cannot be sealed: {err.strerror}") from err
@@ -439,12 +447,43 @@ def finish_seal(open_folder: Path) -> Path:
     chain = _read_chain(spool.chain_file)
     if chain["episode"] != manifest.episode_id:
         head = manifest_digest(open_folder)
-        link = {"episode": manifest.episode_id, "head": head, "prev": manifest.prev_manifest}
-        write_durably(spool.chain_file, json.dumps(link).encode())
+        _link(spool, {"episode": manifest.episode_id, "head": head, "prev": manifest.prev_manifest})
     try:
         return _move_to_sealed(spool, open_folder, manifest.episode_id)
     except OSError as err:
         raise EpisodeError(f"{open_folder} cannot be sealed: {err.strerror}") from err
+
+
+def _link(spool: Spool, link: dict[str, str]) -> None:
+    """Note which manifest was signed last: for the next one in the spool, for whoever verifies with the keys."""
+    write_durably(spool.chain_file, json.dumps(link).encode())
+    try:
+        anchor = _chain_anchor(spool)
+        anchor.parent.mkdir(mode=0o700, exist_ok=True)
+        write_durably(anchor, sign_document(link, signing_key(Role.DEVICE), _CHAIN))
+    except (TrustError, OSError) as err:
+        raise EpisodeError(f"the end of the chain of {spool.root} cannot be noted: {err}") from err
+
+
+def _chain_anchor(spool: Spool) -> Path:
+    name = hashlib.sha256(str(spool.root.resolve()).encode()).hexdigest()[:32]
+    return key_home() / "chains" / f"{name}.json"
+
+
+def chain_heads(spool: Spool) -> frozenset[str]:
+    """Return the digests of the manifest that was signed last, by the spool's word and by this machine's.
+
+    Raises:
+        EpisodeError: If either cannot be read or was changed.
+    """
+    heads = {_read_chain(spool.chain_file)["head"]}
+    try:
+        path = _chain_anchor(spool)
+        if path.exists():
+            heads.add(str(open_document(path.read_bytes(), _CHAIN, trusted_keys(Role.DEVICE))[0]["head"]))
+    except (TrustError, OSError, KeyError) as err:
+        raise EpisodeError(f"where the chain of {spool.root} ends is not known here: {err}") from err
+    return frozenset(heads - {""})
 
 
 def _move_to_sealed(spool: Spool, open_folder: Path, episode_id: str) -> Path:

@@ -1,7 +1,7 @@
 """Reads an episode back: streams, frames exactly as they were published, and what was noted beside."""
 
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,11 @@ class Episode:
         timeline: The host clock that all stamps are on.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, names: Mapping[str, str] | None = None) -> None:
         """Open the episode in folder ``path``.
+
+        Args:
+            names: What the manifest's files are called there, in a store's copy; None = as in the manifest.
 
         Raises:
             EpisodeError: If it is no episode, is torn, or its manifest does not check out.
@@ -64,8 +67,9 @@ class Episode:
         self.path = path
         if not path.is_dir():
             raise EpisodeError(f"{path} is not an episode folder")
-        if not (path / DATA_FILE).is_file():
-            raise EpisodeError(f"{path} is not an episode: it has no {DATA_FILE}")
+        self._data_file = DATA_FILE if names is None else names.get(DATA_FILE, DATA_FILE)
+        if not (path / self._data_file).is_file():
+            raise EpisodeError(f"{path} is not an episode: it has no {self._data_file}")
         self.manifest: Manifest | None = read_manifest(path) if (path / MANIFEST_FILE).exists() else None
         self._readers: list[McapReader] = []
         try:
@@ -187,7 +191,7 @@ class Episode:
 
     @property
     def _data(self) -> McapReader:
-        return next(reader for reader in self._readers if reader.path.name == DATA_FILE)
+        return next(reader for reader in self._readers if reader.path.name == self._data_file)
 
     def _read_origin(self) -> tuple[str, Timeline]:
         found = self._data.metadata(EPISODE_METADATA)

@@ -1,22 +1,137 @@
-"""Proves that a sealed episode is what its device signed: hashes, checksums, balance of every stream."""
+"""Proves that a sealed episode is what its device signed, and says who signed it and whether that is anybody known.
 
+Three questions, each with its own answer: is it intact (every file, hash, checksum and count is what the manifest
+says), by whom (whose key signed it), and is that one trusted here.
+"""
+
+import os
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sensorium.errors import EpisodeError
-from sensorium.sync.episode.files import BESIDE_THE_SEAL, is_scratch
+from sensorium.errors import EpisodeError, TrustError
+from sensorium.sync.episode.files import BESIDE_THE_SEAL, MANIFEST_FILE, SIGNED_RECORDS, is_litter, is_scratch
 from sensorium.sync.episode.manifest import (
     LEAF_BYTES,
     FileRecord,
     Manifest,
     hash_file,
     read_manifest,
+    stored_name,
 )
 from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.ulid import ULID
+from sensorium.sync.trust.documents import open_document
+from sensorium.sync.trust.dsse import key_id
+from sensorium.sync.trust.home import key_home
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import TrustedKey, TrustStore, trusted_keys
 from sensorium.verdict import Quantity, Status, Verdict
 
 CHECK = "episode_integrity"
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Whose key signed an episode.
+
+    Attributes:
+        key_id: SHA-256 of the public key; "" where the manifest cannot be read.
+        name: What this machine knows the key as; "" if it does not.
+        distrust: Why its word does not count here; "" if it does.
+    """
+
+    key_id: str
+    name: str
+    distrust: str
+
+    @property
+    def is_trusted(self) -> bool:
+        return not self.distrust
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What is known about an episode once it was looked at.
+
+    Attributes:
+        remarks: What is worth a word and speaks against nothing.
+    """
+
+    intact: Verdict
+    signer: Signer
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Everything that speaks against it."""
+        return (*self.intact.reasons, *filter(None, [self.signer.distrust]))
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether it is intact and signed by somebody whose word counts here."""
+        return self.intact.status is Status.OK and self.signer.is_trusted
+
+
+def examine(folder: Path, full: bool = True) -> Verification:
+    """Return whether an episode is whole, who signed it, and whether this machine trusts the signer.
+
+    A folder that a store was given (file names that carry their hash) is examined like any other.
+
+    Raises:
+        TrustError: If this machine's own trust store cannot be read.
+    """
+    intact = verify(folder, full)
+    forged = tuple(_forged_records(folder))
+    if forged:
+        intact = replace(intact, status=Status.FAILED, reasons=(*intact.reasons, *forged))
+    try:
+        manifest = read_manifest(folder)
+    except EpisodeError:
+        return Verification(intact, Signer("", "", "nobody is known to have signed it"))
+    return Verification(intact, signer_of(manifest), tuple(_remarks(folder, manifest)))
+
+
+def _forged_records(folder: Path) -> Iterator[str]:
+    """Yield which records beside the seal nobody signed whose word counts here."""
+    for name, kind in SIGNED_RECORDS.items():
+        try:
+            open_document((folder / name).read_bytes(), kind, trusted_keys(Role.DEVICE))
+        except FileNotFoundError:
+            continue
+        except (TrustError, OSError) as err:
+            yield f"{name} counts for nothing: {err}; remove it"
+
+
+def signer_of(manifest: Manifest) -> Signer:
+    """Return who signed a manifest whose signature was checked.
+
+    Raises:
+        TrustError: If this machine's own trust store cannot be read.
+    """
+    store = TrustStore(key_home())
+    store.own(Role.DEVICE)
+    public = bytes.fromhex(manifest.device_public_key)
+    found = next((key for key in store.entries() if key.raw == public), None)
+    return Signer(key_id(public), found.name if found else "", _distrust(found, public, manifest.end_utc_ns))
+
+
+def _distrust(key: TrustedKey | None, public: bytes, at_utc_ns: int) -> str:
+    short = key_id(public)[:16]
+    if key is None:
+        return (
+            f"signed by key {short}, which nobody enrolled here: if you know whose it is, "
+            f"`sensorium keys enroll {public.hex()} --name WHO`"
+        )
+    if key.revoked:
+        return f"signed by key {short} ({key.name}), which was revoked: {key.revoked}"
+    if key.role is not Role.DEVICE:
+        return f"signed by key {short} ({key.name}), which is no device's but of role {key.role.value}"
+    if key.until_utc_ns is not None and at_utc_ns >= key.until_utc_ns:
+        return f"signed by key {short} ({key.name}), which had been replaced by then"
+    return ""
 
 
 def verify(folder: Path, full: bool = True, trusted: Collection[bytes] | None = None) -> Verdict:
@@ -25,16 +140,20 @@ def verify(folder: Path, full: bool = True, trusted: Collection[bytes] | None = 
     Args:
         full: Read every byte: hashes, chunk checksums, samples counted again from the files. Without it only
             signature, names and sizes are checked.
-        trusted: Raw public keys of known devices; None accepts the key that the manifest itself names.
+        trusted: Raw public keys of known devices; None accepts the key that the manifest itself names, which
+            proves that it is whole and says nothing about who made it (:func:`examine` does).
     """
     try:
         manifest = read_manifest(folder, trusted)
     except EpisodeError as err:
         return Verdict(CHECK, folder.name, Status.FAILED, reasons=(str(err),))
-    reasons = list(_compare_files(folder, manifest, full))
+    names = {file.name: _name_of(folder, file) for file in manifest.files}
+    reasons = list(_compare_name(folder, manifest))
+    reasons += strangers(folder, manifest)
+    reasons += _compare_files(folder, manifest, names, full)
     reasons += _compare_totals(manifest)
     if full and not reasons:
-        reasons += _compare_counts(folder, manifest)
+        reasons += _compare_contents(folder, manifest, names)
     quantities = (
         Quantity("files", len(manifest.files), "files"),
         Quantity("size", sum(file.bytes for file in manifest.files), "bytes"),
@@ -43,19 +162,49 @@ def verify(folder: Path, full: bool = True, trusted: Collection[bytes] | None = 
     return Verdict(CHECK, manifest.episode_id, status, quantities, tuple(reasons))
 
 
-def _compare_files(folder: Path, manifest: Manifest, full: bool) -> Iterator[str]:
-    listed = {file.name for file in manifest.files}
+def _name_of(folder: Path, file: FileRecord) -> str:
+    """Return what a file is called in a folder: in a store, its hash is part of its name."""
+    stored = stored_name(file)
+    is_stored = not os.path.lexists(folder / file.name) and os.path.lexists(folder / stored)
+    return stored if is_stored else file.name
+
+
+def _compare_name(folder: Path, manifest: Manifest) -> Iterator[str]:
+    if ULID.fullmatch(folder.name) and folder.name != manifest.episode_id:
+        yield f"the folder is called {folder.name}, and holds episode {manifest.episode_id}: it was swapped or copied"
+
+
+def strangers(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield what lies in the folder and is not the episode's; take it out, and the episode is whole again."""
+    known = {*(_name_of(folder, file) for file in manifest.files), *BESIDE_THE_SEAL}
     for path in sorted(folder.iterdir()):
-        if path.name not in listed | BESIDE_THE_SEAL and not is_scratch(path.name):
+        if path.name in BESIDE_THE_SEAL and _is_link(path):
+            yield f"{path.name} is a link: somebody else can change it"
+        elif path.name not in known and not is_scratch(path.name) and not is_litter(path.name):
             yield f"{path.name} is in the folder but not in the manifest"
+
+
+def _compare_files(folder: Path, manifest: Manifest, names: dict[str, str], full: bool) -> Iterator[str]:
     for file in manifest.files:
-        path = folder / file.name
-        if path.is_symlink() or not path.is_file():
+        path = folder / names[file.name]
+        try:
+            found = path.lstat()
+        except OSError:
             yield f"{file.name} is missing"
-        elif path.stat().st_size != file.bytes:
-            yield f"{file.name} has {path.stat().st_size} bytes, the manifest says {file.bytes}"
+            continue
+        if _is_link(path):
+            yield f"{file.name} is a link: somebody else can change it; copy the file itself here"
+        elif not stat.S_ISREG(found.st_mode):
+            yield f"{file.name} is missing: what has its name is no file"
+        elif found.st_size != file.bytes:
+            yield f"{file.name} has {found.st_size} bytes, the manifest says {file.bytes}"
         elif full:
             yield from _compare_hashes(path, file)
+
+
+def _is_link(path: Path) -> bool:
+    found = path.lstat()
+    return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
 
 
 def _compare_hashes(path: Path, expected: FileRecord) -> Iterator[str]:
@@ -64,7 +213,11 @@ def _compare_hashes(path: Path, expected: FileRecord) -> Iterator[str]:
     except EpisodeError as err:
         yield str(err)
         return
-    if found == expected:
+    if (found.bytes, found.sha256, found.blake3_leaves) == (
+        expected.bytes,
+        expected.sha256,
+        expected.blake3_leaves,
+    ) and found.blake3_root == expected.blake3_root:
         return
     pairs = zip(found.blake3_leaves, expected.blake3_leaves, strict=False)
     places = [index * LEAF_BYTES for index, (here, there) in enumerate(pairs) if here != there]
@@ -82,9 +235,14 @@ def _compare_totals(manifest: Manifest) -> Iterator[str]:
                 )
 
 
-def _compare_counts(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _compare_contents(folder: Path, manifest: Manifest, names: dict[str, str]) -> Iterator[str]:
+    """Compare what the files themselves say: samples counted again, and each declaration with the manifest's."""
     try:
-        counted = _count_samples(folder)
+        with Episode(folder, names) as episode:
+            counted: Counter[tuple[str, int]] = Counter()
+            for stream, row in episode.stamps():
+                counted[stream, row.instance] += row.count
+            declared = dict(episode.streams)
     except EpisodeError as err:
         yield str(err)
         return
@@ -97,16 +255,46 @@ def _compare_counts(folder: Path, manifest: Manifest) -> Iterator[str]:
         here, there = counted.get((stream, instance), 0), stated.get((stream, instance), 0)
         if here != there:
             yield f"stream {stream} instance {instance}: {here} samples in the files, {there} in the manifest"
+    for record in manifest.streams:
+        found = declared.get(record.info.name)
+        if found is not None and found.is_personal != record.info.is_personal:
+            words = {True: "personal", False: "not personal"}
+            yield (
+                f"stream {record.info.name} was recorded as {words[bool(found.is_personal)]}, and the manifest says "
+                f"that it is {words[bool(record.info.is_personal)]}"
+            )
 
 
-def _count_samples(folder: Path) -> dict[tuple[str, int], int]:
-    """Return the samples in the files of an episode per (stream, instance).
+def _remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
+    for path in sorted(folder.iterdir()):
+        if path.name in SIGNED_RECORDS:
+            continue
+        if is_litter(path.name):
+            yield f"{path.name} is none of the episode's files, and harmless"
+        elif path.name in BESIDE_THE_SEAL - {MANIFEST_FILE}:
+            yield f"{path.name} was made after the seal, which says nothing about it"
+    if manifest.episode_id != folder.name:
+        yield f"the folder is called {folder.name}, the episode {manifest.episode_id}"
+    if manifest.truncated:
+        yield "the recording was interrupted; this is what could be recovered"
 
-    Raises:
-        EpisodeError: If a file is torn or damaged.
+
+def chain_gaps(manifests: Collection[tuple[str, str, str]], heads: Collection[str]) -> list[str]:
+    """Return where a device's chain of episodes is broken, in words.
+
+    Args:
+        manifests: (episode id, BLAKE3 of its manifest, BLAKE3 of the one before; "" for the first) of all that
+            are there, those included of which only the manifest is left.
+        heads: BLAKE3 of the manifest that was signed last, by whoever knows it.
     """
-    found: Counter[tuple[str, int]] = Counter()
-    with Episode(folder) as episode:
-        for stream, row in episode.stamps():
-            found[stream, row.instance] += row.count
-    return dict(found)
+    present = {digest for _, digest, _ in manifests}
+    gaps = [
+        f"the episode before {episode} is not here: it was removed, or its manifest was changed"
+        for episode, _, previous in sorted(manifests)
+        if previous and previous not in present
+    ]
+    if any(head not in present for head in heads):
+        gaps.append(
+            "the episode that was signed last is not here: it was removed, or its manifest was changed"
+        )
+    return gaps

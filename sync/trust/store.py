@@ -61,7 +61,7 @@ class TrustStore:
         self._path = home / _FILE
         self._lock = home / ".lock"
 
-    def keys(self) -> tuple[TrustedKey, ...]:
+    def entries(self) -> tuple[TrustedKey, ...]:
         """Return all that is known, revoked ones too.
 
         Raises:
@@ -78,12 +78,12 @@ class TrustStore:
             at_utc_ns: When it was said; None = whenever, as for keys that were replaced since.
 
         Raises:
-            TrustError: As :meth:`keys`.
+            TrustError: As :meth:`entries`.
         """
         self.own(role)
         return frozenset(
             key.raw
-            for key in self.keys()
+            for key in self.entries()
             if key.role is role and (not key.revoked if at_utc_ns is None else key.counts_at(at_utc_ns))
         )
 
@@ -99,7 +99,7 @@ class TrustStore:
         """Return the public key that this machine signs with in a role, made and noted on first use.
 
         Raises:
-            TrustError: As :meth:`keys`, or if it cannot be written down.
+            TrustError: As :meth:`entries`, or if it cannot be written down.
         """
         known = self._read()  # which ends a rotation that did not
         public = self.ring.signing_key(role).public
@@ -144,7 +144,7 @@ class TrustStore:
         """Replace this machine's key of a role; what the old one signed until now still counts.
 
         Raises:
-            TrustError: As :meth:`keys`, or if it cannot be written.
+            TrustError: As :meth:`entries`, or if it cannot be written.
         """
         old = self.own(role)
         now_ns = HostClock().utc_ns()

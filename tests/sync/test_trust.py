@@ -118,9 +118,9 @@ def test_a_flipped_bit_of_keys_or_trust_is_found(tmp_path: Path) -> None:
             changed[bit // 8] ^= 1 << bit % 8
             path.write_bytes(changed)
             with pytest.raises(TrustError):
-                store.keys()
+                store.entries()
         path.write_bytes(good)
-    assert len(store.keys()) == 2
+    assert len(store.entries()) == 2
 
 
 def test_a_document_opens_only_as_what_it_is_and_for_who_trusts_its_signer(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import itertools
 import os
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,9 @@ from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
 from sensorium.sync.episode.manifest import LEAF_BYTES, Manifest, hash_file, read_manifest
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.episode.verify import examine
+from sensorium.sync.trust.documents import sign_document
+from sensorium.sync.trust.keys import KeyRing, Role
 from sensorium.timebase import SECOND_NS, VirtualClock
 from sensorium.uploader.receipt import (
     State,
@@ -25,6 +28,7 @@ from sensorium.uploader.receipt import (
     read_receipt,
     upload_reasons,
     upload_state,
+    write_receipt,
 )
 from sensorium.uploader.stores.directory import DirectoryStore
 from sensorium.uploader.stores.memory import MemoryStore
@@ -149,8 +153,13 @@ class TestDelivery:
         assert rig.store.get(MANIFEST_KEY) == b"somebody else's"
         assert [found.key for found in rig.store.list()] == [MANIFEST_KEY]
 
-    def test_a_file_dropped_into_the_episode_folder_is_not_sent(self, rig: Rig) -> None:
+    def test_a_file_dropped_into_the_episode_folder_holds_it_until_it_is_gone(self, rig: Rig) -> None:
         (rig.episode / "extra.mcap").write_bytes(b"not sealed")
+        outcome = rig.upload()
+        assert outcome.state is State.HELD
+        assert outcome.reasons == ("extra.mcap is in the folder but not in the manifest",)
+        assert list(rig.store.list()) == []
+        (rig.episode / "extra.mcap").unlink()
         rig.upload()
         rig.assert_store_holds_the_episode_once()
 
@@ -232,8 +241,23 @@ class TestIntegrity:
             file.write(b"\0" * 9)
         outcome = rig.upload()
         assert outcome.state is State.QUARANTINED
-        assert outcome.sent_bytes == (rig.episode / "calibration.yaml").stat().st_size + LEAF_BYTES
-        assert "cam.mcap: part 1" in outcome.reasons[0]
+        assert outcome.sent_bytes == 0
+        assert outcome.reasons == (f"cam.mcap does not match its hash in the 8 MiB from byte {LEAF_BYTES}",)
+        assert list(rig.store.list()) == []
+
+    def test_what_was_damaged_while_it_was_sent_is_not_committed(self, tmp_path: Path) -> None:
+        rig = Rig(tmp_path, large=True)
+
+        def damage(seen: Progress) -> None:
+            if seen.done_bytes:
+                with (rig.episode / "cam.mcap").open("r+b") as file:
+                    file.seek(2 * LEAF_BYTES)
+                    file.write(b"\0" * 9)
+
+        outcome = rig.upload(progress=damage)
+        assert outcome.state is State.QUARANTINED
+        assert "cam.mcap: part 2" in outcome.reasons[0]
+        assert rig.store.head(MANIFEST_KEY) is None
 
     def test_a_refused_episode_leaves_no_parts_behind(self, tmp_path: Path) -> None:
         rig = Rig(tmp_path, large=True)
@@ -502,11 +526,27 @@ class TestEviction:
     def test_a_receipt_for_another_manifest_or_store_is_not_enough(self, rig: Rig, tmp_path: Path) -> None:
         rig.upload()
         assert not is_evictable(rig.episode, DirectoryStore(tmp_path / "other"), rig.trusted)
-        receipt = (rig.episode / RECEIPT_FILE).read_text()
-        digest = read_receipt(rig.episode)
-        assert digest is not None
-        (rig.episode / RECEIPT_FILE).write_text(receipt.replace(digest.manifest_blake3, "0" * 64))
+        receipt = read_receipt(rig.episode)
+        assert receipt is not None
+        write_receipt(rig.episode, replace(receipt, manifest_blake3="0" * 64))
         assert not self.evictable(rig)
+
+    def test_a_receipt_that_nobody_known_signed_is_named_and_not_believed(
+        self, rig: Rig, tmp_path: Path
+    ) -> None:
+        rig.upload()
+        receipt = read_receipt(rig.episode)
+        assert receipt is not None
+        forged = sign_document(
+            asdict(receipt), KeyRing(tmp_path / "stranger").signing_key(Role.DEVICE), "receipt"
+        )
+        (rig.episode / RECEIPT_FILE).write_bytes(forged)
+        assert upload_state(rig.episode) is State.SEALED
+        assert "signed by nobody whose word counts here" in upload_reasons(rig.episode)[0]
+        assert not self.evictable(rig)
+        assert "receipt.json counts for nothing" in examine(rig.episode).reasons[0]
+        assert rig.upload().state is State.VERIFIED  # looked at again, and proven anew
+        assert examine(rig.episode).is_proven
 
     @pytest.mark.parametrize("content", [b"", b"[]", b"null", b'{"files": 1}', b'{"files": [{}]}', b"\xff"])
     def test_a_garbled_receipt_is_none(self, rig: Rig, content: bytes) -> None:

@@ -1,0 +1,107 @@
+"""What `sensorium episodes verify` does: whole, by whom, trusted; each function returns an exit code."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from sensorium.agent.commands import display
+from sensorium.agent.commands.output import print_json
+from sensorium.errors import EpisodeError, UsageError
+from sensorium.sync.episode.manifest import chain_heads, manifest_digest, read_manifest
+from sensorium.sync.episode.spool import Spool
+from sensorium.sync.episode.verify import Verification, chain_gaps, examine
+
+
+def verify_episode(episode: Path, any_signer: bool, as_json: bool) -> int:
+    """Check one episode; exit code 1 if anything speaks against it.
+
+    Args:
+        any_signer: Let a signer pass that is not trusted here.
+
+    Raises:
+        UsageError: If there is no such folder.
+        TrustError: If this machine's trust store cannot be read.
+    """
+    if not episode.is_dir():
+        raise UsageError(f"{episode} is not an episode folder; `sensorium episodes list` names them")
+    found = examine(episode)
+    if as_json:
+        print_json(_document(found))
+    else:
+        _say(episode, found, any_signer)
+    return 0 if _passes(found, any_signer) else 1
+
+
+def verify_spool(spool: Path, any_signer: bool, as_json: bool) -> int:
+    """Check every episode of a spool, and that none of the chain is missing; exit code 1 if one is, or fails.
+
+    Raises:
+        UsageError: If there is no such folder.
+        TrustError: If this machine's trust store cannot be read.
+    """
+    if not spool.is_dir():
+        raise UsageError(f"{spool} is not a spool; name one with --spool")
+    folders = Spool(spool).sealed_folders()
+    found = []
+    for number, folder in enumerate(folders, 1):
+        if sys.stderr.isatty() and not as_json:
+            sys.stderr.write(f"verifying {number} of {len(folders)}: {folder.name}\r")
+        found.append(examine(folder))
+    gaps = spool_gaps(Spool(spool))
+    if as_json:
+        print_json({"episodes": [_document(each) for each in found], "chain": gaps})
+    else:
+        for folder, each in zip(folders, found, strict=True):
+            _say(folder, each, any_signer)
+        for gap in gaps:
+            display.say(f"chain: {gap}")
+        if not gaps:
+            display.say(f"chain: none of {len(folders)} episodes is missing")
+    return 0 if not gaps and all(_passes(each, any_signer) for each in found) else 1
+
+
+def spool_gaps(spool: Spool) -> list[str]:
+    """Return where the chain of a spool's episodes is broken."""
+    links = []
+    for folder in spool.sealed_folders():
+        try:
+            manifest = read_manifest(folder)
+        except EpisodeError:
+            continue  # whoever comes after it misses it
+        links.append((manifest.episode_id, manifest_digest(folder), manifest.prev_manifest))
+    try:
+        heads = chain_heads(spool)
+    except EpisodeError as err:
+        return [str(err)]
+    return chain_gaps(links, heads)
+
+
+def _passes(found: Verification, any_signer: bool) -> bool:
+    if any_signer and found.signer.key_id:
+        return not found.intact.reasons
+    return found.is_proven
+
+
+def _document(found: Verification) -> dict[str, Any]:
+    signer = found.signer
+    return {
+        **found.intact.document(),
+        "signer": {"key_id": signer.key_id, "name": signer.name},
+        "trusted": signer.is_trusted,
+        "distrust": signer.distrust,
+        "remarks": list(found.remarks),
+    }
+
+
+def _say(folder: Path, found: Verification, any_signer: bool) -> None:
+    signer = found.signer
+    display.say(f"{folder.name}: {found.intact.status.value}")
+    for reason in found.intact.reasons:
+        display.say(f"  {reason}")
+    if signer.is_trusted:
+        display.say(f"  signed by {signer.name} (key {signer.key_id[:16]}), trusted here")
+    else:
+        passed = "; passed by --any-signer" if any_signer and signer.key_id else ""
+        display.say(f"  {signer.distrust}{passed}")
+    for remark in found.remarks:
+        display.say(f"  remark: {remark}")
