@@ -11,7 +11,7 @@ from sensorium.sync.episode.ulid import ULID
 from sensorium.sync.trust.documents import open_document, sign_document
 
 _FOLDER = "anchors"
-_KIND = "consent-anchor"
+_KIND, _POINTER = "consent-anchor", "consent-folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,17 @@ class Anchors:
 
     def of_folder(self, folder: Path) -> Anchor | None:
         """Return the anchor of the log that was last written in a consent folder; None if none ever was."""
+        path = self._pointer(folder)
         try:
-            log_id = self._pointer(folder).read_text().strip()
-        except OSError:
+            data = path.read_bytes()
+        except FileNotFoundError:
             return None
+        except OSError as err:
+            raise ConfigError(f"anchor {path} cannot be read: {err.strerror}") from err
+        try:
+            log_id = str(open_document(data, _POINTER, self._keys.own_publics())[0]["log"])
+        except (TrustError, KeyError) as err:
+            raise ConfigError(f"anchor {path} was changed or damaged: {err}") from err
         return self.of_log(log_id)
 
     def write(self, folder: Path, anchor: Anchor) -> None:
@@ -82,7 +89,7 @@ class Anchors:
             write_durably(self._folder / f"{anchor.log_id}.json", data)
             pointer = self._pointer(folder)
             if anchor.seq == 1 or not pointer.exists():
-                write_durably(pointer, anchor.log_id.encode() + b"\n")
+                write_durably(pointer, sign_document({"log": anchor.log_id}, self._keys.signer(), _POINTER))
         except (OSError, EpisodeError) as err:
             raise ConfigError(f"the anchor of consent log {folder} cannot be written: {err}") from err
 
