@@ -1,7 +1,8 @@
 """The consent folder: one file per grant, and a log of events that is never rewritten."""
 
+import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
@@ -67,7 +68,7 @@ class ConsentStore:
             )
         write_durably(path, _grant_text(grant).encode())
         self._append(
-            _event_row(ConsentEvent(grant.id, EventKind.GIVEN, self._now_ns(None), by, grant.digest))
+            _given_row(ConsentEvent(grant.id, EventKind.GIVEN, self._now_ns(None), by, grant.digest), path)
         )
         return grant
 
@@ -82,7 +83,10 @@ class ConsentStore:
         fresh = tuple(grant for grant in ledger.grants if grant.id not in known)
         for grant in fresh:
             self._append(
-                _event_row(ConsentEvent(grant.id, EventKind.GIVEN, self._now_ns(None), by, grant.digest))
+                _given_row(
+                    ConsentEvent(grant.id, EventKind.GIVEN, self._now_ns(None), by, grant.digest),
+                    self._file_of(grant.id),
+                )
             )
         return tuple(grant.id for grant in fresh)
 
@@ -239,6 +243,9 @@ class ConsentStore:
             self._append(_event_row(ConsentEvent(grant.id, EventKind.EXPIRED, now_ns)))
         return bool(fresh)
 
+    def _file_of(self, grant_id: str) -> Path:
+        return self.folder / next(name for name, (_, grant) in self._parsed.items() if grant.id == grant_id)
+
     def _instant(self, host_ns: int | None) -> HostInstant:
         return HostInstant(boot_id(), self._clock.now_ns() if host_ns is None else host_ns)
 
@@ -278,7 +285,8 @@ class ConsentStore:
             if other != name:
                 raise ConfigError(f"{self.folder / name}: id {known[1].id} is also that of {other}")
         self._parsed = parsed
-        return _ledger_of(tuple(grant for _, grant in parsed.values()), self._log.read())
+        files = {grant.id: _hash_of(self.folder / name) for name, (_, grant) in parsed.items()}
+        return _ledger_of(tuple(grant for _, grant in parsed.values()), self._log.read(), files)
 
     def _append(self, row: dict[str, Any]) -> None:
         """Add a row to the log, on disk before this returns."""
@@ -361,7 +369,16 @@ def _instant_in(row: dict[str, Any]) -> HostInstant:
     return HostInstant(str(row["boot"]), int(row["host"]))
 
 
-def _ledger_of(grants: tuple[ConsentGrant, ...], log: LogContent) -> ConsentLedger:
+def _given_row(event: ConsentEvent, path: Path) -> dict[str, Any]:
+    """Return the row of a grant that is given: it pins what it says, and each byte that says it."""
+    return {**_event_row(event), "file": _hash_of(path)}
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _ledger_of(grants: tuple[ConsentGrant, ...], log: LogContent, files: Mapping[str, str]) -> ConsentLedger:
     events: list[ConsentEvent] = []
     pauses: dict[str, PauseEvent] = {}
     for number, row in enumerate(log.rows, 1):
@@ -369,7 +386,8 @@ def _ledger_of(grants: tuple[ConsentGrant, ...], log: LogContent) -> ConsentLedg
             _take_row(row, events, pauses)
         except (KeyError, ValueError, TypeError) as error:
             raise ConfigError(f"{LOG_FILE} row {number}: not a consent event: {error!r}") from error
-    fault = _file_fault(grants, events)
+    fault = _file_fault(events, {grant.id: grant.digest for grant in grants})
+    fault = fault or _bytes_fault(log.rows, events, files)
     return ConsentLedger(
         grants, tuple(events), tuple(pauses.values()), log.seen_ns, fault, log.log_id, log.heads
     )
@@ -387,17 +405,35 @@ def _take_row(row: dict[str, Any], events: list[ConsentEvent], pauses: dict[str,
         events.append(ConsentEvent(row["grant"], EventKind(kind), at_ns, row["by"], row.get("digest", "")))
 
 
-def _file_fault(grants: tuple[ConsentGrant, ...], events: Iterable[ConsentEvent]) -> str:
-    """Return which grant file is missing or is not as it was given; "" if all are as the log says."""
-    found = {grant.id: grant.digest for grant in grants}
-    ended = {event.grant_id for event in events if event.kind in _ENDING}
+def _file_fault(events: Sequence[ConsentEvent], found: Mapping[str, str]) -> str:
+    """Return which grant file is missing or does not say what was given; "" if all say what the log says."""
+    ended = _ended(events)
     for event in events:
         if event.kind is EventKind.GIVEN and event.grant_id not in ended:
             digest = found.get(event.grant_id)
             if digest != event.digest:
-                said = "is missing" if digest is None else "was changed after it was given"
-                return (
-                    f"the file of grant {event.grant_id} {said}: restore it, or end the grant with "
-                    f"`sensorium consent withdraw {event.grant_id}`"
-                )
+                return _changed(event.grant_id, is_missing=digest is None)
     return ""
+
+
+def _bytes_fault(
+    rows: Iterable[Mapping[str, Any]], events: Sequence[ConsentEvent], files: Mapping[str, str]
+) -> str:
+    """Return which grant file is not byte for byte what was given, though it may say the same."""
+    ended = _ended(events)
+    for row in rows:
+        if "file" in row and row["grant"] not in ended and files.get(row["grant"]) != row["file"]:
+            return _changed(row["grant"], is_missing=False)
+    return ""
+
+
+def _ended(events: Iterable[ConsentEvent]) -> set[str]:
+    return {event.grant_id for event in events if event.kind in _ENDING}
+
+
+def _changed(grant_id: str, *, is_missing: bool) -> str:
+    said = "is missing" if is_missing else "was changed after it was given"
+    return (
+        f"the file of grant {grant_id} {said}: restore it, or end the grant with "
+        f"`sensorium consent withdraw {grant_id}`"
+    )
