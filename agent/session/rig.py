@@ -23,6 +23,7 @@ from sensorium.sync.clocks.probe import load_key
 from sensorium.sync.clocks.triggered import TriggerSettings
 from sensorium.sync.clocks.watch import NodeSettings, WatchSettings
 from sensorium.sync.episode.facts import SessionFacts
+from sensorium.sync.recording.press import PauseSettings
 from sensorium.sync.recording.spec import RecorderSettings, ThinkingSettings
 from sensorium.sync.recording.triggers import check_streams
 
@@ -131,6 +132,7 @@ class RigDocument(SessionFacts):
     board: BoardOptions | None = None
     checker: CheckerOptions = CheckerOptions()
     recorder: RecorderSettings = RecorderSettings()
+    pause: PauseSettings | None = None
     thinking: ThinkingSettings = ThinkingSettings()
     on_failed_check: Literal["warn", "split", "stop"] = "warn"
     calibration: Path | None = None
@@ -275,7 +277,11 @@ def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, s
     if not any(device.driver == "replay" for device in devices):  # whose streams have names of their own
         for index, problem in check_streams(document.triggers, [device.name for device in devices]):
             problems.append((("triggers", index), f"triggers: {problem}"))
-    return Rig(path, document.model_copy(update={**anchored, "clocks": clocks}), tuple(devices))
+    pause = document.pause
+    if pause is not None:
+        pause = pause.model_copy(update={"file": base / pause.file})
+    update = {**anchored, "clocks": clocks, "pause": pause}
+    return Rig(path, document.model_copy(update=update), tuple(devices))
 
 
 def _at_start_problems(document: RigDocument, has_calibration: bool) -> list[tuple[Location, str]]:

@@ -69,6 +69,7 @@ def request_for(rig: Rig, spool: Path | None, seconds: float | None) -> SessionR
             clocks=found.clocks,
             triggers=found.triggers,
             recorder=found.recorder,
+            pause=found.pause,
             thinking=found.thinking,
         ),
         checks=found.checks,

@@ -131,6 +131,8 @@ class Purse:
         self._returned_bytes = min(max(self._returned_bytes, credit.returned_bytes), self.sent_bytes)
         if self._ring is not None:
             self._ring.free(credit.slots)
+            if credit.is_wiped:
+                self._ring.trim()  # pages that the system takes back are zero for both ends
         is_new = credit.limit_number != self._limit_number
         self._limit(credit.limit_number, credit.limit_bytes)
         return is_new

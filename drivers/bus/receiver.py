@@ -94,7 +94,7 @@ class _Driver:
         self.held_slots.add(slot)
         self.ring_bytes = max(self.ring_bytes, slot * PAGE_BYTES + size)
 
-    def credit(self, limit: Limit) -> Credit:
+    def credit(self, limit: Limit, is_wiping: bool) -> Credit:
         """Return what it is to be told now."""
         slots, self.freed, self.owed_bytes = tuple(self.freed), [], 0
         return Credit(
@@ -105,6 +105,7 @@ class _Driver:
             limit.limit_bytes,
             slots,
             self.has_ended,
+            is_wiping,
         )
 
 
@@ -140,6 +141,7 @@ class BusReceiver:
         self._by_identity: dict[bytes, _Driver] = {}
         self._dirty: set[int] = set()
         self._is_urgent = False
+        self._is_wiping = False
         self._next_credits_ns = 0
         self._unjoined: set[int] = set()
         self._strangers: dict[bytes, int] = {}
@@ -283,6 +285,13 @@ class BusReceiver:
         self._budget.join(instance, declare.streams)
         self._unjoined.add(instance)
 
+    def wipe(self, is_wiping: bool) -> None:
+        """Have all that is free in the drivers' rings zeroed, now and until told otherwise."""
+        self._is_wiping = is_wiping
+        if is_wiping:
+            for instance in self._drivers:
+                self._tell_now(instance)
+
     def forget(self, instance: int) -> None:
         """Take back the limit of a driver instance that is gone, once nothing of it is held."""
         driver = self._drivers.get(instance)
@@ -344,7 +353,7 @@ class BusReceiver:
         for instance in self._dirty:
             driver = self._drivers[instance]
             if driver.limit is not None and (driver.join or driver.has_ended):
-                self._send(driver.identity, driver.credit(driver.limit))
+                self._send(driver.identity, driver.credit(driver.limit, self._is_wiping))
             if driver.is_gone:
                 self._budget.leave(instance, driver.memory_bytes)
                 if not driver.memory_bytes:

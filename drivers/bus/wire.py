@@ -161,6 +161,7 @@ class Credit:
         returned_bytes: In all since then, over the socket.
         slots: Of the ring, free again.
         has_ended: The last word has arrived, and so has all before it.
+        is_wiped: Nothing may stay in what is free of the ring: a privacy pause is on.
     """
 
     kind: ClassVar[str] = "credit"
@@ -171,6 +172,7 @@ class Credit:
     limit_bytes: int
     slots: tuple[int, ...] = field(default=())
     has_ended: bool = False
+    is_wiped: bool = False
 
 
 Said = Declare | End | Welcome
@@ -296,9 +298,16 @@ def _joined(instance: int, session: int, join: int, outstanding_bytes: int, slot
 
 
 def _credit(
-    instance: int, join: int, returned: int, number: int, limit: int, slots: list[int], has_ended: bool
+    instance: int,
+    join: int,
+    returned: int,
+    number: int,
+    limit: int,
+    slots: list[int],
+    has_ended: bool,
+    is_wiped: bool,
 ) -> Credit:
-    return Credit(instance, join, returned, number, limit, tuple(slots), has_ended)
+    return Credit(instance, join, returned, number, limit, tuple(slots), has_ended, is_wiped)
 
 
 _ARRAYS: dict[str, tuple[Callable[..., Control], tuple[Callable[[Any], bool], ...]]] = {
@@ -307,7 +316,7 @@ _ARRAYS: dict[str, tuple[Callable[..., Control], tuple[Callable[[Any], bool], ..
     Hello.kind: (Hello, ()),
     Ready.kind: (Ready, (_is_u64,)),
     Joined.kind: (_joined, (_is_u64, _is_number, _is_number, _are_slots)),
-    Credit.kind: (_credit, (_is_number, _is_number, _is_number, _is_number, _are_slots, _is_bool)),
+    Credit.kind: (_credit, (*(_is_number,) * 4, _are_slots, _is_bool, _is_bool)),
 }
 
 

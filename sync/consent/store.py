@@ -147,13 +147,22 @@ class ConsentStore:
         self._append({**row, **_instant_row(pressed)})
         return pause
 
-    def resume(self, at_utc_ns: int | None = None, source: str = "api") -> tuple[str, ...]:
+    def resume(
+        self, at_utc_ns: int | None = None, source: str = "api", of_source: str = ""
+    ) -> tuple[str, ...]:
         """End every pause that is on; return their ids. Captures before ``at_utc_ns`` stay denied.
+
+        Args:
+            of_source: End only what this source pressed.
 
         Raises:
             ConfigError: If the records cannot be read or written.
         """
-        on = [pause for pause in self.ledger().pauses if pause.is_on]
+        on = [
+            pause
+            for pause in self.ledger().pauses
+            if pause.is_on and (not of_source or pause.source == of_source)
+        ]
         if on:
             # Not before the presses: a clock set back in between would leave a pause that never was.
             at_ns = max(

@@ -7,7 +7,7 @@ from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.consent.decisions import Decision, StreamConsent
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.consent.store import ConsentStore
-from sensorium.timebase import SECOND_NS, Clock
+from sensorium.timebase import SECOND_NS, Clock, Timeline, boot_id
 
 _HELD = Decision(False, "paused", "paused; the press could not be written down")
 
@@ -31,6 +31,14 @@ class Now:
     capture_ns: int
     offset_ns: int
     boot: str
+
+
+def moment(clock: Clock, timeline: Timeline | None, arrival_ns: int) -> Now:
+    """Return now, for streams of a timeline whose latest frame arrived at ``arrival_ns``."""
+    utc_ns = clock.utc_ns()
+    if timeline is not None and timeline.is_virtual:
+        return Now(utc_ns, arrival_ns, timeline.utc_minus_host_ns, "")
+    return Now(utc_ns, clock.now_ns(), clock.utc_minus_host_ns(), boot_id())
 
 
 class SessionConsent:
@@ -117,9 +125,13 @@ class SessionConsent:
         now_ns = self._clock.now_ns()
         return now_ns if pressed_ns is None else max(now_ns - _OLDEST_PRESS_NS, min(pressed_ns, now_ns))
 
-    def resume(self, source: str) -> int:
-        """End every pause; return how many there were."""
-        ended = self._store.resume(self._clock.utc_ns(), source)
+    def release(self, source: str) -> int:
+        """End the pauses that a source pressed, and no others; return how many there were."""
+        return self.resume(source, of_source=source)
+
+    def resume(self, source: str, of_source: str = "") -> int:
+        """End every pause, or those of one source; return how many there were."""
+        ended = self._store.resume(self._clock.utc_ns(), source, of_source)
         self._is_held = False
         return len(ended)
 

@@ -151,6 +151,11 @@ class OpenEpisode:
         return [account for name, _, account in self.accounts if name == stream]
 
     @property
+    def has_personal(self) -> bool:
+        """Whether a stream of it needs consent."""
+        return any(record.info.is_personal for record in self.streams.values())
+
+    @property
     def has_produced(self) -> bool:
         return any(account.produced for _, _, account in self.accounts)
 

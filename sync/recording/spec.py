@@ -9,6 +9,7 @@ from sensorium.sync.clocks.triggered import TriggerSettings
 from sensorium.sync.clocks.watch import WatchSettings
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.recording.check_book import JudgedWindow
+from sensorium.sync.recording.press import PauseSettings
 
 
 class RecorderSettings(BaseModel):
@@ -46,6 +47,7 @@ class SessionPlan(BaseModel):
         despite_calibration: Record although a check failed before; failed checks of this session only warn.
         checked_at_start: What was judged before the session began; it belongs to every episode of it.
         reference: Stream whose frames are the ticks of alignment; None = chosen from what is there.
+        pause: A switch that pauses while it is pressed.
         limitations: Sentences that hold for every episode of the session.
     """
 
@@ -65,6 +67,7 @@ class SessionPlan(BaseModel):
     clocks: WatchSettings = WatchSettings()
     triggers: tuple[TriggerSettings, ...] = ()
     recorder: RecorderSettings = RecorderSettings()
+    pause: PauseSettings | None = None
     thinking: ThinkingSettings = ThinkingSettings()
 
 

@@ -13,7 +13,7 @@ from sensorium.drivers.bus.credits import Held
 from sensorium.drivers.bus.live import LivePublisher
 from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.drivers.bus.wire import Control, Declare, End, Heartbeat, Inbound, Lost
-from sensorium.drivers.frame import Frame, Place, StreamInfo
+from sensorium.drivers.frame import Frame, Place
 from sensorium.errors import EpisodeError, WireError
 from sensorium.sync.clocks.model import Stamped
 from sensorium.sync.consent.store import ConsentStore
@@ -22,18 +22,19 @@ from sensorium.sync.recording.agenda import Agenda
 from sensorium.sync.recording.briefing import Briefing
 from sensorium.sync.recording.check_book import CheckMessage
 from sensorium.sync.recording.check_policy import CheckPolicy
-from sensorium.sync.recording.consents import Now, SessionConsent
+from sensorium.sync.recording.consents import Now, SessionConsent, moment
 from sensorium.sync.recording.episodes import Episodes
 from sensorium.sync.recording.loss_runs import LossRuns
 from sensorium.sync.recording.notes import ThinkerLink, pack_base, pack_frame
 from sensorium.sync.recording.open_episode import NOT_STARTED, OpenEpisode
+from sensorium.sync.recording.pausing import PauseWatch
 from sensorium.sync.recording.permit import Permit
 from sensorium.sync.recording.roster import Roster
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.splitting import Splitting
 from sensorium.sync.recording.streams import Instance, LiveStream
 from sensorium.sync.recording.triggers import Due, SessionTriggers
-from sensorium.timebase import SECOND_NS, Clock, boot_id, read_bases
+from sensorium.timebase import SECOND_NS, Clock, read_bases
 
 BATCH = 256
 HOUSEKEEPING_NS = SECOND_NS // 50
@@ -58,6 +59,7 @@ class Synchronizer:
         self.link = link
         self.roster = Roster(spec.devices, spec.run_dir, receiver, clock)
         self.consent = SessionConsent(consent, clock)
+        self._pauses = PauseWatch(self.consent, receiver, spec.pause)
         self.fault = ""
         """Why capture stopped by itself (a full disk); "" while all is well."""
         self.is_ending = False
@@ -105,11 +107,7 @@ class Synchronizer:
         return self._arrival_ns if self._is_virtual else self._clock.now_ns()
 
     def _now(self) -> Now:
-        utc_ns = self._clock.utc_ns()
-        timeline = self.roster.timeline
-        if timeline is not None and timeline.is_virtual:
-            return Now(utc_ns, self._arrival_ns, timeline.utc_minus_host_ns, "")
-        return Now(utc_ns, self._clock.now_ns(), self._clock.utc_minus_host_ns(), boot_id())
+        return moment(self._clock, self.roster.timeline, self._arrival_ns)
 
     # -- the loop
 
@@ -300,13 +298,9 @@ class Synchronizer:
             self._disk_trouble(str(err))
             return False
         episode.streams[info.name].samples += frame.count
-        if self.live.is_watched(info.name):
-            self._show(instance.number, info, frame, stamped)
+        if self.live.is_watched(info.name) and self.consent.to_show(info, frame, stamped):
+            self.live.offer(instance.number, frame)
         return True
-
-    def _show(self, number: int, info: StreamInfo, frame: Frame, stamped: Stamped) -> None:
-        if self.consent.to_show(info, frame, stamped):
-            self.live.offer(number, frame)
 
     def _return_credit(self) -> None:
         """Give back the credit of what is on disk or gone for good, unless a replay must not run ahead."""
@@ -325,8 +319,22 @@ class Synchronizer:
 
     def _hear_people(self, _now_ns: int) -> None:
         self._welcome_when_ready()
-        self.consent.update(self._now())
+        self._pauses.step()
+        self._follow_pauses()
         self.live.step()
+
+    def _follow_pauses(self, by: str = "a switch, or in the consent log") -> None:
+        """Cut the episode where a pause begins or ends."""
+        self.consent.update(self._now())
+        kind = self._pauses.change()
+        if not kind:
+            return
+        said = f"{kind}d by {by}"
+        self.event(kind, "", said)
+        if self.episode is not None and self.episode.has_produced and self.episode.has_personal:
+            self.stop()  # what was recorded before goes to the disk at once, and from no buffer later
+            self.start()
+            self.event(kind, "", said)
 
     def _hear_thinker(self, now_ns: int) -> None:
         self.briefing.hear(now_ns)
@@ -436,8 +444,6 @@ class Synchronizer:
         self._free += held
         self.fault = self.fault or problem
 
-    # -- what is said
-
     def mark(self, text: str) -> bool:
         """Put a mark at now; False when nothing is being recorded."""
         if self.episode is None:
@@ -448,16 +454,15 @@ class Synchronizer:
 
     def pause(self, source: str, host_ns: int | None = None) -> int:
         """Deny personal captures from the press on, see :meth:`SessionConsent.pause`; return its UTC."""
-        pressed_ns = self.consent.pause(source, host_ns)
-        self.consent.update(self._now())
-        self.event("pause", "", f"paused by {source}")
-        return pressed_ns
+        try:
+            return self.consent.pause(source, host_ns)
+        finally:
+            self._follow_pauses(source)
 
     def resume(self, source: str) -> int:
         """End every pause; return how many there were."""
         n_ended = self.consent.resume(source)
-        self.consent.update(self._now())
-        self.event("resume", "", f"resumed by {source}")
+        self._follow_pauses(source)
         return n_ended
 
     def take_check(self, message: CheckMessage) -> None:
@@ -481,8 +486,6 @@ class Synchronizer:
         if self.episode is not None:
             self.episode.limitations.append(f"ended early: {what}")
             self.stop()
-
-    # -- the end
 
     def close(self) -> None:
         """Settle what is silent, close what is open, and wait for its files."""

@@ -56,7 +56,7 @@ def seal_closing(folder: Path, closing: Closing, thoughts: Thoughts) -> Path:
     Raises:
         EpisodeError: If the disk does not take it; the episode stays open and can be recovered.
     """
-    return seal(folder, manifest_of(closing, thoughts, ConsentStore(Path(closing.consent)).poll()))
+    return seal(folder, manifest_of(closing, thoughts, ConsentStore(Path(closing.consent)).inspect()))
 
 
 def manifest_of(closing: Closing, thoughts: Thoughts, ledger: ConsentLedger) -> Manifest:

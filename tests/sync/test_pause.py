@@ -1,0 +1,185 @@
+"""The pause in the recorder: by command, log or switch; the episode is cut and the shared memory zeroed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+from synchronizer_bench import Bench
+
+from sensorium.drivers.bus.publisher import BusPublisher
+from sensorium.drivers.frame import Encoding, Frame, Latency, Modality, StreamInfo, stamps
+from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope
+from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.ulid import new_ulid
+from sensorium.sync.recording.press import PauseSettings
+from sensorium.timebase import SECOND_NS
+
+HOUR_NS = 3600 * SECOND_NS
+PICTURE = b"\xff\xd8" + b"a face" * 20_000
+CAMERA = StreamInfo(
+    "cam",
+    Modality.CAMERA,
+    Encoding.JPEG,
+    10.0,
+    "cam",
+    latency=Latency(max_ns=SECOND_NS // 100),
+    is_personal=True,
+    shape=(480, 640, 3),
+)
+
+
+class Filmed:
+    """A camera whose pictures travel through shared memory, recorded under a grant on a virtual clock."""
+
+    def __init__(
+        self, tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], pause: PauseSettings | None = None
+    ) -> None:
+        self.bench = Bench(tmp_path, context, ("cam",), pause=pause)
+        now_ns = self.bench.clock.utc_ns()
+        self.bench.store.grant(
+            ConsentGrant(
+                id=new_ulid(now_ns),
+                subject="sub:a",
+                controller="lab",
+                lawful_basis=LawfulBasis.CONSENT,
+                purposes=(Purpose.RECORD,),
+                scope=Scope(("*",)),
+                valid_from=now_ns - HOUR_NS,
+                valid_until=now_ns + HOUR_NS,
+                evidence=Evidence("button"),
+            )
+        )
+        self.camera: BusPublisher = self.bench.driver(CAMERA, 1)
+        self._seq = 0
+        self.bench.settle(self.camera)
+
+    def film(self, pictures: int) -> None:
+        for _ in range(pictures):
+            at = stamps(self.bench.clock.now_ns())
+            assert self.camera.publish(Frame("cam", self._seq, 1, None, at, PICTURE))
+            self._seq += 1
+            self.bench.advance(0.1, self.camera)
+
+    def shared_memory(self) -> bytes:
+        """Return the part of the ring that so many pictures can have touched."""
+        ring = self.camera._purse._ring
+        assert ring is not None
+        return bytes(ring._view[: 64 * len(PICTURE)])
+
+    def stored(self) -> list[int]:
+        """End the session; return how many pictures each episode holds."""
+        self.camera.end(linger_s=0.05)
+        self.bench.settle()
+        self.bench.close()
+        counts = []
+        for sealed in self.bench.thinker.sealed:
+            assert sealed.path is not None
+            with Episode(sealed.path) as episode:
+                counts.append(sum(1 for _ in episode.frames()))
+        return counts
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    with zmq.Context() as made:
+        yield made
+
+
+def test_the_episode_is_cut_where_a_pause_begins_and_ends(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    filmed = Filmed(tmp_path, context)
+    filmed.film(5)
+    filmed.bench.synchronizer.pause("button")
+    filmed.film(5)
+    filmed.bench.synchronizer.resume("button")
+    filmed.film(5)
+    before, during, after = filmed.stored()
+    assert (before, during) == (5, 0)
+    assert 4 <= after <= 5  # the first picture's uncertainty may reach into the pause
+
+
+def test_a_press_that_only_stands_in_the_log_is_followed(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    filmed = Filmed(tmp_path, context)
+    filmed.film(5)
+    filmed.bench.store.pause(source="another process")
+    filmed.film(5)
+    before, during = filmed.stored()
+    assert before <= 6  # one that came at the instant of the press, before the log was read again
+    assert during == 0
+
+
+def test_no_picture_stays_in_shared_memory_during_a_pause(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    filmed = Filmed(tmp_path, context)
+    filmed.film(5)
+    assert b"a face" in filmed.shared_memory()
+    filmed.bench.synchronizer.pause("button")
+    filmed.bench.advance(0.1, filmed.camera)
+    assert not any(filmed.shared_memory())
+    filmed.film(3)  # they come, are denied, and leave nothing
+    filmed.bench.advance(0.1, filmed.camera)
+    assert not any(filmed.shared_memory())
+    assert filmed.stored() == [5, 0]
+
+
+def test_a_switch_pauses_while_it_is_pressed(tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    switch = tmp_path / "value"
+    switch.write_text("0\n")
+    filmed = Filmed(tmp_path, context, PauseSettings(file=switch))
+    filmed.film(3)
+    switch.write_text("1\n")
+    filmed.bench.advance(0.1, filmed.camera)
+    assert filmed.bench.synchronizer.consent.is_paused
+    filmed.film(3)
+    switch.write_text("0\n")
+    filmed.bench.advance(0.1, filmed.camera)
+    filmed.film(3)
+    before, during, after = filmed.stored()
+    assert (before, during) == (3, 0)
+    assert 2 <= after <= 3
+
+
+def test_a_switch_does_not_end_what_somebody_else_pressed(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    switch = tmp_path / "value"
+    switch.write_text("1")
+    filmed = Filmed(tmp_path, context, PauseSettings(file=switch))
+    filmed.bench.synchronizer.pause("button")
+    switch.write_text("0")
+    filmed.bench.advance(0.1, filmed.camera)
+    assert filmed.bench.synchronizer.consent.is_paused
+    filmed.stored()
+
+
+@pytest.mark.parametrize("held", [None, b"", b"\xff\x00"])
+def test_a_switch_that_cannot_be_read_counts_as_pressed(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], held: bytes | None
+) -> None:
+    switch = tmp_path / "value"
+    switch.write_text("0")
+    filmed = Filmed(tmp_path, context, PauseSettings(file=switch))
+    filmed.film(3)
+    if held is None:
+        switch.unlink()
+    else:
+        switch.write_bytes(held)
+    filmed.bench.advance(0.1, filmed.camera)
+    is_paused = filmed.bench.synchronizer.consent.is_paused
+    assert is_paused is (held != b"\xff\x00")
+    filmed.stored()
+
+
+def test_a_log_that_cannot_be_trusted_any_more_turns_personal_streams_off(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    filmed = Filmed(tmp_path, context)
+    filmed.film(3)
+    (filmed.bench.store.folder / "events.jsonl").unlink()
+    filmed.film(3)
+    assert sum(filmed.stored()) <= 4  # what came within 20 ms of the loss
