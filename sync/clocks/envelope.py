@@ -73,6 +73,12 @@ _UNEVEN_POINTS = 8
 EVEN = 0.1
 FEW_AND_UNEVEN = 160
 """Across a pause the curve may run far above the band of what was before it; then up to so many are all looked at."""
+DEEP, DEEPEST = 0.5, 2.0
+"""How far under the least sample a floor may lie, in heights of the band: 0.3 under third powers, 1.2 under seventh."""
+RARE_LEAST, RARE_ABOVE = 3, 8
+"""A link that is quick now and then: so many quick samples at least, under so many others."""
+RARE_NATS = 6.0
+"""How much likelier two laws must be than one."""
 BEYOND_BAND = 1e4
 """Log penalty of a curve that leaves the band; more than all that it could gain there."""
 
@@ -205,6 +211,12 @@ def _fit_near(
     lowest_ns = float(near.min())
     near = near - lowest_ns
     ceiling_ns = max(ceiling_ns - lowest_ns, 1.0)
+    if count > near_count:
+        near_count, ceiling_ns = _without_denser_law(near, ceiling_ns)
+        if near_count < near.size:
+            is_below = near < ceiling_ns
+            near, near_at = near[is_below], near_at[is_below]
+            near_count = near.size
     if count <= 2:
         ceiling_ns = max(ceiling_ns, prior.scale_ns)
     spacing_ns = ceiling_ns / near_count
@@ -252,6 +264,8 @@ def _fit_near(
             crest = (slopes * crest_at + bends * (crest_at * crest_at - _BEND_MEAN)).max(axis=1)
             beyond = np.maximum((values + crest[:, None]) / ceiling_ns - 1, 0.0)
             base = base - BEYOND_BAND * (beyond + (beyond > 0))
+        if not has_few:
+            base = np.where(depths > DEEPEST * ceiling_ns, base - BEYOND_BAND, base)
         if has_few:
             likelihood = _few_log_likelihood(base, heights, depths, exponents, weight, prior)
         else:
@@ -315,6 +329,13 @@ def _fit_near(
         believed = np.tensordot(odds / (odds.sum() * totals), masses, axes=1)
     reached = np.cumsum(believed.ravel()[order])
     bound_ns = float(distance[order[min(int(np.searchsorted(reached, 0.95)), order.size - 1)]])
+    if not has_few:
+        # Deeper than the band is high: so soft a law is extrapolated, not seen. The least sample stays possible.
+        middle_ns = end_ns - centre[0] * answer_at - centre[1] * (answer_at * answer_at - _BEND_MEAN)
+        under = near - centre[0] * near_at - centre[1] * near_bend - middle_ns
+        least_ns = float(under.min())
+        if least_ns > DEEP * ceiling_ns:
+            bound_ns = max(bound_ns, least_ns)
     full_shares = np.zeros(EXPONENTS.size)
     full_shares[: shares.size] = shares
     # Exponents that were not looked at are taken to do as well as the softest that was: they come back.
@@ -338,6 +359,37 @@ def _fit_near(
         scale_ns=(used_ns + weight * prior.scale_ns) / (near_count + weight),
         proposal=Proposal(1.1 * spread, min(max(depth_ns / spacing_ns, 0.3), 30.0)),
     )
+
+
+def _without_denser_law(near: FloatArray, ceiling_ns: float) -> tuple[int, float]:
+    """Return how many of (n,) heights, from the lowest, are of one law, and the height up to which they are.
+
+    Where a link is quick now and then, few samples at an even density lie under many that crowd the band's top. Their
+    floor is under the few; a power law through both would put it far below every sample. Two even densities are held
+    against the best power law that there is.
+    """
+    heights = np.sort(near)
+    count = heights.size
+    if count < RARE_LEAST + RARE_ABOVE:
+        return count, ceiling_ns
+    few = np.arange(RARE_LEAST, count - RARE_ABOVE + 1)
+    split = np.maximum(heights[few], 1e-9 * ceiling_ns)
+    many, room = count - few, np.maximum(ceiling_ns - split, 1e-3 * ceiling_ns)
+    two = few * np.log(few * ceiling_ns / (count * split)) + many * np.log(many * ceiling_ns / (count * room))
+    two = np.where(many * split > few * room, two, 0.0)
+    best = int(two.argmax())
+    if two[best] < RARE_NATS:
+        return count, ceiling_ns
+    depths = np.array([0.03, 0.1, 0.2, 0.4, 0.7, 1.2, 2.0])
+    logs = np.log((heights / ceiling_ns + depths[:, None]) / (1 + depths[:, None])).sum(axis=1)
+    power = (
+        count * np.log(EXPONENTS) + np.multiply.outer(logs, EXPONENTS - 1) - count * np.log1p(depths)[:, None]
+    )
+    if two[best] - float(power.max()) < RARE_NATS:
+        return count, ceiling_ns
+    # The band's top is a sample of the few: between them and the many there may be a gap.
+    alone = min(int(few[best]) - 1, max(FEW // 2, int(few[best]) // 4))
+    return alone, max(float(heights[alone]), 1.0)
 
 
 def _median(at: FloatArray, mass: FloatArray) -> float:

@@ -30,6 +30,10 @@ def polled(random: np.random.Generator, count: int) -> Floats:
     return random.uniform(0, 0.5e6, count) + random.exponential(0.6e6, count)
 
 
+def rarely_quick(random: np.random.Generator, count: int) -> Floats:
+    return random.exponential(1.5e6, count) + np.where(random.random(count) < 0.03, 0.0, 4e6)
+
+
 @dataclass
 class Run:
     """One run: seconds, errors and bounds of each sample's stamp (ns), and the estimator at its end."""
@@ -151,3 +155,14 @@ def test_one_unnoticed_step_is_no_walk(step_ns: float) -> None:
     line = run(time_s, stepping, 3).envelope.line
     assert line is not None
     assert not line.is_floor_moving
+
+
+def test_a_link_that_is_rarely_quick_has_its_floor_under_the_quick_samples() -> None:
+    runs = [run(np.arange(0, 120, 1 / 30), rarely_quick, seed) for seed in range(6)]
+    for low_s, high_s in ((5, 20), (20, 60), (60, 120)):
+        assert may_cover([covered(one, low_s, high_s) for one in runs])
+    for one in runs:
+        # Neither under the many, 4 ms later, nor far below every sample: within one mean delay of the quick ones.
+        assert np.abs(one.error_ns[one.time_s > 60]).max() < 1.5e6
+        assert one.envelope.line is not None
+        assert one.envelope.line.hardness < 2

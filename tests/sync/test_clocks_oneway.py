@@ -45,6 +45,20 @@ def test_the_bound_covers_the_truth_whatever_the_floor(law: str) -> None:
     assert np.mean([one.bound95_ns for one in found]) < 3 * np.percentile(errors, 95)
 
 
+@pytest.mark.parametrize("softness", [4.5, 7.0])
+def test_a_floor_far_under_every_sample_is_bounded_by_the_least_sample(softness: float) -> None:
+    at = np.linspace(-1, 1, 1000)
+    for seed in range(20):
+        excess = np.random.default_rng([seed, 9]).uniform(0, 1, at.size) ** (1 / softness) * 10e6
+        found = fit(at, excess, WIDE, NO_EVIDENCE, None)
+        curve = found.middle_ns + found.slope_ns * at + found.bend_ns * (at * at - 1 / 3)
+        depth_ns = float((excess - curve).min())
+        band_ns = found.ceiling_ns
+        assert depth_ns < 2.5 * band_ns
+        if depth_ns > 0.75 * band_ns:
+            assert found.bound95_ns > 0.9 * depth_ns
+
+
 def test_the_estimate_under_a_hard_floor_has_no_bias() -> None:
     ends = np.array([one.end_ns for one in posteriors("exponential", 400, 80)])
     assert abs(ends.mean()) < 3 * ends.std() / np.sqrt(ends.size)
