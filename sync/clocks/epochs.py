@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sensorium.sync.clocks.model import ClockEventKind, Uncertainty
 from sensorium.sync.clocks.oneway import FloatArray, Line, LowerEnvelope
+from sensorium.sync.clocks.polling import Polling
 from sensorium.sync.clocks.steps import LatencyLaw, Run, freedom, independent
 
 MATURE = 32
@@ -149,6 +150,7 @@ class Epochs:
         self._recorder = recorder
         self._law = LatencyLaw()
         self._run = Run(self._law, tick_ns)
+        self._polling = Polling()
         self._rival: _Rival | None = None
         self._longest_ns = self._usual_ns = 0
         self._usual_nats = 0.0
@@ -289,6 +291,7 @@ class Epochs:
             self._challenge_ahead(ticks, arrival_ns, excess_ns)
             return False
         self._law.add(excess_ns)
+        self._heed_polling(ticks, arrival_ns)
         gate_ns = self._gate_ns + growth_ns
         if excess_ns <= gate_ns:
             run.clear()
@@ -298,6 +301,13 @@ class Epochs:
             if nats >= self._doubt_nats and self._challenge_back(first, gate_ns):
                 return False
         return excess_ns < self._held_ns
+
+    def _heed_polling(self, ticks: int, arrival_ns: int) -> None:
+        epoch = self.current
+        assert epoch is not None
+        device_ns = (ticks - epoch.origin_ticks) * self._tick_ns
+        if self._polling.take(arrival_ns, device_ns) and self._polling.look(epoch.envelope.offset_at):
+            self._renew()
 
     def _heights(self, first: int) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
         """Return heights above the current clock, arrivals and device times of the run from a sample on."""
@@ -538,6 +548,7 @@ class Epochs:
 
     def _adopt(self, epoch: Epoch) -> None:
         self.current = epoch
+        self._polling.clear()
         if self._recorder is not None:
             self._recorder.begin(epoch.number, epoch.origin_ticks, epoch.origin_host_ns)
         self._renew()
@@ -588,8 +599,9 @@ class Epochs:
             return
         self._watch_floor(line)
         bound_ns = line.statistical_ns + line.floor_ns
-        self._gate_ns = self.step_ns + 2 * bound_ns
-        self._ahead_ns = self.step_ns + AHEAD_WIDTHS * bound_ns + AHEAD_SCALES * line.scale_ns
+        moves_ns = self.step_ns + self._polling.unseen_ns
+        self._gate_ns = moves_ns + 2 * bound_ns
+        self._ahead_ns = moves_ns + AHEAD_WIDTHS * bound_ns + AHEAD_SCALES * line.scale_ns
         if line.window_ns < YOUNG_NS:
             self._ahead_ns = max(self._ahead_ns, AHEAD_NS + 10 * bound_ns)
         self._per_ns = OF_THE_WINDOW * bound_ns / max(line.window_ns, 1e9)
@@ -610,7 +622,7 @@ class Epochs:
         self.stamping = Stamping(leader, other if rival.is_leading else line, known)
 
     def _known(self, statistical_ns: float, floor_ns: float) -> Uncertainty:
-        return Uncertainty(statistical_ns, floor_ns, self._asymmetry_ns)
+        return Uncertainty(statistical_ns, floor_ns + self._polling.unseen_ns, self._asymmetry_ns)
 
     def _watch_floor(self, line: Line) -> None:
         if line.is_floor_moving and not self._is_floor_moving:
