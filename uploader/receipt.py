@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.errors import EpisodeError, TrustError
-from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, SIGNED_RECORDS, UPLOAD_NOTE_FILE
+from sensorium.sync.episode.files import (
+    CONSENT_STATE_FILE,
+    MANIFEST_FILE,
+    RECEIPT_FILE,
+    SIGNED_RECORDS,
+    UPLOAD_NOTE_FILE,
+)
 from sensorium.sync.episode.manifest import (
     FileRecord,
     Manifest,
@@ -146,6 +152,11 @@ def is_evictable(folder: Path, store: Store, trusted: Collection[bytes]) -> bool
         for file in expected
         for found in (store.head(file.key),)
     )
+
+
+def consent_key(episode_id: str) -> str:
+    """Return where the signed consent state of an episode lies in a store."""
+    return f"episodes/{episode_id}/{CONSENT_STATE_FILE}"
 
 
 def manifest_key(episode_id: str) -> str:

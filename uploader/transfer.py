@@ -16,9 +16,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from sensorium.errors import BusyError, EpisodeError
+from sensorium.errors import BusyError, ConsentError, EpisodeError
 from sensorium.sync.consent.gate import consent_reasons
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
+from sensorium.sync.consent.state import consent_state, pack_state, read_state
 from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE
 from sensorium.sync.episode.manifest import (
     LEAF_BYTES,
@@ -27,11 +28,14 @@ from sensorium.sync.episode.manifest import (
     read_manifest,
 )
 from sensorium.sync.episode.verify import strangers, verify
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import signing_key, trusted_keys
 from sensorium.timebase import Clock
 from sensorium.uploader.receipt import (
     METHOD,
     Receipt,
     State,
+    consent_key,
     data_key,
     manifest_key,
     read_receipt,
@@ -147,6 +151,7 @@ class _Transfer:
             key = manifest_key(manifest.episode_id)
             self._total_bytes = sum(file.bytes for file in manifest.files)
             if self._is_done(key, envelope):
+                self._put_consent_state(manifest)
                 return Outcome(self._id, State.VERIFIED)
             self._check_gates(manifest)
             self._check_whole(full=True)
@@ -156,6 +161,7 @@ class _Transfer:
                 self._deliver(manifest, file)
             self._check_gates(manifest)
             self._check_whole(full=False)
+            self._put_consent_state(manifest)
             self._commit(key, envelope)
             self._note(State.COMMITTED)
             self._prove(manifest, key, envelope)
@@ -298,6 +304,25 @@ class _Transfer:
             self._store.put(key, envelope)
         except ObjectExistsError:
             self._check_conflict(key, envelope)  # equal: an answer was lost, or another process was faster
+
+    def _put_consent_state(self, manifest: Manifest) -> None:
+        """Let the store carry what the personal streams may be used for; a newer row of the log wins."""
+        if not any(record.info.is_personal for record in manifest.streams):
+            return
+        ledger = self._gates.ledger()
+        key = consent_key(self._id)
+        try:
+            before = read_state(self._store.get(key), self._id, trusted_keys(Role.OPERATOR))
+            if before.log_id == ledger.log_id and before.seq >= len(ledger.heads):
+                return
+        except (ObjectMissingError, ConsentError):
+            pass
+        state = consent_state(manifest, ledger, self._gates.clock.utc_ns())
+        data = pack_state(state, signing_key(Role.OPERATOR))
+        self._store.upload(key).abort()
+        upload = self._store.upload(key)
+        upload.put_part(0, data)
+        upload.complete(len(data), is_replacing=True)
 
     def _prove(self, manifest: Manifest, key: str, envelope: bytes) -> None:
         """Read the manifest back and leave the receipt; the data was read back before the commit."""

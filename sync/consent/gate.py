@@ -33,7 +33,7 @@ def consent_reasons(
             if unknown and not ledger.fault:
                 reasons.append(unknown_grant(f"stream {record.info.name}", unknown))
                 continue
-            decision = decide(record.info, _span_utc_ns(manifest, record), purpose, now_utc_ns, ledger)
+            decision = decide(record.info, span_utc_ns(manifest, record), purpose, now_utc_ns, ledger)
             if not decision.is_allowed:
                 reasons.append(f"stream {record.info.name}: {decision.reason}")
     if streams is None:
@@ -63,7 +63,7 @@ def _stray_files(manifest: Manifest, names: Collection[str]) -> Iterator[str]:
         yield f"file {name}: belongs to no stream, so no grant can cover it"
 
 
-def _span_utc_ns(manifest: Manifest, record: StreamRecord) -> tuple[int, int]:
+def span_utc_ns(manifest: Manifest, record: StreamRecord) -> tuple[int, int]:
     """Return first and last capture with their uncertainty; of the whole episode where they are unknown."""
     first_ns = manifest.start_utc_ns if record.first_utc_ns is None else record.first_utc_ns
     last_ns = manifest.end_utc_ns if record.last_utc_ns is None else record.last_utc_ns

@@ -24,13 +24,23 @@ SYNC_REPORT_FILE = "sync-report.html"
 REMAP_FILE = "remap.npz"
 UPLOAD_NOTE_FILE = "upload.json"
 RECEIPT_FILE = "receipt.json"
+CONSENT_STATE_FILE = "consent.json"
+"""Beside a delivered copy: what its personal streams may be used for."""
 
 BESIDE_THE_SEAL = frozenset(
-    {MANIFEST_FILE, REPORT_FILE, SYNC_REPORT_FILE, REMAP_FILE, UPLOAD_NOTE_FILE, RECEIPT_FILE}
+    {
+        MANIFEST_FILE,
+        REPORT_FILE,
+        SYNC_REPORT_FILE,
+        REMAP_FILE,
+        UPLOAD_NOTE_FILE,
+        RECEIPT_FILE,
+        CONSENT_STATE_FILE,
+    }
 )
 """Files of a sealed folder that may appear or change after signing; nothing is claimed about them."""
 
-SIGNED_RECORDS = {RECEIPT_FILE: "receipt"}
+SIGNED_RECORDS = {RECEIPT_FILE: "receipt", CONSENT_STATE_FILE: "consent-state"}
 """Of those, the ones that somebody acts on: each is a signed document of its own; by name, and kind."""
 
 PREPARED_FILE = ".prepared"

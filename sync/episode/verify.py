@@ -12,7 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sensorium.errors import EpisodeError, TrustError
-from sensorium.sync.episode.files import BESIDE_THE_SEAL, MANIFEST_FILE, SIGNED_RECORDS, is_litter, is_scratch
+from sensorium.sync.episode.files import (
+    BESIDE_THE_SEAL,
+    CONSENT_STATE_FILE,
+    MANIFEST_FILE,
+    SIGNED_RECORDS,
+    is_litter,
+    is_scratch,
+)
 from sensorium.sync.episode.manifest import (
     LEAF_BYTES,
     FileRecord,
@@ -98,7 +105,8 @@ def _forged_records(folder: Path) -> Iterator[str]:
     """Yield which records beside the seal nobody signed whose word counts here."""
     for name, kind in SIGNED_RECORDS.items():
         try:
-            open_document((folder / name).read_bytes(), kind, trusted_keys(Role.DEVICE))
+            role = Role.OPERATOR if name == CONSENT_STATE_FILE else Role.DEVICE
+            open_document((folder / name).read_bytes(), kind, trusted_keys(role))
         except FileNotFoundError:
             continue
         except (TrustError, OSError) as err:

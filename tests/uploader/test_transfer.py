@@ -22,6 +22,7 @@ from sensorium.sync.trust.keys import KeyRing, Role
 from sensorium.timebase import SECOND_NS, VirtualClock
 from sensorium.uploader.receipt import (
     State,
+    consent_key,
     data_key,
     is_evictable,
     manifest_key,
@@ -66,7 +67,7 @@ class Rig:
         """The store holds each file of the manifest under its key, the manifest, and nothing else."""
         expected = {data_key(EPISODE_ID, file): file for file in self.manifest.files}
         keys = [found.key for found in self.store.list()]
-        assert keys == sorted([*expected, MANIFEST_KEY])
+        assert keys == sorted([*expected, MANIFEST_KEY, consent_key(EPISODE_ID)])
         assert self.store.get(MANIFEST_KEY) == (self.episode / MANIFEST_FILE).read_bytes()
         for key, file in expected.items():
             stored = hash_file(self.store.root / key)
