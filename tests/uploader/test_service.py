@@ -19,7 +19,7 @@ from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import LEAF_BYTES, hash_file, read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, HostClock, VirtualClock
-from sensorium.uploader.receipt import State, data_key, is_evictable, manifest_key, upload_state
+from sensorium.uploader.receipt import State, consent_key, data_key, is_evictable, manifest_key, upload_state
 from sensorium.uploader.service import PARK_NS, REJUDGE_NS, StatusFile, UploadService, main, run
 from sensorium.uploader.stores.directory import DirectoryStore
 from sensorium.uploader.stores.memory import MemoryStore
@@ -308,7 +308,7 @@ class TestProcess:
         expected = []
         for episode in episodes:
             manifest = read_manifest(episode, process.trusted)
-            expected.append(manifest_key(episode.name))
+            expected += [manifest_key(episode.name), consent_key(episode.name)]
             for file in manifest.files:
                 key = data_key(episode.name, file)
                 expected.append(key)
