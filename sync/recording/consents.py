@@ -1,6 +1,6 @@
 """What consent says of each frame while recording: to store it, to show it live."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.sync.clocks.model import Stamped
@@ -48,10 +48,13 @@ class SessionConsent:
     once the wall clock was set during an episode: then a grant must cover both readings of it.
     """
 
-    def __init__(self, store: ConsentStore, clock: Clock) -> None:
-        self.ledger: ConsentLedger = store.poll(clock.utc_ns())
+    def __init__(self, store: ConsentStore, clock: Clock, beside: ConsentStore | None = None) -> None:
+        """``beside``: the folder of the spool, where another governs: who pauses without an agent writes there."""
         self._store = store
+        self._beside = beside
+        self._polled: tuple[ConsentLedger, ConsentLedger] | None = None
         self._clock = clock
+        self.ledger: ConsentLedger = self._poll(clock.utc_ns())
         self._is_held = False
         self._offsets_ns: tuple[int, int] | None = None
         self._record: dict[str, StreamConsent] = {}
@@ -76,8 +79,19 @@ class SessionConsent:
 
     def update(self, now: Now) -> None:
         """Take in what was written to the log, and the passing of time; call every 20 ms."""
-        self.ledger = self._store.poll(now.utc_ns)
+        self.ledger = self._poll(now.utc_ns)
         self._renew(now)
+
+    def _poll(self, now_utc_ns: int) -> ConsentLedger:
+        """Return the ledger, the same object until something changes."""
+        found = self._store.poll(now_utc_ns)
+        if self._beside is None:
+            return found
+        beside = self._beside.poll(now_utc_ns)
+        before, self._polled = self._polled, (found, beside)
+        if before is not None and before[0] is found and before[1] is beside:
+            return self.ledger
+        return replace(found, pauses=(*found.pauses, *beside.pauses), fault=found.fault or beside.fault)
 
     def _renew(self, now: Now) -> None:
         offsets = self._widened(now)
@@ -131,9 +145,10 @@ class SessionConsent:
 
     def resume(self, source: str, of_source: str = "") -> int:
         """End every pause, or those of one source; return how many there were."""
-        ended = self._store.resume(self._clock.utc_ns(), source, of_source)
+        stores = [store for store in (self._store, self._beside) if store is not None]
+        ended = sum(len(store.resume(self._clock.utc_ns(), source, of_source)) for store in stores)
         self._is_held = False
-        return len(ended)
+        return ended
 
 
 def _over_span(consent: StreamConsent, info: StreamInfo, frame: Frame, stamped: Stamped) -> Decision:

@@ -16,7 +16,7 @@ from sensorium.drivers.bus.wire import Control, Declare, End, Heartbeat, Inbound
 from sensorium.drivers.frame import Frame, Place
 from sensorium.errors import EpisodeError, WireError
 from sensorium.sync.clocks.model import Stamped
-from sensorium.sync.consent.store import ConsentStore
+from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.mcap_records import WriteError
 from sensorium.sync.recording.agenda import Agenda
 from sensorium.sync.recording.briefing import Briefing
@@ -58,7 +58,9 @@ class Synchronizer:
         self.live = live
         self.link = link
         self.roster = Roster(spec.devices, spec.run_dir, receiver, clock)
-        self.consent = SessionConsent(consent, clock)
+        usual = spec.spool / DEFAULT_FOLDER
+        beside = ConsentStore(usual, clock) if spec.consent.resolve() != usual.resolve() else None
+        self.consent = SessionConsent(consent, clock, beside)
         self._pauses = PauseWatch(self.consent, receiver, spec.pause)
         self.fault = ""
         """Why capture stopped by itself (a full disk); "" while all is well."""
@@ -314,8 +316,6 @@ class Synchronizer:
         """Return whether a replay has to wait for the clock maps that stamp it."""
         is_waited_for = self._must_be_seen and not self.is_ending
         return is_waited_for and self.briefing.is_behind(self._arrival_ns, self._now_ns)
-
-    # -- what is due
 
     def _hear_people(self, _now_ns: int) -> None:
         self._welcome_when_ready()

@@ -10,6 +10,7 @@ from synchronizer_bench import Bench
 from sensorium.drivers.bus.publisher import BusPublisher
 from sensorium.drivers.frame import Encoding, Frame, Latency, Modality, StreamInfo, stamps
 from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope
+from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.recording.press import PauseSettings
@@ -110,6 +111,20 @@ def test_a_press_that_only_stands_in_the_log_is_followed(
     before, during = filmed.stored()
     assert before <= 6  # one that came at the instant of the press, before the log was read again
     assert during == 0
+
+
+def test_a_pause_without_an_agent_holds_where_the_rig_names_another_consent_folder(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    ConsentStore(tmp_path / "spool" / "consent").pause(source="command line")
+    filmed = Filmed(tmp_path, context)
+    assert filmed.bench.synchronizer.consent.is_paused
+    filmed.film(3)
+    assert filmed.bench.synchronizer.resume("command line") == 1
+    filmed.film(3)
+    before, after = filmed.stored()
+    assert before == 0
+    assert 2 <= after <= 3
 
 
 def test_no_picture_stays_in_shared_memory_during_a_pause(
