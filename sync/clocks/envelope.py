@@ -48,7 +48,8 @@ def _disc(radius: float, step: float) -> FloatArray:
     return disc
 
 
-_DIRECTIONS = _disc(3.6, 0.6)
+_DIRECTIONS = _disc(3.6, 0.75)
+"""In spreads; steps below one sum a smooth mass well: 0.6 gave the same p99 and coverage at 1.6 times the cost."""
 _DEPTHS = np.geomspace(0.03, 12.0, 11)
 _DEPTHS_OF_FEW = np.geomspace(0.03, 60.0, 14)
 

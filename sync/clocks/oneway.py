@@ -19,7 +19,7 @@ from sensorium.sync.clocks.envelope import EXPONENTS, FEW, Posterior, Prior, Pro
 FloatArray = NDArray[np.floating[Any]]
 
 SOLVE_EVERY_NS = 250e6
-SOLVES_PER_WINDOW = 40
+SOLVES_PER_WINDOW = 24
 SOLVES_WHILE_YOUNG = 16
 SOLVES_AFTER_PAUSE = 4
 SOLVES_AT_MOST = 200
