@@ -28,7 +28,7 @@ from sessions import (
 
 from sensorium.agent.session.memory_folder import memory_folders
 
-FLUSH_S = 0.5
+FLUSH_S = 1.0
 CALLS = ("fsync", "fdatasync", "rename", "unlink", "rmdir", "writev", "pwrite64", "ftruncate")
 VICTIMS = ("synchronizer", "thinker", "supervisor")
 _ARGUMENTS = ("--seconds", 3)
