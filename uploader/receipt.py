@@ -23,8 +23,10 @@ from sensorium.sync.episode.manifest import (
     Manifest,
     manifest_digest,
     read_manifest,
+    revision_file,
     stored_name,
 )
+from sensorium.sync.episode.revisions import revision_files
 from sensorium.sync.episode.spool import write_durably
 from sensorium.sync.trust.documents import open_document, sign_document
 from sensorium.sync.trust.keys import Role
@@ -59,7 +61,11 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Proof that an episode lies in a store: what was verified, how and when (UTC ns)."""
+    """Proof that an episode lies in a store: what was verified, how and when (UTC ns).
+
+    Attributes:
+        revision: Newest revision of its manifest that the store was given; files erased by then are gone there.
+    """
 
     episode_id: str
     store: str
@@ -68,6 +74,7 @@ class Receipt:
     files: tuple[StoredFile, ...]
     method: str
     verified_ns: int
+    revision: int = 1
     version: int = 1
 
 
@@ -82,7 +89,10 @@ def upload_state(folder: Path, store_url: str | None = None) -> State:
     except OSError:
         return State.QUARANTINED
     receipt = read_receipt(folder)
-    if receipt is not None and receipt.manifest_blake3 == digest and store_url in (None, receipt.store):
+    is_proven = (
+        receipt is not None and receipt.manifest_blake3 == digest and store_url in (None, receipt.store)
+    )
+    if is_proven and receipt is not None and receipt.revision == len(revision_files(folder)):
         return State.VERIFIED
     note = _read_note(folder)
     if note.get("manifest") != digest:
@@ -162,6 +172,11 @@ def consent_key(episode_id: str) -> str:
 def manifest_key(episode_id: str) -> str:
     """Return the key whose presence says that an episode is complete."""
     return f"episodes/{episode_id}/{MANIFEST_FILE}"
+
+
+def revision_key(episode_id: str, number: int) -> str:
+    """Return the key of a later revision of the manifest."""
+    return f"episodes/{episode_id}/{revision_file(number)}"
 
 
 def data_key(episode_id: str, file: FileRecord) -> str:

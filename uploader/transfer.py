@@ -5,7 +5,6 @@ the same key, and ``episodes/<id>/manifest.json``, put last and only once: for r
 does not exist. What was sent is found in the store, so any file that notes progress here may be lost.
 """
 
-import fcntl
 import hashlib
 import os
 import stat
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from sensorium.errors import BusyError, ConsentError, EpisodeError
+from sensorium.errors import ConsentError, EpisodeError
 from sensorium.sync.consent.gate import consent_reasons
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.consent.state import consent_state, pack_state, read_state
@@ -27,7 +26,9 @@ from sensorium.sync.episode.manifest import (
     Manifest,
     read_manifest,
 )
+from sensorium.sync.episode.revisions import revision_files
 from sensorium.sync.episode.verify import strangers, verify
+from sensorium.sync.erasure import owned
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import signing_key, trusted_keys
 from sensorium.timebase import Clock
@@ -39,6 +40,7 @@ from sensorium.uploader.receipt import (
     data_key,
     manifest_key,
     read_receipt,
+    revision_key,
     stored_file,
     write_note,
     write_receipt,
@@ -117,7 +119,7 @@ def upload_episode(
         BusyError: If another process is sending this episode.
         Stopped: If ``should_stop`` said so.
     """
-    with _locked(folder):
+    with owned(folder):
         return _Transfer(folder, store, gates, progress, should_stop).run()
 
 
@@ -150,7 +152,8 @@ class _Transfer:
             self._manifest = manifest
             key = manifest_key(manifest.episode_id)
             self._total_bytes = sum(file.bytes for file in manifest.files)
-            if self._is_done(key, envelope):
+            self._erase(manifest)
+            if self._is_delivered(manifest, key, envelope):
                 self._put_consent_state(manifest)
                 return Outcome(self._id, State.VERIFIED)
             self._check_gates(manifest)
@@ -161,6 +164,7 @@ class _Transfer:
                 self._deliver(manifest, file)
             self._check_gates(manifest)
             self._check_whole(full=False)
+            self._put_revisions()
             self._put_consent_state(manifest)
             self._commit(key, envelope)
             self._note(State.COMMITTED)
@@ -168,7 +172,7 @@ class _Transfer:
             return Outcome(self._id, State.VERIFIED, (), self._sent_bytes)
         except _RefusedError as refused:
             self._note(refused.state, refused.reasons)
-            self._drop_parts()
+            self._drop_sent()
             return Outcome(self._id, refused.state, refused.reasons, self._sent_bytes)
 
     def _read_manifest(self) -> tuple[Manifest, bytes]:
@@ -185,16 +189,40 @@ class _Transfer:
             raise _RefusedError(State.QUARANTINED, said)
         return manifest, envelope
 
-    def _is_done(self, key: str, envelope: bytes) -> bool:
-        """Return whether this very episode was proven in this very store, and its manifest is still there."""
+    def _erase(self, manifest: Manifest) -> None:
+        """Have the store forget what this machine has erased; before any gate, because no gate may keep it."""
+        for grave in manifest.tombstones:
+            key = f"episodes/{self._id}/{grave.stored}"
+            self._store.upload(key).abort()
+            if self._store.head(key) is not None:
+                self._store.delete(key)
+
+    def _put_revisions(self) -> None:
+        for number, path in enumerate(revision_files(self._folder)[1:], 2):
+            key, data = revision_key(self._id, number), path.read_bytes()
+            try:
+                self._store.put(key, data)
+            except ObjectExistsError:
+                self._check_conflict(key, data)
+
+    def _is_delivered(self, manifest: Manifest, key: str, envelope: bytes) -> bool:
+        """Return whether this very episode was proven in this very store, and its manifest is still there.
+
+        What was said of it since is brought there, too; consent to send it is not asked again.
+        """
         receipt = read_receipt(self._folder)
-        if receipt is None:
-            return False
-        is_ours = receipt.manifest_blake3 == self._digest and receipt.store == self._store.url
-        if is_ours and self._remote_manifest(self._store, key) == envelope:
-            return True
-        (self._folder / RECEIPT_FILE).unlink(missing_ok=True)
-        return False
+        is_ours = (
+            receipt is not None
+            and receipt.manifest_blake3 == self._digest
+            and receipt.store == self._store.url
+            and self._remote_manifest(self._store, key) == envelope
+        )
+        if not is_ours:
+            (self._folder / RECEIPT_FILE).unlink(missing_ok=True)
+        elif receipt is not None and receipt.revision != manifest.revision:
+            self._put_revisions()
+            self._prove(manifest, key, envelope)
+        return is_ours
 
     def _check_gates(self, manifest: Manifest) -> None:
         quality = self._gates.quality(manifest)
@@ -239,10 +267,15 @@ class _Transfer:
             "times; check its disk and network"
         )
 
-    def _drop_parts(self) -> None:
-        """Remove what was sent of files that are not whole in the store yet."""
-        for file in self._manifest.files if self._manifest else ():
-            self._store.upload(data_key(self._id, file)).abort()
+    def _drop_sent(self) -> None:
+        """Remove what was sent of an episode that was refused before its commit."""
+        if self._manifest is None or self._remote_manifest(self._store, manifest_key(self._id)) is not None:
+            return
+        for file in self._manifest.files:
+            key = data_key(self._id, file)
+            self._store.upload(key).abort()
+            if self._store.head(key) is not None:
+                self._store.delete(key)
 
     def _send(self, key: str, file: FileRecord, is_replacing: bool) -> None:
         upload = self._store.upload(key)
@@ -336,6 +369,7 @@ class _Transfer:
             files=tuple(stored_file(manifest, file) for file in manifest.files),
             method=METHOD,
             verified_ns=self._gates.clock.utc_ns(),
+            revision=manifest.revision,
         )
         write_receipt(self._folder, receipt)
 
@@ -387,20 +421,3 @@ def _read_at(descriptor: int, offset: int, size_bytes: int) -> bytes:
         offset += len(chunk)
         size_bytes -= len(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Own an episode folder; the kernel lets go when this process dies."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise EpisodeError(f"episode {folder} cannot be opened: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(f"episode {folder} is being uploaded by another process") from error
-        yield
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,7 @@ from typing import Any
 from sensorium.agent.commands import display
 from sensorium.agent.commands.output import print_json
 from sensorium.errors import EpisodeError, UsageError
-from sensorium.sync.episode.manifest import chain_heads, manifest_digest, read_manifest
+from sensorium.sync.episode.manifest import chain_heads, manifest_digest, read_seal
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import Verification, chain_gaps, examine
 
@@ -63,9 +63,9 @@ def verify_spool(spool: Path, any_signer: bool, as_json: bool) -> int:
 def spool_gaps(spool: Spool) -> list[str]:
     """Return where the chain of a spool's episodes is broken."""
     links = []
-    for folder in spool.sealed_folders():
+    for folder in (*spool.sealed_folders(), *spool.gone_folders()):
         try:
-            manifest = read_manifest(folder)
+            manifest = read_seal(folder)
         except EpisodeError:
             continue  # whoever comes after it misses it
         links.append((manifest.episode_id, manifest_digest(folder), manifest.prev_manifest))

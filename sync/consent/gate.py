@@ -28,6 +28,8 @@ def consent_reasons(
     reasons = list(_lost_rows(manifest, ledger))
     for record in manifest.streams:
         is_asked = streams is None or record.info.name in streams
+        if record.info.name in manifest.erased:
+            continue
         if is_asked and record.info.is_personal and _has_data(record, names):
             unknown = ledger.unknown(record.consent.grants)
             if unknown and not ledger.fault:

@@ -204,6 +204,26 @@ class ConsentAnchor:
 
 
 @dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A file that is gone: what it was, and why.
+
+    Attributes:
+        stored: Its name in a store.
+        reason: In words, for people.
+        grants: Those whose end it was.
+    """
+
+    file: str
+    stream: str
+    stored: str
+    bytes: int
+    sha256: str
+    erased_utc_ns: int
+    reason: str
+    grants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The predicate. ``device_public_key``, ``files`` and ``prev_manifest`` are filled in by :func:`seal`."""
 
@@ -229,9 +249,17 @@ class Manifest:
     files: tuple[FileRecord, ...] = ()
     prev_manifest: str = ""
     device_public_key: str = ""
+    revision: int = 1
+    supersedes: str = ""
+    tombstones: tuple[Tombstone, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     __pydantic_config__: ClassVar[Any] = _STRICT
+
+    @property
+    def erased(self) -> frozenset[str]:
+        """Names of the streams whose files are gone."""
+        return frozenset(tombstone.stream for tombstone in self.tombstones)
 
     def stream(self, name: str) -> StreamRecord:
         """Return the record of one stream.
@@ -366,20 +394,64 @@ def _unknown_keys(found: Any, known: Any, path: str = "") -> list[str]:
 
 
 def read_manifest(folder: Path, trusted: Collection[bytes] | None = None) -> Manifest:
-    """Return the manifest of a sealed episode once its signature has been checked.
+    """Return the newest revision of a sealed episode's manifest, once all their signatures have been checked.
 
     Args:
-        trusted: Raw public keys of known devices; None accepts the key that the manifest itself names, which
-            proves integrity since signing but not who signed.
+        trusted: Raw public keys of known devices; None accepts the key that the first manifest itself names (and
+            for revisions that one, and this machine's), which proves integrity since signing but not who signed.
 
     Raises:
-        EpisodeError: If it is missing, damaged, changed, or signed by a key that is not trusted.
+        EpisodeError: If one is missing, damaged, changed, or signed by a key that is not trusted.
+    """
+    found = read_seal(folder, trusted)
+    data = _read_file(folder / MANIFEST_FILE)
+    while (path := folder / revision_file(found.revision + 1)).exists():
+        before = blake3(data).hexdigest()
+        data = _read_file(path)
+        follower = _open_manifest(path, data, trusted if trusted is not None else _revisers(found))
+        is_next = (follower.episode_id, follower.revision) == (found.episode_id, found.revision + 1)
+        if not is_next or follower.supersedes != before:
+            raise EpisodeError(
+                f"{path} does not follow from the revision before it; it was changed or swapped"
+            )
+        found = follower
+    return found
+
+
+def read_seal(folder: Path, trusted: Collection[bytes] | None = None) -> Manifest:
+    """Return the first manifest of a sealed episode, whatever was said later; see :func:`read_manifest`.
+
+    Raises:
+        EpisodeError: As :func:`read_manifest`.
     """
     path = folder / MANIFEST_FILE
+    found = _open_manifest(path, _read_file(path), trusted)
+    if (found.revision, found.supersedes) != (1, ""):
+        raise EpisodeError(f"{path} is no first seal: it says revision {found.revision}")
+    return found
+
+
+def revision_file(number: int) -> str:
+    """Return the name of a revision's file, from 2 on."""
+    return f"manifest-{number}.json"
+
+
+def _revisers(manifest: Manifest) -> frozenset[bytes]:
+    """Return who may revise an episode whose signer nobody asked about: its own device, and this machine."""
     try:
-        data = path.read_bytes()
+        return trusted_keys(Role.DEVICE) | {_from_hex(manifest.device_public_key)}
+    except TrustError as err:
+        raise EpisodeError(str(err)) from err
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as err:
-        raise EpisodeError(f"{folder} has no readable {MANIFEST_FILE}: {err.strerror}") from err
+        raise EpisodeError(f"{path.parent} has no readable {path.name}: {err.strerror}") from err
+
+
+def _open_manifest(path: Path, data: bytes, trusted: Collection[bytes] | None) -> Manifest:
     try:
         claimed = load_manifest(peek_payload(data)).device_public_key
         public = choose_key(_from_hex(claimed), trusted)

@@ -1,6 +1,6 @@
 """The spool on disk: where episodes lie, and who owns it.
 
-Layout: ``open/<ULID>/`` while recording, ``sealed/<ULID>/`` once signed.
+Layout: ``open/<ULID>/`` while recording, ``sealed/<ULID>/`` once signed, ``gone/<ULID>/`` what is left of evicted ones.
 """
 
 import errno
@@ -21,6 +21,7 @@ class Spool:
         self.root = root
         self.open_dir = root / "open"
         self.sealed_dir = root / "sealed"
+        self.gone_dir = root / "gone"
         self.chain_file = root / "chain.json"
         self._lock_file = root / "lock"
 
@@ -54,6 +55,10 @@ class Spool:
     def sealed_folders(self) -> list[Path]:
         """Return the folders of sealed episodes, oldest first."""
         return _episode_folders(self.sealed_dir)
+
+    def gone_folders(self) -> list[Path]:
+        """Return the folders of episodes whose data was evicted, oldest first: manifest, revisions, receipt."""
+        return _episode_folders(self.gone_dir)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

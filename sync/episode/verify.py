@@ -26,9 +26,11 @@ from sensorium.sync.episode.manifest import (
     Manifest,
     hash_file,
     read_manifest,
+    read_seal,
     stored_name,
 )
 from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.revisions import revision_files
 from sensorium.sync.episode.ulid import ULID
 from sensorium.sync.trust.documents import open_document
 from sensorium.sync.trust.dsse import key_id
@@ -98,7 +100,7 @@ def examine(folder: Path, full: bool = True) -> Verification:
         manifest = read_manifest(folder)
     except EpisodeError:
         return Verification(intact, Signer("", "", "nobody is known to have signed it"))
-    return Verification(intact, signer_of(manifest), tuple(_remarks(folder, manifest)))
+    return Verification(intact, signer_of(read_seal(folder)), tuple(_remarks(folder, manifest)))
 
 
 def _forged_records(folder: Path) -> Iterator[str]:
@@ -184,10 +186,14 @@ def _compare_name(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def strangers(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Yield what lies in the folder and is not the episode's; take it out, and the episode is whole again."""
-    known = {*(_name_of(folder, file) for file in manifest.files), *BESIDE_THE_SEAL}
+    revisions = {path.name for path in revision_files(folder)}
+    known = {*(_name_of(folder, file) for file in manifest.files), *BESIDE_THE_SEAL, *revisions}
+    erased = {name for each in manifest.tombstones for name in (each.file, each.stored)}
     for path in sorted(folder.iterdir()):
         if path.name in BESIDE_THE_SEAL and _is_link(path):
             yield f"{path.name} is a link: somebody else can change it"
+        elif path.name in erased:
+            yield f"{path.name} was erased, and is here again: remove it"
         elif path.name not in known and not is_scratch(path.name) and not is_litter(path.name):
             yield f"{path.name} is in the folder but not in the manifest"
 
@@ -257,6 +263,7 @@ def _compare_contents(folder: Path, manifest: Manifest, names: dict[str, str]) -
     stated = {
         (record.info.name, instance): balance.recorded
         for record in manifest.streams
+        if record.info.name not in manifest.erased
         for instance, balance in record.balances.items()
     }
     for stream, instance in sorted(counted.keys() | stated.keys()):
@@ -283,6 +290,8 @@ def _remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{path.name} was made after the seal, which says nothing about it"
     if manifest.episode_id != folder.name:
         yield f"the folder is called {folder.name}, the episode {manifest.episode_id}"
+    for each in manifest.tombstones:
+        yield f"{each.file} was erased: {each.reason}"
     if manifest.truncated:
         yield "the recording was interrupted; this is what could be recovered"
 

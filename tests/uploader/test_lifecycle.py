@@ -67,6 +67,10 @@ class Fragile(Store):
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return self._inner.list(prefix)
 
+    def delete(self, key: str) -> None:
+        self._count()
+        self._inner.delete(key)
+
     def upload(self, key: str) -> Upload:
         self._count()
         return self._inner.upload(key)

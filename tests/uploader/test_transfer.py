@@ -340,6 +340,10 @@ class Wrapped(Store):
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return self.inner.list(prefix)
 
+    def delete(self, key: str) -> None:
+        self.before("delete")
+        self.inner.delete(key)
+
     def upload(self, key: str) -> Upload:
         self.before("upload")
         return WrappedUpload(self.inner.upload(key), self.before)

@@ -100,6 +100,13 @@ class DirectoryStore(Store):
             chosen = [ObjectInfo(key, path.stat().st_size) for key, path in keys if key.startswith(prefix)]
         yield from chosen
 
+    def delete(self, key: str) -> None:
+        with _explained(self, key):
+            path = self.path(key)
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                sync_folder(path.parent)
+
     def upload(self, key: str) -> Upload:
         return _DirectoryUpload(self, check_key(key))
 

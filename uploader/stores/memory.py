@@ -41,6 +41,9 @@ class MemoryStore(Store):
             if key.startswith(prefix):
                 yield ObjectInfo(key, len(self._objects[key]))
 
+    def delete(self, key: str) -> None:
+        self._objects.pop(check_key(key), None)
+
     def upload(self, key: str) -> Upload:
         return _MemoryUpload(self._objects, self._uploads, check_key(key))
 

@@ -69,6 +69,9 @@ class RetryingStore(Store):
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return iter(self._retrier.call(lambda: tuple(self._inner.list(prefix))))
 
+    def delete(self, key: str) -> None:
+        self._retrier.call(lambda: self._inner.delete(key))
+
     def upload(self, key: str) -> Upload:
         return _RetryingUpload(self._retrier.call(lambda: self._inner.upload(key)), self._retrier)
 

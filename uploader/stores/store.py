@@ -86,7 +86,7 @@ class Store(ABC):
     """Objects under keys.
 
     Errors are ``RetryableStoreError``, ``ParkedStoreError`` or ``FatalStoreError`` unless said otherwise.
-    Nothing here deletes; removing data is the work of tools that ask for it by name.
+    Nothing is deleted but what :meth:`delete` is asked for by name: data that consent no longer lets anybody keep.
     """
 
     url: str
@@ -114,6 +114,10 @@ class Store(ABC):
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with ``prefix``, sorted by key."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object, durably; that there is none is fine, so it may be done again."""
 
     @abstractmethod
     def upload(self, key: str) -> Upload:
