@@ -114,10 +114,15 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 def _why_forgotten(manifest: Manifest, record: StreamRecord, ledger: ConsentLedger, now_utc_ns: int) -> str:
+    """Return why one of the subjects in a stream's span lets nobody keep it; each is asked for himself."""
     first_ns, last_ns = span_of(manifest, record)
-    for part in timeline(record.info, Purpose.RECORD, now_utc_ns, ledger):
-        if part.from_ns <= last_ns and part.until_ns > first_ns and part.decision.rule in _FORGETTING:
-            return part.decision.reason
+    for subject in sorted({grant.subject for grant in ledger.grants}):
+        own = tuple(grant for grant in ledger.grants if grant.subject == subject)
+        alone = replace(ledger, grants=own, pauses=())
+        for part in timeline(record.info, Purpose.RECORD, now_utc_ns, alone):
+            is_touched = part.from_ns <= last_ns and part.until_ns > first_ns
+            if is_touched and part.decision.rule in _FORGETTING:
+                return part.decision.reason
     return ""
 
 

@@ -14,7 +14,7 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from sensorium.priority import give_way
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.erasure import erase_all_forgotten
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import trusted_keys
 from sensorium.timebase import SECOND_NS, Clock, HostClock
@@ -85,6 +86,7 @@ class UploadService:
         self._quality = quality
         self._backoff = RetryPolicy(base_s=5.0, cap_s=300.0)
         self._ledger = consent.poll()
+        self._has_erased = False
         self._parked_until_ns = 0
 
     def step(
@@ -127,11 +129,22 @@ class UploadService:
             state = upload_state(folders[name], self._store.url)
             self.episodes[name] = EpisodeStatus(state, upload_reasons(folders[name]))
         ledger = self._consent.poll()
-        if ledger is not self._ledger:
-            self._ledger = ledger
+        is_new = ledger is not self._ledger
+        self._ledger = ledger
+        if is_new or not self._has_erased:
+            self._erase(folders)
             for status in self.episodes.values():
                 if status.state is State.DENIED:
                     status.due_ns = 0
+
+    def _erase(self, folders: Mapping[str, Path]) -> None:
+        """Erase what may no longer be kept; an episode that the store has is due again, to be erased there."""
+        _, failed = erase_all_forgotten(self._spool, self._ledger, self._clock.utc_ns())
+        self._has_erased = not failed  # else again at the next look
+        for name, folder in folders.items():
+            state = upload_state(folder, self._store.url)
+            if self.episodes[name].state is State.VERIFIED and state is not State.VERIFIED:
+                self.episodes[name] = EpisodeStatus(state)
 
     def _is_due(self, status: EpisodeStatus, now_ns: int) -> bool:
         return status.state not in _FINAL and now_ns >= status.due_ns

@@ -50,10 +50,10 @@ def consent_withdraw(
     spool: SpoolOption = DEFAULT_SPOOL,
     as_json: Json = False,
 ) -> None:
-    """End a grant (or all of a subject's) for good."""
+    """End a grant (or all of a subject's) for good, and erase what was recorded under it."""
     from sensorium.agent.commands.consent import withdraw_consent
 
-    raise typer.Exit(withdraw_consent(folder or spool / "consent", grant, as_json=as_json))
+    raise typer.Exit(withdraw_consent(folder or spool / "consent", spool, grant, as_json=as_json))
 
 
 @group.command("log")

@@ -18,8 +18,11 @@ from sensorium.sync.consent.grants import (
     format_utc,
 )
 from sensorium.sync.consent.store import ConsentStore
+from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
+from sensorium.sync.erasure import erase_all_forgotten
 from sensorium.timebase import SECOND_NS, HostClock
+from sensorium.uploader.receipt import read_receipt
 
 DAY_NS = 86_400 * SECOND_NS
 
@@ -57,8 +60,10 @@ def give_consent(
     return 0
 
 
-def withdraw_consent(folder: Path, grant: str, as_json: bool) -> int:
-    """End one grant, or all grants of a subject.
+def withdraw_consent(folder: Path, spool: Path, grant: str, as_json: bool) -> int:
+    """End one grant, or all grants of a subject, and erase what was recorded under them in a spool.
+
+    Exit code 3 if something could not be erased yet; the uploader of the spool tries again.
 
     Raises:
         ConsentError: If there is no such grant.
@@ -70,11 +75,27 @@ def withdraw_consent(folder: Path, grant: str, as_json: bool) -> int:
     else:
         store.withdraw(grant, by=os.environ.get("USER", ""))
         ended = (grant,)
+    found = Spool(spool)
+    erased, failed = erase_all_forgotten(found, store.ledger(), HostClock().utc_ns())
+    elsewhere = {each.episode_id: url for each in erased if (url := _delivered_to(found, each.episode_id))}
     if as_json:
-        print_json({"withdrawn": list(ended)})
+        rows = [{"episode": each.episode_id, "streams": dict(each.streams)} for each in erased]
+        print_json({"withdrawn": list(ended), "erased": rows, "not_erased": failed, "in_stores": elsewhere})
     else:
         display.say(f"withdrawn: {', '.join(ended) or 'nothing, no grant of that subject was live'}")
-    return 0
+        for each in erased:
+            display.say(f"erased in {each.episode_id}: {', '.join(each.streams) or 'what a crash had left'}")
+        for episode, url in elsewhere.items():
+            display.say(f"{episode} lies in {url}, too: the next `sensorium upload` to it erases it there")
+        for why in failed.values():
+            display.say(f"not erased yet: {why}")
+    return 3 if failed else 0
+
+
+def _delivered_to(spool: Spool, episode_id: str) -> str:
+    """Return the store that an episode was proven in; "" if there is none."""
+    receipt = read_receipt(spool.sealed_folder(episode_id))
+    return receipt.store if receipt is not None else ""
 
 
 def show_consent(folder: Path, as_json: bool) -> int:

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensorium import __version__
 from sensorium.drivers.frame import Place
+from sensorium.errors import BusyError, EpisodeError
 from sensorium.sync.align import StreamAlignment
 from sensorium.sync.consent.decisions import freeze
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
@@ -25,10 +27,12 @@ from sensorium.sync.episode.manifest import (
     StreamRecord,
     seal,
 )
+from sensorium.sync.erasure import erase_forgotten
 from sensorium.sync.quality.passport import balance_verdict, judge_quality
 from sensorium.sync.recording.accounting import Reason
 from sensorium.sync.recording.closing import ClosedAccount, ClosedStream, Closing, unpack_reasons
 from sensorium.sync.thinking.tally import StreamTally
+from sensorium.timebase import HostClock
 from sensorium.verdict import Verdict
 
 LOST_TO_DISK = "the disk did not take it"
@@ -56,7 +60,11 @@ def seal_closing(folder: Path, closing: Closing, thoughts: Thoughts) -> Path:
     Raises:
         EpisodeError: If the disk does not take it; the episode stays open and can be recovered.
     """
-    return seal(folder, manifest_of(closing, thoughts, ConsentStore(Path(closing.consent)).inspect()))
+    ledger = ConsentStore(Path(closing.consent)).inspect()
+    sealed = seal(folder, manifest_of(closing, thoughts, ledger))
+    with suppress(EpisodeError, BusyError):  # whoever sends it, or the next one who withdraws, tries again
+        erase_forgotten(sealed, ledger, HostClock().utc_ns())
+    return sealed
 
 
 def manifest_of(closing: Closing, thoughts: Thoughts, ledger: ConsentLedger) -> Manifest:

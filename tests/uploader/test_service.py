@@ -193,7 +193,9 @@ class TestSteps:
         with locked_by_another(locked):
             status = StatusFile(None, bench.service, "memory:", bench.clock)
             assert run(bench.service, status, bench.clock, lambda: False, is_once=True) == 3
-        assert bench.service.waiting() == {FIRST: f"episode {locked} is being sent or changed by another process"}
+        assert bench.service.waiting() == {
+            FIRST: f"episode {locked} is being sent or changed by another process"
+        }
         assert bench.service.episodes[SECOND].state is State.VERIFIED
 
     def test_trouble_that_passes_in_the_same_run_is_no_failure(self, tmp_path: Path) -> None:
