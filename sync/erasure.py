@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sensorium.errors import BusyError, EpisodeError
 from sensorium.sync.consent.decisions import timeline
-from sensorium.sync.consent.gate import span_of
+from sensorium.sync.consent.gate import span_utc_ns
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.episode.files import REMAP_FILE, REPORT_FILE, SYNC_REPORT_FILE, stream_file
 from sensorium.sync.episode.manifest import Manifest, StreamRecord, Tombstone, read_manifest, stored_name
@@ -115,7 +115,7 @@ def owned(folder: Path) -> Iterator[None]:
 
 def _why_forgotten(manifest: Manifest, record: StreamRecord, ledger: ConsentLedger, now_utc_ns: int) -> str:
     """Return why one of the subjects in a stream's span lets nobody keep it; each is asked for himself."""
-    first_ns, last_ns = span_of(manifest, record)
+    first_ns, last_ns = span_utc_ns(manifest, record)
     for subject in sorted({grant.subject for grant in ledger.grants}):
         own = tuple(grant for grant in ledger.grants if grant.subject == subject)
         alone = replace(ledger, grants=own, pauses=())

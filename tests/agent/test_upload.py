@@ -54,7 +54,7 @@ def test_once_delivers_the_other_when_the_oldest_is_locked_and_says_what_waits(s
         done = sensorium(*upload_words(spool.root), "--once", "--json")
     assert done.code == 3
     found = done.document["verification"]
-    why = f"episode {locked} is being uploaded by another process"
+    why = f"episode {locked} is being sent or changed by another process"
     assert (found["status"], found["waiting"]) == ("waiting", {OLDEST: why})
     assert found["reasons"] == [f"{OLDEST}: {why}"]
     assert states(spool) == [State.SEALED, State.VERIFIED]

@@ -12,6 +12,7 @@ from upload_samples import CAPTURED, begin_spool, grant_for, seal_episode
 
 from sensorium.agent.commands.consent import withdraw_consent
 from sensorium.errors import EpisodeError, StoreError
+from sensorium.sync.consent.grants import EventKind
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.files import REPORT_FILE
 from sensorium.sync.episode.manifest import Manifest, read_manifest
@@ -193,7 +194,8 @@ def test_what_was_refused_on_the_way_leaves_nothing_in_the_store(bench: Bench) -
     mic = sample_of(folder, "mic")
 
     def withdraw(_: object) -> None:
-        if bench.lies_about(mic)[1:] and bench.consent.poll().events[-1].grant_id != bench.of_mic.id:
+        is_live = all(event.kind is EventKind.GIVEN for event in bench.consent.poll().events)
+        if is_live and bench.lies_about(mic)[1:]:
             bench.consent.withdraw(bench.of_mic.id)
 
     outcome = bench.service.step(progress=withdraw)

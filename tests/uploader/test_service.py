@@ -15,6 +15,7 @@ import pytest
 from upload_samples import CAPTURED, begin_spool, grant_for, locked_by_another, seal_episode
 
 from sensorium.errors import SensoriumError, StoreError, TrustError
+from sensorium.sync.consent.grants import Purpose
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import LEAF_BYTES, hash_file, read_manifest
 from sensorium.sync.episode.spool import Spool
@@ -77,12 +78,15 @@ class TestSteps:
     ) -> None:
         seal_episode(bench.spool, FIRST)
         bench.consent.withdraw(bench.grant.id)
+        bench.consent.grant(
+            grant_for(number=2, purposes=(Purpose.RECORD,))
+        )  # or what was recorded would be erased
         outcome = bench.service.step()
         assert outcome is not None
         assert outcome.state is State.DENIED
         assert bench.service.step() is None
         assert bench.service.has_refused
-        bench.consent.grant(grant_for(number=2))
+        bench.consent.grant(grant_for(number=3))
         outcome = bench.service.step()
         assert outcome is not None
         assert outcome.state is State.VERIFIED
