@@ -8,6 +8,7 @@ stands at (0.1, 0.02, -0.03) of the IMU; a second camera stands 0.12 m to its ri
 import contextlib
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -705,3 +706,42 @@ def test_a_basalt_noise_of_which_one_axis_is_not_positive_is_refused(tmp_path: P
     document["value0"][key] = [0.01, -0.02, 0.01]
     with pytest.raises(CalibrationError, match=f"{key} must be positive"):
         found_in(tmp_path, "calib.json", json.dumps(document))
+
+
+@pytest.mark.parametrize("value", NOT_A_NOISE)
+@pytest.mark.parametrize("key", ["sigma_g_c", "sigma_a_c", "sigma_gw_c", "sigma_aw_c"])
+def test_okvis_settings_with_a_noise_that_nothing_has_are_refused_with_their_key(
+    tmp_path: Path, key: str, value: str
+) -> None:
+    text = re.sub(rf"{key}: .*", f"{key}: {value}", okvis_text("equidistant", KB))
+    with pytest.raises(CalibrationError, match=key):
+        found_in(tmp_path, "okvis.yaml", text)
+
+
+@pytest.mark.parametrize("value", NOT_A_NOISE)
+@pytest.mark.parametrize("key", ["IMU.NoiseGyro", "IMU.NoiseAcc", "IMU.GyroWalk", "IMU.AccWalk"])
+def test_orb_slam_settings_with_a_noise_that_nothing_has_are_refused_with_their_key(
+    tmp_path: Path, key: str, value: str
+) -> None:
+    text = ORB_HEAD + orb_lens("Camera") + f"{key}: {value}\n"
+    with pytest.raises(CalibrationError, match=key):
+        found_in(tmp_path, "orb.yaml", text)
+
+
+@pytest.mark.parametrize("value", NOT_A_NOISE)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "gyroscope_noise_density",
+        "gyroscope_random_walk",
+        "accelerometer_noise_density",
+        "accelerometer_random_walk",
+    ],
+)
+def test_an_imu_of_kalibr_with_a_noise_that_nothing_has_is_refused_with_its_key(
+    tmp_path: Path, key: str, value: str
+) -> None:
+    known = {"accelerometer_noise_density": "0.01", "gyroscope_noise_density": "2.0e-4", key: value}
+    text = "".join(f"{name}: {number}\n" for name, number in known.items()) + "update_rate: 200.0\n"
+    with pytest.raises(CalibrationError, match=key):
+        found_in(tmp_path, "imu.yaml", text)
