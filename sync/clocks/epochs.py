@@ -34,9 +34,11 @@ HELD_NS, HELD_SCALES = 50_000_000.0, 20.0
 """Samples later than both were held back; they say nothing about the floor."""
 SKEW_SPREAD_CARRIED = 5e-7
 """One sigma of the skew across a restart, as in real recordings (spec 2: 0.8 ppm over 20 min)."""
-DOUBT_NATS, DOUBT_NATS_STEPPED = 10.0, 7.0
+DOUBT_NATS, DOUBT_NATS_STEPPED = 10.0, 5.5
 """How unlikely a run must be before the bound covers a step: at ten, runs that chance makes widen the bound by less
 than a tenth on the mean. A device whose clock was stepped before is distrusted sooner."""
+LOOK_EVERY = 2
+"""Samples. Runs are long where the floor is well known, and a step that comes in one is to be in doubt at once."""
 REFUTED_NATS = 12.0
 SURE_NATS = 20.0
 LEAST_SAMPLES = 8.0
@@ -296,7 +298,7 @@ class Epochs:
         if excess_ns <= gate_ns:
             run.clear()
             return True
-        if run.add(ticks, arrival_ns, excess_ns):
+        if run.add(ticks, arrival_ns, excess_ns) or len(run.samples) % LOOK_EVERY == 0:
             nats, first = run.most_unlikely(gate_ns)
             if nats >= self._doubt_nats and self._challenge_back(first, gate_ns):
                 return False
