@@ -68,6 +68,29 @@ def consent_log(
     raise typer.Exit(show_log(folder or spool / "consent", as_json=as_json))
 
 
+@group.command("receipt")
+def consent_receipt(
+    grant: Annotated[str, typer.Argument(help="Grant id.")],
+    folder: Annotated[Path | None, typer.Option("--consent")] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+) -> None:
+    """Print what the subject gets: a Kantara consent receipt 1.1, as JSON."""
+    from sensorium.agent.commands.consent import print_receipt
+
+    raise typer.Exit(print_receipt(folder or spool / "consent", grant))
+
+
+@group.command("export")
+def consent_export(
+    folder: Annotated[Path | None, typer.Option("--consent")] = None,
+    spool: SpoolOption = DEFAULT_SPOOL,
+) -> None:
+    """Print every grant as a record in W3C DPV JSON-LD, with fields of ISO/IEC TS 27560."""
+    from sensorium.agent.commands.consent import export_records
+
+    raise typer.Exit(export_records(folder or spool / "consent"))
+
+
 @group.command("adopt")
 def consent_adopt(
     folder: Annotated[Path | None, typer.Option("--consent")] = None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sensorium.agent.commands import display
 from sensorium.agent.commands.output import print_json, say_why
-from sensorium.errors import ConfigError, UsageError
+from sensorium.errors import ConfigError, ConsentError, UsageError
 from sensorium.sync.consent.grants import (
     ConsentGrant,
     ConsentLedger,
@@ -17,10 +17,13 @@ from sensorium.sync.consent.grants import (
     Scope,
     format_utc,
 )
+from sensorium.sync.consent.receipts import dpv_record, kantara_receipt
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.erasure import erase_all_forgotten
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import signing_key
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.receipt import read_receipt
 
@@ -126,6 +129,34 @@ def _worth(ledger: ConsentLedger, grant: ConsentGrant, now_ns: int) -> str:
     """Return the state of a grant; none is valid while the records cannot be trusted."""
     status = ledger.status(grant, now_ns)
     return (ConsentStatus.UNKNOWN if ledger.fault and status.is_valid else status).value
+
+
+def print_receipt(folder: Path, grant_id: str) -> int:
+    """Print the receipt of a grant; 1 if the records cannot be trusted.
+
+    Raises:
+        ConsentError: If there is no such grant.
+    """
+    ledger = ConsentStore(folder).inspect()
+    grant = next((each for each in ledger.grants if each.id == grant_id), None)
+    if grant is None:
+        raise ConsentError(f"there is no grant {grant_id} in {folder}; `sensorium consent show` lists them")
+    print_json(kantara_receipt(grant, ledger, signing_key(Role.OPERATOR).public.hex()))
+    return _faulty(ledger)
+
+
+def export_records(folder: Path) -> int:
+    """Print all grants for other systems; 1 if the records cannot be trusted."""
+    ledger = ConsentStore(folder).inspect()
+    now_ns = HostClock().utc_ns()
+    print_json({"records": [dpv_record(grant, ledger, now_ns) for grant in ledger.grants]})
+    return _faulty(ledger)
+
+
+def _faulty(ledger: ConsentLedger) -> int:
+    if ledger.fault:
+        say_why([ledger.fault])
+    return 1 if ledger.fault else 0
 
 
 def adopt_grants(folder: Path, as_json: bool) -> int:
