@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sensorium.drivers.frame import Column, Encoding, Modality, StreamInfo
 from sensorium.errors import ConfigError, ConsentError
-from sensorium.sync.consent.decisions import StreamConsent, decide, freeze
+from sensorium.sync.consent.decisions import StreamConsent, decide, freeze, timeline
 from sensorium.sync.consent.grants import (
     Conditions,
     ConsentEvent,
@@ -176,6 +176,20 @@ class TestDecision:
         assert whole.is_allowed == all(part.is_allowed for part in parts)
         if whole.is_allowed:
             assert set(whole.grant_ids) == {grant_id for part in parts for grant_id in part.grant_ids}
+
+    @given(instants, instants, ledgers(), st.tuples(st.integers(-5, 5), st.integers(0, 10)))
+    def test_a_clock_that_is_in_doubt_never_allows_what_was_denied(
+        self, instant: int, now: int, ledger: ConsentLedger, doubt: tuple[int, int]
+    ) -> None:
+        """Whatever UTC is allowed to be in the doubtful case, each reading alone allows it too."""
+        least, most = doubt[0], doubt[0] + doubt[1]
+
+        def allows(offsets: tuple[int, int]) -> bool:
+            parts = timeline(CAMERA, Purpose.UPLOAD, now, ledger, utc_offsets_ns=offsets)
+            return next(part for part in parts if instant < part.until_ns).decision.is_allowed
+
+        if allows((least, most)):
+            assert all(allows((reading, reading)) for reading in range(least, most + 1))
 
     @given(spans(), instants, ledgers(), st.randoms(use_true_random=False))
     def test_the_order_of_grants_events_and_pauses_does_not_matter(
