@@ -23,13 +23,15 @@ from typing import Protocol
 from sensorium.errors import BusyError, ConfigError, EpisodeError, SensoriumError, StoreError, TrustError
 from sensorium.priority import give_way
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
+from sensorium.sync.episode.files import RECEIPT_FILE
 from sensorium.sync.episode.manifest import Manifest
+from sensorium.sync.episode.revisions import revision_files
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.erasure import erase_all_forgotten
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import trusted_keys
 from sensorium.timebase import SECOND_NS, Clock, HostClock
-from sensorium.uploader.receipt import State, upload_reasons, upload_state
+from sensorium.uploader.receipt import State, read_receipt, upload_reasons, upload_state
 from sensorium.uploader.stores.opening import open_store
 from sensorium.uploader.stores.retrying import RetryPolicy
 from sensorium.uploader.stores.store import ParkedStoreError, Store
@@ -87,6 +89,8 @@ class UploadService:
         self._backoff = RetryPolicy(base_s=5.0, cap_s=300.0)
         self._ledger = consent.poll()
         self._has_erased = False
+        self._erase_due_ns = 0
+        self._owing: dict[str, Path] = {}
         self._parked_until_ns = 0
 
     def step(
@@ -122,25 +126,49 @@ class UploadService:
 
     def _look(self) -> None:
         """Take in new episodes, and a new ledger."""
-        folders = {folder.name: folder for folder in self._spool.sealed_folders()}
+        folders = self._folders()
         for name in self.episodes.keys() - folders.keys():
             del self.episodes[name]
         for name in folders.keys() - self.episodes.keys():
             state = upload_state(folders[name], self._store.url)
             self.episodes[name] = EpisodeStatus(state, upload_reasons(folders[name]))
+        for name, status in self.episodes.items():
+            if status.state is State.VERIFIED and not (folders[name] / RECEIPT_FILE).exists():
+                self.episodes[name] = EpisodeStatus(
+                    State.SEALED
+                )  # somebody looked again, and it is not there
         ledger = self._consent.poll()
         is_new = ledger is not self._ledger
         self._ledger = ledger
-        if is_new or not self._has_erased:
+        now_ns = self._clock.now_ns()
+        if is_new or not self._has_erased or now_ns >= self._erase_due_ns:
+            self._erase_due_ns = now_ns + REJUDGE_NS  # a retention ends without a word in the log
             self._erase(folders)
             for status in self.episodes.values():
                 if status.state is State.DENIED:
                     status.due_ns = 0
 
+    def _folders(self) -> dict[str, Path]:
+        """Return the sealed episodes, and the evicted ones of which the store still has what was erased since."""
+        return {**self._owing, **{folder.name: folder for folder in self._spool.sealed_folders()}}
+
+    def _find_owing(self) -> dict[str, Path]:
+        gone = ((folder, read_receipt(folder)) for folder in self._spool.gone_folders())
+        return {
+            folder.name: folder
+            for folder, receipt in gone
+            if receipt is not None
+            and receipt.store == self._store.url
+            and receipt.revision != len(revision_files(folder))
+        }
+
     def _erase(self, folders: Mapping[str, Path]) -> None:
         """Erase what may no longer be kept; an episode that the store has is due again, to be erased there."""
         _, failed = erase_all_forgotten(self._spool, self._ledger, self._clock.utc_ns())
         self._has_erased = not failed  # else again at the next look
+        self._owing = self._find_owing()
+        for name in self._owing.keys() - self.episodes.keys():
+            self.episodes[name] = EpisodeStatus(State.SEALED)
         for name, folder in folders.items():
             state = upload_state(folder, self._store.url)
             if self.episodes[name].state is State.VERIFIED and state is not State.VERIFIED:
@@ -161,12 +189,15 @@ class UploadService:
 
         try:
             gates = Gates(self._consent.poll, self._clock, self._trusted(), self._quality)
-            outcome = upload_episode(self._spool.sealed_folder(name), self._store, gates, note, should_stop)
+            folder = self._folders().get(name, self._spool.sealed_folder(name))
+            outcome = upload_episode(folder, self._store, gates, note, should_stop)
         except (StoreError, EpisodeError, TrustError, BusyError) as error:
             self._wait(status, error)
             raise
         status.state, status.reasons, status.error, status.failures = outcome.state, outcome.reasons, "", 0
         status.due_ns = self._clock.now_ns() + REJUDGE_NS
+        if outcome.state is State.VERIFIED:
+            self._owing.pop(name, None)
         self.parked = ""
         return outcome
 

@@ -59,3 +59,20 @@ def episodes_report(episode: Annotated[Path, typer.Argument()], as_json: Json = 
     from sensorium.agent.commands.episodes import report_episode
 
     raise typer.Exit(report_episode(episode, as_json=as_json))
+
+
+@group.command("evict")
+def episodes_evict(
+    episode: Annotated[Path | None, typer.Argument(help="Episode folder; none = all, oldest first.")] = None,
+    store: Annotated[str, typer.Option("--store", help="The store that must hold it.")] = "",
+    spool: SpoolOption = DEFAULT_SPOOL,
+    free_mb: Annotated[
+        int | None, typer.Option("--free-mb", min=1, help="Stop once so many MB were freed.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove local copies whose every byte is read back from the store first; manifest and receipt stay."""
+    from sensorium.agent.commands.evicting import evict_episodes
+
+    raise typer.Exit(evict_episodes(spool, episode, store, free_mb, dry_run, as_json=as_json))

@@ -32,3 +32,19 @@ def upload_status(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> 
     from sensorium.agent.commands.episodes import list_episodes
 
     raise typer.Exit(list_episodes(spool, as_json=as_json))
+
+
+@group.command("verify")
+def upload_verify(
+    store: Annotated[str, typer.Option("--store", help="file:///path of the central store.")] = "",
+    sample: Annotated[
+        float,
+        typer.Option("--sample", min=0.0, max=1.0, help="Read this share of the files, drawn at random."),
+    ] = 1.0,
+    spool: SpoolOption = DEFAULT_SPOOL,
+    as_json: Json = False,
+) -> None:
+    """Read back what the store holds of each verified episode; one that it lost is not verified any more."""
+    from sensorium.agent.commands.evicting import verify_uploads
+
+    raise typer.Exit(verify_uploads(spool, store, sample, as_json=as_json))

@@ -34,6 +34,7 @@ def list_episodes(spool: Path, as_json: bool) -> int:
         if not (folder / PREPARED_FILE).exists()
     ]
     rows += [_sealed_row(folder) for folder in found.sealed_folders()]
+    rows += [_sealed_row(folder) | {"state": "evicted"} for folder in found.gone_folders()]
     if as_json:
         print_json({"episodes": rows})
     else:
@@ -73,7 +74,8 @@ def show_episode(episode: Path, as_json: bool) -> int:
         EpisodeError: If it is not sealed, or damaged.
     """
     found = document(_session_of(episode))
-    found["verification"] = {"status": upload_state(episode).value}
+    is_gone = episode.resolve().parent == Spool.of(episode).gone_dir
+    found["verification"] = {"status": "evicted" if is_gone else upload_state(episode).value}
     if as_json:
         print_json(found)
     else:

@@ -1,0 +1,123 @@
+"""Makes room: removes the local copy of what the store was just seen to hold, oldest first, and never anything else.
+
+The folder moves to ``gone/`` in one step before the first file goes, so that a crash in between leaves an episode
+that is named as evicted and whose rest goes the next time. Manifest, revisions and receipt stay: the chain is whole,
+and a later withdrawal still finds what to erase in the store.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensorium.errors import BusyError, EpisodeError, StoreError
+from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE
+from sensorium.sync.episode.manifest import read_manifest
+from sensorium.sync.episode.revisions import is_revision
+from sensorium.sync.episode.spool import Spool, sync_folder
+from sensorium.sync.erasure import owned
+from sensorium.uploader.proof import findings, look_again
+from sensorium.uploader.stores.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """What became of an episode; ``reasons`` say why it stays."""
+
+    episode_id: str
+    freed_bytes: int = 0
+    reasons: tuple[str, ...] = ()
+
+
+def order(spool: Spool) -> list[Path]:
+    """Return the sealed episodes in the order in which they may go: the one that was begun first goes first."""
+    return sorted(spool.sealed_folders(), key=lambda folder: folder.name)
+
+
+def evict(
+    spool: Spool, folder: Path, store: Store, trusted: Collection[bytes], is_dry_run: bool = False
+) -> Eviction:
+    """Remove the local copy of one episode, if every byte of it is read back from the store first.
+
+    Raises:
+        BusyError: If another process is sending or erasing it.
+        EpisodeError: If the disk does not let go of it.
+        StoreError: If the store cannot be asked; nothing was removed.
+    """
+    with owned(folder):
+        judge = findings if is_dry_run else look_again
+        reasons = judge(folder, store, trusted)
+        if reasons:
+            return Eviction(folder.name, 0, tuple(reasons))
+        freed_bytes = sum(file.bytes for file in read_manifest(folder, trusted).files)
+        if not is_dry_run:
+            _remove(_moved(spool, folder))
+    return Eviction(folder.name, freed_bytes)
+
+
+def evict_oldest(
+    spool: Spool,
+    store: Store,
+    trusted: Collection[bytes],
+    wanted_bytes: int | None = None,
+    is_dry_run: bool = False,
+) -> list[Eviction]:
+    """Evict from the oldest on until so many bytes are free, or with None all that may go; return each one's fate."""
+    done: list[Eviction] = []
+    freed_bytes = 0
+    if not is_dry_run:
+        finish(spool)
+    for folder in order(spool):
+        if wanted_bytes is not None and freed_bytes >= wanted_bytes:
+            break
+        try:
+            found = evict(spool, folder, store, trusted, is_dry_run)
+        except (BusyError, EpisodeError, StoreError) as err:
+            found = Eviction(folder.name, 0, (str(err),))
+        freed_bytes += found.freed_bytes
+        done.append(found)
+    return done
+
+
+def finish(spool: Spool) -> None:
+    """Remove what an eviction left that was cut off.
+
+    Raises:
+        EpisodeError: If the disk does not let go of it.
+    """
+    for folder in spool.gone_folders():
+        if any(_rest(folder)):
+            with owned(folder):
+                _remove(folder)
+
+
+def _moved(spool: Spool, folder: Path) -> Path:
+    goal = spool.gone_dir / folder.name
+    try:
+        spool.gone_dir.mkdir(mode=0o700, exist_ok=True)
+        if goal.exists():
+            raise EpisodeError(
+                f"{goal} exists: this episode was evicted before, and put back; remove one of the two"
+            )
+        folder.rename(goal)
+        sync_folder(spool.gone_dir)
+        sync_folder(spool.sealed_dir)
+    except OSError as err:
+        raise EpisodeError(f"{folder} cannot be moved to {goal}: {err.strerror}") from err
+    return goal
+
+
+def _rest(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name not in (MANIFEST_FILE, RECEIPT_FILE) and not is_revision(path.name):
+            yield path
+
+
+def _remove(folder: Path) -> None:
+    try:
+        for path in _rest(folder):
+            if path.is_dir() and not path.is_symlink():
+                raise EpisodeError(f"{path} is a folder that no episode has; remove it by hand")
+            path.unlink()
+        sync_folder(folder)
+    except OSError as err:
+        raise EpisodeError(f"{folder}: {err.filename} cannot be removed: {err.strerror}") from err
