@@ -153,6 +153,7 @@ class Epochs:
         self._law = LatencyLaw()
         self._run = Run(self._law, tick_ns)
         self._polling = Polling()
+        self._surprise_ns = self._surprised_until_ns = 0.0
         self._rival: _Rival | None = None
         self._longest_ns = self._usual_ns = 0
         self._usual_nats = 0.0
@@ -292,6 +293,8 @@ class Epochs:
         if excess_ns < -self._ahead_ns - growth_ns:
             self._challenge_ahead(ticks, arrival_ns, excess_ns)
             return False
+        if excess_ns < -self._gate_ns - growth_ns:
+            self._surprise(-excess_ns)
         self._law.add(excess_ns)
         self._heed_polling(ticks, arrival_ns)
         gate_ns = self._gate_ns + growth_ns
@@ -303,6 +306,16 @@ class Epochs:
             if nats >= self._doubt_nats and self._challenge_back(first, gate_ns):
                 return False
         return excess_ns < self._held_ns
+
+    def _surprise(self, by_ns: float) -> None:
+        """Take note that the bound was wrong: a sample is below it, by too little for a step."""
+        epoch = self.current
+        assert epoch is not None
+        line = epoch.line
+        assert line is not None
+        if by_ns > self._surprise_ns:
+            self._surprise_ns, self._surprised_until_ns = by_ns, line.at_ns + line.window_ns
+            self._renew()
 
     def _heed_polling(self, ticks: int, arrival_ns: int) -> None:
         epoch = self.current
@@ -551,6 +564,7 @@ class Epochs:
     def _adopt(self, epoch: Epoch) -> None:
         self.current = epoch
         self._polling.clear()
+        self._surprise_ns = 0.0
         if self._recorder is not None:
             self._recorder.begin(epoch.number, epoch.origin_ticks, epoch.origin_host_ns)
         self._renew()
@@ -600,6 +614,8 @@ class Epochs:
             self.stamping = None
             return
         self._watch_floor(line)
+        if line.at_ns > self._surprised_until_ns:
+            self._surprise_ns = 0.0
         bound_ns = line.statistical_ns + line.floor_ns
         moves_ns = self.step_ns + self._polling.unseen_ns
         self._gate_ns = moves_ns + 2 * bound_ns
@@ -624,7 +640,8 @@ class Epochs:
         self.stamping = Stamping(leader, other if rival.is_leading else line, known)
 
     def _known(self, statistical_ns: float, floor_ns: float) -> Uncertainty:
-        return Uncertainty(statistical_ns, floor_ns + self._polling.unseen_ns, self._asymmetry_ns)
+        floor_ns += self._polling.unseen_ns + self._surprise_ns
+        return Uncertainty(statistical_ns, floor_ns, self._asymmetry_ns)
 
     def _watch_floor(self, line: Line) -> None:
         if line.is_floor_moving and not self._is_floor_moving:

@@ -137,6 +137,24 @@ def test_a_step_back_is_in_doubt_after_a_few_samples_however_long_the_floor_was_
     assert np.mean(uncovered) <= most
 
 
+def test_samples_below_the_clock_widen_its_bound_until_they_are_out_of_its_window() -> None:
+    """A slew of 100 ppm that runs ahead is far beyond what a crystal does, and each of its samples too near for a step.
+
+    Its first second, before any quick sample shows it, cannot be covered, nor the second after it was called a step.
+    """
+    covered = []
+    for seed in range(3):
+        device = Device.run(100, 120, seed)
+        slewed = slice(100 * 60, 100 * 75)
+        ramp_us = np.arange(slewed.stop - slewed.start) * 100e-6 * 1e4
+        device.device_us[slewed] += ramp_us.astype(np.int64)
+        device.device_us[slewed.stop :] += round(ramp_us[-1])
+        stored = store(device)
+        covered.append(stored.covers(slewed))
+        assert np.median(stored.bound_ns[: slewed.start]) < 20_000  # and only then
+    assert np.mean(covered) > 0.75
+
+
 @pytest.mark.parametrize("extra_ms", [3.0, 12.0])
 def test_ten_seconds_of_congestion_are_no_step(extra_ms: float) -> None:
     covered = []
