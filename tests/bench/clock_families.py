@@ -116,6 +116,12 @@ def uniform(time_s: FloatArray, random: np.random.Generator) -> FloatArray:
     return random.uniform(0, random.uniform(0.5e6, 4e6), time_s.size)
 
 
+def rarely_quick(time_s: FloatArray, random: np.random.Generator) -> FloatArray:
+    """Few samples take a way that is quicker by milliseconds than that of all others."""
+    quick, gap_ns = random.uniform(0.02, 0.05), random.uniform(2e6, 8e6)
+    return random.exponential(1.5e6, time_s.size) + np.where(random.random(time_s.size) < quick, 0.0, gap_ns)
+
+
 def start(law: Law, rate_hz: float, episodes: int = 12, duration_s: float = 60.0) -> Generator:
     """Short episodes: all of them is start."""
 
@@ -250,6 +256,9 @@ FAMILIES: dict[str, Generator] = {
     **{f"step_200hz_{name}": step(200, STEPS_MS[name], 200, 450) for name in ("half", "minus3", "plus3")},
     **{f"stall_{length_s}s": stall(length_s) for length_s in (1.2, 1.6, 5.0)},
     **{f"start_{name}": start(law, 30) for name, law in LAWS.items()},
+    "start_rarely_quick_30hz": start(rarely_quick, 30),
+    "rarely_quick_30hz": start(rarely_quick, 30, episodes=1, duration_s=600.0),
+    "rarely_quick_200hz": start(rarely_quick, 200, episodes=1, duration_s=200.0),
     "start_exp": start(lambda time_s, random: exponential(time_s.size, random), 30),
     "start_microframes_30hz": start(microframes, 30),
     "start_microframes_200hz": start(microframes, 200, episodes=4),
