@@ -78,8 +78,8 @@ DEEP, DEEPEST = 0.5, 2.0
 """How far under the least sample a floor may lie, in heights of the band: 0.3 under third powers, 1.2 under seventh."""
 RARE_LEAST, RARE_ABOVE = 3, 8
 """A link that is quick now and then: so many quick samples at least, under so many others."""
-RARE_NATS = 6.0
-"""How much likelier two laws must be than one."""
+RARE_NATS = 10.0
+"""How much likelier two laws must be than one: at six, chance finds two now and then in thousands of windows of one."""
 BEYOND_BAND = 1e4
 """Log penalty of a curve that leaves the band; more than all that it could gain there."""
 
