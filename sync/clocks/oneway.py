@@ -209,7 +209,8 @@ class LowerEnvelope:
             excess = d - line.offset_ns - line.slope * (x - line.at_ns)
             if self._taken >= FEW:
                 self._mean_of += self._mean_of < MEAN_OVER
-                self._mean_ns += (min(excess, OUTLIER * self._mean_ns) - self._mean_ns) / (self._mean_of + 1)
+                delay_ns = min(max(excess, 0.0), OUTLIER * self._mean_ns)
+                self._mean_ns += (delay_ns - self._mean_ns) / (self._mean_of + 1)
             is_news = excess < 0 and x - self._solved_x > self.pace * line.window_ns / SOLVES_AT_MOST
             if is_news or self._taken < FEW:
                 self._next_solve = x

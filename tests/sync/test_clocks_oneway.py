@@ -143,3 +143,16 @@ def test_the_highest_line_below_lies_below_and_touches(seed: int) -> None:
     # No other slope through the mean goes higher.
     for other in (slope - 1e-3, slope + 1e-3):
         assert (y - other * (x - middle)).min() <= height + 2e-3
+
+
+def test_an_estimate_late_by_more_than_the_latency_gives_no_mean_delay_below_zero() -> None:
+    envelope = run(np.full(40, 1e6), 30)
+    # Each sample is earlier than the estimate by more than all were late before.
+    for index in range(40, 80):
+        at_ns = index * 1e9 / 30
+        envelope.add_one(at_ns, 30e-6 * at_ns - index * 1e6)
+    heir = envelope.successor(5e-7)
+    heir.add_one(0.0, 0.0)
+    heir.add_one(33e6, 1e3)
+    assert heir.line is not None
+    assert np.isfinite(heir.line.statistical_ns)
