@@ -16,6 +16,7 @@ from sensorium.errors import EpisodeError, SensoriumError
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.recording.spec import SessionPlan
+from sensorium.sync.thinking.orphans import recover_orphans
 from sensorium.timebase import SECOND_NS, Clock
 
 Status = dict[str, Any]
@@ -113,6 +114,10 @@ def run_session(
         show({"phase": "sealing"})
         supervisor.stop()
         sealed = supervisor.sealed()
+        if Spool(
+            request.spool
+        ).open_folders():  # a recorder died at the very end; nobody writes there any more
+            sealed += [each.row() for each in recover_orphans(request.spool, request.consent)]
         if request.uploads_in_background:
             supervisor.leave_behind(
                 "uploader", "sensorium.uploader.service", [*_upload_arguments(request), "--once"]
@@ -126,11 +131,6 @@ def run_session(
         folder
         for folder in Spool(request.spool).sealed_folders()
         if folder.name >= begun[:_ULID_TIME] and folder.name not in told
-    ]
-    problems += [
-        f"episode {folder.name} is recorded but not sealed; `sensorium episodes recover` does that"
-        for folder in Spool(request.spool).open_folders()
-        if folder.name not in told
     ]
     if fault:
         problems.insert(0, fault)

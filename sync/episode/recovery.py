@@ -14,7 +14,7 @@ from sensorium.errors import EpisodeError
 from sensorium.sync.episode.checksum import crc32
 from sensorium.sync.episode.chunk_accounts import Written, add_shares
 from sensorium.sync.episode.chunks import pack_message_indexes
-from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE, RESERVE_FILE
+from sensorium.sync.episode.files import DATA_FILE, RESERVE_FILE
 from sensorium.sync.episode.layouts import load_stream_info
 from sensorium.sync.episode.mcap_file import McapFile
 from sensorium.sync.episode.mcap_reader import McapReader
@@ -159,17 +159,6 @@ def _recover(folder: Path) -> RecoveryResult:
     return RecoveryResult(
         folder, origin["episode_id"], any(file.is_truncated for file in files), files, count_written(folder)
     )
-
-
-def is_blank(folder: Path) -> bool:
-    """Return whether none of an open episode's files holds a byte: their names were synced, and nothing else.
-
-    Raises:
-        OSError: If it cannot be looked at.
-    """
-    if (folder / MANIFEST_FILE).exists():
-        return False
-    return not any(path.stat().st_size for path in folder.glob("*.mcap"))
 
 
 def count_written(folder: Path) -> dict[tuple[str, int], Written]:

@@ -6,15 +6,20 @@ its folder first.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
-from sensorium.drivers.bus.counters import Counts, counter_bytes, read_counters
+from sensorium.drivers.bus.counters import Counts, StreamCounts, counter_bytes, read_counters
 from sensorium.errors import EpisodeError
+from sensorium.sync.episode.files import CLOSING_FILE
 from sensorium.sync.episode.spool import Spool
-from sensorium.sync.recording.journal import Journal, remove_unbegun
+from sensorium.sync.recording.closing import unpack_reasons
+from sensorium.sync.recording.journal import Journal, JournalStream, remove_unbegun
+from sensorium.sync.recording.memory_notes import NOTE_OF_CLOSING, NOTES_FOLDER, notes_of, replace_file
 
 ORPHANS_FILE = "orphans.json"
+_HANDOVER_FILE = "handover.json"
 
 
 def _copy_of(folder: Path, counters: Path) -> Path:
@@ -30,7 +35,49 @@ def draw_boundary(spool: Path, run_dir: Path) -> Callable[[Path], Counts]:
     frozen = freeze_boundary(spool)
     orphans = Spool(spool).open_folders()
     (run_dir / ORPHANS_FILE).write_text(json.dumps([folder.name for folder in orphans]))
-    return lambda path: read_counters(frozen.get(path, path))
+    torn = {path for folder in orphans if not _has_ended(folder) for path in _counters_of(folder)}
+    handed_over = _handed_over(run_dir)
+
+    def reading(path: Path) -> Counts:
+        instance, counts = read_counters(frozen.get(path, path))
+        if path in torn or path not in handed_over:
+            return instance, counts
+        return instance, {**counts, **handed_over[path]}
+
+    return reading
+
+
+def note_handover(run_dir: Path, ends: Mapping[str, Mapping[str, JournalStream]]) -> None:
+    """Note where the accounts of an episode ended that another one is to follow at once, by counter file and stream.
+
+    Whoever dies between the two leaves what came in between to the next recorder.
+    """
+    document = {path: {name: asdict(end) for name, end in streams.items()} for path, streams in ends.items()}
+    replace_file(run_dir / NOTES_FOLDER / _HANDOVER_FILE, json.dumps(document).encode())
+
+
+def forget_handover(run_dir: Path) -> None:
+    """Let go of the note: the next episode has its own, or none is to come."""
+    (run_dir / NOTES_FOLDER / _HANDOVER_FILE).unlink(missing_ok=True)
+
+
+def _handed_over(run_dir: Path) -> dict[Path, dict[str, StreamCounts]]:
+    try:
+        document = json.loads((run_dir / NOTES_FOLDER / _HANDOVER_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {
+        Path(path): {
+            name: StreamCounts(end["start_seq"], dict(unpack_reasons(end["reported"])))
+            for name, end in streams.items()
+        }
+        for path, streams in document.items()
+    }
+
+
+def _has_ended(folder: Path) -> bool:
+    """Return whether the recorder had ended an episode, so that its accounts are known."""
+    return (folder / CLOSING_FILE).exists() or any(notes_of(folder, NOTE_OF_CLOSING))
 
 
 def freeze_boundary(spool: Path) -> dict[Path, Path]:

@@ -13,9 +13,11 @@ from sensorium.errors import CalibrationError, EpisodeError
 from sensorium.sync.clocks.triggered import BY_PULSES
 from sensorium.sync.episode.mcap_records import WriteError
 from sensorium.sync.episode.ulid import new_ulid
+from sensorium.sync.recording.boundary import forget_handover, note_handover
 from sensorium.sync.recording.check_book import CheckBook
-from sensorium.sync.recording.closing import Closing
+from sensorium.sync.recording.closing import Closing, pack_reasons
 from sensorium.sync.recording.files_ahead import FilesAhead
+from sensorium.sync.recording.journal import JournalStream
 from sensorium.sync.recording.notes import NoteKind, ThinkerLink
 from sensorium.sync.recording.open_episode import NOT_STARTED, OpenEpisode
 from sensorium.sync.recording.reference import reference_among
@@ -50,6 +52,7 @@ class Episodes:
         self._calibration = _load_calibration(spec.calibration)
         self._closer = ThreadPoolExecutor(1, thread_name_prefix="closer")
         self._finishing: list[tuple[OpenEpisode, Future[None]]] = []
+        self._has_handed_over = False
         self._ahead = FilesAhead(spec, clock, self._calibration)
 
     @property
@@ -82,6 +85,7 @@ class Episodes:
         self.tell(episode, is_from_start=True)
         for instance in self._roster.in_rig_order():
             episode.join(instance)
+        self._forget_handover()
         return episode
 
     def prepare(self) -> None:
@@ -152,9 +156,29 @@ class Episodes:
         self.open = None
         for _, stream in self._roster.streams():
             stream.account.take_account()
+        self._hand_over()
         episode.limitations += self._roster.problems
         self._roster.problems.clear()
         return episode
+
+    def _hand_over(self) -> None:
+        ends = {
+            instance.declare.counters: {
+                name: JournalStream(stream.account.next_seq, pack_reasons(stream.account.reported))
+                for name, stream in instance.streams.items()
+            }
+            for instance in self._roster
+        }
+        with contextlib.suppress(
+            OSError
+        ):  # no room in memory: then what a kill right now costs is in no balance
+            note_handover(self._spec.run_dir, ends)
+            self._has_handed_over = True
+
+    def _forget_handover(self) -> None:
+        if self._has_handed_over:
+            self._has_handed_over = False
+            forget_handover(self._spec.run_dir)
 
     def close(
         self, episode: OpenEpisode, ended_ns: int, rejected: Mapping[str, int], book: CheckBook
@@ -202,6 +226,8 @@ class Episodes:
 
     def collect(self) -> tuple[list[Held], str]:
         """Return what the frames of finished episodes held, and what went wrong; tell the thinker of them."""
+        if self.open is None:
+            self._forget_handover()  # none follows at once
         held: list[Held] = []
         problem = ""
         for entry in list(self._finishing):

@@ -7,7 +7,7 @@ from sensorium.drivers.bus.counters import make_private
 from sensorium.sync.episode.mcap_records import WriteError
 from sensorium.sync.episode.spool import Spool
 
-_FOLDER = "journals"
+NOTES_FOLDER = "journals"
 NOTE_OF_JOURNAL, NOTE_OF_CLOSING = "journal", "closing"
 
 
@@ -17,7 +17,7 @@ def write_note(run_dir: Path, episode_id: str, kind: str, data: bytes) -> None:
     Raises:
         WriteError: If there is no room.
     """
-    target = run_dir / _FOLDER / f"{episode_id}.{kind}.json"
+    target = run_dir / NOTES_FOLDER / f"{episode_id}.{kind}.json"
     try:
         make_private(target.parent)
         replace_file(target, data)
@@ -34,10 +34,10 @@ def replace_file(target: Path, data: bytes) -> None:
 
 def notes_of(folder: Path, kind: str = "*") -> Iterator[Path]:
     """Yield the notes about the episode in an open folder, whichever session made them."""
-    return Spool.of(folder).root.glob(f"run/*/{_FOLDER}/{folder.name}.{kind}.json")
+    return Spool.of(folder).root.glob(f"run/*/{NOTES_FOLDER}/{folder.name}.{kind}.json")
 
 
 def forget(run_dir: Path, episode_id: str) -> None:
     """Remove the notes about an episode that is closed or gone."""
-    for path in (run_dir / _FOLDER).glob(f"{episode_id}.*"):
+    for path in (run_dir / NOTES_FOLDER).glob(f"{episode_id}.*"):
         path.unlink(missing_ok=True)

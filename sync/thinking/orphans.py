@@ -13,7 +13,7 @@ from sensorium.sync.episode.facts import UNBOUNDED, SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
 from sensorium.sync.episode.manifest import finish_seal
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.episode.recovery import RecoveryResult, is_blank, recover
+from sensorium.sync.episode.recovery import RecoveryResult, recover
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.recording.accounting import NOT_ON_DISK, Account
 from sensorium.sync.recording.boundary import boundary_reader
@@ -30,7 +30,7 @@ from sensorium.sync.thinking.sealed import Sealed
 from sensorium.sync.thinking.sealing import Thoughts, seal_closing
 
 DEFAULT_TOLERANCE_NS = 10_000_000
-_NOTHING_THERE = "nothing of it had reached the disk; its empty files were removed"
+NOTHING_THERE = "it had only begun, and none of its samples had reached the disk: its files were removed"
 
 
 def recover_orphans(spool: Path, consent: Path) -> list[Sealed]:
@@ -46,21 +46,18 @@ def recover_orphans(spool: Path, consent: Path) -> list[Sealed]:
 
 
 def seal_orphan(folder: Path, consent: Path) -> Sealed:
-    """Seal one open episode that nobody writes to; says why where it cannot be.
-
-    One of whose files the disk holds no byte, because a power cut came first, is removed.
-    """
+    """Seal one open episode that nobody writes to; says why where it cannot be."""
     try:
-        if is_blank(folder):
-            shutil.rmtree(folder)
-            return Sealed(folder.name, None, remark=_NOTHING_THERE)
-        return Sealed(folder.name, recover_orphan(folder, consent))
+        path = recover_orphan(folder, consent)
+        return Sealed(folder.name, path, remark="" if path else NOTHING_THERE)
     except (EpisodeError, OSError) as err:
         return Sealed(folder.name, None, f"cannot be recovered: {err}")
 
 
-def recover_orphan(folder: Path, consent: Path) -> Path:
+def recover_orphan(folder: Path, consent: Path) -> Path | None:
     """Bring one open episode to its seal; return its folder in ``sealed/``.
+
+    One that had only begun, of which the disk holds no sample, is removed: None.
 
     Raises:
         EpisodeError: If it holds nothing that can be saved.
@@ -69,6 +66,9 @@ def recover_orphan(folder: Path, consent: Path) -> Path:
         return finish_seal(folder)  # the crash came between signing and renaming
     closing = Closing.load(folder)
     result = recover(folder)
+    if not result.episode_id and not any(file.chunks for file in result.files):
+        shutil.rmtree(folder)
+        return None
     if not result.episode_id:
         raise EpisodeError(f"{folder} holds no readable record; look at it and remove it by hand")
     noted = Closing.noted(folder) if closing is None else None

@@ -65,7 +65,7 @@ class ThinkingService:
         elif now_ns - self._heard_ns > SILENT_NS and not self._is_stopping:
             self._heard_ns = now_ns
             self._link.greet()  # the recorder may be another one now
-            self.thinker.seal_what_is_left()
+            self.thinker.seal_left(is_over=False)
         if self._is_stopping and now_ns - self._heard_ns > QUIET_NS:
             return False
         if not n_taken:

@@ -18,7 +18,7 @@ from sensorium.sync.recording.notes import Batch, FrameNote, NoteKind, ThoughtKi
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.thinking.clocks import SessionClocks
 from sensorium.sync.thinking.episode_thoughts import EpisodeThoughts
-from sensorium.sync.thinking.orphans import recover_orphan
+from sensorium.sync.thinking.orphans import NOTHING_THERE, recover_orphan
 from sensorium.sync.thinking.pace import Pace
 from sensorium.sync.thinking.sealed import Sealed
 from sensorium.sync.thinking.sealing import Thoughts, seal_closing
@@ -54,7 +54,7 @@ class Thinker:
         self._next_summary_ns = 0
         self._touched: dict[tuple[int, int], TrackedStream] = {}
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="sealer")
-        self._sealing: dict[str, Future[Path]] = {}
+        self._sealing: dict[str, Future[Path | None]] = {}
         self._heeders: dict[str, Callable[[Sequence[Any]], None]] = {
             NoteKind.DECLARE.value: self._declare,
             NoteKind.ENDED.value: self._end,
@@ -85,7 +85,7 @@ class Thinker:
         for note in batch.notes:
             self._heeders[note[0]](note)
         if is_other_recorder:
-            self.seal_what_is_left()
+            self.seal_left(is_over=False)
         self._publish(batch)
         if self.open is not None:
             for row in self.open.advance(batch.oldest_ns, batch.now_ns):
@@ -232,13 +232,17 @@ class Thinker:
     def _seal(self, folder: Path, thoughts: Thoughts | None) -> None:
         self._sealing[folder.name] = self._sealer.submit(_seal, folder, self._spec.consent, thoughts)
 
-    def seal_what_is_left(self) -> None:
-        """Recover what a dead recorder left, and seal what was closed without our being told."""
+    def seal_left(self, *, is_over: bool) -> None:
+        """Recover what a dead recorder left; at the end, seal what was closed without our being told, too.
+
+        While a recorder lives, what is closed on the disk may be of notes that we have not come to yet.
+        """
         known = {self.open.episode_id} if self.open is not None else set()
         known |= self._sealing.keys() | self._closing.keys()
         orphans = set(orphans_of(self._spec.run_dir))
         for folder in sorted((self._spec.spool / "open").glob("*")):
-            if folder.name not in known and (folder.name in orphans or _is_closed(folder)):
+            is_left = folder.name in orphans or (is_over and _is_closed(folder))
+            if folder.name not in known and is_left:
                 self._seal(folder, None)
 
     def _collect_sealed(self) -> None:
@@ -253,7 +257,7 @@ class Thinker:
     def close(self) -> None:
         """Seal all that is closed and wait for it."""
         self._let_go()  # their files may be finished without our having been told
-        self.seal_what_is_left()
+        self.seal_left(is_over=True)
         self._sealer.shutdown(wait=True)
         self._collect_sealed()
         self._clocks.close()
@@ -266,17 +270,18 @@ def _is_closed(folder: Path) -> bool:
         return True  # it cannot be read: recovery says so
 
 
-def _seal(folder: Path, consent: Path, thoughts: Thoughts | None) -> Path:
+def _seal(folder: Path, consent: Path, thoughts: Thoughts | None) -> Path | None:
     closing = Closing.load(folder) if thoughts is not None else None
     if closing is None or thoughts is None:
         return recover_orphan(folder, consent)
     return seal_closing(folder, closing, thoughts)
 
 
-def _outcome(episode_id: str, future: "Future[Path]") -> Sealed:
+def _outcome(episode_id: str, future: "Future[Path | None]") -> Sealed:
     error = future.exception()
     if error is None:
-        return Sealed(episode_id, future.result())
+        path = future.result()
+        return Sealed(episode_id, path, remark="" if path else NOTHING_THERE)
     if isinstance(error, (SensoriumError, OSError)):
         return Sealed(episode_id, None, str(error))
     raise error
