@@ -71,7 +71,10 @@ def evict_oldest(
             break
         try:
             found = evict(spool, folder, store, trusted, is_dry_run)
-        except (BusyError, EpisodeError, StoreError) as err:
+        except StoreError as err:  # the others would learn no more, and each wait for its retries
+            done.append(Eviction(folder.name, 0, (str(err),)))
+            break
+        except (BusyError, EpisodeError) as err:
             found = Eviction(folder.name, 0, (str(err),))
         freed_bytes += found.freed_bytes
         done.append(found)

@@ -65,6 +65,15 @@ def findings(
     ]
 
 
+def is_evictable(folder: Path, store: Store, trusted: Collection[bytes]) -> bool:
+    """Return whether the local copy may be deleted, as far as the store shows it now; any doubt is False or an error.
+
+    Raises:
+        StoreError: If the store cannot be asked.
+    """
+    return not findings(folder, store, trusted)
+
+
 def look_again(
     folder: Path,
     store: Store,

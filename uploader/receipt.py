@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from sensorium.errors import EpisodeError, TrustError
+from sensorium.errors import TrustError
 from sensorium.sync.episode.files import (
     CONSENT_STATE_FILE,
     MANIFEST_FILE,
@@ -22,7 +22,6 @@ from sensorium.sync.episode.manifest import (
     FileRecord,
     Manifest,
     manifest_digest,
-    read_manifest,
     revision_file,
     stored_name,
 )
@@ -31,7 +30,6 @@ from sensorium.sync.episode.spool import write_durably
 from sensorium.sync.trust.documents import open_document, sign_document
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import signing_key, trusted_keys
-from sensorium.uploader.stores.store import ObjectMissingError, Store
 
 METHOD = "read back through a fresh connection: BLAKE3 of every 8 MiB part, SHA-256 of every file"
 
@@ -132,36 +130,6 @@ def read_receipt(folder: Path) -> Receipt | None:
     except (TrustError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return receipt if receipt.version == 1 else None
-
-
-def is_evictable(folder: Path, store: Store, trusted: Collection[bytes]) -> bool:
-    """Return whether the local copy may be deleted, as far as the store shows it now.
-
-    True only with a receipt for this store that covers every file of the signed manifest, while the store
-    holds the same manifest and each object in its full size. Any doubt, such as a store out of reach, is
-    False or an error, never True.
-
-    Raises:
-        StoreError: If the store cannot be asked.
-    """
-    receipt = read_receipt(folder)
-    if receipt is None or receipt.store != store.url or receipt.method != METHOD:
-        return False
-    try:
-        manifest = read_manifest(folder, trusted)
-        envelope = (folder / MANIFEST_FILE).read_bytes()
-        expected = tuple(stored_file(manifest, file) for file in manifest.files)
-        if receipt.manifest_blake3 != manifest_digest(folder) or receipt.files != expected:
-            return False
-        if store.get(manifest_key(manifest.episode_id)) != envelope:
-            return False
-    except (EpisodeError, ObjectMissingError, OSError):
-        return False
-    return all(
-        found is not None and found.size_bytes == file.bytes
-        for file in expected
-        for found in (store.head(file.key),)
-    )
 
 
 def consent_key(episode_id: str) -> str:

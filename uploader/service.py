@@ -23,6 +23,7 @@ from typing import Protocol
 from sensorium.errors import BusyError, ConfigError, EpisodeError, SensoriumError, StoreError, TrustError
 from sensorium.priority import give_way
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
+from sensorium.sync.episode.disk_room import DiskRoom
 from sensorium.sync.episode.files import RECEIPT_FILE
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.revisions import revision_files
@@ -35,6 +36,7 @@ from sensorium.uploader.receipt import State, read_receipt, upload_reasons, uplo
 from sensorium.uploader.stores.opening import open_store
 from sensorium.uploader.stores.retrying import RetryPolicy
 from sensorium.uploader.stores.store import ParkedStoreError, Store
+from sensorium.uploader.sweeper import Sweeper
 from sensorium.uploader.transfer import Gates, Outcome, Progress, Stopped, allow_all, upload_episode
 from sensorium.verdict import Verdict
 
@@ -76,6 +78,7 @@ class UploadService:
         clock: Clock,
         rng: random.Random,
         quality: Callable[[Manifest], Verdict] = allow_all,
+        sweeper: Sweeper | None = None,
     ) -> None:
         self.episodes: dict[str, EpisodeStatus] = {}
         self.parked = ""
@@ -86,6 +89,7 @@ class UploadService:
         self._clock = clock
         self._rng = rng
         self._quality = quality
+        self._sweeper = sweeper
         self._backoff = RetryPolicy(base_s=5.0, cap_s=300.0)
         self._ledger = consent.poll()
         self._has_erased = False
@@ -104,12 +108,19 @@ class UploadService:
             StoreError: Noted in ``episodes`` and ``parked`` before it is passed on; the next step goes on.
             Stopped: If ``should_stop`` said so.
         """
+        if self._sweeper is not None:
+            self._sweeper.step()
         self._look()
         now_ns = self._clock.now_ns()
         if now_ns < self._parked_until_ns:
             return None
         due = [name for name, status in self.episodes.items() if self._is_due(status, now_ns)]
         return self._upload(min(due), progress, should_stop) if due else None
+
+    @property
+    def no_room(self) -> str:
+        """Why the disk's reserve cannot be kept; "" while it is, or nobody asked for one."""
+        return "" if self._sweeper is None else self._sweeper.blocked
 
     @property
     def has_refused(self) -> bool:
@@ -256,6 +267,7 @@ class StatusFile:
         document = {
             "store": self._store_url,
             "parked": self._service.parked,
+            "no_room": self._service.no_room,
             "episodes": {
                 name: {
                     "state": status.state.value,
@@ -298,8 +310,21 @@ def run(
     return StoreError.exit_code if service.waiting() else int(service.has_refused)
 
 
-def open_service(spool: Path, store_url: str, consent: Path, clock: Clock) -> UploadService:
+def open_service(
+    spool: Path,
+    store_url: str,
+    consent: Path,
+    clock: Clock,
+    reserve_bytes: int = 0,
+    quota_bytes: int | None = None,
+    min_free_bytes: int = 0,
+) -> UploadService:
     """Return the service that brings the episodes of a spool to a store; nothing is written or sent yet.
+
+    Args:
+        reserve_bytes: Evict what the store holds while less than this may be recorded; 0 = evict nothing.
+        quota_bytes: As much as the spool may hold; None = as much as its disk.
+        min_free_bytes: Of the disk, not to be recorded to.
 
     Raises:
         ConfigError: If the spool does not exist, or no store has such an address.
@@ -308,7 +333,9 @@ def open_service(spool: Path, store_url: str, consent: Path, clock: Clock) -> Up
     store = open_store(store_url, clock, rng)
     if not spool.is_dir():
         raise ConfigError(f"spool {spool} does not exist; name the folder that record writes to")
-    return UploadService(Spool(spool), store, ConsentStore(consent, clock), clock, rng)
+    room = DiskRoom(spool, quota_bytes, min_free_bytes)
+    sweeper = Sweeper(Spool(spool), store, room, reserve_bytes, clock, _say) if reserve_bytes else None
+    return UploadService(Spool(spool), store, ConsentStore(consent, clock), clock, rng, sweeper=sweeper)
 
 
 @contextmanager
@@ -335,6 +362,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", required=True, help="where to, such as file:///var/lib/central")
     parser.add_argument("--consent", type=Path, help=f"folder of grants (default: SPOOL/{DEFAULT_FOLDER})")
     parser.add_argument("--once", action="store_true", help="handle what is there, then end")
+    parser.add_argument(
+        "--reserve-bytes", type=int, default=0, help="evict while less than this may be recorded"
+    )
+    parser.add_argument("--quota-bytes", type=int, help="as much as the spool may hold")
+    parser.add_argument("--min-free-bytes", type=int, default=0, help="of the disk, not to be recorded to")
     parser.add_argument("--json-status", type=Path, metavar="FILE", help="keep a status document here")
     options = parser.parse_args(arguments)
     clock = HostClock()
@@ -342,7 +374,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with stop_signals() as should_stop:
             consent = options.consent or options.spool / DEFAULT_FOLDER
-            service = open_service(options.spool, options.store, consent, clock)
+            limits = (options.reserve_bytes, options.quota_bytes, options.min_free_bytes)
+            service = open_service(options.spool, options.store, consent, clock, *limits)
             status = StatusFile(options.json_status, service, options.store, clock)
             return run(service, status, clock, should_stop, options.once)
     except SensoriumError as error:
@@ -351,7 +384,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _log(error: Exception) -> None:
-    print(f"uploader: {error}", file=sys.stderr, flush=True)  # noqa: T201 - a process of its own; this is its log
+    _say(str(error))
+
+
+def _say(text: str) -> None:
+    print(f"uploader: {text}", file=sys.stderr, flush=True)  # noqa: T201 - a process of its own; this is its log
 
 
 if __name__ == "__main__":

@@ -254,6 +254,8 @@ def print_status(status: Mapping[str, Any]) -> None:
         console.print(_live_view(str(status["episode"]), {"phase": "recording", **status}))
     for name, state in status["devices"].items():
         console.print(f"{name}: {state}")
+    if status["disk"]["minutes_left"] is not None:
+        console.print(f"disk: room for {status['disk']['minutes_left']:.0f} min at this rate")
     _print_checks(console, status["checks"])
     for why in filter(None, (status["fault"], status["refused"])):
         console.print(f"[red]{why}[/]")

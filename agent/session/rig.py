@@ -24,7 +24,7 @@ from sensorium.sync.clocks.triggered import TriggerSettings
 from sensorium.sync.clocks.watch import NodeSettings, WatchSettings
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.recording.press import PauseSettings
-from sensorium.sync.recording.spec import RecorderSettings, ThinkingSettings
+from sensorium.sync.recording.spec import DiskSettings, RecorderSettings, ThinkingSettings
 from sensorium.sync.recording.triggers import check_streams
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class RigDocument(SessionFacts):
     board: BoardOptions | None = None
     checker: CheckerOptions = CheckerOptions()
     recorder: RecorderSettings = RecorderSettings()
+    disk: DiskSettings = DiskSettings()
     pause: PauseSettings | None = None
     thinking: ThinkingSettings = ThinkingSettings()
     on_failed_check: Literal["warn", "split", "stop"] = "warn"

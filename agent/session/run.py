@@ -70,6 +70,7 @@ def request_for(rig: Rig, spool: Path | None, seconds: float | None) -> SessionR
             clocks=found.clocks,
             triggers=found.triggers,
             recorder=found.recorder,
+            disk=found.disk,
             pause=found.pause,
             thinking=found.thinking,
         ),
@@ -191,7 +192,10 @@ def _start_helpers(supervisor: Supervisor, request: SessionRequest) -> None:
 
 def _upload_arguments(request: SessionRequest) -> list[str]:
     where = ["--spool", str(request.spool), "--consent", str(request.consent)]
-    return [*where, "--store", request.store or ""]
+    disk = request.plan.disk
+    quota = [] if disk.quota_bytes is None else ["--quota-bytes", str(disk.quota_bytes)]
+    limits = ["--reserve-bytes", str(disk.reserve_bytes), "--min-free-bytes", str(disk.min_free_bytes)]
+    return [*where, "--store", request.store or "", *quota, *limits]
 
 
 def _record(

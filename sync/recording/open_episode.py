@@ -55,7 +55,11 @@ class OpenEpisode:
         self.episode_id = episode_id
         self.folder = spec.spool / "open" / episode_id
         settings = spec.recorder
-        policy = WriterPolicy(flush_s=_WRITER_SHARE * settings.flush_s, sync_s=settings.sync_s)
+        policy = WriterPolicy(
+            flush_s=_WRITER_SHARE * settings.flush_s,
+            sync_s=settings.sync_s,
+            min_free_bytes=spec.disk.min_free_bytes,
+        )
         self.writer = EpisodeWriter(self.folder, episode_id, timeline, policy)
         self.timeline = timeline
         self.reference = reference

@@ -31,6 +31,43 @@ class RecorderSettings(BaseModel):
     sync_s: float = Field(default=1.0, gt=0, le=3600)
 
 
+_GB = 1_000_000_000
+
+
+class DiskSettings(BaseModel):
+    """How much of the disk the spool may take.
+
+    Attributes:
+        quota_gb: Recording stops once the spool holds so much; None = as much as the disk has.
+        reserve_gb: The uploader evicts what the store holds until so much can be recorded; None = a tenth of the
+            quota, and without a quota nothing is evicted.
+        min_free_gb: Recording stops once the disk has less than this.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    quota_gb: float | None = Field(default=None, gt=0)
+    reserve_gb: float | None = Field(default=None, ge=0)
+    min_free_gb: float = Field(default=(64 << 20) / _GB, gt=0)
+
+    @property
+    def quota_bytes(self) -> int | None:
+        """The quota in bytes."""
+        return None if self.quota_gb is None else round(self.quota_gb * _GB)
+
+    @property
+    def reserve_bytes(self) -> int:
+        """What the uploader keeps free for recording; 0 = it evicts nothing."""
+        tenth_gb = 0.0 if self.quota_gb is None else self.quota_gb / 10
+        reserve_gb = tenth_gb if self.reserve_gb is None else self.reserve_gb
+        return round(reserve_gb * _GB)
+
+    @property
+    def min_free_bytes(self) -> int:
+        """What stays free in any case."""
+        return round(self.min_free_gb * _GB)
+
+
 class ThinkingSettings(BaseModel):
     """How much clock estimation, alignment and quality may cost: a share of one core, held over ``over_s``."""
 
@@ -67,6 +104,7 @@ class SessionPlan(BaseModel):
     clocks: WatchSettings = WatchSettings()
     triggers: tuple[TriggerSettings, ...] = ()
     recorder: RecorderSettings = RecorderSettings()
+    disk: DiskSettings = DiskSettings()
     pause: PauseSettings | None = None
     thinking: ThinkingSettings = ThinkingSettings()
 

@@ -54,6 +54,7 @@ class SessionStatus:
             "refused": refusal.sentence if refusal is not None else "",
             "checks": self._checks(found.policy.book),
             "sealed": found.briefing.n_sealed,
+            "disk": found.disk.status(episode, found.now_ns()),
             "rejected": dict(found.receiver.rejected),
             "thinking": {"connected": found.link.has_thinker, "lost_batches": found.link.lost_batches},
             "warnings": found.warnings(),

@@ -23,6 +23,7 @@ from sensorium.sync.recording.briefing import Briefing
 from sensorium.sync.recording.check_book import CheckMessage
 from sensorium.sync.recording.check_policy import CheckPolicy
 from sensorium.sync.recording.consents import Now, SessionConsent, moment
+from sensorium.sync.recording.disk import RecordingDisk
 from sensorium.sync.recording.episodes import Episodes
 from sensorium.sync.recording.loss_runs import LossRuns
 from sensorium.sync.recording.notes import ThinkerLink, pack_base, pack_frame
@@ -69,6 +70,7 @@ class Synchronizer:
         self.refused_priority = ""
         """What this process could not get of the system, in words."""
         self._clock = clock
+        self.disk = RecordingDisk(spec)
         self._triggers = SessionTriggers(spec.triggers)
         self._episodes = Episodes(spec, self.roster, self._triggers, link, clock)
         self._splitting = Splitting(spec.max_s, spec.max_bytes, self._episodes)
@@ -361,9 +363,8 @@ class Synchronizer:
         try:
             if is_second:
                 episode.writer.write_base(reading)
-                if not episode.writer.has_room():
-                    free = episode.writer.policy.min_free_bytes >> 20
-                    self._disk_trouble(f"less than {free} MiB free on the spool's disk")
+                if trouble := self.disk.trouble(episode.writer):
+                    self._disk_trouble(trouble)
                     return
             episode.step(now_ns)
         except EpisodeError as err:

@@ -129,3 +129,21 @@ def test_a_spool_that_cannot_be_written_is_refused_with_one_line(tmp_path: Path)
     assert done.code in (2, 3)
     assert len(done.err.splitlines()) == 1
     assert "spool" in done.err
+
+
+def test_a_spool_that_holds_its_quota_ends_capture_loudly_and_deletes_nothing(tmp_path: Path) -> None:
+    rig = write_rig(tmp_path, {"camera_left": CAMERA, "imu": IMU}, disk={"quota_gb": 0.02})
+    spool = tmp_path / "spool"
+    grant(spool)
+    with Session("record", rig, "--json", spool=spool) as session:
+        status = session.until_recorded(1.1, ["camera_left", "imu"])
+        assert 0 < status["disk"]["free_bytes"] < 20_000_000
+        assert 0 < status["disk"]["minutes_left"] < 1
+        run_dir = session.run_dir
+        done = session.finish()
+    assert done.code == 3
+    (problem,) = done.document["problems"]
+    assert "capture stopped: the spool holds its quota of 0.02 GB" in problem
+    (episode,) = done.episodes
+    check_verifies(episode)
+    check_balance([episode], run_dir, is_contiguous=False)  # drivers go on until they are told

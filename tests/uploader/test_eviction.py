@@ -10,6 +10,7 @@ from upload_samples import CAPTURED, EPISODE_ID, begin_spool, grant_for, locked_
 from sensorium.agent.commands.verifying import spool_gaps
 from sensorium.errors import StoreError
 from sensorium.sync.consent.store import ConsentStore
+from sensorium.sync.episode.disk_room import DiskRoom
 from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE
 from sensorium.sync.episode.manifest import read_manifest
 from sensorium.timebase import SECOND_NS, VirtualClock
@@ -18,6 +19,7 @@ from sensorium.uploader.proof import look_again
 from sensorium.uploader.receipt import State, data_key, upload_state
 from sensorium.uploader.service import UploadService
 from sensorium.uploader.stores.directory import DirectoryStore
+from sensorium.uploader.sweeper import EVERY_NS, Sweeper
 
 NEWER_ID = "01J00000000000000000000002"
 
@@ -136,8 +138,38 @@ def test_a_store_that_cannot_be_asked_lets_nothing_go(rig: Rig) -> None:
 
     rig.upload()
     fates = evict_oldest(rig.spool, Silent(rig.store.root), rig.trusted)
-    assert [fate.reasons for fate in fates] == [("out of reach",)] * 2
+    assert [fate.reasons for fate in fates] == [("out of reach",)]
     assert [upload_state(folder) for folder in rig.episodes] == [State.VERIFIED] * 2
+
+
+def sweeper(rig: Rig, said: list[str], reserve_bytes: int) -> Sweeper:
+    """Return a sweeper over a quota that the spool just fills, so that all of the reserve is lacking."""
+    room = DiskRoom(rig.spool.root)
+    room.quota_bytes = room.used_bytes()
+    return Sweeper(rig.spool, rig.store, room, reserve_bytes, rig.clock, said.append)
+
+
+def test_the_sweeper_evicts_no_more_than_the_reserve_needs(rig: Rig) -> None:
+    rig.upload()
+    said: list[str] = []
+    sweeping = sweeper(rig, said, reserve_bytes=1000)
+    assert [each.episode_id for each in sweeping.step()] == [EPISODE_ID]
+    assert "evicted" in said[0]
+    rig.clock.sleep_until(rig.clock.now_ns() + EVERY_NS)
+    assert sweeping.step() == []
+    assert sweeping.blocked == ""
+    assert rig.spool.sealed_folders() == rig.episodes[1:]
+
+
+def test_the_sweeper_says_once_why_nothing_may_go(rig: Rig) -> None:
+    said: list[str] = []
+    sweeping = sweeper(rig, said, reserve_bytes=1000)
+    for _ in range(3):
+        assert sweeping.step() == []
+        rig.clock.sleep_until(rig.clock.now_ns() + EVERY_NS)
+    assert len(said) == 1
+    assert "2 episodes must stay" in said[0]
+    assert rig.spool.sealed_folders() == rig.episodes
 
 
 def test_a_withdrawal_after_the_eviction_still_erases_in_the_store(rig: Rig) -> None:

@@ -18,10 +18,10 @@ from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.files import RECEIPT_FILE, UPLOAD_NOTE_FILE
 from sensorium.sync.episode.manifest import hash_file, read_manifest
 from sensorium.timebase import SECOND_NS, VirtualClock
+from sensorium.uploader.proof import is_evictable
 from sensorium.uploader.receipt import (
     State,
     data_key,
-    is_evictable,
     manifest_key,
     upload_state,
 )

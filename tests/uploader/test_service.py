@@ -20,7 +20,8 @@ from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import LEAF_BYTES, hash_file, read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.timebase import SECOND_NS, HostClock, VirtualClock
-from sensorium.uploader.receipt import State, consent_key, data_key, is_evictable, manifest_key, upload_state
+from sensorium.uploader.proof import is_evictable
+from sensorium.uploader.receipt import State, consent_key, data_key, manifest_key, upload_state
 from sensorium.uploader.service import PARK_NS, REJUDGE_NS, StatusFile, UploadService, main, run
 from sensorium.uploader.stores.directory import DirectoryStore
 from sensorium.uploader.stores.memory import MemoryStore

@@ -20,11 +20,11 @@ from sensorium.sync.episode.verify import examine
 from sensorium.sync.trust.documents import sign_document
 from sensorium.sync.trust.keys import KeyRing, Role
 from sensorium.timebase import SECOND_NS, VirtualClock
+from sensorium.uploader.proof import is_evictable
 from sensorium.uploader.receipt import (
     State,
     consent_key,
     data_key,
-    is_evictable,
     manifest_key,
     read_receipt,
     upload_reasons,
