@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported here: each command loads what it needs when it is called."""
 
+import errno
 import json
 import os
 import sys
@@ -166,16 +167,42 @@ def main() -> None:
         if sys.stdout is output:
             raise
         os._exit(0)  # the reader of our output has left: typer's word for it is a silent 1
+    except OSError as err:
+        _fail(_of_the_system(err), 3)
+    except MemoryError:
+        _fail("there is not enough memory for this; end other programs, or look at the input's size", 3)
     except Exception as err:  # noqa: BLE001 - the one place; users get a line, the log the rest
         _fail(_internal(err), 3)
 
 
 def _fail(message: str, code: int) -> NoReturn:
+    from sensorium.agent.commands.output import plain_text
+
     if "--json" in sys.argv:
         print(json.dumps({"error": message, "exit_code": code}))  # noqa: T201
     for line in message.splitlines():
-        print(f"sensorium: {line}", file=sys.stderr)  # noqa: T201
+        print(f"sensorium: {plain_text(line)}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
+
+
+_ADVICE = {
+    errno.ENOSPC: "the disk has no room, or no inodes, left: delete files there",
+    errno.EDQUOT: "your quota on that disk is used up: delete files there",
+    errno.EIO: "the disk cannot be read or written: look at its cable and the kernel's log",
+    errno.ENODEV: "the disk is gone: mount it again",
+    errno.ENOTCONN: "the mount is gone: mount it again",
+    errno.ESTALE: "the mount is gone: mount it again",
+    errno.EROFS: "the disk is mounted read-only",
+    errno.EMFILE: "too many files are open: raise `ulimit -n`",
+    errno.ENFILE: "too many files are open on this machine",
+}
+
+
+def _of_the_system(err: OSError) -> str:
+    """Return what the system refused, of which file, and what to do."""
+    where = f"{err.filename}: " if err.filename else ""
+    advice = _ADVICE.get(err.errno or 0, "look at the path and its permissions")
+    return f"{where}{err.strerror or err} ({type(err).__name__}); {advice}"
 
 
 def _internal(err: Exception) -> str:

@@ -8,11 +8,10 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from sensorium.agent.commands.output import PatientConsole, table_console
+from sensorium.agent.commands.output import PatientConsole, styled, table_console
 from sensorium.sync.consent.grants import format_utc
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.transfer import Progress as UploadProgress
@@ -36,8 +35,8 @@ _COLOUR = {
 
 
 def coloured(status: str) -> str:
-    """Return a status as rich's markup, in the colour of how good it is."""
-    return f"[{_COLOUR.get(status, 'white')}]{status}[/]"
+    """Return a status in the colour of how good it is."""
+    return styled(status, _COLOUR.get(status, "white"))
 
 
 class Progress:
@@ -175,16 +174,18 @@ def print_session(found: Mapping[str, Any]) -> None:
     raw = sum(stream["bytes_raw"] for stream in found["streams"].values())
     stored = found.get("bytes_on_disk", 0)
     ratio = f", {raw / stored:.2f} times smaller" if stored and raw > stored else ""
-    console.print(f"[bold]size[/]         {_size(raw)} from the sensors, {_size(stored)} on disk{ratio}")
+    console.print(
+        f"{styled('size', 'bold')}         {_size(raw)} from the sensors, {_size(stored)} on disk{ratio}"
+    )
     print_verification(found["verification"], console)
     for label in ("problems", "limitations", "warnings"):
         for text in found.get(label, ()):
-            console.print(f"[bold yellow]{label[:-1]}[/]  {text}")
-    console.print(f"[bold]summary[/]      {found['summary']}", soft_wrap=True)
+            console.print(f"{styled(label[:-1], 'bold yellow')}  {text}")
+    console.print(f"{styled('summary', 'bold')}      {found['summary']}", soft_wrap=True)
     for episode in found["episodes"]:
-        console.print(f"[bold]episode[/]      {episode}", soft_wrap=True)
+        console.print(f"{styled('episode', 'bold')}      {episode}", soft_wrap=True)
     if found["report"]:
-        console.print(f"[bold]report[/]       {found['report']}", soft_wrap=True)
+        console.print(f"{styled('report', 'bold')}       {found['report']}", soft_wrap=True)
 
 
 def print_verification(found: Mapping[str, Any], console: Console | None = None) -> None:
@@ -197,7 +198,7 @@ def print_verification(found: Mapping[str, Any], console: Console | None = None)
 
 def _print_verdict(console: Console, name: str, status: str, reasons: Sequence[str]) -> None:
     text = "; ".join(reason for reason in reasons if reason)
-    console.print(f"[bold]{name:<12}[/] {coloured(status)}  {text}", soft_wrap=True)
+    console.print(f"{styled(f'{name:<12}', 'bold')} {coloured(status)}  {text}", soft_wrap=True)
 
 
 def _stream_table(streams: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -258,7 +259,7 @@ def print_status(status: Mapping[str, Any]) -> None:
         console.print(f"disk: room for {status['disk']['minutes_left']:.0f} min at this rate")
     _print_checks(console, status["checks"])
     for why in filter(None, (status["fault"], status["refused"])):
-        console.print(f"[red]{why}[/]")
+        console.print(styled(why, "red"))
 
 
 def _print_checks(console: Console, checks: Mapping[str, Any]) -> None:
@@ -330,7 +331,7 @@ def print_consent(rows: Sequence[Mapping[str, Any]], is_paused: bool) -> None:
         )
     console.print(table)
     if is_paused:
-        console.print("[red]paused: nothing personal is stored[/]")
+        console.print(styled("paused: nothing personal is stored", "red"))
 
 
 def print_consent_log(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -340,7 +341,7 @@ def print_consent_log(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         details = ", ".join(f"{key}: {row[key]}" for key in row if key not in known and row[key])
         at = format_utc(row["at"])[:19]
-        table.add_row(str(row["seq"]), at, str(row["kind"]), escape(details), str(row["key"])[:16])
+        table.add_row(str(row["seq"]), at, str(row["kind"]), details, str(row["key"])[:16])
     table_console().print(table)
 
 

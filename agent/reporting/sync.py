@@ -360,8 +360,9 @@ def _clock_table(found: Mapping[str, Any]) -> str:
         bound, residual = stream["total95_us"], stream["residual_us"]
         rows.append(
             [
-                f'<strong>{page.text(name)}</strong><span class="sub">{stream["modality"]}</span>',
-                f'{page.text(stream["method"])}<span class="sub">{stream["clock"]}, {stream["stamp_of"]}</span>',
+                f'<strong>{page.text(name)}</strong><span class="sub">{page.text(stream["modality"])}</span>',
+                f'{page.text(stream["method"])}<span class="sub">{page.text(stream["clock"])}, '
+                f"{page.text(stream['stamp_of'])}</span>",
                 page.number(stream["rate_hz"], 3),
                 page.number(stream["rate_error_ppm"], 1),
                 page.number(stream["skew_ppm"], 2),

@@ -62,6 +62,11 @@ class McapReader:
         Raises:
             EpisodeError: If the file ends before.
         """
+        end = os.fstat(self._fd).st_size
+        if (
+            not 0 <= offset <= offset + size <= end
+        ):  # before memory is asked for, however much an index claims
+            raise EpisodeError(f"{self.path} ends at byte {end}, expected {offset + size}")
         data = os.pread(self._fd, size, offset)
         while len(data) < size:
             more = os.pread(self._fd, size - len(data), offset + len(data))

@@ -15,8 +15,8 @@ from sensorium.sync.episode.checksum import crc32
 
 MAGIC = b"\x89MCAP0\r\n"
 LIBRARY = "sensorium"
-MAX_CHUNK_BYTES = 1 << 28
-"""Larger claims are taken for damage, not for data."""
+MAX_CHUNK_BYTES = 72 << 20
+"""Larger claims are taken for damage, not for data: the largest frame that the bus takes, and a whole chunk beside."""
 
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = range(1, 9)
 ATTACHMENT, ATTACHMENT_INDEX, STATISTICS, METADATA, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = range(9, 16)

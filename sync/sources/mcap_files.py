@@ -34,7 +34,7 @@ MAGIC = b"\x89MCAP0\r\n"
 _RECORD = struct.Struct("<BQ")
 _MESSAGE = struct.Struct("<HIQQ")
 _CHUNK = struct.Struct("<QQQI")
-_MAX_CHUNK_BYTES = 1 << 30
+_MAX_CHUNK_BYTES = 128 << 20
 _MAX_RUN_BYTES = 1 << 20
 _PARSE_ERRORS = (McapError, struct.error, ValueError, IndexError, EOFError)
 
@@ -354,7 +354,7 @@ def unpack_chunk(body: bytes, *, is_torn: bool) -> bytes:
     else:
         raise DamagedError("bad_chunk", f"a chunk is compressed with {compression!r}; known are zstd and lz4")
     if is_torn:
-        return data
+        return data[:size]
     if len(data) != size:
         raise DamagedError(
             "bad_chunk", f"a chunk unpacks to {len(data)} bytes instead of {size}; it is left out"
@@ -366,7 +366,7 @@ def unpack_chunk(body: bytes, *, is_torn: bool) -> bytes:
 
 def _unpack_zstd(packed: bytes, size: int) -> bytes:
     pieces: list[bytes] = []
-    left = size
+    left = size + 1  # one more, to see that it holds more than it says
     reader = zstandard.ZstdDecompressor().stream_reader(packed)
     try:
         while left > 0 and (piece := reader.read(min(left, _MAX_RUN_BYTES))):

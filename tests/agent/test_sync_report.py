@@ -99,6 +99,18 @@ def test_the_page_needs_no_other_file_and_shows_every_section(episode: Path) -> 
     assert html.count("<svg") >= 8
 
 
+def test_what_a_stream_says_of_itself_is_text_on_the_page_and_no_markup(episode: Path) -> None:
+    report = sync_report(episode)
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    for clock in report.streams.values():
+        clock.method = hostile
+        clock.info = replace(clock.info, stamp_of=hostile, units=hostile, frame_id=hostile)
+    html = render(report)
+    assert "&lt;script&gt;" in html
+    assert "<script" not in html
+    assert "<img" not in html
+
+
 def test_a_capture_after_its_arrival_is_a_verdict_against_the_episode(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,7 +106,7 @@ class LiveGuide:
         self._clock = clock
         self._deadline_ns = deadline_ns
         self._picture = picture
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, markup=False, emoji=False)
         self._is_silent = is_silent
         self._live: Live | None = None
         self._ending = threading.Event()
@@ -281,7 +281,7 @@ def _view(rows: Sequence[tuple[str, str, str, str]], advice: str, picture: Path 
     table = Table("sensor", "board", "views", "known")
     for name, last, views, progress in rows:
         colour = {"found": "green", "": "white"}.get(last, "yellow")
-        table.add_row(name, f"[{colour}]{last}[/]", views, progress)
+        table.add_row(name, Text(last, style=colour), views, progress)
     lines: list[Table | Text] = [table, Text(advice, style="bold")]
     if picture is not None:
         lines.append(Text(f"coverage: {picture}"))
