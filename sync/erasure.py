@@ -75,6 +75,32 @@ def erase_forgotten(folder: Path, ledger: ConsentLedger, now_utc_ns: int) -> Era
     return Erasure(manifest.episode_id, streams)
 
 
+def bury(folder: Path, reason: str, now_utc_ns: int) -> Manifest:
+    """Say, signed, that every file of an episode is to go, here and in its store; whoever calls owns the folder.
+
+    Raises:
+        EpisodeError: If it is no episode, or the disk does not take it.
+    """
+
+    def with_all(manifest: Manifest) -> Manifest:
+        personal = {stream_file(each.info.name): each.info.name for each in manifest.streams}
+        graves = tuple(
+            Tombstone(
+                file.name,
+                personal.get(file.name, ""),
+                stored_name(file),
+                file.bytes,
+                file.sha256,
+                now_utc_ns,
+                reason,
+            )
+            for file in manifest.files
+        )
+        return replace(manifest, files=(), tombstones=(*manifest.tombstones, *graves))
+
+    return revise(folder, with_all)
+
+
 def erase_all_forgotten(
     spool: Spool, ledger: ConsentLedger, now_utc_ns: int
 ) -> tuple[list[Erasure], dict[str, str]]:

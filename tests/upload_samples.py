@@ -58,6 +58,7 @@ def seal_episode(
     large: bool = False,
     extra: Mapping[str, bytes] | None = None,
     data_bytes: int = 3000,
+    seed: int = 5,
 ) -> Path:
     """Seal an episode of two personal streams and another; ``large``: ``cam.mcap`` has three leaves.
 
@@ -74,7 +75,7 @@ def seal_episode(
     timeline = Timeline("host", 0)
     folder = spool.open_folder(episode_id)
     writer = EpisodeWriter(folder, episode_id, timeline, WriterPolicy(sync_s=None, reserve_bytes=0))
-    rng = random.Random(5)
+    rng = random.Random(seed)
     streams = []
     for info in infos:
         writer.declare(info)

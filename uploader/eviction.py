@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensorium.errors import BusyError, EpisodeError, StoreError
-from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE
-from sensorium.sync.episode.manifest import read_manifest
+from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
+from sensorium.sync.episode.manifest import read_manifest, revision_file
 from sensorium.sync.episode.revisions import is_revision
 from sensorium.sync.episode.spool import Spool, sync_folder
-from sensorium.sync.erasure import owned
+from sensorium.sync.erasure import bury, owned
 from sensorium.uploader.proof import findings, look_again
 from sensorium.uploader.stores.store import Store
 
@@ -54,6 +54,23 @@ def evict(
     return Eviction(folder.name, freed_bytes)
 
 
+def delete(spool: Spool, folder: Path, reason: str, now_utc_ns: int, is_dry_run: bool = False) -> Eviction:
+    """Remove an episode though no store may hold it; a signed revision of its manifest says why, and stays.
+
+    What a store has of it goes as soon as the uploader comes to it.
+
+    Raises:
+        BusyError: If another process is sending or erasing it.
+        EpisodeError: If it is no episode, or the disk does not let go of it.
+    """
+    with owned(folder):
+        freed_bytes = sum(file.bytes for file in read_manifest(folder).files if (folder / file.name).exists())
+        if not is_dry_run:
+            bury(folder, reason, now_utc_ns)
+            _remove(folder if folder.parent == spool.gone_dir else _moved(spool, folder))
+    return Eviction(folder.name, freed_bytes)
+
+
 def evict_oldest(
     spool: Spool,
     store: Store,
@@ -82,11 +99,15 @@ def evict_oldest(
 
 
 def finish(spool: Spool) -> None:
-    """Remove what an eviction left that was cut off.
+    """Remove what an eviction or a deletion left that was cut off.
 
     Raises:
         EpisodeError: If the disk does not let go of it.
     """
+    for folder in spool.sealed_folders():
+        if (folder / revision_file(2)).exists() and not read_manifest(folder).files:
+            with owned(folder):
+                _remove(_moved(spool, folder))
     for folder in spool.gone_folders():
         if any(_rest(folder)):
             with owned(folder):
@@ -111,7 +132,7 @@ def _moved(spool: Spool, folder: Path) -> Path:
 
 def _rest(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.name not in (MANIFEST_FILE, RECEIPT_FILE) and not is_revision(path.name):
+        if path.name not in (MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE) and not is_revision(path.name):
             yield path
 
 

@@ -14,7 +14,7 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from sensorium.errors import BusyError, ConfigError, EpisodeError, SensoriumErro
 from sensorium.priority import give_way
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.disk_room import DiskRoom
-from sensorium.sync.episode.files import RECEIPT_FILE
+from sensorium.sync.episode.files import RECEIPT_FILE, UPLOAD_NOTE_FILE
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.revisions import revision_files
 from sensorium.sync.episode.spool import Spool
@@ -32,6 +32,7 @@ from sensorium.sync.erasure import erase_all_forgotten
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import trusted_keys
 from sensorium.timebase import SECOND_NS, Clock, HostClock
+from sensorium.uploader.eviction import finish
 from sensorium.uploader.receipt import State, read_receipt, upload_reasons, upload_state
 from sensorium.uploader.stores.opening import open_store
 from sensorium.uploader.stores.retrying import RetryPolicy
@@ -137,24 +138,20 @@ class UploadService:
 
     def _look(self) -> None:
         """Take in new episodes, and a new ledger."""
-        folders = self._folders()
-        for name in self.episodes.keys() - folders.keys():
-            del self.episodes[name]
+        folders = self._present()
         for name in folders.keys() - self.episodes.keys():
             state = upload_state(folders[name], self._store.url)
             self.episodes[name] = EpisodeStatus(state, upload_reasons(folders[name]))
         for name, status in self.episodes.items():
             if status.state is State.VERIFIED and not (folders[name] / RECEIPT_FILE).exists():
-                self.episodes[name] = EpisodeStatus(
-                    State.SEALED
-                )  # somebody looked again, and it is not there
+                self.episodes[name] = EpisodeStatus(State.SEALED)  # somebody found that it is not there
         ledger = self._consent.poll()
         is_new = ledger is not self._ledger
         self._ledger = ledger
         now_ns = self._clock.now_ns()
         if is_new or not self._has_erased or now_ns >= self._erase_due_ns:
             self._erase_due_ns = now_ns + REJUDGE_NS  # a retention ends without a word in the log
-            self._erase(folders)
+            self._erase()
             for status in self.episodes.values():
                 if status.state is State.DENIED:
                     status.due_ns = 0
@@ -163,26 +160,36 @@ class UploadService:
         """Return the sealed episodes, and the evicted ones of which the store still has what was erased since."""
         return {**self._owing, **{folder.name: folder for folder in self._spool.sealed_folders()}}
 
-    def _find_owing(self) -> dict[str, Path]:
-        gone = ((folder, read_receipt(folder)) for folder in self._spool.gone_folders())
-        return {
-            folder.name: folder
-            for folder, receipt in gone
-            if receipt is not None
-            and receipt.store == self._store.url
-            and receipt.revision != len(revision_files(folder))
-        }
+    def _present(self) -> dict[str, Path]:
+        """Return the folders, and forget the episodes that have none any more."""
+        folders = self._folders()
+        for name in self.episodes.keys() - folders.keys():
+            del self.episodes[name]
+        return folders
 
-    def _erase(self, folders: Mapping[str, Path]) -> None:
+    def _find_owing(self) -> dict[str, Path]:
+        return {folder.name: folder for folder in self._spool.gone_folders() if self._owes(folder)}
+
+    def _owes(self, folder: Path) -> bool:
+        """Return whether the store may have what was erased: known from the receipt, or a sending that was begun."""
+        receipt = read_receipt(folder)
+        if receipt is None:
+            return (folder / UPLOAD_NOTE_FILE).exists()
+        return receipt.store == self._store.url and receipt.revision != len(revision_files(folder))
+
+    def _erase(self) -> None:
         """Erase what may no longer be kept; an episode that the store has is due again, to be erased there."""
         _, failed = erase_all_forgotten(self._spool, self._ledger, self._clock.utc_ns())
+        try:
+            finish(self._spool)
+        except (BusyError, EpisodeError) as error:
+            failed = {**failed, "": str(error)}
         self._has_erased = not failed  # else again at the next look
         self._owing = self._find_owing()
-        for name in self._owing.keys() - self.episodes.keys():
-            self.episodes[name] = EpisodeStatus(State.SEALED)
-        for name, folder in folders.items():
-            state = upload_state(folder, self._store.url)
-            if self.episodes[name].state is State.VERIFIED and state is not State.VERIFIED:
+        for name, folder in self._present().items():
+            state = State.SEALED if name in self._owing else upload_state(folder, self._store.url)
+            known = self.episodes.get(name)
+            if known is None or (known.state is State.VERIFIED and state is not State.VERIFIED):
                 self.episodes[name] = EpisodeStatus(state)
 
     def _is_due(self, status: EpisodeStatus, now_ns: int) -> bool:

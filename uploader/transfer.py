@@ -19,7 +19,7 @@ from sensorium.errors import ConsentError, EpisodeError
 from sensorium.sync.consent.gate import consent_reasons
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.consent.state import consent_state, pack_state, read_state
-from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE
+from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
 from sensorium.sync.episode.manifest import (
     LEAF_BYTES,
     FileRecord,
@@ -156,6 +156,8 @@ class _Transfer:
             if self._is_delivered(manifest, key, envelope):
                 self._put_consent_state(manifest)
                 return Outcome(self._id, State.VERIFIED)
+            if not manifest.files:
+                return self._end_deleted(key)
             self._check_gates(manifest)
             self._check_whole(full=True)
             self._check_conflict(key, envelope)
@@ -196,6 +198,13 @@ class _Transfer:
             self._store.upload(key).abort()
             if self._store.head(key) is not None:
                 self._store.delete(key)
+
+    def _end_deleted(self, key: str) -> Outcome:
+        """Tell a store that has the manifest of a deleted episode why there is no more of it."""
+        if self._remote_manifest(self._store, key) is not None:
+            self._put_revisions()
+        (self._folder / UPLOAD_NOTE_FILE).unlink(missing_ok=True)
+        return Outcome(self._id, State.VERIFIED)
 
     def _put_revisions(self) -> None:
         for number, path in enumerate(revision_files(self._folder)[1:], 2):

@@ -76,3 +76,17 @@ def episodes_evict(
     from sensorium.agent.commands.evicting import evict_episodes
 
     raise typer.Exit(evict_episodes(spool, episode, store, free_mb, dry_run, as_json=as_json))
+
+
+@group.command("delete")
+def episodes_delete(
+    episode: Annotated[Path, typer.Argument(help="Episode folder, sealed or evicted.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stays, signed.")] = "",
+    spool: SpoolOption = DEFAULT_SPOOL,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove an episode for good, here and in the store, whether or not anybody else has it."""
+    from sensorium.agent.commands.evicting import delete_episode
+
+    raise typer.Exit(delete_episode(spool, episode, reason, dry_run, as_json=as_json))

@@ -34,7 +34,7 @@ def list_episodes(spool: Path, as_json: bool) -> int:
         if not (folder / PREPARED_FILE).exists()
     ]
     rows += [_sealed_row(folder) for folder in found.sealed_folders()]
-    rows += [_sealed_row(folder) | {"state": "evicted"} for folder in found.gone_folders()]
+    rows += [_sealed_row(folder) | {"state": gone_state(folder)} for folder in found.gone_folders()]
     if as_json:
         print_json({"episodes": rows})
     else:
@@ -60,6 +60,14 @@ def _sealed_row(folder: Path) -> dict[str, Any]:
     }
 
 
+def gone_state(folder: Path) -> str:
+    """Return ``evicted``, or ``deleted`` where no file is left anywhere."""
+    try:
+        return "evicted" if read_manifest(folder).files else "deleted"
+    except SensoriumError:
+        return "evicted"
+
+
 def _session_of(episode: Path) -> SessionResult:
     """Return a finished episode as if its session had just ended; truth is only there for simulations."""
     runs = sorted((episode.resolve().parent.parent / "run").glob("*/truth"))
@@ -75,7 +83,7 @@ def show_episode(episode: Path, as_json: bool) -> int:
     """
     found = document(_session_of(episode))
     is_gone = episode.resolve().parent == Spool.of(episode).gone_dir
-    found["verification"] = {"status": "evicted" if is_gone else upload_state(episode).value}
+    found["verification"] = {"status": gone_state(episode) if is_gone else upload_state(episode).value}
     if as_json:
         print_json(found)
     else:

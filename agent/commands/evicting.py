@@ -11,7 +11,7 @@ from sensorium.sync.episode.spool import Spool
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import trusted_keys
 from sensorium.timebase import HostClock
-from sensorium.uploader.eviction import Eviction, evict, evict_oldest
+from sensorium.uploader.eviction import Eviction, delete, evict, evict_oldest
 from sensorium.uploader.proof import look_again
 from sensorium.uploader.receipt import State, upload_state
 from sensorium.uploader.stores.opening import open_store
@@ -52,6 +52,28 @@ def evict_episodes(
     else:
         _say(rows)
     return code
+
+
+def delete_episode(spool: Path, episode: Path, reason: str, is_dry_run: bool, as_json: bool) -> int:
+    """Remove an episode whether or not a store holds it, here and, by the uploader, there; signed, with the reason.
+
+    Raises:
+        UsageError: If it is no episode of the spool, or no reason is given.
+        BusyError: If it is being sent.
+        EpisodeError: If the disk does not let go of it.
+    """
+    found, folder = Spool(spool.resolve()), episode.resolve()
+    if not reason.strip():
+        raise UsageError("say why with --reason; it stays, signed, where the episode was")
+    if folder not in (*found.sealed_folders(), *found.gone_folders()):
+        raise UsageError(f"{episode} is no sealed episode of {spool}; `sensorium episodes list` names them")
+    fate = delete(found, folder, f"deleted: {reason}", HostClock().utc_ns(), is_dry_run)
+    row = _row(fate, is_dry_run) | {"state": "would be deleted" if is_dry_run else "deleted"}
+    if as_json:
+        print_json({"dry_run": is_dry_run, "episodes": [row]})
+    else:
+        _say([row])
+    return 0
 
 
 def verify_uploads(spool: Path, store: str, share: float, as_json: bool) -> int:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import ConfigError, EpisodeError, TrustError
 from sensorium.sync.episode.facts import UNBOUNDED, LossBounds, SessionFacts
-from sensorium.sync.episode.files import BESIDE_THE_SEAL, MANIFEST_FILE, is_scratch
+from sensorium.sync.episode.files import BESIDE_THE_SEAL, DATA_FILE, MANIFEST_FILE, is_scratch
 from sensorium.sync.episode.spool import Spool, sync_folder, write_durably
 from sensorium.sync.trust.documents import open_document, sign_document
 from sensorium.sync.trust.dsse import choose_key, open_envelope, peek_payload
@@ -259,7 +259,10 @@ class Manifest:
     @property
     def erased(self) -> frozenset[str]:
         """Names of the streams whose files are gone."""
-        return frozenset(tombstone.stream for tombstone in self.tombstones)
+        by_file = frozenset(tombstone.stream for tombstone in self.tombstones)
+        if all(tombstone.file != DATA_FILE for tombstone in self.tombstones):
+            return by_file
+        return by_file | {record.info.name for record in self.streams if not record.info.is_personal}
 
     def stream(self, name: str) -> StreamRecord:
         """Return the record of one stream.

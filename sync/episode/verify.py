@@ -251,6 +251,8 @@ def _compare_totals(manifest: Manifest) -> Iterator[str]:
 
 def _compare_contents(folder: Path, manifest: Manifest, names: dict[str, str]) -> Iterator[str]:
     """Compare what the files themselves say: samples counted again, and each declaration with the manifest's."""
+    if not manifest.files:
+        return  # all of it was deleted
     try:
         with Episode(folder, names) as episode:
             counted: Counter[tuple[str, int]] = Counter()

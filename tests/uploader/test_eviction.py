@@ -13,13 +13,16 @@ from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.disk_room import DiskRoom
 from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE
 from sensorium.sync.episode.manifest import read_manifest
+from sensorium.sync.episode.verify import examine
+from sensorium.sync.erasure import bury
 from sensorium.timebase import SECOND_NS, VirtualClock
-from sensorium.uploader.eviction import evict_oldest, finish
+from sensorium.uploader.eviction import delete, evict_oldest, finish
 from sensorium.uploader.proof import look_again
 from sensorium.uploader.receipt import State, data_key, upload_state
-from sensorium.uploader.service import UploadService
+from sensorium.uploader.service import REJUDGE_NS, UploadService
 from sensorium.uploader.stores.directory import DirectoryStore
 from sensorium.uploader.sweeper import EVERY_NS, Sweeper
+from sensorium.uploader.transfer import Progress, Stopped
 
 NEWER_ID = "01J00000000000000000000002"
 
@@ -183,3 +186,38 @@ def test_a_withdrawal_after_the_eviction_still_erases_in_the_store(rig: Rig) -> 
     assert not list(rig.store.root.rglob("mic*"))
     assert list(rig.store.root.rglob("data-*"))
     assert rig.service.step() is None
+
+
+class TestDeletion:
+    def test_a_deleted_episode_goes_here_and_in_the_store_and_says_why(self, rig: Rig) -> None:
+        rig.upload()
+        delete(rig.spool, rig.episodes[0], "deleted: a test run", rig.clock.utc_ns())
+        rig.clock.advance(REJUDGE_NS)
+        rig.upload()
+        gone = rig.spool.gone_dir / EPISODE_ID
+        assert {grave.reason for grave in read_manifest(gone, rig.trusted).tombstones} == {
+            "deleted: a test run"
+        }
+        kept = {info.key.rpartition("/")[2] for info in rig.store.list(f"episodes/{EPISODE_ID}/")}
+        assert kept == {"manifest.json", "manifest-2.json", "consent.json"}
+        assert examine(rig.store.root / "episodes" / EPISODE_ID).is_proven
+        assert spool_gaps(rig.spool) == []
+        assert upload_state(rig.episodes[1]) is State.VERIFIED
+
+    def test_deleted_while_it_was_being_sent_nothing_of_it_stays_in_the_store(self, rig: Rig) -> None:
+        seen: list[Progress] = []
+        with pytest.raises(Stopped):
+            rig.service.step(seen.append, lambda: len(seen) > 2)
+        assert list(rig.store.list()) or any((rig.store.root / ".partial").iterdir())
+        delete(rig.spool, rig.episodes[0], "deleted: a test run", rig.clock.utc_ns())
+        rig.service = rig.new_service()
+        rig.upload()
+        assert not list(rig.store.list(f"episodes/{EPISODE_ID}/"))
+        assert not [path for path in (rig.store.root / ".partial").iterdir() if path.name != "lock"]
+
+    def test_a_deletion_that_was_cut_off_is_ended_by_the_uploader(self, rig: Rig) -> None:
+        bury(rig.episodes[0], "deleted: a test run", rig.clock.utc_ns())
+        rig.upload()
+        assert [path.name for path in rig.spool.sealed_folders()] == [NEWER_ID]
+        assert not (rig.spool.gone_dir / EPISODE_ID / "data.mcap").exists()
+        assert not list(rig.store.list(f"episodes/{EPISODE_ID}/"))
