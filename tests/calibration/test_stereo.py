@@ -88,6 +88,18 @@ def test_moved_camera_is_measured_as_a_turned_baseline() -> None:
     assert abs(found.estimate[vertical] - 4.0) < 3 * found.sigma[vertical]
 
 
+def test_what_all_pairs_share_is_not_averaged_away() -> None:
+    right = replace(
+        CAMERA, distortion=(-0.05 + 0.0007, 0.01, 0.00003, -0.00003)
+    )  # up to 0.06 px in the corners
+    pairs = [matches(T_LEFT_RIGHT, seed, right=right) for seed in range(40)]
+    one, many = (check_matches(part, rig(), "left", "right") for part in (pairs[:1], pairs))
+    assert (np.abs(many.estimate) < 2 * many.sigma).all(), (many.estimate, many.sigma)
+    # Noise alone would fall to a sixth.
+    yaw = DEGREES.index("yaw")
+    assert many.sigma[yaw] > 0.35 * one.sigma[yaw]
+
+
 @pytest.mark.parametrize("percent", [1.0, -1.0, 0.0])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_focal_length_that_changed_is_measured_on_either_side(side: str, percent: float) -> None:
