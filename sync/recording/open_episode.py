@@ -125,6 +125,11 @@ class OpenEpisode:
         """Return whether a device came back with other settings than it had in this episode."""
         return any(info.name in self.streams and self.streams[info.name].info != info for info in infos)
 
+    def takes(self, info: StreamInfo) -> bool:
+        """Return whether frames of a stream that is declared like this go into this episode."""
+        record = self.streams.get(info.name)
+        return record is not None and (record.info is info or record.info == info)
+
     def store_calibration(self, path: Path | None, calibration: RigCalibration | None) -> None:
         """Put the calibration in force beside the data, and into it for viewers."""
         if calibration is not None:

@@ -108,7 +108,7 @@ class SyncService:
         try:
             ask = json.loads(data)
             handler = self._commands[ask["cmd"]]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):  # the last of what is nested without end
             return {"ok": False, "error": f"unknown command; known: {', '.join(self._commands)}"}
         try:
             return {"ok": True, **handler(ask)}

@@ -40,6 +40,7 @@ from sensorium.timebase import SECOND_NS, Clock, read_bases
 BATCH = 256
 HOUSEKEEPING_NS = SECOND_NS // 50
 BASES_NS = SECOND_NS
+REPLACED = "its device has declared the stream anew"
 
 
 class Synchronizer:
@@ -290,6 +291,11 @@ class Synchronizer:
         held: Held | None,
     ) -> bool:
         info = stream.info
+        if not episode.takes(info):
+            # Of an instance whose device has declared itself anew, with other streams or another form of them.
+            stream.account.drop(frame.count, Place.SYNCHRONIZER, REPLACED)
+            self.receiver.rejected[f"frame of {info.name} as it was declared before"] += 1
+            return False
         if info.is_personal:
             decision = self.consent.to_record(info, frame, stamped)
             if not decision.is_allowed:

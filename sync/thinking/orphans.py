@@ -15,6 +15,7 @@ from sensorium.sync.episode.manifest import finish_seal
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recovery import RecoveryResult, recover
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.episode.ulid import utc_ns_of
 from sensorium.sync.recording.accounting import NOT_ON_DISK, Account
 from sensorium.sync.recording.boundary import boundary_reader
 from sensorium.sync.recording.closing import (
@@ -118,6 +119,9 @@ def _closing_of_torn(
     accounts, limitations = _accounts(folder, written, journal)
     started_ns, ended_ns = started_and_ended_ns(thoughts)
     with Episode(folder) as episode:
+        if not ended_ns:  # nothing was recorded: it is judged as of when it was begun, not from the boot on
+            begun_ns = utc_ns_of(episode.episode_id) - episode.timeline.utc_minus_host_ns
+            started_ns = ended_ns = begun_ns
         marks = tuple((event.host_ns, event.detail) for event in episode.events() if event.kind == "mark")
         return Closing(
             facts=journal.facts if journal else SessionFacts(),
