@@ -39,6 +39,7 @@ class HostSpec(BaseModel):
         codec: The ``codec`` key of the device's entry in the rig file; None = what its options ask for,
             then what is exact and pays.
         batch_ms: Small samples are joined for so long before they travel; 0 = never.
+        token: By which the recorder knows that the supervisor started this process.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,7 @@ class HostSpec(BaseModel):
     host_id: str
     codec: str | None = None
     batch_ms: float = Field(default=10.0, ge=0, le=1000)
+    token: str = ""
 
 
 class DriverHost:
@@ -113,6 +115,7 @@ class DriverHost:
             counters=str(path),
             first_seq=first_seq,
             refused_priority=self._refused_priority,
+            token=spec.token,
         )
         self._bus.declare(declare, counters)
 

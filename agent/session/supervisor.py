@@ -25,6 +25,7 @@ import zmq
 from sensorium.agent.session.control import AgentNote, ControlClient, is_of_run
 from sensorium.agent.session.memory_folder import bring_home, clear_up, make_memory_folder
 from sensorium.agent.session.rig import Device
+from sensorium.drivers.bus.wire import device_token
 from sensorium.errors import DeviceError, SensoriumError
 from sensorium.priority import let_go_first
 from sensorium.stopping import sigterm_held
@@ -94,6 +95,7 @@ class Supervisor:
         self.spool = spool.resolve()
         self.session = secrets.token_hex(4)
         self.run_dir = self.spool / "run" / self.session
+        self._secret = secrets.token_hex(32)
         self._consent = consent
         self._plan = plan
         self.warnings: list[str] = []
@@ -156,6 +158,7 @@ class Supervisor:
                 "host_id": os.uname().nodename,
                 "codec": device.codec,
                 "batch_ms": self._plan.recorder.batch_ms,
+                "token": device_token(self._secret, device.name),
             }
             child = self._child(device.name, "sensorium.drivers.host", spec)
             self._drivers[device.name] = child
@@ -174,6 +177,7 @@ class Supervisor:
             host_id=os.uname().nodename,
             devices=tuple(device.name for device in self.devices),
             consent=self._consent,
+            bus_secret=self._secret,
         )
         found: dict[str, Any] = json.loads(spec.model_dump_json())
         return found
@@ -200,7 +204,8 @@ class Supervisor:
 
     def _child(self, name: str, module: str, spec: Mapping[str, Any]) -> Child:
         path = self.run_dir / f"{name}.spec.json"
-        path.write_text(json.dumps(spec))
+        with open(path, "x", opener=_private) as file:  # it holds what lets a process onto the bus
+            json.dump(spec, file)
         return Child(name, module, (str(path),), holds_sigterm=True)
 
     def _spawn(self, child: Child) -> None:
@@ -428,6 +433,10 @@ def end_survivors(spool: Path, clock: Clock) -> list[str]:
                 deadline_ns += SECOND_NS
             clock.sleep_until(clock.now_ns() + _TICK_NS)
     return ended
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -34,6 +34,10 @@ QUEUED_MESSAGES = 64
 _WELCOME_NS = SECOND_NS // 10
 _READY_NS = SECOND_NS // 5
 _MOST_STRANGERS = 1000
+_MOST_REASONS = 100
+_STRANGERS_BYTES = 1 << 20
+"""Of one call of ``receive``: what peers without a welcome may have read of theirs. A device's declaration has a
+few kilobytes; who sends more does not cost the others their turn."""
 _CREDITS_NS = SECOND_NS // 50
 _URGENT_SHARE = 4
 """Who waits for a quarter of its limit is told at once; others hear within 20 ms, because each credit costs both
@@ -151,11 +155,19 @@ class BusReceiver:
     def budget_bytes(self) -> int:
         return self._budget.budget_bytes
 
+    def reject(self, reason: str) -> None:
+        """Count a message that was not taken; of many different reasons the last ones are counted together."""
+        reason = reason[:120]
+        if reason not in self.rejected and len(self.rejected) >= _MOST_REASONS:
+            reason = "other reasons"
+        self.rejected[reason] += 1
+
     # -- in
 
     def receive(self, limit: int) -> Iterator[Inbound]:
         """Yield what has arrived, at most ``limit`` messages, without waiting."""
         recv = self.socket.recv
+        strange_bytes = 0
         for _ in range(limit):
             if not has_mail(self.socket):
                 return
@@ -168,11 +180,15 @@ class BusReceiver:
                     raise WireError("message of more than two parts")
                 data = head.bytes
                 if not is_frame(data):
+                    if identity not in self._by_identity:
+                        strange_bytes += len(data) + HEADER_OVERHEAD_BYTES
+                        if strange_bytes > _STRANGERS_BYTES:
+                            raise WireError("more than peers without a welcome may say at once")
                     yield from self._control(identity, data, beside)
                     continue
                 instance, frame, losses, slot = self._frame(identity, data, beside)
             except WireError as err:
-                self.rejected[str(err)[:120]] += 1
+                self.reject(str(err))
                 continue
             if losses:
                 yield from _told(identity, instance, frame.stream, frame.seq, losses)
@@ -204,7 +220,7 @@ class BusReceiver:
         if identity != _identity(message.instance):
             raise WireError("instance does not belong to this connection")
         if isinstance(message, Hello):
-            self._send(identity, Ready(message.instance, self.session))
+            self._greet_stranger(identity)  # not each time: what a peer does not read waits in our memory
         elif isinstance(message, Joined):
             self._join(message)
         elif isinstance(message, LostRun):

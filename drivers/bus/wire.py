@@ -4,6 +4,7 @@ What is said often is a msgpack array whose first entry names it; what is said o
 names it, validated by pydantic.
 """
 
+import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -49,6 +50,13 @@ class Declare(_Message):
     """Shared memory through which large payloads may travel."""
     refused_priority: str = Field(default="", max_length=1000)
     """What the driver's process could not get of the system, in words."""
+    token: str = Field(default="", max_length=128)
+    """That its supervisor handed it, see :func:`device_token`."""
+
+
+def device_token(secret: str, device: str) -> str:
+    """Return what a device's driver has to say to be taken: only who knows the session's secret can make it."""
+    return hmac.new(secret.encode(), device.encode(), "sha256").hexdigest()
 
 
 class End(_Message):

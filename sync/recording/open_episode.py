@@ -41,6 +41,9 @@ class StreamRecord:
     clock_events: Counter[str] = field(default_factory=Counter)
 
 
+REPLACED = "its device has declared the stream anew"
+
+
 class OpenEpisode:
     """One episode from its first file to the note that lets it be sealed."""
 
@@ -126,7 +129,10 @@ class OpenEpisode:
         return any(info.name in self.streams and self.streams[info.name].info != info for info in infos)
 
     def takes(self, info: StreamInfo) -> bool:
-        """Return whether frames of a stream that is declared like this go into this episode."""
+        """Return whether frames of a stream that is declared like this go into this episode.
+
+        Not those of before its device declared itself anew, with other streams or another form of them.
+        """
         record = self.streams.get(info.name)
         return record is not None and (record.info is info or record.info == info)
 

@@ -1,11 +1,12 @@
 """Who publishes: driver instances that declared themselves, and the moment when they may begin."""
 
 from collections.abc import Callable, Iterable, Iterator
+from hmac import compare_digest
 from pathlib import Path
 
 from sensorium.drivers.bus.counters import Counts, make_private, read_counters
 from sensorium.drivers.bus.receiver import BusReceiver
-from sensorium.drivers.bus.wire import Declare
+from sensorium.drivers.bus.wire import Declare, device_token
 from sensorium.errors import ConfigError
 from sensorium.sync.episode.writer import storable
 from sensorium.sync.recording.personal import PersonalStreams
@@ -23,7 +24,15 @@ class Roster:
         problems: What could not be known of instances that died without a last word.
     """
 
-    def __init__(self, devices: Iterable[str], run_dir: Path, receiver: BusReceiver, clock: Clock) -> None:
+    def __init__(
+        self,
+        devices: Iterable[str],
+        run_dir: Path,
+        receiver: BusReceiver,
+        clock: Clock,
+        secret: str = "",
+    ) -> None:
+        """``secret``: of which the tokens of declarations are made; "" = none is asked for."""
         self.instances: dict[int, Instance] = {}
         self.problems: list[str] = []
         self.has_started = False
@@ -34,6 +43,7 @@ class Roster:
         self._begun_ns = clock.now_ns()
         self._waiting: dict[int, bytes] = {}
         self._personal = PersonalStreams(run_dir)
+        self._secret = secret
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(self.instances.values())
@@ -72,7 +82,7 @@ class Roster:
         """Take a declaration; return the instance if it is new, None if it is known or refused."""
         problem = self._conflict(declare)
         if problem:
-            self._receiver.rejected[problem] += 1
+            self._receiver.reject(problem)
             return None
         for known in self.instances.values():
             is_same_device = known.declare.device == declare.device
@@ -90,6 +100,8 @@ class Roster:
         return instance
 
     def _conflict(self, declare: Declare) -> str:
+        if self._secret and not compare_digest(declare.token, device_token(self._secret, declare.device)):
+            return "declaration of a process that no supervisor of this session started"
         timeline = self.timeline
         if timeline is not None and timeline.is_virtual != declare.timeline.is_virtual:
             return f"device {declare.device}: a replay and live devices cannot share a session"
@@ -165,7 +177,7 @@ class Roster:
     def _save_note(self, declare: Declare) -> None:
         path = self._note_path(declare.instance)
         make_private(path.parent)
-        path.write_text(declare.model_dump_json())
+        path.write_text(declare.model_dump_json(exclude={"token"}))
 
     def _note_path(self, instance: int) -> Path:
         """Return where a connected driver is noted for a recorder that comes after this one."""

@@ -114,6 +114,7 @@ class SyncSpec(SessionPlan):
 
     Attributes:
         devices: Names that must declare themselves before anything is recorded (or 20 s pass).
+        bus_secret: Of which the drivers' tokens are made; "" = none is asked for, where all is one process.
     """
 
     spool: Path
@@ -126,3 +127,4 @@ class SyncSpec(SessionPlan):
     host_id: str
     devices: tuple[str, ...]
     consent: Path
+    bus_secret: str = ""

@@ -27,7 +27,7 @@ from sensorium.sync.recording.disk import RecordingDisk
 from sensorium.sync.recording.episodes import Episodes
 from sensorium.sync.recording.loss_runs import LossRuns
 from sensorium.sync.recording.notes import ThinkerLink, pack_base, pack_frame
-from sensorium.sync.recording.open_episode import NOT_STARTED, OpenEpisode
+from sensorium.sync.recording.open_episode import NOT_STARTED, REPLACED, OpenEpisode
 from sensorium.sync.recording.pausing import PauseWatch
 from sensorium.sync.recording.permit import Permit
 from sensorium.sync.recording.roster import Roster
@@ -40,7 +40,6 @@ from sensorium.timebase import SECOND_NS, Clock, read_bases
 BATCH = 256
 HOUSEKEEPING_NS = SECOND_NS // 50
 BASES_NS = SECOND_NS
-REPLACED = "its device has declared the stream anew"
 
 
 class Synchronizer:
@@ -59,7 +58,7 @@ class Synchronizer:
         self.receiver = receiver
         self.live = live
         self.link = link
-        self.roster = Roster(spec.devices, spec.run_dir, receiver, clock)
+        self.roster = Roster(spec.devices, spec.run_dir, receiver, clock, spec.bus_secret)
         usual = spec.spool / DEFAULT_FOLDER
         beside = ConsentStore(usual, clock) if spec.consent.resolve() != usual.resolve() else None
         self.consent = SessionConsent(consent, clock, beside)
@@ -135,7 +134,7 @@ class Synchronizer:
         number, frame = message
         instance = self.roster.instances.get(number)
         if instance is None:
-            self.receiver.rejected["frame of an undeclared instance"] += 1
+            self.receiver.reject("frame of an undeclared instance")
         else:
             instance.heard_ns = self._now_ns
             if self._take_frame(instance, frame, held):
@@ -152,7 +151,7 @@ class Synchronizer:
             return
         instance = self.roster.instances.get(message.instance)
         if instance is None:
-            self.receiver.rejected[f"{message.kind} of an undeclared instance"] += 1
+            self.receiver.reject(f"{message.kind} of an undeclared instance")
             return
         instance.heard_ns = self._now_ns
         if isinstance(message, Lost):
@@ -163,7 +162,7 @@ class Synchronizer:
         elif isinstance(message, End):
             self._end(instance, message)
         elif not isinstance(message, Heartbeat):
-            self.receiver.rejected[f"unexpected {message.kind}"] += 1
+            self.receiver.reject(f"unexpected {message.kind}")
 
     def _note_losses(self, now_ns: int | None) -> None:
         for run in self._losses.due(now_ns):
@@ -235,12 +234,12 @@ class Synchronizer:
         """Take one frame; False if it goes no further, so that its credit is due."""
         stream = instance.streams.get(frame.stream)
         if stream is None:
-            self.receiver.rejected[f"frame of undeclared stream {frame.stream}"] += 1
+            self.receiver.reject(f"frame of undeclared stream {frame.stream}")
             return False
         try:
             stream.check(frame, None if self._is_virtual else self._now_ns)
         except WireError as err:
-            self.receiver.rejected[str(err)] += 1
+            self.receiver.reject(str(err))
             return False
         if not stream.account.arrive(frame.seq, frame.count):
             return False
@@ -276,9 +275,8 @@ class Synchronizer:
             self._must_be_seen = True
         size, taken_ns = stream.driver_bytes(frame.payload, frame.count), self._clock.now_ns()
         whose = instance.number, stream.index
-        self.link.note(
-            pack_frame(*whose, frame, stamped, is_stored=is_stored, driver_bytes=size, taken_ns=taken_ns)
-        )
+        note = pack_frame(*whose, frame, stamped, is_stored=is_stored, driver_bytes=size, taken_ns=taken_ns)
+        self.link.note(note)
         return is_stored
 
     def _record(
@@ -292,9 +290,8 @@ class Synchronizer:
     ) -> bool:
         info = stream.info
         if not episode.takes(info):
-            # Of an instance whose device has declared itself anew, with other streams or another form of them.
             stream.account.drop(frame.count, Place.SYNCHRONIZER, REPLACED)
-            self.receiver.rejected[f"frame of {info.name} as it was declared before"] += 1
+            self.receiver.reject(f"frame of {info.name} as it was declared before")
             return False
         if info.is_personal:
             decision = self.consent.to_record(info, frame, stamped)
@@ -389,8 +386,7 @@ class Synchronizer:
 
     def warnings(self) -> list[str]:
         """Return what the operator should know before it matters."""
-        own = (self.receiver.shortfall(), self.refused_priority)
-        return [*filter(None, own), *self.roster.refusals]
+        return [*filter(None, (self.receiver.shortfall(), self.refused_priority)), *self.roster.refusals]
 
     # -- episodes
 
@@ -496,9 +492,8 @@ class Synchronizer:
 
     def close(self) -> None:
         """Settle what is silent, close what is open, and wait for its files."""
-        for instance in self.roster:
-            if not instance.has_ended:
-                self.roster.settle(instance)
+        for instance in self.roster.in_rig_order():
+            self.roster.settle(instance)
         self.stop()
         self._episodes.wait()
         self._collect_finished()

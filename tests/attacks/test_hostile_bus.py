@@ -1,6 +1,8 @@
 """Messages on the bus and to the control socket that are to kill the recorder, or to make it say what is not so."""
 
+import contextlib
 import json
+import secrets
 import shutil
 import signal
 from collections.abc import Iterator
@@ -9,14 +11,17 @@ from pathlib import Path
 
 import pytest
 import zmq
-from sessions import IMU, Session, check_verifies, grant, until, write_rig
+from sessions import CLOCK, IMU, Session, check_verifies, grant, until, write_rig
 from synchronizer_bench import START_NS, Bench
 
+from sensorium.agent.session.memory_folder import memory_folders
+from sensorium.drivers.bus.wire import Declare, End, Hello, device_token, pack_control
 from sensorium.drivers.frame import Column, Frame, Modality, StreamInfo, stamps
 from sensorium.sync.episode import ulid
 from sensorium.sync.episode.manifest import read_manifest
-from sensorium.sync.recording.synchronizer import REPLACED
+from sensorium.sync.recording.open_episode import REPLACED
 from sensorium.sync.thinking.orphans import recover_orphans
+from sensorium.timebase import Timeline
 
 SCALE = StreamInfo(
     "scale",
@@ -69,6 +74,102 @@ def test_frames_of_before_a_second_declaration_are_dropped_and_counted(
     assert manifests[-1].stream("scale").info.meta_fields == fields
     assert bench.synchronizer.receiver.rejected["frame of scale as it was declared before"] == 5
     assert REPLACED not in str(manifests[0].stream("scale").total.dropped)
+
+
+def peer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> tuple[int, zmq.Socket[bytes]]:
+    """Return a process of the same user on the bus that no supervisor started, and its number."""
+    number = secrets.randbits(32)
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.IDENTITY, b"\1" + number.to_bytes(8, "little"))
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.connect(endpoint)
+    return number, socket
+
+
+def declaration(number: int, device: str, token: str) -> bytes:
+    return pack_control(
+        Declare(
+            instance=number,
+            device=device,
+            driver="unknown",
+            streams=(replace(SCALE, name=device, details={"filling": "x" * 10_000}),),
+            timeline=Timeline("elsewhere", 0),
+            is_live=True,
+            counters="",
+            token=token,
+        )
+    )
+
+
+def memory_kb(pid: int) -> int:
+    (line,) = (row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmHWM" in row)
+    return int(line.split()[1])
+
+
+def test_a_declaration_without_the_token_of_its_device_is_refused(session: Session) -> None:
+    spec = json.loads((session.run_dir / "synchronizer.spec.json").read_text())
+    of_another = device_token(spec["bus_secret"], "imu")
+    with zmq.Context() as context:
+        for count, token in enumerate(("", "0" * 64, of_another), start=1):
+            number, socket = peer(context, spec["bus_endpoint"])
+            socket.send(declaration(number, "scale", token))
+            until(lambda: sum((session.status() or {})["rejected"].values()) == count, "the refusal")  # noqa: B023
+            assert not socket.poll(50)
+            socket.close()
+    assert "scale" not in session.until_recorded(0.5, ("imu",))["devices"]
+    done = session.finish(signal.SIGINT)
+    assert any("that no supervisor" in said for said in read_manifest(done.episodes[0]).limitations)
+
+
+def test_a_flood_from_the_same_user_takes_no_memory_and_no_answers(session: Session) -> None:
+    """Declarations, greetings that are never read, and reasons that are all different."""
+    spec = json.loads((session.run_dir / "synchronizer.spec.json").read_text())
+    recorder = session.note_processes()["synchronizer"]
+    before_kb, slowest_s = memory_kb(recorder), 0.0
+    with zmq.Context() as context:
+        peers = [peer(context, spec["bus_endpoint"]) for _ in range(4)]
+        for turn in range(600):
+            for number, socket in peers:
+                messages = (
+                    declaration(number, f"d{turn}", "no"),
+                    pack_control(Hello(number)),
+                    pack_control(End(instance=turn, next_seq={}, error="")),
+                    bytes(secrets.token_bytes(4000)),
+                )
+                for message in messages:
+                    with contextlib.suppress(zmq.Again):
+                        socket.send(message, zmq.NOBLOCK)
+            if turn % 60 == 0:
+                begun_s = CLOCK.now_ns() / 1e9
+                assert session.status() is not None
+                slowest_s = max(slowest_s, CLOCK.now_ns() / 1e9 - begun_s)
+        status = session.status()
+        for _, socket in peers:
+            socket.close()
+    assert status is not None
+    assert len(status["rejected"]) <= 101
+    assert sum(status["rejected"].values()) > 1000
+    assert memory_kb(recorder) - before_kb < 64 << 10
+    assert slowest_s < 3.0
+    done = session.finish(signal.SIGINT)
+    assert done.document["streams"]["imu"]["dropped"] == {}
+    check_verifies(*done.episodes)
+
+
+def test_sockets_specifications_and_shared_memory_are_for_this_user_only(session: Session) -> None:
+    spec = json.loads((session.run_dir / "synchronizer.spec.json").read_text())
+    sockets = Path(spec["bus_endpoint"].removeprefix("ipc://")).parent
+    private = [
+        sockets,
+        *(folder for folder in memory_folders() if folder.name.endswith(session.run_dir.name)),
+    ]
+    assert len(private) == 2
+    assert [oct(folder.stat().st_mode & 0o777) for folder in private] == ["0o700"] * 2
+    files = list(session.run_dir.glob("*.spec.json"))
+    assert len(files) == 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    for name in session.note_processes().values():
+        assert spec["bus_secret"] not in Path(f"/proc/{name}/cmdline").read_text()
 
 
 HOSTILE_COMMANDS = {

@@ -32,6 +32,7 @@ from sensorium.drivers.bus.wire import (
     Heartbeat,
     Lost,
     Welcome,
+    device_token,
     pack_control,
     unpack_control,
 )
@@ -53,13 +54,17 @@ def session(tmp_path: Path) -> Iterator[Session]:
 class Stranger:
     """A process of the same user that speaks to the bus without being one of the session's drivers."""
 
-    def __init__(self, session: Session, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    def __init__(
+        self, session: Session, context: "zmq.Context[zmq.Socket[bytes]]", has_token: bool = True
+    ) -> None:
+        """``has_token``: it found the secret that only this user can read, the worst case."""
         self.session = session
         self.number = secrets.randbits(32)
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.IDENTITY, b"\1" + self.number.to_bytes(8, "little"))
         spec = json.loads((session.run_dir / "synchronizer.spec.json").read_text())
         self.socket.connect(spec["bus_endpoint"])
+        self.token = device_token(spec["bus_secret"], "stranger") if has_token else ""
 
     def send(self, *parts: bytes) -> None:
         self.socket.send_multipart(parts)
@@ -73,6 +78,7 @@ class Stranger:
             timeline=Timeline("elsewhere", 0),
             is_live=True,
             counters="",
+            token=self.token,
         )
         self.send(pack_control(message.model_copy(update=changes)))
 
