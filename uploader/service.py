@@ -22,6 +22,7 @@ from typing import Protocol
 
 from sensorium.errors import BusyError, ConfigError, EpisodeError, SensoriumError, StoreError, TrustError
 from sensorium.priority import give_way
+from sensorium.stopping import end_with_parent
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.disk_room import DiskRoom
 from sensorium.sync.episode.files import RECEIPT_FILE, UPLOAD_NOTE_FILE
@@ -380,6 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     give_way(NICENESS, clock)
     try:
         with stop_signals() as should_stop:
+            end_with_parent()
             consent = options.consent or options.spool / DEFAULT_FOLDER
             limits = (options.reserve_bytes, options.quota_bytes, options.min_free_bytes)
             service = open_service(options.spool, options.store, consent, clock, *limits)

@@ -28,9 +28,9 @@ from sensorium.agent.session.rig import Device
 from sensorium.drivers.bus.wire import device_token
 from sensorium.errors import DeviceError, SensoriumError
 from sensorium.priority import let_go_first
-from sensorium.stopping import sigterm_held
+from sensorium.stopping import PARENT_KEY, sigterm_held
 from sensorium.sync.episode.spool import Spool
-from sensorium.sync.recording.boundary import freeze_boundary
+from sensorium.sync.recording.boundary import SOCKETS_PREFIX, freeze_boundary, remove_sockets
 from sensorium.sync.recording.spec import SessionPlan, SyncSpec
 from sensorium.sync.thinking.sealed import SEALED_FILE
 from sensorium.timebase import SECOND_NS, Clock
@@ -70,12 +70,14 @@ class Child:
 
     Attributes:
         holds_sigterm: It has something to save and keeps a SIGTERM until it can.
+        outlives: It is not to know whose child it is: it goes on when this process ends.
     """
 
     name: str
     module: str
     arguments: tuple[str, ...]
     holds_sigterm: bool = False
+    outlives: bool = False
     process: subprocess.Popen[bytes] | None = None
     started_ns: int = 0
     backoff_ns: int = FIRST_BACKOFF_NS
@@ -116,7 +118,7 @@ class Supervisor:
             stack.enter_context(Spool(self.spool).lock())
             self.warnings += end_survivors(self.spool, self._clock)
             self.warnings += clear_up(self.spool, self._clock)
-            sockets = Path(tempfile.mkdtemp(prefix="sensorium-"))  # ipc paths are limited to 107 bytes
+            sockets = Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX))  # ipc paths are limited to 107 bytes
             stack.callback(shutil.rmtree, sockets, ignore_errors=True)
             self._endpoints = {name: f"ipc://{sockets}/{name}" for name in _SOCKETS}
             (self.run_dir / "logs").mkdir(mode=0o700, parents=True)
@@ -190,7 +192,7 @@ class Supervisor:
 
     def leave_behind(self, name: str, module: str, arguments: Sequence[str]) -> None:
         """Start a process that goes on when this one ends, such as the upload of the last episode."""
-        child = Child(name, module, tuple(arguments))
+        child = Child(name, module, tuple(arguments), outlives=True)
         self._spawn(child)
         child.process = None
 
@@ -217,7 +219,11 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C in the terminal is ours to handle
-                env={**os.environ, **_CHILD_ENVIRONMENT},
+                env={
+                    **os.environ,
+                    **_CHILD_ENVIRONMENT,
+                    **({} if child.outlives else {PARENT_KEY: str(os.getpid())}),
+                },
             )
         if child is self._synchronizer:
             let_go_first(child.process.pid)
@@ -432,6 +438,7 @@ def end_survivors(spool: Path, clock: Clock) -> list[str]:
                 _signal(pid, signal.SIGKILL)
                 deadline_ns += SECOND_NS
             clock.sleep_until(clock.now_ns() + _TICK_NS)
+    remove_sockets(note.control_endpoint)
     return ended
 
 

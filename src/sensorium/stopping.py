@@ -1,9 +1,31 @@
 """How the processes of a session are told to end, however early that is."""
 
+import ctypes
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+PARENT_KEY = "SENSORIUM_PARENT"
+"""Of the environment: the process id of the supervisor, for the processes of its session."""
+
+_PARENT = int(os.environ.pop(PARENT_KEY, "0"))
+_PR_SET_PDEATHSIG = 1
+
+
+def is_orphaned() -> bool:
+    """Return whether the supervisor that started this process has ended; False where none did."""
+    return _PARENT != 0 and os.getppid() != _PARENT
+
+
+def end_with_parent() -> None:
+    """Have the system send us SIGTERM when the supervisor that started this process ends, even killed."""
+    if _PARENT and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if is_orphaned():  # it ended before we asked
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ its folder first.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from sensorium.sync.recording.journal import Journal, JournalStream, remove_unbe
 from sensorium.sync.recording.memory_notes import NOTE_OF_CLOSING, NOTES_FOLDER, notes_of, replace_file
 
 ORPHANS_FILE = "orphans.json"
+SOCKETS_PREFIX = "sensorium-"
 _HANDOVER_FILE = "handover.json"
 
 
@@ -94,6 +96,13 @@ def freeze_boundary(spool: Path) -> dict[Path, Path]:
             if copy.exists():
                 frozen[counters] = copy
     return frozen
+
+
+def remove_sockets(endpoint: str) -> None:
+    """Remove the folder in which a session's sockets lie, if it was one of ours; all its processes must have ended."""
+    folder = Path(endpoint.removeprefix("ipc://")).parent
+    if endpoint.startswith("ipc://") and folder.name.startswith(SOCKETS_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _counters_of(folder: Path) -> list[Path]:

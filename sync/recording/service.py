@@ -18,7 +18,7 @@ from sensorium.drivers.bus.live import LivePublisher
 from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.errors import ConfigError, SensoriumError, VerdictError
 from sensorium.priority import go_first
-from sensorium.stopping import stop_on_sigterm
+from sensorium.stopping import is_orphaned, stop_on_sigterm
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.recording.boundary import draw_boundary
 from sensorium.sync.recording.check_book import CheckMessage
@@ -78,6 +78,8 @@ class SyncService:
         if now_ns >= self._next_control_ns:
             self._next_control_ns = now_ns + CONTROL_NS
             self._answer_control()
+            if is_orphaned() and self.synchronizer.roster.is_drained:
+                self.stop()  # nobody restarts a driver any more, and none is left, as at the end of a replay
         if self._stopping_since_ns is not None and handled == 0:
             waited_ns = now_ns - self._stopping_since_ns
             return not self.synchronizer.roster.is_drained and waited_ns <= DRAIN_NS

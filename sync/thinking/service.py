@@ -4,6 +4,7 @@ Run by the supervisor as ``python -m sensorium.sync.thinking.service SPEC.json``
 closed, then end. Killed at any time it costs no sample; the next one catches up from the files.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from sensorium.drivers.bus.context import bus_context
 from sensorium.errors import SensoriumError
 from sensorium.priority import give_way
-from sensorium.stopping import stop_on_sigterm
+from sensorium.stopping import is_orphaned, stop_on_sigterm
+from sensorium.sync.recording.boundary import remove_sockets
 from sensorium.sync.recording.notes import RecorderLink
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.thinking.sealed import report_sealed
@@ -66,6 +68,8 @@ class ThinkingService:
             self._heard_ns = now_ns
             self._link.greet()  # the recorder may be another one now
             self.thinker.seal_left(is_over=False)
+            if is_orphaned() and not _is_recorded(self._spec.run_dir):
+                self.stop()
         if self._is_stopping and now_ns - self._heard_ns > QUIET_NS:
             return False
         if not n_taken:
@@ -144,6 +148,16 @@ class ThinkingService:
         self._reported += len(fresh)
 
 
+def _is_recorded(run_dir: Path) -> bool:
+    """Return whether a process still records this session."""
+    wanted = f"sensorium.sync.recording.service\0{run_dir}/".encode()
+    for found in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if wanted in found.read_bytes():
+                return True
+    return False
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one thinker."""
     (spec_path,) = sys.argv[1:] if argv is None else argv
@@ -156,6 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             stop_on_sigterm(service.stop)
             service.run()
+            if is_orphaned():
+                remove_sockets(spec.sets_endpoint)
         except SensoriumError as err:
             print(f"thinker: {err}", file=sys.stderr)  # noqa: T201 - the supervisor reads it
             return err.exit_code

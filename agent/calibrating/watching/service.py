@@ -26,6 +26,7 @@ from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import SensoriumError, UsageError
 from sensorium.priority import give_way
+from sensorium.stopping import end_with_parent
 from sensorium.sync.recording.check_book import CheckerReport, CheckMessage, JudgedWindow, PlannedCheck
 from sensorium.sync.thinking.set_messages import unpack_set
 from sensorium.sync.thinking.sets import AlignedSet, SetRequest
@@ -312,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             signal.signal(signal.SIGTERM, stop)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            end_with_parent()
             checker.run()
         except SensoriumError as err:
             _log(str(err))
