@@ -74,7 +74,7 @@ def _load(path: Path) -> dict[str, Any]:
         text = text.partition("\n")[2]
     try:
         fields = yaml.safe_load(text)
-    except yaml.YAMLError as err:
+    except (yaml.YAMLError, RecursionError) as err:
         raise CalibrationError(f"{path} is not YAML: {' '.join(str(err).split())}") from err
     if not isinstance(fields, dict):
         raise CalibrationError(f"{path}: a sensor description was expected, found {type(fields).__name__}")

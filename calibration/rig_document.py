@@ -91,7 +91,7 @@ class RigCalibration:
         """
         try:
             loaded = yaml.load(text, Loader=RigLoader)
-        except yaml.YAMLError as err:
+        except (yaml.YAMLError, RecursionError) as err:
             raise CalibrationError(f"calibration file {origin} is not YAML: {one_line(err)}") from err
         try:
             document = Document.model_validate(loaded)

@@ -247,7 +247,7 @@ def represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
-def one_line(err: yaml.YAMLError) -> str:
+def one_line(err: yaml.YAMLError | RecursionError) -> str:
     return " ".join(str(err).split())
 
 

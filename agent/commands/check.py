@@ -85,7 +85,7 @@ def is_rig_file(path: Path) -> bool:
         return False
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         return False
     return isinstance(found, dict) and "devices" in found
 

@@ -200,9 +200,12 @@ def parse_rig(text: str, path: Path) -> Rig:
         mark = err.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: not YAML: {err.problem}") from err
-    except yaml.YAMLError as err:
+    except (yaml.YAMLError, RecursionError) as err:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(err).split())}") from err
-    data = _plain(node, (), positions, problems) if node is not None else None
+    try:
+        data = _plain(node, (), positions, problems) if node is not None else None
+    except RecursionError as err:
+        raise ConfigError(f"{path}: nested too deeply, or an alias (*) lies inside what it names") from err
     if not isinstance(data, dict):
         raise ConfigError(
             f"{path}:1:1: a rig file is a mapping with the keys rig and devices; see the README"

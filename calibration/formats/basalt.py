@@ -52,7 +52,7 @@ def read(
     draft = Draft(path, findings)
     try:
         document = json.loads(read_text(path))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise draft.error(f"not JSON: {err}") from err
     value = field_of(document, "value0", draft)
     lenses, poses, sizes = (field_of(value, key, draft) for key in ("intrinsics", "T_imu_cam", "resolution"))

@@ -233,7 +233,7 @@ def _of_json(text: str, path: Path) -> str | None:
         return "nuscenes"
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if basalt.claims(document):
         return "basalt"

@@ -359,7 +359,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         # What a topic echo prints ends in "---", after which another document may follow.
         fields = next((each for each in yaml.safe_load_all(text) if each is not None), None)
-    except (yaml.YAMLError, ValueError) as err:
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
         raise CalibrationError(
             f"calibration file {path} is not YAML: {' '.join(str(err).split())[:160]}"
         ) from err

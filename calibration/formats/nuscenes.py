@@ -78,7 +78,7 @@ def table(folder: Path, name: str) -> list[dict[str, Any]]:
         )
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise CalibrationError(f"{file} cannot be read as JSON: {err}") from err
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise CalibrationError(f"{file}: a list of rows was expected")

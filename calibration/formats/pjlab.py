@@ -64,7 +64,7 @@ def _read_text(draft: Draft, size: tuple[int, int] | None) -> None:
 def _read_json(draft: Draft) -> None:
     try:
         document = json.loads(read_text(draft.path))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise draft.error(f"not JSON: {err}") from err
     for key, section in document.items() if isinstance(document, dict) else ():
         kind = section.get("param_type") if isinstance(section, dict) else None

@@ -55,7 +55,7 @@ def parse_storage(text: str, path: Path) -> dict[str, Any]:
     body = text.partition("\n")[2] if text.lstrip().startswith("%YAML") else text
     try:
         fields = next((each for each in yaml.load_all(body, Loader=_Loader) if each is not None), None)
-    except (yaml.YAMLError, ValueError) as err:
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
         fields = _by_opencv(body)
         if fields is None:
             raise CalibrationError(

@@ -311,7 +311,7 @@ def read_grant(path: Path) -> ConsentGrant:
     """
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not a YAML or JSON document: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a grant is a mapping, found {type(document).__name__}")
