@@ -10,6 +10,7 @@ from sensorium.errors import EpisodeError
 from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE
 from sensorium.sync.episode.manifest import LEAF_BYTES, FileRecord, read_manifest
 from sensorium.sync.episode.revisions import revision_files
+from sensorium.sync.episode.spool import Spool
 from sensorium.uploader.receipt import (
     METHOD,
     State,
@@ -82,11 +83,14 @@ def look_again(
 ) -> list[str]:
     """Return the findings; an episode of which the store lost anything is no longer verified, and is sent again.
 
+    Of an evicted one there is nothing to send: its receipt stays, because what is withdrawn must still reach the store.
+
     Raises:
         StoreError: If the store cannot be asked; what was known stays.
     """
     found = findings(folder, store, trusted, is_chosen)
-    if found and upload_state(folder, store.url) is State.VERIFIED:
+    is_evicted = folder.parent == Spool.of(folder).gone_dir
+    if found and not is_evicted and upload_state(folder, store.url) is State.VERIFIED:
         (folder / RECEIPT_FILE).unlink(missing_ok=True)
     return found
 

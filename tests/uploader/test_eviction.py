@@ -175,6 +175,24 @@ def test_the_sweeper_says_once_why_nothing_may_go(rig: Rig) -> None:
     assert rig.spool.sealed_folders() == rig.episodes
 
 
+def test_what_the_store_lost_of_an_evicted_episode_does_not_keep_a_withdrawal_from_it(rig: Rig) -> None:
+    rig.upload()
+    rig.evict()
+    folder = rig.spool.gone_folders()[0]
+    camera = rig.stored(folder)
+    (rig.store.root / f"episodes/{folder.name}").joinpath(_data_name(rig, folder)).unlink()
+    assert look_again(folder, rig.store, rig.trusted)
+    rig.consent.withdraw(rig.grant.id)
+    rig.service = rig.new_service()
+    rig.upload()
+    assert not camera.exists()
+
+
+def _data_name(rig: Rig, folder: Path) -> str:
+    files = {file.name: file for file in read_manifest(folder, rig.trusted).files}
+    return Path(data_key(folder.name, files["data.mcap"])).name
+
+
 def test_a_withdrawal_after_the_eviction_still_erases_in_the_store(rig: Rig) -> None:
     rig.upload()
     camera = rig.stored(rig.episodes[0])
