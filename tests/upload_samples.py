@@ -12,8 +12,9 @@ import numpy as np
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope, parse_utc
+from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.facts import SessionFacts
-from sensorium.sync.episode.manifest import LEAF_BYTES, Balance, Manifest, StreamRecord, seal
+from sensorium.sync.episode.manifest import LEAF_BYTES, Balance, Manifest, StreamRecord
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
 from sensorium.sync.trust.keys import Role

@@ -7,7 +7,8 @@ from typing import Any
 from sensorium.agent.commands import display
 from sensorium.agent.commands.output import print_json
 from sensorium.errors import EpisodeError, UsageError
-from sensorium.sync.episode.manifest import chain_heads, manifest_digest, read_seal
+from sensorium.sync.episode.chain import chain_heads
+from sensorium.sync.episode.manifest import manifest_digest, read_seal
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import Verification, chain_gaps, examine
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.bus.counters import Counts, read_counters
 from sensorium.errors import CalibrationError, EpisodeError
+from sensorium.sync.episode.chain import finish_seal
 from sensorium.sync.episode.chunk_accounts import Written
 from sensorium.sync.episode.facts import UNBOUNDED, SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
-from sensorium.sync.episode.manifest import finish_seal
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recovery import RecoveryResult, recover
 from sensorium.sync.episode.spool import Spool

@@ -14,6 +14,7 @@ from sensorium.sync.consent.decisions import freeze
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.consent.pauses import on_timeline
 from sensorium.sync.consent.store import ConsentStore
+from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.manifest import (
     Balance,
     CalibrationRecord,
@@ -25,7 +26,6 @@ from sensorium.sync.episode.manifest import (
     Mark,
     PairRecord,
     StreamRecord,
-    seal,
 )
 from sensorium.sync.erasure import erase_forgotten
 from sensorium.sync.quality.passport import balance_verdict, judge_quality

@@ -22,8 +22,9 @@ from sensorium.errors import ConfigError, ConsentError, EpisodeError, ExportErro
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.consent.store import ConsentStore
+from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.facts import SessionFacts
-from sensorium.sync.episode.manifest import Balance, Manifest, StreamRecord, seal
+from sensorium.sync.episode.manifest import Balance, Manifest, StreamRecord
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.writer import EpisodeWriter

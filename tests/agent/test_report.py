@@ -28,6 +28,7 @@ from sensorium.sync.align import Aligner
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.clocks.tracker import StreamTracker
 from sensorium.sync.decoding import picture
+from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import (
@@ -38,7 +39,6 @@ from sensorium.sync.episode.manifest import (
     Mark,
     QualityRecord,
     StreamRecord,
-    seal,
 )
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import Spool

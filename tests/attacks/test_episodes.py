@@ -14,8 +14,9 @@ from upload_samples import grant_for
 from sensorium.agent.commands.verifying import spool_gaps, verify_episode, verify_spool
 from sensorium.errors import TrustError
 from sensorium.sync.consent.store import ConsentStore
+from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.files import MANIFEST_FILE
-from sensorium.sync.episode.manifest import dump_manifest, read_manifest, seal
+from sensorium.sync.episode.manifest import dump_manifest, read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import examine
 from sensorium.sync.trust.keys import KeyRing, Role, SigningKey

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from sessions import Done, sensorium
 
+from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.files import MANIFEST_FILE
-from sensorium.sync.episode.manifest import ConsentRecord, read_manifest, seal
+from sensorium.sync.episode.manifest import ConsentRecord, read_manifest
 from sensorium.sync.episode.personal import PERSONAL_MODALITIES
 
 

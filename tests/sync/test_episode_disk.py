@@ -12,7 +12,7 @@ import pytest
 from episode_samples import STREAMS, PipeDisk, all_frames, begin_episode, make_frame, manifest_of
 
 from sensorium.errors import EpisodeError
-from sensorium.sync.episode.manifest import seal
+from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.mcap_records import WriteError
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recovery import recover

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.errors import BusyError, EpisodeError
+from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import (
     CLOSING_FILE,
@@ -45,7 +46,6 @@ from sensorium.sync.episode.manifest import (
     load_manifest,
     manifest_digest,
     read_manifest,
-    seal,
 )
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import Spool

@@ -11,8 +11,9 @@ import pytest
 from episode_samples import begin_episode, manifest_of, run_doctor, write_frames
 
 from sensorium.errors import EpisodeError
+from sensorium.sync.episode.chain import finish_seal, seal
 from sensorium.sync.episode.files import RESERVE_FILE
-from sensorium.sync.episode.manifest import finish_seal, read_manifest, seal
+from sensorium.sync.episode.manifest import read_manifest
 from sensorium.sync.episode.mcap_reader import McapReader
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.recovery import count_written, recover

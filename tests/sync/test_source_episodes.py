@@ -17,7 +17,8 @@ from episode_samples import (
 
 from sensorium.drivers.frame import Frame, Loss, Place
 from sensorium.errors import SourceError
-from sensorium.sync.episode.manifest import ConsentRecord, seal
+from sensorium.sync.episode.chain import seal
+from sensorium.sync.episode.manifest import ConsentRecord
 from sensorium.sync.sources import open_source
 from sensorium.sync.sources.episodes import EpisodeSource
 from sensorium.timebase import SECOND_NS
