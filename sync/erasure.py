@@ -6,7 +6,7 @@ episode that is still to be erased, and says which files; to do it again is harm
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +19,20 @@ from sensorium.sync.episode.files import REMAP_FILE, REPORT_FILE, SYNC_REPORT_FI
 from sensorium.sync.episode.manifest import Manifest, StreamRecord, Tombstone, read_manifest, stored_name
 from sensorium.sync.episode.revisions import revise
 from sensorium.sync.episode.spool import Spool, sync_folder
+from sensorium.timebase import SECOND_NS
 
 VIEWS = (REPORT_FILE, SYNC_REPORT_FILE, REMAP_FILE)
 """Made from an episode's files: pictures, curves, stamps. They go with the stream, and can be made anew without it."""
 
-_FORGETTING = frozenset({"withdrawn", "revoked", "refused", "retention"})
+_FORGETTING = frozenset({"withdrawn", "revoked", "refused"})
 """Rules of a denial after which nothing may be kept. Others (paused, not granted) say that nothing may be used."""
+
+_BY_TIME = "retention"
+"""The rule that only the clock decides: what it forbids is used by nobody, and goes when the clock can be believed.
+One that was set years ahead by mistake must not erase what nothing brings back."""
+
+_AHEAD_NS = 24 * 3600 * SECOND_NS
+"""By so much the consent log may have seen a later time than it is now."""
 
 Hook = Callable[[Path, frozenset[str]], None]
 _HOOKS: list[Hook] = []
@@ -43,20 +51,30 @@ def register(hook: Hook) -> None:
     _HOOKS.append(hook)
 
 
-def to_erase(manifest: Manifest, ledger: ConsentLedger, now_utc_ns: int) -> dict[str, str]:
-    """Return the streams of an episode that may not be kept, with the reason; none while the ledger has a fault."""
+def to_erase(
+    manifest: Manifest, ledger: ConsentLedger, now_utc_ns: int, *, is_time_kept: bool = True
+) -> dict[str, str]:
+    """Return the streams of an episode that may not be kept, with the reason; none while the ledger has a fault.
+
+    Args:
+        is_time_kept: Somebody keeps the wall clock right; else no ``retain_days`` is over.
+    """
     if ledger.fault:
         return {}
     found = {}
+    is_believed = is_time_kept and ledger.seen_ns <= now_utc_ns + _AHEAD_NS
+    rules = _FORGETTING | {_BY_TIME} if is_believed else _FORGETTING
     for record in manifest.streams:
         if record.info.is_personal and record.info.name not in manifest.erased and _lies_in(manifest, record):
-            reason = _why_forgotten(manifest, record, ledger, now_utc_ns)
+            reason = _why_forgotten(manifest, record, ledger, now_utc_ns, rules)
             if reason:
                 found[record.info.name] = reason
     return found
 
 
-def erase_forgotten(folder: Path, ledger: ConsentLedger, now_utc_ns: int) -> Erasure | None:
+def erase_forgotten(
+    folder: Path, ledger: ConsentLedger, now_utc_ns: int, *, is_time_kept: bool = True
+) -> Erasure | None:
     """Erase what of a sealed episode may not be kept, and end what a crash cut off; None if there is nothing.
 
     Raises:
@@ -64,7 +82,7 @@ def erase_forgotten(folder: Path, ledger: ConsentLedger, now_utc_ns: int) -> Era
         BusyError: If another process is sending it.
     """
     manifest = read_manifest(folder)
-    streams = to_erase(manifest, ledger, now_utc_ns)
+    streams = to_erase(manifest, ledger, now_utc_ns, is_time_kept=is_time_kept)
     left_over = [name for name in _names(manifest) if os.path.lexists(folder / name)]
     if not streams and not left_over:
         return None
@@ -102,14 +120,14 @@ def bury(folder: Path, reason: str, now_utc_ns: int) -> Manifest:
 
 
 def erase_all_forgotten(
-    spool: Spool, ledger: ConsentLedger, now_utc_ns: int
+    spool: Spool, ledger: ConsentLedger, now_utc_ns: int, *, is_time_kept: bool = True
 ) -> tuple[list[Erasure], dict[str, str]]:
     """Erase in every sealed episode of a spool; return what was, and per episode why it could not be."""
     done: list[Erasure] = []
     failed: dict[str, str] = {}
     for folder in (*spool.sealed_folders(), *spool.gone_folders()):
         try:
-            found = erase_forgotten(folder, ledger, now_utc_ns)
+            found = erase_forgotten(folder, ledger, now_utc_ns, is_time_kept=is_time_kept)
         except (EpisodeError, BusyError) as err:
             failed[folder.name] = str(err)
         else:
@@ -139,7 +157,9 @@ def owned(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _why_forgotten(manifest: Manifest, record: StreamRecord, ledger: ConsentLedger, now_utc_ns: int) -> str:
+def _why_forgotten(
+    manifest: Manifest, record: StreamRecord, ledger: ConsentLedger, now_utc_ns: int, rules: Collection[str]
+) -> str:
     """Return why one of the subjects in a stream's span lets nobody keep it; each is asked for himself."""
     first_ns, last_ns = span_utc_ns(manifest, record)
     for subject in sorted({grant.subject for grant in ledger.grants}):
@@ -147,7 +167,7 @@ def _why_forgotten(manifest: Manifest, record: StreamRecord, ledger: ConsentLedg
         alone = replace(ledger, grants=own, pauses=())
         for part in timeline(record.info, Purpose.RECORD, now_utc_ns, alone):
             is_touched = part.from_ns <= last_ns and part.until_ns > first_ns
-            if is_touched and part.decision.rule in _FORGETTING:
+            if is_touched and part.decision.rule in rules:
                 return part.decision.reason
     return ""
 

@@ -32,7 +32,7 @@ from sensorium.sync.episode.spool import Spool
 from sensorium.sync.erasure import erase_all_forgotten
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import trusted_keys
-from sensorium.timebase import SECOND_NS, Clock, HostClock
+from sensorium.timebase import SECOND_NS, Clock, HostClock, is_utc_kept
 from sensorium.uploader.eviction import finish
 from sensorium.uploader.receipt import State, read_receipt, upload_reasons, upload_state
 from sensorium.uploader.stores.opening import open_store
@@ -80,6 +80,7 @@ class UploadService:
         clock: Clock,
         rng: random.Random,
         quality: Callable[[Manifest], Verdict] = allow_all,
+        is_time_kept: Callable[[], bool] = is_utc_kept,
         sweeper: Sweeper | None = None,
     ) -> None:
         self.episodes: dict[str, EpisodeStatus] = {}
@@ -91,6 +92,7 @@ class UploadService:
         self._clock = clock
         self._rng = rng
         self._quality = quality
+        self._is_time_kept = is_time_kept
         self._sweeper = sweeper
         self._backoff = RetryPolicy(base_s=5.0, cap_s=300.0)
         self._ledger = consent.poll()
@@ -180,7 +182,9 @@ class UploadService:
 
     def _erase(self) -> None:
         """Erase what may no longer be kept; an episode that the store has is due again, to be erased there."""
-        _, failed = erase_all_forgotten(self._spool, self._ledger, self._clock.utc_ns())
+        _, failed = erase_all_forgotten(
+            self._spool, self._ledger, self._clock.utc_ns(), is_time_kept=self._is_time_kept()
+        )
         try:
             finish(self._spool)
         except (BusyError, EpisodeError) as error:

@@ -24,7 +24,7 @@ from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.erasure import erase_all_forgotten
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import signing_key
-from sensorium.timebase import SECOND_NS, HostClock
+from sensorium.timebase import SECOND_NS, HostClock, is_utc_kept
 from sensorium.uploader.receipt import read_receipt
 
 DAY_NS = 86_400 * SECOND_NS
@@ -79,7 +79,9 @@ def withdraw_consent(folder: Path, spool: Path, grant: str, as_json: bool) -> in
         store.withdraw(grant, by=os.environ.get("USER", ""))
         ended = (grant,)
     found = Spool(spool)
-    erased, failed = erase_all_forgotten(found, store.ledger(), HostClock().utc_ns())
+    erased, failed = erase_all_forgotten(
+        found, store.ledger(), HostClock().utc_ns(), is_time_kept=is_utc_kept()
+    )
     elsewhere = {each.episode_id: url for each in erased if (url := _delivered_to(found, each.episode_id))}
     if as_json:
         rows = [{"episode": each.episode_id, "streams": dict(each.streams)} for each in erased]

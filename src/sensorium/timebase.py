@@ -4,6 +4,7 @@ The host base is CLOCK_MONOTONIC_RAW in int64 nanoseconds: neither stepped nor s
 module that may ask the operating system for the time or sleep.
 """
 
+import ctypes
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -102,6 +103,18 @@ class BaseReading:
     @property
     def utc_minus_host_ns(self) -> int:
         return self.realtime_ns - self.raw_ns
+
+
+_TIMEX_BYTES = 256
+"""More than ``struct timex`` has; all zeros only asks."""
+_TIME_ERROR = 5
+"""What adjtimex(2) returns while nobody keeps the system's clock right."""
+
+
+def is_utc_kept() -> bool:
+    """Return whether somebody (chrony, ntpd, phc2sys) keeps the wall clock right, by the kernel's own word."""
+    state = int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)))
+    return 0 <= state != _TIME_ERROR
 
 
 def read_bases(tries: int = 5) -> BaseReading:

@@ -32,7 +32,7 @@ from sensorium.sync.quality.passport import balance_verdict, judge_quality
 from sensorium.sync.recording.accounting import Reason
 from sensorium.sync.recording.closing import ClosedAccount, ClosedStream, Closing, unpack_reasons
 from sensorium.sync.thinking.tally import StreamTally
-from sensorium.timebase import HostClock
+from sensorium.timebase import HostClock, is_utc_kept
 from sensorium.verdict import Verdict
 
 LOST_TO_DISK = "the disk did not take it"
@@ -63,7 +63,7 @@ def seal_closing(folder: Path, closing: Closing, thoughts: Thoughts) -> Path:
     ledger = ConsentStore(Path(closing.consent)).inspect()
     sealed = seal(folder, manifest_of(closing, thoughts, ledger))
     with suppress(EpisodeError, BusyError):  # whoever sends it, or the next one who withdraws, tries again
-        erase_forgotten(sealed, ledger, HostClock().utc_ns())
+        erase_forgotten(sealed, ledger, HostClock().utc_ns(), is_time_kept=is_utc_kept())
     return sealed
 
 

@@ -12,7 +12,7 @@ from upload_samples import CAPTURED, begin_spool, grant_for, seal_episode
 
 from sensorium.agent.commands.consent import withdraw_consent
 from sensorium.errors import EpisodeError, StoreError
-from sensorium.sync.consent.grants import EventKind
+from sensorium.sync.consent.grants import ConsentLedger, EventKind
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.files import REPORT_FILE
 from sensorium.sync.episode.manifest import Manifest, read_manifest
@@ -176,6 +176,33 @@ def test_a_new_grant_of_the_same_subject_keeps_what_the_old_one_covered(bench: B
     bench.consent.withdraw(bench.of_cam.id)
     bench.consent.grant(replace(bench.of_cam, id=grant_for(3).id))
     bench.upload_all()
+    assert (folder / "cam.mcap").exists()
+
+
+def kept_for(bench: Bench, folder: Path, days: int) -> ConsentLedger:
+    """Return records by which the camera's stream may be kept for so many days."""
+    store = ConsentStore(folder / "records", bench.clock)
+    store.grant(replace(bench.of_cam, conditions=replace(bench.of_cam.conditions, retain_days=days)))
+    return store.poll()
+
+
+@pytest.mark.parametrize("is_time_kept", [True, False])
+def test_what_may_be_kept_no_longer_goes_only_by_a_clock_that_somebody_keeps(
+    is_time_kept: bool, bench: Bench, tmp_path: Path
+) -> None:
+    folder = bench.seal(FIRST)
+    ledger = kept_for(bench, tmp_path, days=1)
+    found = erase_forgotten(folder, ledger, NOW_NS, is_time_kept=is_time_kept)
+    assert (found is not None) == is_time_kept
+    assert (folder / "cam.mcap").exists() != is_time_kept
+
+
+def test_a_clock_that_was_once_years_ahead_erases_nothing_though_the_log_remembers(
+    bench: Bench, tmp_path: Path
+) -> None:
+    folder = bench.seal(FIRST)
+    ledger = replace(kept_for(bench, tmp_path, days=1000), seen_ns=NOW_NS + 3000 * 86_400 * SECOND_NS)
+    assert erase_forgotten(folder, ledger, NOW_NS) is None
     assert (folder / "cam.mcap").exists()
 
 
