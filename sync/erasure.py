@@ -65,7 +65,7 @@ def to_erase(
     is_believed = is_time_kept and ledger.seen_ns <= now_utc_ns + _AHEAD_NS
     rules = _FORGETTING | {_BY_TIME} if is_believed else _FORGETTING
     for record in manifest.streams:
-        if record.info.is_personal and record.info.name not in manifest.erased and _lies_in(manifest, record):
+        if record.info.is_personal and record.total.recorded and _lies_in(manifest, record):
             reason = _why_forgotten(manifest, record, ledger, now_utc_ns, rules)
             if reason:
                 found[record.info.name] = reason

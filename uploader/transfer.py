@@ -27,7 +27,7 @@ from sensorium.sync.episode.manifest import (
     read_manifest,
 )
 from sensorium.sync.episode.revisions import revision_files
-from sensorium.sync.episode.verify import strangers, verify
+from sensorium.sync.episode.verify import examine, strangers
 from sensorium.sync.erasure import owned
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import signing_key, trusted_keys
@@ -243,11 +243,12 @@ class _Transfer:
 
     def _check_whole(self, *, full: bool) -> None:
         """Refuse what `episodes verify` would not pass, before anybody else has it."""
-        verdict = verify(self._folder, full, self._gates.trusted)
-        if verdict.status is not Status.OK:
+        found = examine(self._folder, full)
+        if not found.is_proven:
             assert self._manifest is not None, "it was read before"
-            can_be_mended = set(verdict.reasons) <= set(strangers(self._folder, self._manifest))
-            raise _RefusedError(State.HELD if can_be_mended else State.QUARANTINED, *verdict.reasons)
+            mendable = {*strangers(self._folder, self._manifest), found.signer.distrust}
+            can_be_mended = set(found.reasons) <= mendable
+            raise _RefusedError(State.HELD if can_be_mended else State.QUARANTINED, *found.reasons)
 
     def _check_conflict(self, key: str, envelope: bytes) -> None:
         found = self._remote_manifest(self._store, key)

@@ -7,7 +7,7 @@ from sensorium.agent.commands import display
 from sensorium.agent.commands.output import print_json
 from sensorium.errors import UsageError
 from sensorium.sync.consent.grants import format_utc
-from sensorium.sync.episode.manifest import read_manifest
+from sensorium.sync.episode.manifest import read_seal
 from sensorium.sync.trust.home import key_home
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import TrustedKey, TrustStore
@@ -65,7 +65,7 @@ def trust_signer(episode: str, name: str, as_json: bool) -> int:
         EpisodeError: If it is no sealed episode, or was changed since.
         TrustError: If the key is known already.
     """
-    manifest = read_manifest(Path(episode))
+    manifest = read_seal(Path(episode))
     key = TrustStore(key_home()).enroll(bytes.fromhex(manifest.device_public_key), Role.DEVICE, name)
     return _tell(key, "enrolled", as_json)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from sensorium.drivers.frame import Frame, Loss, Place, RecordedStamps, StreamInfo
 from sensorium.errors import EpisodeError, SourceError
 from sensorium.sync.clocks.model import Stamped
-from sensorium.sync.episode.manifest import ConsentRecord, Manifest
+from sensorium.sync.episode.manifest import ConsentRecord, Manifest, read_seal
 from sensorium.sync.episode.personal import PERSONAL_MODALITIES, SOURCE_GRANTS, source_grants
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.verify import verify
@@ -82,7 +82,8 @@ class EpisodeSource(Source):
     def _is_by_known_device(self) -> bool:
         if self.manifest is None:
             return False
-        return bytes.fromhex(self.manifest.device_public_key) in trusted_keys(Role.DEVICE)
+        sealed = read_seal(self.path)  # who revised it since does not speak for who recorded it
+        return bytes.fromhex(sealed.device_public_key) in trusted_keys(Role.DEVICE)
 
     def frames(self) -> Iterator[Frame | Loss]:
         """Yield the frames as they were published, with the capture times that were then computed.

@@ -24,6 +24,7 @@ def status(**changes: Any) -> dict[str, Any]:
         "devices": {"left": "connected"},
         "fault": "",
         "refused": "",
+        "disk": {"free_bytes": 1 << 40, "minutes_left": None},
         "checks": {**checks, "pairs": [row]},
     }
     found["checks"]["pairs"][0] |= changes.pop("row", {})

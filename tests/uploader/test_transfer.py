@@ -14,7 +14,7 @@ from sensorium.errors import BusyError
 from sensorium.sync.consent.grants import Purpose
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
-from sensorium.sync.episode.manifest import LEAF_BYTES, Manifest, hash_file, read_manifest
+from sensorium.sync.episode.manifest import LEAF_BYTES, Manifest, hash_file, manifest_digest, read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import examine
 from sensorium.sync.trust.documents import sign_document
@@ -29,6 +29,7 @@ from sensorium.uploader.receipt import (
     read_receipt,
     upload_reasons,
     upload_state,
+    write_note,
     write_receipt,
 )
 from sensorium.uploader.stores.directory import DirectoryStore
@@ -535,6 +536,12 @@ class TestEviction:
         assert receipt is not None
         write_receipt(rig.episode, replace(receipt, manifest_blake3="0" * 64))
         assert not self.evictable(rig)
+
+    def test_a_note_that_says_verified_is_not_believed(self, rig: Rig) -> None:
+        write_note(rig.episode, manifest_digest(rig.episode), State.VERIFIED, ())
+        (rig.episode / RECEIPT_FILE).write_bytes(b"anything")
+        assert upload_state(rig.episode) is State.SEALED
+        assert rig.upload().sent_bytes
 
     def test_a_receipt_that_nobody_known_signed_is_named_and_not_believed(
         self, rig: Rig, tmp_path: Path
