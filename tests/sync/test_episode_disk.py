@@ -21,7 +21,7 @@ from sensorium.sync.episode.writer import EpisodeWriter, WriterPolicy
 from sensorium.verdict import Status
 
 DISK_BYTES = 1 << 20
-POLICY = WriterPolicy(chunk_bytes=40_000, reserve_bytes=256 << 10, min_free_bytes=300 << 10)
+POLICY = WriterPolicy(chunk_bytes=40_000, reserve_bytes=256 << 10, min_free_bytes=300 << 10, sync_s=None)
 
 
 @pytest.fixture
