@@ -124,7 +124,11 @@ def kill_at(tmp_path: Path, victim: str, call: str, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("victim", "call", "number"),
-    [("synchronizer", "writev", 9), ("thinker", "rename", 2), ("supervisor", "unlink", 1)],
+    [
+        ("synchronizer", "writev", 9),
+        pytest.param("thinker", "rename", 2, marks=pytest.mark.slow),
+        pytest.param("supervisor", "unlink", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_whoever_dies_at_a_call_that_changes_the_disk_all_is_sealed_and_balanced(
     victim: str, call: str, number: int, tmp_path: Path
