@@ -194,10 +194,13 @@ class _Transfer:
     def _erase(self, manifest: Manifest) -> None:
         """Have the store forget what this machine has erased; before any gate, because no gate may keep it."""
         for grave in manifest.tombstones:
-            key = f"episodes/{self._id}/{grave.stored}"
-            self._store.upload(key).abort()
-            if self._store.head(key) is not None:
-                self._store.delete(key)
+            self._forget(f"episodes/{self._id}/{grave.stored}")
+
+    def _forget(self, key: str) -> None:
+        """Have the store drop an object, and what was sent of it; that there is none is fine."""
+        self._store.upload(key).abort()
+        if self._store.head(key) is not None:
+            self._store.delete(key)
 
     def _end_deleted(self, key: str) -> Outcome:
         """Tell a store that has the manifest of a deleted episode why there is no more of it."""
@@ -282,10 +285,7 @@ class _Transfer:
         if self._manifest is None or self._remote_manifest(self._store, manifest_key(self._id)) is not None:
             return
         for file in self._manifest.files:
-            key = data_key(self._id, file)
-            self._store.upload(key).abort()
-            if self._store.head(key) is not None:
-                self._store.delete(key)
+            self._forget(data_key(self._id, file))
 
     def _send(self, key: str, file: FileRecord, is_replacing: bool) -> None:
         upload = self._store.upload(key)

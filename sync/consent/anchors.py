@@ -1,8 +1,10 @@
 """Where a consent log stands, kept outside of its folder, so that a log that was cut or put back is noticed."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from sensorium.errors import ConfigError, EpisodeError, TrustError
 from sensorium.sync.consent.log_keys import LogKeys
@@ -11,6 +13,7 @@ from sensorium.sync.episode.ulid import ULID
 from sensorium.sync.trust.documents import open_document, sign_document
 
 _FOLDER = "anchors"
+_FoundT = TypeVar("_FoundT")
 _KIND, _POINTER = "consent-anchor", "consent-folder"
 
 
@@ -46,24 +49,18 @@ class Anchors:
         if not ULID.fullmatch(log_id):
             return None
         path = self._folder / f"{log_id}.json"
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as err:
-            raise ConfigError(f"anchor {path} cannot be read: {err.strerror}") from err
-        try:
-            found = open_document(data, _KIND, self._keys.own_publics())[0]
-            anchor = Anchor(str(found["log"]), int(found["seq"]), str(found["head"]), int(found["seen"]))
-        except (TrustError, ValueError, KeyError, TypeError) as err:
-            raise ConfigError(f"anchor {path} was changed or damaged: {err}") from err
-        if anchor.log_id != log_id:
+        anchor = self._read(path, _KIND, _anchor_in)
+        if anchor is not None and anchor.log_id != log_id:
             raise ConfigError(f"anchor {path} is that of log {anchor.log_id}")
         return anchor
 
     def of_folder(self, folder: Path) -> Anchor | None:
         """Return the anchor of the log that was last written in a consent folder; None if none ever was."""
-        path = self._pointer(folder)
+        log_id = self._read(self._pointer(folder), _POINTER, _log_id_in)
+        return None if log_id is None else self.of_log(log_id)
+
+    def _read(self, path: Path, kind: str, parse: Callable[[dict[str, Any]], _FoundT]) -> _FoundT | None:
+        """Return what a document that this machine's operator signed says; None if there is none."""
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -71,10 +68,9 @@ class Anchors:
         except OSError as err:
             raise ConfigError(f"anchor {path} cannot be read: {err.strerror}") from err
         try:
-            log_id = str(open_document(data, _POINTER, self._keys.own_publics())[0]["log"])
-        except (TrustError, KeyError) as err:
+            return parse(open_document(data, kind, self._keys.own_publics())[0])
+        except (TrustError, ValueError, KeyError, TypeError) as err:
             raise ConfigError(f"anchor {path} was changed or damaged: {err}") from err
-        return self.of_log(log_id)
 
     def write(self, folder: Path, anchor: Anchor) -> None:
         """Note where the log in ``folder`` stands; on disk on return.
@@ -96,3 +92,11 @@ class Anchors:
     def _pointer(self, folder: Path) -> Path:
         name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
         return self._folder / f"{name[:32]}.folder"
+
+
+def _anchor_in(found: dict[str, Any]) -> Anchor:
+    return Anchor(str(found["log"]), int(found["seq"]), str(found["head"]), int(found["seen"]))
+
+
+def _log_id_in(found: dict[str, Any]) -> str:
+    return str(found["log"])
