@@ -16,9 +16,9 @@ from pathlib import Path
 from blake3 import blake3
 
 from sensorium.errors import ConsentError, EpisodeError
-from sensorium.sync.consent.gate import consent_reasons
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.consent.state import consent_state, pack_state, read_state
+from sensorium.sync.consent.use import consent_reasons
 from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
 from sensorium.sync.episode.manifest import (
     LEAF_BYTES,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import ConsentError, EpisodeError, ExportError, UsageError
-from sensorium.sync.consent.gate import consent_reasons
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
+from sensorium.sync.consent.use import consent_reasons
 from sensorium.sync.episode.manifest import Manifest, manifest_digest
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import sync_folder, write_durably

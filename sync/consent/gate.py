@@ -1,68 +1,36 @@
-"""The consent gate of a sealed episode: one question for whoever lets its data out, whatever for."""
+"""What consent says of one stream of a sealed episode, by the ledger as it is now. Ask through ``use.py``."""
 
-from collections.abc import Collection, Iterator
-
-from sensorium.sync.consent.decisions import decide, unknown_grant
+from sensorium.sync.consent.decisions import NOT_PERSONAL, Decision, decide, unknown_grant
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
-from sensorium.sync.episode.files import SHARED_FILES, stream_file
 from sensorium.sync.episode.manifest import Manifest, StreamRecord
 
 
-def consent_reasons(
-    manifest: Manifest,
-    ledger: ConsentLedger,
-    purpose: Purpose,
-    now_utc_ns: int,
-    streams: Collection[str] | None = None,
-) -> tuple[str, ...]:
-    """Return why consent forbids a use of an episode, one sentence per stream or file; empty if it allows it.
-
-    Each personal stream that has a file or samples needs a grant over its span, widened by its clock
-    uncertainty. A file that belongs to no stream of the manifest could hold anything, and is refused.
-
-    Args:
-        streams: Ask for the samples of these streams alone, of which nothing else goes out; None = for the
-            episode as it lies in its folder, every file included.
-    """
-    names = {file.name for file in manifest.files}
-    reasons = list(_lost_rows(manifest, ledger))
-    for record in manifest.streams:
-        is_asked = streams is None or record.info.name in streams
-        if record.info.name in manifest.erased:
-            continue
-        if is_asked and record.info.is_personal and _has_data(record, names):
-            unknown = ledger.unknown(record.consent.grants)
-            if unknown and not ledger.fault:
-                reasons.append(unknown_grant(f"stream {record.info.name}", unknown))
-                continue
-            decision = decide(record.info, span_utc_ns(manifest, record), purpose, now_utc_ns, ledger)
-            if not decision.is_allowed:
-                reasons.append(f"stream {record.info.name}: {decision.reason}")
-    if streams is None:
-        reasons += _stray_files(manifest, names)
-    return tuple(reasons)
+def judge(
+    manifest: Manifest, record: StreamRecord, purpose: Purpose, now_utc_ns: int, ledger: ConsentLedger
+) -> Decision:
+    """Return whether a stream may be used, over its whole span, widened by its clock's uncertainty."""
+    if record.info.is_personal is False:
+        return NOT_PERSONAL
+    lost = lost_row(manifest, ledger)
+    if lost:
+        return Decision(False, "old_log", lost)
+    unknown = ledger.unknown(record.consent.grants)
+    if unknown and not ledger.fault:
+        return Decision(False, "unknown_grant", unknown_grant(record.info.name, unknown))
+    return decide(record.info, span_utc_ns(manifest, record), purpose, now_utc_ns, ledger)
 
 
-def _lost_rows(manifest: Manifest, ledger: ConsentLedger) -> Iterator[str]:
-    """Yield why the log cannot be the one that the episode was sealed under, grown since."""
+def lost_row(manifest: Manifest, ledger: ConsentLedger) -> str:
+    """Return why the log cannot be the one that the episode was sealed under, grown since; "" if it can."""
     sealed = manifest.consent_log
     if not sealed.seq or sealed.log_id != ledger.log_id or ledger.fault:
-        return
-    if len(ledger.heads) < sealed.seq or ledger.heads[sealed.seq - 1] != sealed.head:
-        yield (
-            f"the consent log {ledger.log_id} does not hold the row {sealed.seq} that this episode was sealed "
-            "under: an old log was put back"
-        )
-
-
-def _has_data(record: StreamRecord, names: Collection[str]) -> bool:
-    return bool(stream_file(record.info.name) in names or record.total.recorded or record.bytes_stored)
-
-
-def _stray_files(manifest: Manifest, names: Collection[str]) -> Iterator[str]:
-    owned = {stream_file(record.info.name) for record in manifest.streams if record.info.is_personal}
-    for name in sorted(set(names) - SHARED_FILES - owned):
-        yield f"file {name}: belongs to no stream, so no grant can cover it"
+        return ""
+    if len(ledger.heads) >= sealed.seq and ledger.heads[sealed.seq - 1] == sealed.head:
+        return ""
+    return (
+        f"the consent log {ledger.log_id} does not hold the row {sealed.seq} that this episode was sealed "
+        "under: an old log was put back"
+    )
 
 
 def span_utc_ns(manifest: Manifest, record: StreamRecord) -> tuple[int, int]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensorium.errors import ConsentError, TrustError
-from sensorium.sync.consent.decisions import Decision, decide, unknown_grant
-from sensorium.sync.consent.gate import span_utc_ns
+from sensorium.sync.consent.decisions import Decision
+from sensorium.sync.consent.gate import judge
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.episode.files import CONSENT_STATE_FILE, SIGNED_RECORDS
 from sensorium.sync.episode.manifest import Manifest, StreamRecord
@@ -67,11 +67,7 @@ def consent_state(manifest: Manifest, ledger: ConsentLedger, now_utc_ns: int) ->
 def _stream_state(
     manifest: Manifest, record: StreamRecord, ledger: ConsentLedger, now_utc_ns: int
 ) -> StreamState:
-    unknown = ledger.unknown(record.consent.grants)
-    if unknown:
-        return StreamState((), now_utc_ns, (), unknown_grant(record.info.name, unknown))
-    span = span_utc_ns(manifest, record)
-    found = {purpose: decide(record.info, span, purpose, now_utc_ns, ledger) for purpose in Purpose}
+    found = {purpose: judge(manifest, record, purpose, now_utc_ns, ledger) for purpose in Purpose}
     grants = sorted({grant for each in found.values() for grant in each.grant_ids})
     until = [grant.valid_until for grant in ledger.grants if grant.id in grants]
     reasons = [each.reason for each in found.values() if not each.is_allowed]

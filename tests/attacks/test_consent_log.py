@@ -14,7 +14,6 @@ from sessions import sensorium
 from sensorium.drivers.frame import Encoding, Modality, StreamInfo
 from sensorium.errors import ConfigError
 from sensorium.sync.consent.decisions import decide
-from sensorium.sync.consent.gate import consent_reasons
 from sensorium.sync.consent.grants import (
     ConsentGrant,
     Evidence,
@@ -27,6 +26,7 @@ from sensorium.sync.consent.grants import (
 from sensorium.sync.consent.log import ConsentLog
 from sensorium.sync.consent.log_keys import LogKeys
 from sensorium.sync.consent.store import ConsentStore
+from sensorium.sync.consent.use import consent_reasons
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import ConsentAnchor, Manifest
 from sensorium.sync.trust.keys import SigningKey
