@@ -81,7 +81,7 @@ class ReplayDriver(Driver[ReplayConfig]):
         if config.personal is False and identify(config.source) is Format.EPISODE:
             raise ConfigError(f"{config.source}: what is personal in an episode stays so in its replay")
         names = self._choose(source)
-        if isinstance(source, OusterCaptureSource) and config.rate == 1.0:
+        if isinstance(source, OusterCaptureSource) and source.is_playable_live and config.rate == 1.0:
             player = _UdpPlayer(source, names, self.context, config.loop)
             self._player = player
             return player.open()
@@ -226,7 +226,7 @@ class _UdpPlayer:
         config = OusterConfig(
             host=_LOOPBACK,
             bind=_LOOPBACK,
-            metadata=source.path.with_suffix(".json"),
+            metadata=source.metadata_path,
             lidar_port=0,
             imu_port=0,
         )

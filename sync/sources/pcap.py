@@ -1,17 +1,16 @@
-"""UDP datagrams out of packet captures: classic pcap and pcapng, with IPv4 fragments put together again.
+"""UDP datagrams out of packet captures: classic pcap and pcapng, with IP fragments put together again.
 
 Formats: draft-ietf-opsawg-pcap (classic, micro- and nanosecond magics, both byte orders),
-draft-ietf-opsawg-pcapng (section, interface, enhanced, simple and obsolete packet blocks). IP: RFC 791, 8200.
+draft-ietf-opsawg-pcapng (section, interface, enhanced, simple and obsolete packet blocks).
 """
 
 import struct
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from sensorium.errors import SourceError
+from sensorium.sync.sources.ip_packets import LINKS, CaptureCounts, Datagram, Reassembly
 from sensorium.timebase import SECOND_NS
 
 _CLASSIC_MAGICS = {
@@ -22,59 +21,23 @@ _CLASSIC_MAGICS = {
 }
 _SECTION = b"\x0a\x0d\x0d\x0a"
 _MAX_PACKET_BYTES = 1 << 20
-_MAX_DATAGRAM_BYTES = 65535
-_MAX_OPEN_DATAGRAMS = 256  # fragments of one datagram come back to back; older ones will never be complete
-_UDP = 17
-
-# Link types (tcpdump.org/linktypes.html): where the network header begins.
-_NULL, _ETHERNET, _RAW_OLD, _RAW, _LOOP, _LINUX_SLL, _IPV4, _IPV6, _LINUX_SLL2 = (
-    0,
-    1,
-    12,
-    101,
-    108,
-    113,
-    228,
-    229,
-    276,
-)
-_VLAN_TAGS = (0x8100, 0x88A8, 0x9100)
 
 
-@dataclass(frozen=True, slots=True)
-class Datagram:
-    """One UDP datagram; ``arrival_ns`` is UTC nanoseconds of its last fragment."""
-
-    arrival_ns: int
-    source_port: int
-    port: int
-    payload: bytes
-
-
-@dataclass(slots=True)
-class CaptureCounts:
-    """What a pass over a capture met besides whole datagrams."""
-
-    packets: int = 0
-    cut: int = 0
-    incomplete: int = 0
-    is_truncated: bool = False
-
-
-def read_datagrams(path: Path, counts: CaptureCounts) -> Iterator[Datagram]:
+def read_datagrams(path: Path, counts: CaptureCounts, tick_ns: int | None = None) -> Iterator[Datagram]:
     """Yield the UDP datagrams of a capture in file order; a torn end is counted, not raised.
 
     Args:
         counts: Filled during the pass: packets cut by the capture's snap length, datagrams with fragments
             missing, whether the file ends inside a packet.
+        tick_ns: What a fraction of a second of a classic capture counts; None = what the file says.
 
     Raises:
         SourceError: If the file is no capture, or of a link type that carries no IP.
     """
-    reassembly = _Reassembly(counts)
+    reassembly = Reassembly(counts)
     try:
         with path.open("rb") as file:
-            for arrival_ns, link, packet in _read_packets(file, path, counts):
+            for arrival_ns, link, packet in _read_packets(file, path, counts, tick_ns):
                 counts.packets += 1
                 datagram = reassembly.take(arrival_ns, link, packet)
                 if datagram is not None:
@@ -84,12 +47,15 @@ def read_datagrams(path: Path, counts: CaptureCounts) -> Iterator[Datagram]:
     counts.incomplete += reassembly.open_datagrams
 
 
-def _read_packets(file: BinaryIO, path: Path, counts: CaptureCounts) -> Iterator[tuple[int, int, bytes]]:
+def _read_packets(
+    file: BinaryIO, path: Path, counts: CaptureCounts, tick_ns: int | None
+) -> Iterator[tuple[int, int, bytes]]:
     magic = file.read(4)
     if magic == _SECTION:
         yield from _read_blocks(file, path, counts)
     elif magic in _CLASSIC_MAGICS:
-        yield from _read_classic(file, path, counts, *_CLASSIC_MAGICS[magic])
+        order, counts.tick_ns = _CLASSIC_MAGICS[magic]
+        yield from _read_classic(file, path, counts, order, tick_ns or counts.tick_ns)
     else:
         raise SourceError(f"{path}: begins with {magic!r}, neither pcap nor pcapng")
 
@@ -117,6 +83,7 @@ def _read_classic(
         if kept < original:
             counts.cut += 1
             continue
+        counts.largest_fraction = max(counts.largest_fraction, fraction)
         yield seconds * SECOND_NS + fraction * tick_ns, link, packet
 
 
@@ -178,97 +145,7 @@ def _interface(body: bytes, order: str) -> tuple[int, int, int]:
 
 
 def _require_ip(path: Path, link: int) -> None:
-    if link not in (_NULL, _ETHERNET, _RAW_OLD, _RAW, _LOOP, _LINUX_SLL, _IPV4, _IPV6, _LINUX_SLL2):
+    if link not in LINKS:
         raise SourceError(
             f"{path}: link type {link} is not supported; capture on Ethernet, loopback or 'any'"
         )
-
-
-class _Reassembly:
-    """Turns link-layer packets into UDP datagrams."""
-
-    def __init__(self, counts: CaptureCounts) -> None:
-        self._counts = counts
-        self._open: OrderedDict[bytes, _Fragments] = OrderedDict()
-
-    @property
-    def open_datagrams(self) -> int:
-        return len(self._open)
-
-    def take(self, arrival_ns: int, link: int, packet: bytes) -> Datagram | None:
-        try:
-            network = packet[_network_offset(link, packet) :]
-            version = network[0] >> 4 if network else 0
-            if version == 4:
-                return self._take_ipv4(arrival_ns, network)
-            if version == 6 and network[6] == _UDP:
-                return _udp(arrival_ns, network[40 : 40 + struct.unpack_from(">H", network, 4)[0]])
-        except (struct.error, IndexError):
-            self._counts.cut += 1
-        return None
-
-    def _take_ipv4(self, arrival_ns: int, network: bytes) -> Datagram | None:
-        header_bytes = (network[0] & 0x0F) * 4
-        total, key_id, fragment = struct.unpack_from(">HHH", network, 2)
-        if network[9] != _UDP:
-            return None
-        # A total of 0 is what a capture below segmentation offload shows: the packet's own length holds.
-        data = network[header_bytes : total or None]
-        more, offset = bool(fragment & 0x2000), (fragment & 0x1FFF) * 8
-        if not more and offset == 0:
-            return _udp(arrival_ns, data)
-        key = network[12:20] + key_id.to_bytes(2, "big")
-        fragments = self._open.setdefault(key, _Fragments())
-        whole = fragments.add(offset, data, more)
-        if whole is None:
-            if len(self._open) > _MAX_OPEN_DATAGRAMS:
-                self._open.popitem(last=False)
-                self._counts.incomplete += 1
-            return None
-        del self._open[key]
-        return _udp(arrival_ns, whole)
-
-
-class _Fragments:
-    """The pieces of one IPv4 datagram (RFC 791, 3.2), in whatever order they come."""
-
-    def __init__(self) -> None:
-        self._pieces: dict[int, bytes] = {}
-        self._size: int | None = None
-
-    def add(self, offset: int, data: bytes, more: bool) -> bytes | None:
-        """Return the whole once every byte is there."""
-        if offset + len(data) > _MAX_DATAGRAM_BYTES:
-            return None
-        self._pieces[offset] = data
-        if not more:
-            self._size = offset + len(data)
-        if self._size is None:
-            return None
-        whole = bytearray()
-        for start in sorted(self._pieces):
-            if start > len(whole):
-                return None
-            whole[start:] = self._pieces[start]
-        return bytes(whole) if len(whole) == self._size else None
-
-
-def _udp(arrival_ns: int, segment: bytes) -> Datagram | None:
-    source_port, port, length = struct.unpack_from(">HHH", segment)
-    # Length 0 stands for "larger than the field can say" in offloaded captures.
-    payload = segment[8 : length or None]
-    return (
-        Datagram(arrival_ns, source_port, port, payload)
-        if len(payload) == max(0, (length or len(segment)) - 8)
-        else None
-    )
-
-
-def _network_offset(link: int, packet: bytes) -> int:
-    if link == _ETHERNET:
-        at = 12
-        while struct.unpack_from(">H", packet, at)[0] in _VLAN_TAGS:
-            at += 4
-        is_ip = struct.unpack_from(">H", packet, at)[0] in (0x0800, 0x86DD)
-        return at + 2 if is_ip else len(packet)
-    return {_NULL: 4, _LOOP: 4, _LINUX_SLL: 16, _LINUX_SLL2: 20}.get(link, 0)

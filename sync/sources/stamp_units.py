@@ -1,0 +1,83 @@
+"""Stamps in a unit that is not the one they are read in: told by how fast they advance, or by where they lie."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sensorium.timebase import SECOND_NS
+
+_LEAST_PAIRS = 8
+_LEAST_SPAN_NS = SECOND_NS // 20
+_LIKENESS = 0.1
+"""How near to a power of ten the ratio must lie: far above any clock's skew, far below the next power."""
+_MAX_POWER = 9
+
+_YEAR_NS = 31_556_952 * SECOND_NS
+_EARLIEST_UTC_NS, _LATEST_UTC_NS = 25 * _YEAR_NS, 130 * _YEAR_NS
+"""1995 to 2100: no recording that is stamped by a calendar clock lies outside."""
+
+_NAMES = {1_000: "microseconds", 1_000_000: "milliseconds", SECOND_NS: "seconds", 100: "ticks of 100 ns"}
+
+
+@dataclass(frozen=True, slots=True)
+class WrongUnit:
+    """Stamps that must be multiplied by ``num / den`` to be nanoseconds.
+
+    Attributes:
+        is_steady: The whole span says the same as its pieces; else only a part of each stamp is in a wrong unit
+            (as a field for nanoseconds that holds microseconds), and no factor puts the stamps right.
+    """
+
+    num: int
+    den: int
+    is_steady: bool
+
+    @property
+    def words(self) -> str:
+        """Say it with the factor: ``1000 times too slow: they look like microseconds``."""
+        if self.den > 1:
+            return f"{self.den} times too fast for nanoseconds"
+        unit = _NAMES.get(self.num)
+        return f"{self.num} times too slow for nanoseconds" + (f": they look like {unit}" if unit else "")
+
+
+def rate_unit(device_ns: Sequence[int], arrival_ns: Sequence[int]) -> WrongUnit | None:
+    """Return the unit that device stamps advance in, where it is a power of ten away from the arrivals' pace.
+
+    Args:
+        device_ns, arrival_ns: Of samples in the order of arrival, one each.
+    """
+    if len(device_ns) < _LEAST_PAIRS or arrival_ns[-1] - arrival_ns[0] < _LEAST_SPAN_NS:
+        return None
+    step = max(1, len(device_ns) // 64)
+    device = np.asarray(device_ns[::step], np.float64)
+    arrival = np.asarray(arrival_ns[::step], np.float64)
+    gaps_ns = np.diff(arrival)
+    moved = np.diff(device)[gaps_ns > 0] / gaps_ns[gaps_ns > 0]
+    if len(moved) < _LEAST_PAIRS // 2:
+        return None
+    power = _power_of_ten(float(np.median(moved)))
+    if not power:
+        return None
+    whole = _power_of_ten((device_ns[-1] - device_ns[0]) / (arrival_ns[-1] - arrival_ns[0]))
+    return WrongUnit(10 ** max(0, -power), 10 ** max(0, power), whole == power)
+
+
+def calendar_unit(stamp_ns: int) -> WrongUnit | None:
+    """Return the unit in which a stamp of a calendar clock lies between 1995 and 2100, if not nanoseconds."""
+    if not 0 < stamp_ns < _EARLIEST_UTC_NS:
+        return None
+    for factor in (1_000, 1_000_000, SECOND_NS):
+        if _EARLIEST_UTC_NS <= stamp_ns * factor <= _LATEST_UTC_NS:
+            return WrongUnit(factor, 1, True)
+    return None
+
+
+def _power_of_ten(ratio: float) -> int:
+    """Return the power of ten that a ratio is near to; 0 where it is near to none, or to one."""
+    if not 10.0 ** -(_MAX_POWER + 1) < ratio < 10.0 ** (_MAX_POWER + 1):
+        return 0
+    power = round(math.log10(ratio))
+    return power if abs(ratio / 10.0**power - 1) < _LIKENESS and abs(power) <= _MAX_POWER else 0
