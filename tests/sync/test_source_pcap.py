@@ -13,7 +13,8 @@ from sensorium.drivers.payloads.ouster import decode_scan
 from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import SourceError
 from sensorium.sync.sources import open_source
-from sensorium.sync.sources.pcap import CaptureCounts, read_datagrams
+from sensorium.sync.sources.ip_packets import CaptureCounts
+from sensorium.sync.sources.pcap import read_datagrams
 
 OS0 = "OS-0-128-U1_v2.3.0_1024x10"
 OS1 = "OS-1-32-G_v2.1.1_1024x10"
