@@ -5,12 +5,13 @@ that is named as evicted and whose rest goes the next time. Manifest, revisions 
 and a later withdrawal still finds what to erase in the store.
 """
 
+import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sensorium.errors import BusyError, EpisodeError, StoreError
-from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
+from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE, is_litter
 from sensorium.sync.episode.manifest import read_manifest, revision_file
 from sensorium.sync.episode.revisions import is_revision
 from sensorium.sync.episode.spool import Spool, sync_folder
@@ -139,9 +140,12 @@ def _rest(folder: Path) -> Iterator[Path]:
 def _remove(folder: Path) -> None:
     try:
         for path in _rest(folder):
-            if path.is_dir() and not path.is_symlink():
+            if not path.is_dir() or path.is_symlink():
+                path.unlink()
+            elif is_litter(path.name):
+                shutil.rmtree(path)
+            else:
                 raise EpisodeError(f"{path} is a folder that no episode has; remove it by hand")
-            path.unlink()
         sync_folder(folder)
     except OSError as err:
         raise EpisodeError(f"{folder}: {err.filename} cannot be removed: {err.strerror}") from err

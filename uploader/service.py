@@ -127,6 +127,11 @@ class UploadService:
         return "" if self._sweeper is None else self._sweeper.blocked
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the store was found unable to promise; nothing is refused for it."""
+        return self._store.remarks
+
+    @property
     def has_refused(self) -> bool:
         """Whether any episode was denied, held or quarantined."""
         return any(status.state in _REFUSED for status in self.episodes.values())
@@ -260,11 +265,16 @@ class StatusFile:
         self._store_url = store_url
         self._clock = clock
         self._next_ns = 0
+        self._said: frozenset[str] = frozenset()
 
     def progressed(self, _: Progress) -> None:
         self.write(is_forced=False)
 
     def stepped(self) -> None:
+        for remark in self._service.remarks:
+            if remark not in self._said:
+                _say(remark)
+        self._said |= frozenset(self._service.remarks)
         self.write()
 
     def failed(self, error: SensoriumError) -> None:
@@ -280,6 +290,7 @@ class StatusFile:
             "store": self._store_url,
             "parked": self._service.parked,
             "no_room": self._service.no_room,
+            "remarks": list(self._service.remarks),
             "episodes": {
                 name: {
                     "state": status.state.value,

@@ -192,7 +192,10 @@ def print_verification(found: Mapping[str, Any], console: Console | None = None)
     """Print where the episodes are proven to be."""
     where = [f"in {found['store']}"] if found.get("store") else []
     _print_verdict(
-        console or table_console(), "verification", found["status"], [*where, *found.get("reasons", ())]
+        console or table_console(),
+        "verification",
+        found["status"],
+        [*where, *found.get("reasons", ()), *found.get("remarks", ())],
     )
 
 

@@ -74,6 +74,7 @@ def verification(
         "reasons": [*(f"{name}: {why}" for name, why in waiting.items()), *reasons],
         "episodes": len(chosen),
         "waiting": waiting,
+        "remarks": list(service.remarks),
     }
 
 
@@ -107,6 +108,7 @@ class _Changes:
         self._as_json = as_json
         self._said: dict[str, tuple[State, tuple[str, ...], str]] = {}
         self._parked = ""
+        self._remarks: tuple[str, ...] = ()
 
     def progressed(self, _: Progress) -> None:
         self._say_changes()
@@ -126,6 +128,15 @@ class _Changes:
         if self._service.parked != self._parked:
             self._parked = self._service.parked
             self._say_parked()
+        for remark in self._service.remarks[len(self._remarks) :]:
+            self._say_remark(remark)
+        self._remarks = self._service.remarks
+
+    def _say_remark(self, remark: str) -> None:
+        if self._as_json:
+            self._print({"remark": remark})
+        else:
+            display.say(f"remark: {remark}")
 
     def _say_episode(self, name: str, status: EpisodeStatus) -> None:
         if self._as_json:

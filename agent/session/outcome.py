@@ -309,10 +309,16 @@ def _consent(manifests: Sequence[Manifest]) -> dict[str, str]:
     return {"decision": "allow", "reason": personal[0].consent.reason}
 
 
+def _why(manifest: Manifest) -> tuple[str, ...]:
+    """Return the reasons of a quality that is not ok; a manifest of others may give none."""
+    is_ok = manifest.quality.status is Status.OK
+    return manifest.quality.reasons or (() if is_ok else ("the manifest gives no reason",))
+
+
 def _quality(manifests: Sequence[Manifest], is_partial: bool) -> dict[str, Any]:
     gates = [gate for manifest in manifests for gate in manifest.gates]
     verdicts = [
-        Verdict("quality", manifest.episode_id, manifest.quality.status, (), manifest.quality.reasons)
+        Verdict("quality", manifest.episode_id, manifest.quality.status, (), _why(manifest))
         for manifest in manifests
     ]
     status = worst([*verdicts, *gates])

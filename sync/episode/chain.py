@@ -9,7 +9,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from sensorium.errors import EpisodeError, TrustError
-from sensorium.sync.episode.files import BESIDE_THE_SEAL, MANIFEST_FILE, is_scratch
+from sensorium.sync.episode.files import BESIDE_THE_SEAL, MANIFEST_FILE, is_litter, is_scratch
 from sensorium.sync.episode.manifest import Manifest, dump_manifest, hash_file, manifest_digest, read_manifest
 from sensorium.sync.episode.spool import Spool, sync_folder, write_durably
 from sensorium.sync.trust.documents import open_document, sign_document
@@ -35,7 +35,7 @@ def seal(open_folder: Path, manifest: Manifest) -> Path:
     names = [
         path
         for path in sorted(open_folder.iterdir())
-        if path.is_file() and path.name not in BESIDE_THE_SEAL and not is_scratch(path.name)
+        if path.is_file() and path.name not in BESIDE_THE_SEAL and not is_litter(path.name)
     ]
     try:
         for path in names:
@@ -117,8 +117,9 @@ def _move_to_sealed(spool: Spool, open_folder: Path, episode_id: str) -> Path:
     sealed = spool.sealed_folder(episode_id)
     if sealed.exists():
         raise EpisodeError(f"{sealed} exists already; an episode is never overwritten")
-    for scratch in open_folder.glob(".*"):
-        scratch.unlink()
+    for scratch in open_folder.iterdir():
+        if is_scratch(scratch.name) and not scratch.is_dir():
+            scratch.unlink()
     open_folder.rename(sealed)
     sync_folder(spool.sealed_dir)
     sync_folder(spool.open_dir)

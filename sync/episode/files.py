@@ -3,6 +3,8 @@
 Everything that reads, writes, hashes, sends or withholds a file of an episode takes its name from here.
 """
 
+from pathlib import Path
+
 DATA_FILE = "data.mcap"
 """Streams that are not personal, and what happened: marks, losses, pauses, readings of the clocks."""
 
@@ -58,15 +60,49 @@ def stream_file(stream: str) -> str:
     return f"{stream}.mcap"
 
 
-_LITTER = frozenset({"Thumbs.db", "desktop.ini", "lost+found", "Icon\r"})
+_LITTER = frozenset(
+    {
+        "thumbs.db",
+        "thumbs.db:encryptable",
+        "ehthumbs.db",
+        "desktop.ini",
+        "lost+found",
+        "icon\r",
+        "@eadir",
+        "@tmp",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "system volume information",
+        "lost.dir",
+        "__macosx",
+        "network trash folder",
+        "temporary items",
+        "found.000",
+    }
+)
+"""In lower case: the file systems that these come from do not tell one from the other."""
 
 
 def is_litter(name: str) -> bool:
-    """Return whether a file is what desktops and editors leave wherever they look: no finding, but a remark.
+    """Return whether a file or folder is what desktops, NAS boxes and editors leave wherever they look.
 
-    Hidden ones (``.DS_Store``, ``.nfs...``) are scratch.
+    Hidden ones are such, too: ``.DS_Store``, ``._data.mcap`` (AppleDouble), ``.nfs...``, ``.fuse_hidden...``. Beside
+    an episode's files none is a finding, but a remark, and no command takes it for a file of the episode. A colon
+    separates a file from a stream of it (``data.mcap:Zone.Identifier``) where a copy kept such as a file.
     """
-    return name in _LITTER or name.endswith("~")
+    return (
+        is_scratch(name)
+        or name.lower() in _LITTER
+        or name.endswith("~")
+        or name.startswith("~$")
+        or ":" in name
+    )
+
+
+def recorded_files(folder: Path) -> list[Path]:
+    """Return the files of an episode folder that hold what was recorded, sorted, whatever else lies there."""
+    return sorted(path for path in folder.glob("*.mcap") if not is_litter(path.name) and path.is_file())
 
 
 def is_scratch(name: str) -> bool:

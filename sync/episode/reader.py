@@ -20,7 +20,7 @@ from sensorium.sync.episode.entries import (
     EpisodeEvent,
     RecordedModel,
 )
-from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
+from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE, recorded_files
 from sensorium.sync.episode.layouts import MessageLayout, layout_for, load_stream_info
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.mcap_reader import McapReader
@@ -73,7 +73,7 @@ class Episode:
         self.manifest: Manifest | None = read_manifest(path) if (path / MANIFEST_FILE).exists() else None
         self._readers: list[McapReader] = []
         try:
-            for file in sorted(path.glob("*.mcap")):
+            for file in recorded_files(path):
                 self._readers.append(McapReader(file))
             self.episode_id, self.timeline = self._read_origin()
             self._sources = self._find_streams()

@@ -14,7 +14,7 @@ from sensorium.errors import EpisodeError
 from sensorium.sync.episode.checksum import crc32
 from sensorium.sync.episode.chunk_accounts import Written, add_shares
 from sensorium.sync.episode.chunks import pack_message_indexes
-from sensorium.sync.episode.files import DATA_FILE, RESERVE_FILE
+from sensorium.sync.episode.files import DATA_FILE, RESERVE_FILE, recorded_files
 from sensorium.sync.episode.layouts import load_stream_info
 from sensorium.sync.episode.mcap_file import McapFile
 from sensorium.sync.episode.mcap_reader import McapReader
@@ -148,7 +148,7 @@ def recover(folder: Path) -> RecoveryResult:
 def _recover(folder: Path) -> RecoveryResult:
     for scratch in (*folder.glob(".*.recover"), folder / RESERVE_FILE):
         scratch.unlink(missing_ok=True)
-    paths = sorted(folder.glob("*.mcap"))
+    paths = recorded_files(folder)
     scans = {path: _scan(path) for path in paths}
     origin = next((scan.origin for scan in scans.values() if scan.origin), None)
     if origin is None or folder / DATA_FILE not in scans:

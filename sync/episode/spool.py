@@ -98,13 +98,38 @@ def _episode_folders(parent: Path) -> list[Path]:
     return sorted(folder for folder in parent.iterdir() if ULID.fullmatch(folder.name) and folder.is_dir())
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+_CANNOT_SYNC = frozenset(
+    {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EPERM, errno.EACCES, errno.EISDIR}
+)
+"""What SMB shares, 9p, FUSE and FAT answer to the sync of a folder that they cannot sync; it is no failed write."""
+
+
+def sync_folder(folder: Path) -> bool:
+    """Make the names in a folder survive a power cut; return whether its file system can.
+
+    Raises:
+        OSError: If it can, and failed.
+    """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        return sync_opened(fd)
     finally:
         os.close(fd)
+
+
+def sync_opened(descriptor: int) -> bool:
+    """Sync an open file or folder; return whether its file system can.
+
+    Raises:
+        OSError: If it can, and failed.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as err:
+        if err.errno not in _CANNOT_SYNC:
+            raise
+        return False
+    return True
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

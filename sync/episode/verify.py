@@ -18,7 +18,6 @@ from sensorium.sync.episode.files import (
     MANIFEST_FILE,
     SIGNED_RECORDS,
     is_litter,
-    is_scratch,
 )
 from sensorium.sync.episode.manifest import (
     LEAF_BYTES,
@@ -194,7 +193,7 @@ def strangers(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{path.name} is a link: somebody else can change it"
         elif path.name in erased:
             yield f"{path.name} was erased, and is here again: remove it"
-        elif path.name not in known and not is_scratch(path.name) and not is_litter(path.name):
+        elif path.name not in known and not is_litter(path.name):
             yield f"{path.name} is in the folder but not in the manifest"
 
 
@@ -287,7 +286,7 @@ def _remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
         if path.name in SIGNED_RECORDS:
             continue
         if is_litter(path.name):
-            yield f"{path.name} is none of the episode's files, and harmless"
+            yield f"{path.name} is none of the episode's files: nobody signed it, and nothing reads it"
         elif path.name in BESIDE_THE_SEAL - {MANIFEST_FILE}:
             yield f"{path.name} was made after the seal, which says nothing about it"
     if manifest.episode_id != folder.name:

@@ -1,6 +1,5 @@
 """The signing keys of this machine, one file for each role; the public half is derived, never a second file."""
 
-import contextlib
 import os
 import secrets
 from dataclasses import dataclass
@@ -132,8 +131,15 @@ class KeyRing:
                 file.write(Ed25519PrivateKey.generate().private_bytes_raw())
                 file.flush()
                 os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.link(scratch, path)
+            except FileExistsError:
+                pass  # somebody else made one meanwhile: it is the key
+            except OSError:
+                if (
+                    not path.exists()
+                ):  # no links here (a home on SMB, 9p, FAT): who is first then is not certain
+                    scratch.replace(path)
         finally:
-            scratch.unlink()
+            scratch.unlink(missing_ok=True)
         sync_folder(self.folder)

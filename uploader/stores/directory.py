@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -12,7 +11,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import ConfigError, StoreError
-from sensorium.sync.episode.spool import sync_folder, write_all
+from sensorium.sync.episode.files import is_litter
+from sensorium.sync.episode.spool import write_all
+from sensorium.uploader.stores.share import Share
 from sensorium.uploader.stores.store import (
     ObjectExistsError,
     ObjectInfo,
@@ -27,7 +28,27 @@ from sensorium.uploader.stores.store import (
 )
 
 _PARTIAL = ".partial"
-_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
+_PASSING = frozenset(
+    {
+        errno.EIO,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ETIMEDOUT,
+        errno.ESTALE,
+        errno.ENOENT,
+        errno.EINTR,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ENOTCONN,
+        errno.EREMOTEIO,
+    }
+)
+"""What a share answers while its server is away."""
 
 
 def open_directory(url: str) -> Store:
@@ -50,14 +71,21 @@ class DirectoryStore(Store):
     taken. The parent of ``root`` must exist, so that a drive that is not mounted is noticed.
 
     Args:
-        link: Gives a file a second name unless it is taken; replaced by a locked rename where the file system
-            has no links (FAT, some shares).
+        link: Gives a file a second name unless it is taken; where the file system has no links (FAT, some
+            shares) a locked rename does.
+        share: How its file system does what not every one can.
     """
 
-    def __init__(self, root: Path, link: Callable[[Path, Path], None] = os.link) -> None:
+    def __init__(
+        self, root: Path, link: Callable[[Path, Path], None] = os.link, share: Share | None = None
+    ) -> None:
         self.root = root
         self.url = root.as_uri()
-        self._link = link
+        self.share = share or Share(link)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return tuple(f"store {self.url}: {each}" for each in self.share.remarks)
 
     def put(self, key: str, data: bytes) -> None:
         with _explained(self, key):
@@ -68,7 +96,7 @@ class DirectoryStore(Store):
             try:
                 if path.exists():
                     raise ObjectExistsError(f"{key} exists in {self.url}")
-                _write_synced(partial, data)
+                self._write_synced(partial, data)
                 self.publish(partial, key, is_replacing=False)
             finally:
                 for leftover in folder.glob(f"{stem}-*"):  # ours, and those of processes that were killed
@@ -94,8 +122,8 @@ class DirectoryStore(Store):
         with _explained(self, prefix):
             found = []
             for folder, folders, names in os.walk(self.root):
-                folders[:] = [name for name in folders if not name.startswith(".")]
-                found += [Path(folder, name) for name in names if not name.startswith(".")]
+                folders[:] = [name for name in folders if not is_litter(name)]
+                found += [Path(folder, name) for name in names if not is_litter(name)]
             keys = sorted((path.relative_to(self.root).as_posix(), path) for path in found)
             chosen = [ObjectInfo(key, path.stat().st_size) for key, path in keys if key.startswith(prefix)]
         yield from chosen
@@ -105,13 +133,13 @@ class DirectoryStore(Store):
             path = self.path(key)
             path.unlink(missing_ok=True)
             if path.parent.is_dir():
-                sync_folder(path.parent)
+                self.share.sync_folder(path.parent)
 
     def upload(self, key: str) -> Upload:
         return _DirectoryUpload(self, check_key(key))
 
     def reopen(self) -> Store:
-        return DirectoryStore(self.root, self._link)
+        return DirectoryStore(self.root, share=self.share)
 
     def path(self, key: str) -> Path:
         """Return where an object lies.
@@ -132,7 +160,7 @@ class DirectoryStore(Store):
         if not folder.is_dir():
             if not self.root.parent.is_dir():
                 raise ParkedStoreError(f"store {self.url}: {self.root.parent} does not exist; is it mounted?")
-            _make_folders(folder, self.root.parent)
+            self._make_folders(folder, self.root.parent)
         return folder
 
     def publish(self, partial: Path, key: str, is_replacing: bool) -> None:
@@ -142,27 +170,41 @@ class DirectoryStore(Store):
             ObjectExistsError: If the name is taken and ``is_replacing`` is false.
         """
         path = self.path(key)
-        _make_folders(path.parent, self.root)
+        self._make_folders(path.parent, self.root)
         if is_replacing:
-            partial.replace(path)
+            self.share.replace(partial, path)
         else:
             self._link_or_rename(partial, path)
-        sync_folder(path.parent)
+        self.share.sync_folder(path.parent)
 
     def _link_or_rename(self, partial: Path, path: Path) -> None:
         try:
-            self._link(partial, path)
-            return
+            if self.share.link(partial, path):
+                return
         except FileExistsError as error:
             raise ObjectExistsError(f"{path.relative_to(self.root)} exists in {self.url}") from error
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-        with (self.partial_folder() / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self.share.locked(self.partial_folder() / "lock"):
             if path.exists():
                 raise ObjectExistsError(f"{path.relative_to(self.root)} exists in {self.url}")
             partial.rename(path)
+
+    def _make_folders(self, folder: Path, existing: Path) -> None:
+        """Create the folders between ``existing`` and ``folder`` so that they survive a power cut."""
+        missing = [
+            path for path in (folder, *folder.parents) if path.is_relative_to(existing) and path != existing
+        ]
+        for path in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+                self.share.sync_folder(path.parent)
+
+    def _write_synced(self, path: Path, data: bytes) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(descriptor, data)
+            self.share.sync_file(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class _DirectoryUpload(Upload):
@@ -185,7 +227,7 @@ class _DirectoryUpload(Upload):
             self._store.partial_folder()
             descriptor = os.open(self._path(), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                self._store.share.lock(descriptor)
                 check_offset(self._key, os.fstat(descriptor).st_size, offset)
                 os.lseek(descriptor, offset, os.SEEK_SET)
                 try:
@@ -217,9 +259,7 @@ class _DirectoryUpload(Upload):
         descriptor = os.open(self._path(), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             check_size(self._key, os.fstat(descriptor).st_size, size_bytes)
-            os.fsync(descriptor)
-            # Reading back shall come from the disk, not from the pages just written.
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._store.share.sync_file(descriptor)
         finally:
             os.close(descriptor)
 
@@ -236,33 +276,13 @@ def _explained(store: DirectoryStore, key: str) -> Iterator[None]:
         raise
     except OSError as error:
         message = f"store {store.url}: {key}: {error.strerror or error}"
-        if error.errno in (errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENOENT):
+        if error.errno in _PASSING:
             raise RetryableStoreError(message) from error
         raise ParkedStoreError(message) from error
 
 
 def _short_hash(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:32]
-
-
-def _make_folders(folder: Path, existing: Path) -> None:
-    """Create the folders between ``existing`` and ``folder`` so that they survive a power cut."""
-    missing = [
-        path for path in (folder, *folder.parents) if path.is_relative_to(existing) and path != existing
-    ]
-    for path in reversed(missing):
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-            sync_folder(path.parent)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_fully(descriptor: int, length: int | None) -> bytes:

@@ -57,6 +57,10 @@ class RetryingStore(Store):
         self._inner = inner
         self._retrier = retrier
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self._inner.remarks
+
     def put(self, key: str, data: bytes) -> None:
         self._retrier.call(lambda: self._inner.put(key, data))
 

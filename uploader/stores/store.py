@@ -91,6 +91,11 @@ class Store(ABC):
 
     url: str
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was found so far that this store cannot promise, in words; nothing is refused for it."""
+        return ()
+
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
         """Put a small object, durably, in one step, only if there is none under the key.
