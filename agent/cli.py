@@ -177,7 +177,9 @@ def main() -> None:
 
 def _fail(message: str, code: int) -> NoReturn:
     from sensorium.agent.commands.output import plain_text
+    from sensorium.masking import masked
 
+    message = masked(message)
     if "--json" in sys.argv:
         print(json.dumps({"error": message, "exit_code": code}))  # noqa: T201
     for line in message.splitlines():
@@ -209,8 +211,10 @@ def _internal(err: Exception) -> str:
     import tempfile
     import traceback
 
+    from sensorium.masking import masked
+
     with tempfile.NamedTemporaryFile("w", prefix="sensorium-error-", suffix=".log", delete=False) as file:
-        traceback.print_exception(err, file=file)
+        file.write(masked("".join(traceback.format_exception(err))))
     return f"internal error: {type(err).__name__}: {err}; details are in {file.name}, please report them"
 
 

@@ -24,12 +24,15 @@ from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.registry import load_driver
 from sensorium.drivers.stages import Item, Pipeline, stages_for
 from sensorium.errors import DeviceError, EndOfStreamError, SensoriumError
+from sensorium.masking import MaskedOutput, masked, secrets_of
 from sensorium.priority import give_way, go_first
 from sensorium.stopping import stop_on_sigterm
 from sensorium.timebase import SECOND_NS, Clock, HostClock, Timeline, read_bases
 
 READ_TIMEOUT_S = 0.02
 WELCOME_TIMEOUT_NS = 30 * SECOND_NS
+OPTIONS_ON_STDIN = "options_on_stdin"
+"""In a spec file: the options hold a secret, which no file may; they come through standard input."""
 
 
 class HostSpec(BaseModel):
@@ -161,7 +164,7 @@ class DriverHost:
             self.open()
             self._publish_all()
         except SensoriumError as err:
-            error = str(err)
+            error = masked(str(err), secrets_of(self._spec.options))
             raise
         finally:
             self.driver.close()
@@ -196,10 +199,19 @@ def _take_priority(spec: HostSpec) -> str:
     return ""
 
 
+def _read_spec(path: Path) -> HostSpec:
+    """Return what to run; options that hold a secret come through standard input, the file shows them masked."""
+    document = json.loads(path.read_text())
+    if document.pop(OPTIONS_ON_STDIN, False):
+        document["options"] = json.load(sys.stdin)
+        MaskedOutput.begin(secrets_of(document["options"]))
+    return HostSpec.model_validate(document)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one driver host; exit code 0 = the source ended or we were told to stop, else the error's."""
     (spec_path,) = sys.argv[1:] if argv is None else argv
-    spec = HostSpec.model_validate(json.loads(Path(spec_path).read_text()))
+    spec = _read_spec(Path(spec_path))
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     with bus_context(LINGER_S + 1.0) as context:
         try:

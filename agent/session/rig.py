@@ -19,6 +19,7 @@ from sensorium.drivers.frame import STREAM_NAME
 from sensorium.drivers.payloads.choice import parse_codec
 from sensorium.drivers.registry import load_driver
 from sensorium.errors import CalibrationError, ConfigError, DeviceError
+from sensorium.masking import masked, secrets_of
 from sensorium.sync.clocks.probe import load_key
 from sensorium.sync.clocks.triggered import TriggerSettings
 from sensorium.sync.clocks.watch import NodeSettings, WatchSettings
@@ -212,7 +213,8 @@ def parse_rig(text: str, path: Path) -> Rig:
         )
     rig = _validate(data, path, problems)
     if problems:
-        raise ConfigError("\n".join(_line(path, positions, where, what) for where, what in problems))
+        lines = "\n".join(_line(path, positions, where, what) for where, what in problems)
+        raise ConfigError(masked(lines, secrets_of(data)))
     assert rig is not None
     _check_devices(rig, path, positions)
     return rig

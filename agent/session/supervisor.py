@@ -25,6 +25,7 @@ import zmq
 from sensorium.agent.session.control import AgentNote, ControlClient, is_of_run
 from sensorium.agent.session.memory_folder import bring_home, clear_up, make_memory_folder
 from sensorium.agent.session.rig import Device
+from sensorium.agent.session.secret_options import standard_input, without_secrets
 from sensorium.drivers.bus.wire import device_token
 from sensorium.errors import DeviceError, SensoriumError
 from sensorium.priority import let_go_first
@@ -71,6 +72,7 @@ class Child:
     Attributes:
         holds_sigterm: It has something to save and keeps a SIGTERM until it can.
         outlives: It is not to know whose child it is: it goes on when this process ends.
+        told: What it reads from standard input: what no file and no process list may show.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Child:
     arguments: tuple[str, ...]
     holds_sigterm: bool = False
     outlives: bool = False
+    told: bytes = b""
     process: subprocess.Popen[bytes] | None = None
     started_ns: int = 0
     backoff_ns: int = FIRST_BACKOFF_NS
@@ -162,7 +165,7 @@ class Supervisor:
                 "batch_ms": self._plan.recorder.batch_ms,
                 "token": device_token(self._secret, device.name),
             }
-            child = self._child(device.name, "sensorium.drivers.host", spec)
+            child = self._driver_child(device, spec)
             self._drivers[device.name] = child
             self._spawn(child)
 
@@ -210,12 +213,19 @@ class Supervisor:
             json.dump(spec, file)
         return Child(name, module, (str(path),), holds_sigterm=True)
 
+    def _driver_child(self, device: Device, spec: Mapping[str, Any]) -> Child:
+        shown, told = without_secrets(spec)
+        child = self._child(device.name, "sensorium.drivers.host", shown)
+        child.told = told
+        return child
+
     def _spawn(self, child: Child) -> None:
         log = (self.run_dir / "logs" / f"{child.name}.log").open("ab")
-        with log, sigterm_held() if child.holds_sigterm else contextlib.nullcontext():
+        held = sigterm_held() if child.holds_sigterm else contextlib.nullcontext()
+        with log, standard_input(child.told) as told, held:
             child.process = subprocess.Popen(
                 [sys.executable, "-m", child.module, *child.arguments],
-                stdin=subprocess.DEVNULL,
+                stdin=told,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C in the terminal is ours to handle

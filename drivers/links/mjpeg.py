@@ -3,22 +3,17 @@
 import base64
 import contextlib
 import http.client
-import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from sensorium.drivers.payloads.images import jpeg_extent
 from sensorium.errors import DeviceError
+from sensorium.masking import masked, masked_address, secrets_of, split_login
 
 _MAX_HEADER_BYTES = 1 << 16
 MAX_PART_BYTES = 64 << 20
-
-
-def without_password(url: str) -> str:
-    """Return ``url`` as it may be logged: user and password replaced by ``***``."""
-    return re.sub(r"(?<=://)[^@/]*@", "***@", url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +33,19 @@ class MjpegStream:
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        self._label = without_password(url)
+        self._label = masked_address(url)
+        self._secrets = secrets_of(url)
         self._timeout_s = timeout_s
         self._buffer = bytearray()
-        parts = urlsplit(url)
-        connection_type = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
+        bare, login = split_login(url)
+        parts = self._split(bare)
+        is_safe = parts.scheme.lower() == "https"
+        connection_type = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
         self._connection = connection_type(parts.hostname or "", parts.port, timeout=timeout_s)
         headers = {"Accept": "multipart/x-mixed-replace, image/jpeg", "Connection": "close"}
-        if parts.username is not None:
-            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+        if login is not None:
+            words = f"{login.user}:{login.password or ''}"
+            headers["Authorization"] = "Basic " + base64.b64encode(words.encode()).decode()
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._response: http.client.HTTPResponse | None = None
         try:
@@ -60,10 +56,11 @@ class MjpegStream:
         except (OSError, http.client.HTTPException) as err:
             self._connection.close()
             raise DeviceError(
-                f"camera {self._label}: no answer ({err}); check the address and that it is on"
+                f"camera {self._label}: no answer ({masked(str(err), self._secrets)}); check the address and that "
+                "it is on"
             ) from err
         if self._response.status != 200:
-            status, reason = self._response.status, self._response.reason
+            status, reason = self._response.status, masked(self._response.reason, self._secrets)
             self.close()
             hint = "put user:password@ into the URL" if status in (401, 403) else "check the path of the URL"
             raise DeviceError(f"camera {self._label}: answered {status} {reason}; {hint}")
@@ -81,6 +78,18 @@ class MjpegStream:
             body = self._counted(int(length)) if length.isdecimal() else self._uncounted(delimiter)
             yield Part(body, _seconds(headers.get("x-timestamp", "")))
             self._skip_past(delimiter)
+
+    def _split(self, address: str) -> SplitResult:
+        try:
+            parts = urlsplit(address)
+            if parts.port != 0 and parts.hostname:
+                return parts
+        except ValueError:  # its text quotes the address
+            pass
+        raise DeviceError(
+            f"camera {self._label}: no host and port can be read in this address; write http://user:password@host:"
+            "port/path, with % codes for other signs in the password (%40 for @, %2F for /)"
+        )
 
     def interrupt(self) -> None:
         """Wake a reader that waits in :meth:`parts`; may be called from another thread."""
@@ -176,7 +185,9 @@ class MjpegStream:
                 f"camera {self._label}: silent for {self._timeout_s:g} s; check the camera and its network"
             ) from err
         except (OSError, ValueError, http.client.HTTPException) as err:
-            raise DeviceError(f"camera {self._label}: connection lost ({err})") from err
+            raise DeviceError(
+                f"camera {self._label}: connection lost ({masked(str(err), self._secrets)})"
+            ) from err
         if not chunk:
             raise DeviceError(f"camera {self._label}: closed the connection; it will be opened again")
         self._buffer += chunk

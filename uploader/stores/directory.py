@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import ConfigError, StoreError
+from sensorium.masking import masked_address
 from sensorium.sync.episode.files import is_litter
 from sensorium.sync.episode.spool import write_all
 from sensorium.uploader.stores.share import Share
@@ -60,7 +61,7 @@ def open_directory(url: str) -> Store:
     parts = urlsplit(url)
     folder = Path(unquote(parts.path))
     if parts.netloc not in ("", "localhost") or not folder.is_absolute():
-        raise ConfigError(f"store {url!r}: a folder is written file:///absolute/path")
+        raise ConfigError(f"store {masked_address(url)!r}: a folder is written file:///absolute/path")
     return DirectoryStore(folder)
 
 

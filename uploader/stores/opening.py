@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from sensorium.errors import ConfigError
+from sensorium.masking import masked_address
 from sensorium.timebase import Clock
 from sensorium.uploader.stores.retrying import Retrier, RetryingStore, RetryPolicy
 from sensorium.uploader.stores.store import Store
@@ -35,7 +36,9 @@ def open_store(url: str, clock: Clock, rng: random.Random) -> Store:
     kind = KINDS.get(scheme)
     if kind is None:
         known = ", ".join(each.example for each in KINDS.values())
-        raise ConfigError(f"store {url!r}: unknown kind {scheme!r}; a store is written {known}")
+        raise ConfigError(
+            f"store {masked_address(url)!r}: unknown kind {scheme!r}; a store is written {known}"
+        )
     module, _, function = kind.target.partition(":")
     store: Store = getattr(importlib.import_module(module), function)(url)
     return RetryingStore(store, Retrier(RetryPolicy(), clock, rng))

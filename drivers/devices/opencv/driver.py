@@ -28,10 +28,10 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.drivers.links.inbox import Inbox
-from sensorium.drivers.links.mjpeg import without_password
 from sensorium.drivers.payloads.images import decompress, jpeg_extent, with_channels
 from sensorium.drivers.payloads.table import largest_payload_bytes
 from sensorium.errors import DeviceError, PayloadError, SensoriumError
+from sensorium.masking import masked, masked_address, secrets_of
 from sensorium.timebase import SECOND_NS
 
 if TYPE_CHECKING:  # OpenCV is loaded where a camera is opened: to read a rig file takes none
@@ -112,7 +112,7 @@ class OpenCvDriver(Driver[OpenCvConfig]):
                 there = f"present: {', '.join(present)}" if present else f"no camera is listed in {_BY_ID}"
                 raise DeviceError(f"camera {path}: no such device; {there}")
         elif config.kind == "file" and not Path(config.device).is_file():
-            raise DeviceError(f"video file {config.device}: no such file")
+            raise DeviceError(f"video file {masked_address(config.device)}: no such file")
 
     @classmethod
     def discover(cls) -> Sequence[Seen]:
@@ -187,7 +187,7 @@ class OpenCvDriver(Driver[OpenCvConfig]):
             units="px",
             host_id=self.context.host_id,
             is_personal=is_personal_by_default(Modality.CAMERA) if personal is None else personal,
-            details={"source": self.config.kind, "device": without_password(str(self.config.device))},
+            details={"source": self.config.kind, "device": masked_address(str(self.config.device))},
         )
         return replace(info, max_payload_bytes=largest_payload_bytes(info))
 
@@ -213,7 +213,9 @@ class OpenCvDriver(Driver[OpenCvConfig]):
         except SensoriumError as err:
             self._inbox.fail(err)
         except READ_ERRORS as err:
-            failure = DeviceError(f"camera {name}: reading failed ({err})")
+            failure = DeviceError(
+                f"camera {name}: reading failed ({masked(str(err), secrets_of(self.config.device))})"
+            )
             failure.__cause__ = err
             self._inbox.fail(failure)
         finally:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from sensorium.drivers.devices.opencv.config import OpenCvConfig
 from sensorium.drivers.frame import ClockKind, DeviceClock
-from sensorium.drivers.links.mjpeg import MjpegStream, without_password
+from sensorium.drivers.links.mjpeg import MjpegStream
 from sensorium.errors import DeviceError, EndOfStreamError, SensoriumError
+from sensorium.masking import masked_address, split_login, with_login
 from sensorium.timebase import SECOND_NS, Clock, read_bases
 
 _V4L2_MANUAL_EXPOSURE = 1.0  # V4L2_EXPOSURE_MANUAL
@@ -165,7 +166,7 @@ class FileSource(PictureSource):
 
     def __init__(self, config: OpenCvConfig, clock: Clock) -> None:
         self._path = str(config.device)
-        self._label = f"video file {self._path}"
+        self._label = f"video file {masked_address(self._path)}"
         self._clock = clock
         self._loop = config.loop
         self._capture, self._is_jpeg = self._open(config.encoding == "jpeg")
@@ -252,11 +253,13 @@ class RtspSource(PictureSource):
 
     def __init__(self, config: OpenCvConfig, clock: Clock) -> None:
         url = str(config.device)
-        self._label = f"camera {without_password(url)}"
+        self._label = f"camera {masked_address(url)}"
         self._clock = clock
         timeout_ms = round(config.stall_s * 1000)
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
-        self._capture = _open_capture(self._label, url, cv2.CAP_FFMPEG, limits)
+        bare, login = split_login(url)  # FFmpeg reads a login as RFC 3986 does
+        strict = url if login is None else with_login(bare, login)
+        self._capture = _open_capture(self._label, strict, cv2.CAP_FFMPEG, limits)
         stated_hz = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate_hz = stated_hz if 0 < stated_hz < 1000 else 0.0
 
