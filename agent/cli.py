@@ -4,14 +4,19 @@ import errno
 import json
 import os
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from sensorium import __version__
 from sensorium.agent.arguments import calibration, consent, episodes, export, keys, sync, upload
 from sensorium.agent.arguments.options import DEFAULT_SPOOL, Despite, Json, Seconds, SpoolOption
 from sensorium.errors import SensoriumError
+
+_COMPLETE = "_SENSORIUM_COMPLETE"
+"""Set by the shell when it asks what could come next."""
 
 app = typer.Typer(
     name="sensorium",
@@ -19,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, module in (
@@ -30,7 +36,20 @@ for name, module in (
     ("keys", keys),
 ):
     app.add_typer(module.group, name=name)
-app.command("export")(export.export)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sensorium {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
 
 
 @app.command()
@@ -61,9 +80,14 @@ def record(
     as_json: Json = False,
 ) -> None:
     """Record a rig until Ctrl-C, SIGTERM, or the time is over; seal what was recorded."""
+    from sensorium.agent.session.rig import load_rig
+
+    found = load_rig(rig)  # before all that recording needs: who mistyped a key waits for nothing else
     from sensorium.agent.commands.sessions import run_record
 
-    code = run_record(rig, spool, seconds, operator, despite_calibration=despite_calibration, as_json=as_json)
+    code = run_record(
+        found, spool, seconds, operator, despite_calibration=despite_calibration, as_json=as_json
+    )
     raise typer.Exit(code)
 
 
@@ -156,11 +180,36 @@ def devices(as_json: Json = False) -> None:
     raise typer.Exit(list_devices(as_json=as_json))
 
 
+app.command("export")(export.export)
+
+
+class Shell(str, Enum):
+    """A shell that can complete commands and options."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+@app.command()
+def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:
+    """Print what lets a shell complete commands and options: source <(sensorium completion bash)."""
+    from typer.completion import get_completion_inspect_parameters, shell_complete
+
+    get_completion_inspect_parameters()  # makes the shells known
+    command = typer.main.get_command(app)
+    raise typer.Exit(shell_complete(command, {}, "sensorium", _COMPLETE, f"source_{shell.value}"))
+
+
 def main() -> None:
     """Run the command line; every error becomes one line and an exit code."""
     output = sys.stdout
+    if _COMPLETE in os.environ:
+        from typer.completion import get_completion_inspect_parameters
+
+        get_completion_inspect_parameters()  # makes the shells known
     try:
-        app()
+        app(prog_name="sensorium")
     except SensoriumError as err:
         _fail(str(err), err.exit_code)
     except SystemExit:

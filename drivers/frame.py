@@ -9,12 +9,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sensorium.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 STREAM_NAME = re.compile(r"[a-z0-9_]{1,48}")
 MAX_SAMPLES_PER_FRAME = 1 << 20
@@ -301,7 +302,7 @@ class StreamInfo:
     @property
     def row_bytes(self) -> int:
         """Bytes of one sample of a plain ``COLUMNS`` payload."""
-        return sum(np.dtype(column.dtype).itemsize for column in self.columns)
+        return sum(int(column.dtype[2:]) for column in self.columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -314,7 +315,7 @@ class RecordedStamps:
         epoch: Of the clock that they were mapped with.
     """
 
-    capture_ns: NDArray[np.int64]
+    capture_ns: "NDArray[np.int64]"
     statistical_ns: float
     floor_ns: float
     asymmetry_ns: float
@@ -344,8 +345,8 @@ class Frame:
     stream: str
     seq: int
     count: int
-    device_ticks: NDArray[np.int64] | None
-    arrival_ns: NDArray[np.int64]
+    device_ticks: "NDArray[np.int64] | None"
+    arrival_ns: "NDArray[np.int64]"
     payload: bytes | memoryview
     meta: tuple[float, ...] = ()
     recorded: RecordedStamps | None = None
@@ -393,6 +394,8 @@ class Loss:
     reason: str
 
 
-def stamps(*values: int) -> NDArray[np.int64]:
+def stamps(*values: int) -> "NDArray[np.int64]":
     """Return the values as an int64 array, the form of ``Frame.device_ticks`` and ``Frame.arrival_ns``."""
+    import numpy as np  # here: grants and rig files name modalities and streams, and need no arrays
+
     return np.asarray(values, np.int64)

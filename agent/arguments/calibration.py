@@ -5,11 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sensorium.agent.arguments.options import Json
+from sensorium.agent.arguments.options import Json, command_group
 
-group = typer.Typer(
-    help="Show, convert, check and solve where the sensors of a rig are.", no_args_is_help=True
-)
+group = command_group("Show, convert, check and solve where the sensors of a rig are.")
 
 
 Size = Annotated[

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sensorium.agent.arguments.options import DEFAULT_SPOOL, Json, SpoolOption
+from sensorium.agent.arguments.options import DEFAULT_SPOOL, Json, SpoolOption, command_group
 
-group = typer.Typer(help="Give, withdraw and show consent grants.", no_args_is_help=True)
+group = command_group("Give, withdraw and show consent grants.")
 
 
 @group.command("grant")

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from sensorium.agent.arguments.options import Json
+from sensorium.agent.arguments.options import Json, command_group
 
-group = typer.Typer(help="Keys of this machine, and whose signatures count on it.", no_args_is_help=True)
+group = command_group("Keys of this machine, and whose signatures count on it.")
 _Role = Annotated[str, typer.Option("--role", help="device, operator or authority.")]
 
 

@@ -14,3 +14,8 @@ Despite = Annotated[
     bool, typer.Option("--despite-calibration", help="Record although a calibration check failed before.")
 ]
 Seconds = Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after so much time.")]
+
+
+def command_group(about: str) -> typer.Typer:
+    """Return a group of commands whose help is plain text: the framed one costs 80 ms and is not wider."""
+    return typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None)

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sensorium.agent.arguments.options import Json, Seconds
+from sensorium.agent.arguments.options import Json, Seconds, command_group
 
-group = typer.Typer(help="Look at clocks and alignment.", no_args_is_help=True)
+group = command_group("Look at clocks and alignment.")
 
 
 @group.command("report")

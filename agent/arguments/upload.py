@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sensorium.agent.arguments.options import DEFAULT_SPOOL, Json, SpoolOption
+from sensorium.agent.arguments.options import DEFAULT_SPOOL, Json, SpoolOption, command_group
 
-group = typer.Typer(help="Deliver sealed episodes to the store and verify them there.", no_args_is_help=True)
+group = command_group("Deliver sealed episodes to the store and verify them there.")
 
 
 @group.callback(invoke_without_command=True)

@@ -17,7 +17,7 @@ from sensorium.agent.session.rig import BoardOptions, Rig
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.targets import Target
 from sensorium.errors import CalibrationError, ConsentError
-from sensorium.sync.recording.check_book import JudgedWindow
+from sensorium.sync.recording.judged import JudgedWindow
 from sensorium.timebase import SECOND_NS, Clock
 from sensorium.verdict import Status, Verdict
 

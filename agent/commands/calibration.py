@@ -11,7 +11,8 @@ from rich.table import Table
 
 from sensorium.agent.calibrating.checking.report import judged_document
 from sensorium.agent.commands.display import print_findings
-from sensorium.agent.commands.output import print_json, table_console, today
+from sensorium.agent.commands.output import print_json, today
+from sensorium.agent.commands.terminal import table_console
 from sensorium.calibration import lenses
 from sensorium.calibration.formats import foxglove, kalibr, kitti, opencv, ros
 from sensorium.calibration.formats.detect import import_calibration

@@ -20,7 +20,8 @@ from sensorium.agent.calibrating.solving.live import LiveGuide, record_live
 from sensorium.agent.calibrating.solving.run import check_with_board, kind_of
 from sensorium.agent.calibrating.solving.solver import SolveRequest
 from sensorium.agent.commands.display import coloured, print_findings
-from sensorium.agent.commands.output import print_json, say_progress, table_console
+from sensorium.agent.commands.output import print_json
+from sensorium.agent.commands.terminal import say_progress, table_console
 from sensorium.agent.session.rig import load_rig
 from sensorium.calibration.edges import Reference
 from sensorium.calibration.formats.detect import ImportResult, import_calibration

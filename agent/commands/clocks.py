@@ -11,8 +11,9 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from sensorium.agent.commands.display import coloured, say
-from sensorium.agent.commands.output import print_json, print_json_line, table_console
+from sensorium.agent.commands.display import coloured
+from sensorium.agent.commands.output import print_json, print_json_line, say
+from sensorium.agent.commands.terminal import table_console
 from sensorium.agent.session.rig import load_rig
 from sensorium.errors import ConfigError
 from sensorium.sync.clocks.probe import ProbeServer, load_key

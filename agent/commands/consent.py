@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sensorium.agent.commands import display
-from sensorium.agent.commands.output import print_json, say_why
+from sensorium.agent.commands.output import print_json, say, say_why
 from sensorium.errors import ConfigError, ConsentError, UsageError
 from sensorium.sync.consent.grants import (
     ConsentGrant,
@@ -59,7 +59,7 @@ def give_consent(
     if as_json:
         print_json({"grant": grant.id, "valid_until": format_utc(grant.valid_until)})
     else:
-        display.say(f"granted {grant.id}, valid until {format_utc(grant.valid_until)}")
+        say(f"granted {grant.id}, valid until {format_utc(grant.valid_until)}")
     return 0
 
 
@@ -87,13 +87,13 @@ def withdraw_consent(folder: Path, spool: Path, grant: str, as_json: bool) -> in
         rows = [{"episode": each.episode_id, "streams": dict(each.streams)} for each in erased]
         print_json({"withdrawn": list(ended), "erased": rows, "not_erased": failed, "in_stores": elsewhere})
     else:
-        display.say(f"withdrawn: {', '.join(ended) or 'nothing, no grant of that subject was live'}")
+        say(f"withdrawn: {', '.join(ended) or 'nothing, no grant of that subject was live'}")
         for each in erased:
-            display.say(f"erased in {each.episode_id}: {', '.join(each.streams) or 'what a crash had left'}")
+            say(f"erased in {each.episode_id}: {', '.join(each.streams) or 'what a crash had left'}")
         for episode, url in elsewhere.items():
-            display.say(f"{episode} lies in {url}, too: the next `sensorium upload` to it erases it there")
+            say(f"{episode} lies in {url}, too: the next `sensorium upload` to it erases it there")
         for why in failed.values():
-            display.say(f"not erased yet: {why}")
+            say(f"not erased yet: {why}")
     return 3 if failed else 0
 
 
@@ -171,7 +171,7 @@ def adopt_grants(folder: Path, as_json: bool) -> int:
     if as_json:
         print_json({"adopted": list(adopted)})
     else:
-        display.say(f"adopted: {', '.join(adopted) or 'nothing, every grant file is in the log'}")
+        say(f"adopted: {', '.join(adopted) or 'nothing, every grant file is in the log'}")
     return 0
 
 
@@ -187,7 +187,7 @@ def restart_consent(folder: Path, as_json: bool) -> int:
     if as_json:
         print_json({"log": ledger.log_id, "paused": ledger.is_paused})
     else:
-        display.say(f"new consent log {ledger.log_id}: paused, and nothing is granted yet")
+        say(f"new consent log {ledger.log_id}: paused, and nothing is granted yet")
     return 0
 
 

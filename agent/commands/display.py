@@ -1,21 +1,21 @@
 """What people see: live progress on standard error, tables at the end on standard output."""
 
 import contextlib
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sensorium.agent.commands.output import PatientConsole, styled, table_console
-from sensorium.sync.consent.grants import format_utc
+from sensorium.agent.commands.terminal import PatientConsole, styled, table_console
 from sensorium.timebase import SECOND_NS, HostClock
-from sensorium.uploader.transfer import Progress as UploadProgress
 from sensorium.verdict import Status, Verdict
+
+if TYPE_CHECKING:
+    from sensorium.uploader.transfer import Progress as UploadProgress
 
 CHECKER_SILENT_S = 15.0
 _PLAIN_EVERY_NS = 2 * SECOND_NS
@@ -93,7 +93,7 @@ class Progress:
                 self._warned.add(warning)
                 self._console.print(f"{self._title}: {warning}", soft_wrap=True, markup=False)
 
-    def show_upload(self, progress: UploadProgress) -> None:
+    def show_upload(self, progress: "UploadProgress") -> None:
         """Show how far an upload is."""
         self.show_share(f"{progress.phase} {progress.episode_id}", progress.done_bytes, progress.total_bytes)
 
@@ -154,12 +154,6 @@ def _live_view(title: str, status: Mapping[str, Any]) -> Any:
             f"{stream['uncertainty_p95_us']:.0f}",
         )
     return Group(head, table)
-
-
-def say(text: str) -> None:
-    """Print a plain line, now: somebody may follow."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 def print_session(found: Mapping[str, Any]) -> None:
@@ -339,6 +333,8 @@ def print_consent(rows: Sequence[Mapping[str, Any]], is_paused: bool) -> None:
 
 def print_consent_log(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the consent log, a row each."""
+    from sensorium.sync.consent.grants import format_utc
+
     known = ("v", "log", "seq", "prev", "key", "sig", "kind", "at", "host", "boot", "digest")
     table = Table("row", "time", "what", "details", "signed by")
     for row in rows:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.agent.commands import display
-from sensorium.agent.commands.output import print_json
+from sensorium.agent.commands.output import print_json, say
 from sensorium.agent.reporting.episode import write_report
 from sensorium.agent.session.memory_folder import clear_up
 from sensorium.agent.session.outcome import SessionResult, document
@@ -109,12 +109,12 @@ def recover_episodes(spool: Path, as_json: bool) -> int:
         print_json({"recovered": rows, "warnings": cleared})
     else:
         for text in cleared:
-            display.say(text)
+            say(text)
         for row in rows:
             became = row["error"] or row["remark"] or f"recovered and sealed as {row['path']}"
-            display.say(f"{row['episode']}: {became}")
+            say(f"{row['episode']}: {became}")
         if not rows:
-            display.say("nothing to recover")
+            say("nothing to recover")
     return 3 if any(row["error"] for row in rows) else 0
 
 
@@ -129,5 +129,5 @@ def report_episode(episode: Path, as_json: bool) -> int:
     if as_json:
         print_json({"report": str(path)})
     else:
-        display.say(str(path))
+        say(str(path))
     return 0

@@ -4,8 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from sensorium.agent.commands import display
-from sensorium.agent.commands.output import print_json
+from sensorium.agent.commands.output import print_json, say
 from sensorium.errors import StoreError, UsageError
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.trust.keys import Role
@@ -130,6 +129,6 @@ def _row(fate: Eviction, is_dry_run: bool) -> dict[str, Any]:
 
 def _say(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        display.say("; ".join([f"{row['episode']}: {row['state']}", *row["reasons"]]))
+        say("; ".join([f"{row['episode']}: {row['state']}", *row["reasons"]]))
     if not rows:
-        display.say("there is no episode to look at")
+        say("there is no episode to look at")

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sensorium.agent.commands import display
-from sensorium.agent.commands.output import print_json
+from sensorium.agent.commands.output import print_json, say
 from sensorium.agent.exporting.exporter import Export, Progress, export_episode
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.spool import Spool
@@ -39,6 +39,6 @@ def run_export(
 
 def _print_export(folder: Path, export: Export) -> None:
     samples = ", ".join(f"{name} {count}" for name, count in export.streams.items())
-    display.say(f"{folder}: {export.episode} as {export.to}; samples: {samples}")
+    say(f"{folder}: {export.episode} as {export.to}; samples: {samples}")
     if export.left_out:
-        display.say(f"left out: {', '.join(export.left_out)}")
+        say(f"left out: {', '.join(export.left_out)}")

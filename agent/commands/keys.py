@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sensorium.agent.commands import display
-from sensorium.agent.commands.output import print_json
+from sensorium.agent.commands.output import print_json, say
 from sensorium.errors import UsageError
 from sensorium.sync.consent.grants import format_utc
 from sensorium.sync.episode.manifest import read_seal
@@ -39,11 +38,9 @@ def show_keys(as_json: bool) -> int:
         print_json({"home": str(home), "keys": [_row(key) for key in found]})
         return 0
     for key in found:
-        display.say(_sentence(key))
+        say(_sentence(key))
     if not found:
-        display.say(
-            "no key was made yet; `sensorium keys init` makes them, and so does the first use of each"
-        )
+        say("no key was made yet; `sensorium keys init` makes them, and so does the first use of each")
     return 0
 
 
@@ -96,7 +93,7 @@ def _tell(key: TrustedKey, what: str, as_json: bool) -> int:
     if as_json:
         print_json(_row(key))
     else:
-        display.say(f"{what}: {_sentence(key)}")
+        say(f"{what}: {_sentence(key)}")
     return 0
 
 

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sensorium.agent.commands import display
-from sensorium.agent.commands.output import print_json
+from sensorium.agent.commands.output import print_json, say
 from sensorium.agent.session.control import AgentNote, ask_agent
 from sensorium.errors import BusyError
-from sensorium.sync.consent.store import ConsentStore
 from sensorium.timebase import HostClock
 
 
@@ -23,9 +21,11 @@ def tell_agent(spool: Path, cmd: str, fields: Mapping[str, Any], as_json: bool) 
     if as_json:
         print_json(reply)
     elif cmd == "status":
+        from sensorium.agent.commands import display
+
         display.print_status(reply)
     else:
-        display.say(_told(cmd, reply))
+        say(_told(cmd, reply))
     return 0
 
 
@@ -56,6 +56,8 @@ def run_pause(spool: Path, cmd: str, as_json: bool) -> int:
         except BusyError:
             if cmd == "resume":
                 raise
+    from sensorium.sync.consent.store import ConsentStore  # costs more than all the rest of a press
+
     store = ConsentStore(spool / "consent")
     if cmd == "pause":
         store.pause(source="command line", pressed_ns=pressed_ns)
@@ -65,5 +67,5 @@ def run_pause(spool: Path, cmd: str, as_json: bool) -> int:
     if as_json:
         print_json(reply)
     else:
-        display.say("paused; no agent is running" if reply["paused"] else "resumed; no agent is running")
+        say("paused; no agent is running" if reply["paused"] else "resumed; no agent is running")
     return 0

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sensorium.agent.commands import display
 from sensorium.agent.commands.consent import enter_grant
-from sensorium.agent.commands.output import print_json, say_why, tell
+from sensorium.agent.commands.output import print_json, say_why
+from sensorium.agent.commands.terminal import tell
 from sensorium.agent.commands.upload import WAITING, deliver, verification
 from sensorium.agent.session.outcome import SessionResult, document, exit_code, why_not_good
 from sensorium.agent.session.rig import REQUIRED, Device, Rig, load_rig
@@ -72,7 +73,7 @@ _DEMO_PURPOSES = (Purpose.RECORD, Purpose.LIVE, Purpose.UPLOAD, Purpose.AI_TRAIN
 
 
 def run_record(
-    rig_path: Path,
+    rig: Rig,
     spool: Path | None,
     seconds: float | None,
     operator: str,
@@ -84,7 +85,6 @@ def run_record(
     Raises:
         VerdictError: If a failed calibration check refuses it and the operator did not say otherwise.
     """
-    rig = load_rig(rig_path)
     if rig.document.operator == REQUIRED and not operator:
         raise UsageError(f"rig {rig.document.rig} requires an operator: add --operator NAME")
     request = request_for(rig, spool, seconds)

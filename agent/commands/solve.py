@@ -18,7 +18,8 @@ from sensorium.agent.calibrating.solving.run import Solution, kind_of, solve, so
 from sensorium.agent.calibrating.solving.solver import SolvedPart, SolveRequest
 from sensorium.agent.commands.check import PICTURES, is_rig_file
 from sensorium.agent.commands.display import coloured
-from sensorium.agent.commands.output import print_json, say_progress, table_console, today
+from sensorium.agent.commands.output import print_json, today
+from sensorium.agent.commands.terminal import say_progress, table_console
 from sensorium.agent.session.rig import load_rig
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import difference

@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from sensorium.agent.commands.display import coloured
-from sensorium.agent.commands.output import print_json, table_console
+from sensorium.agent.commands.output import print_json
+from sensorium.agent.commands.terminal import table_console
 from sensorium.agent.reporting.sync import SyncReport, sync_report, write_sync_report
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.calibration.rig_document import RigCalibration

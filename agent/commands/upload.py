@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.agent.commands import display
-from sensorium.agent.commands.output import print_json, print_json_line
+from sensorium.agent.commands.output import print_json, print_json_line, say
 from sensorium.errors import SensoriumError, UsageError
 from sensorium.sync.consent.grants import format_utc
 from sensorium.timebase import Clock, HostClock
@@ -136,7 +136,7 @@ class _Changes:
         if self._as_json:
             self._print({"remark": remark})
         else:
-            display.say(f"remark: {remark}")
+            say(f"remark: {remark}")
 
     def _say_episode(self, name: str, status: EpisodeStatus) -> None:
         if self._as_json:
@@ -144,13 +144,13 @@ class _Changes:
             self._print({**said, "error": status.error})
         else:
             why = "; ".join(filter(None, (*status.reasons, status.error)))
-            display.say(f"{name}: {status.state.value}" + (f"; {why}" if why else ""))
+            say(f"{name}: {status.state.value}" + (f"; {why}" if why else ""))
 
     def _say_parked(self) -> None:
         if self._as_json:
             self._print({"parked": self._parked})
         else:
-            display.say(f"store left alone: {self._parked}" if self._parked else "the store works again")
+            say(f"store left alone: {self._parked}" if self._parked else "the store works again")
 
     def _print(self, found: dict[str, Any]) -> None:
         print_json_line({"utc": format_utc(self._clock.utc_ns()), **found})

@@ -4,8 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sensorium.agent.commands import display
-from sensorium.agent.commands.output import print_json
+from sensorium.agent.commands.output import print_json, say
 from sensorium.errors import EpisodeError, UsageError
 from sensorium.sync.episode.chain import chain_heads
 from sensorium.sync.episode.manifest import manifest_digest, read_seal
@@ -55,9 +54,9 @@ def verify_spool(spool: Path, any_signer: bool, as_json: bool) -> int:
         for folder, each in zip(folders, found, strict=True):
             _say(folder, each, any_signer)
         for gap in gaps:
-            display.say(f"chain: {gap}")
+            say(f"chain: {gap}")
         if not gaps:
-            display.say(f"chain: none of {len(folders)} episodes is missing")
+            say(f"chain: none of {len(folders)} episodes is missing")
     return 0 if not gaps and all(_passes(each, any_signer) for each in found) else 1
 
 
@@ -96,13 +95,13 @@ def _document(found: Verification) -> dict[str, Any]:
 
 def _say(folder: Path, found: Verification, any_signer: bool) -> None:
     signer = found.signer
-    display.say(f"{folder.name}: {found.intact.status.value}")
+    say(f"{folder.name}: {found.intact.status.value}")
     for reason in found.intact.reasons:
-        display.say(f"  {reason}")
+        say(f"  {reason}")
     if signer.is_trusted:
-        display.say(f"  signed by {signer.name} (key {signer.key_id[:16]}), trusted here")
+        say(f"  signed by {signer.name} (key {signer.key_id[:16]}), trusted here")
     else:
         passed = "; passed by --any-signer" if any_signer and signer.key_id else ""
-        display.say(f"  {signer.distrust}{passed}")
+        say(f"  {signer.distrust}{passed}")
     for remark in found.remarks:
-        display.say(f"  remark: {remark}")
+        say(f"  remark: {remark}")

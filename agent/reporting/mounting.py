@@ -11,7 +11,7 @@ from sensorium.agent.calibrating.tasks import CheckTask
 from sensorium.agent.reporting import page
 from sensorium.agent.reporting.material import Material, attempt
 from sensorium.agent.reporting.pictures import encoded
-from sensorium.sync.recording.check_book import MOUNTING
+from sensorium.sync.recording.judged import MOUNTING
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict
 

@@ -1,6 +1,7 @@
 """The rig file: one YAML document, validated to the last key before anything starts.
 
 Every problem becomes one line with file, line and column; unknown keys name the nearest known one.
+What only some rigs ask for is loaded when one does: who mistyped a key waits for nothing else.
 """
 
 import difflib
@@ -13,20 +14,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from sensorium.agent.session.check_kinds import watched_kind
-from sensorium.calibration.rig_document import RigCalibration
 from sensorium.drivers.driver import Driver, DriverConfig
 from sensorium.drivers.frame import STREAM_NAME
-from sensorium.drivers.payloads.choice import parse_codec
 from sensorium.drivers.registry import load_driver
 from sensorium.errors import CalibrationError, ConfigError, DeviceError
 from sensorium.masking import masked, secrets_of
-from sensorium.sync.clocks.probe import load_key
 from sensorium.sync.clocks.triggered import TriggerSettings
-from sensorium.sync.clocks.watch import NodeSettings, WatchSettings
+from sensorium.sync.clocks.watch_settings import NodeSettings, WatchSettings
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.recording.press import PauseSettings
 from sensorium.sync.recording.spec import DiskSettings, RecorderSettings, ThinkingSettings
-from sensorium.sync.recording.triggers import check_streams
 
 if TYPE_CHECKING:
     from sensorium.calibration.targets import Target
@@ -275,12 +272,16 @@ def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, s
         problems.append((("checks",), what))
     problems += _at_start_problems(document, "calibration" in anchored)
     if "calibration" in anchored and not problems:
+        from sensorium.calibration.rig_document import RigCalibration
+
         try:
             RigCalibration.load(anchored["calibration"])
         except CalibrationError as err:
             problems.append((("calibration",), f"calibration: {err}"))
     clocks = _anchored_clocks(document.clocks, base, [device.name for device in devices], problems)
-    if not any(device.driver == "replay" for device in devices):  # whose streams have names of their own
+    if document.triggers and not any(device.driver == "replay" for device in devices):  # it names its streams
+        from sensorium.sync.recording.triggers import check_streams
+
         for index, problem in check_streams(document.triggers, [device.name for device in devices]):
             problems.append((("triggers", index), f"triggers: {problem}"))
     pause = document.pause
@@ -314,6 +315,8 @@ def _anchored_clocks(
         where: Location = ("clocks", "nodes", index)
         anchored = node.model_copy(update={"key": base / node.key})
         nodes.append(anchored)
+        from sensorium.sync.clocks.probe import load_key
+
         try:
             load_key(anchored.key)
         except ConfigError as err:
@@ -357,6 +360,8 @@ def _codec(entry: dict[str, Any], where: Location, problems: list[tuple[Location
     """Return the entry's codec as written; whether it fits the streams shows when they are declared."""
     if "codec" not in entry:
         return None
+    from sensorium.drivers.payloads.choice import parse_codec
+
     try:
         parse_codec(str(entry["codec"]))
     except ConfigError as err:

@@ -2,41 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from math import isfinite
+from dataclasses import dataclass, field
 
 from sensorium.sync.episode.manifest import CheckRecord
+from sensorium.sync.recording.judged import JudgedWindow, Key
 from sensorium.verdict import Status, Verdict, outweighs
 
-MOUNTING = "mounting"
-"""The check whose subject is the sensor that moved (or those that may have)."""
 _ALARM = (Status.SUSPECT, Status.FAILED)
-Key = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedWindow:
-    """A verdict with the span of the captures that it judged (host ns)."""
-
-    verdict: Verdict
-    start_ns: int
-    end_ns: int
-
-    @classmethod
-    def of(cls, verdict: Verdict, start_ns: int, end_ns: int) -> "JudgedWindow":
-        """Return a window without the numbers that are none (degrees that nothing pins have infinite sigmas)."""
-        finite = tuple(
-            replace(each, sigma=each.sigma if each.sigma is not None and isfinite(each.sigma) else None)
-            for each in verdict.quantities
-            if isfinite(each.value)
-        )
-        return cls(replace(verdict, quantities=finite), start_ns, end_ns)
-
-    @property
-    def key(self) -> Key:
-        """Under which it is kept: an answer to who moved replaces the one before, whoever that named."""
-        is_answer = self.verdict.check == MOUNTING
-        return self.verdict.check, "" if is_answer else self.verdict.subject
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from sensorium.sync.recording.check_book import CheckBook, CheckMessage, JudgedWindow
+from sensorium.sync.recording.check_book import CheckBook, CheckMessage
+from sensorium.sync.recording.judged import JudgedWindow
 from sensorium.sync.recording.open_episode import OpenEpisode
 from sensorium.sync.recording.permit import Permit
 from sensorium.verdict import Status

@@ -6,9 +6,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sensorium.sync.clocks.triggered import TriggerSettings
-from sensorium.sync.clocks.watch import WatchSettings
+from sensorium.sync.clocks.watch_settings import WatchSettings
 from sensorium.sync.episode.facts import SessionFacts
-from sensorium.sync.recording.check_book import JudgedWindow
+from sensorium.sync.recording.judged import JudgedWindow
 from sensorium.sync.recording.press import PauseSettings
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from sensorium.drivers.frame import ClockKind
 from sensorium.sync.clocks.claims import ClaimWatch, Reference
 from sensorium.sync.clocks.host_base import HOST_CLOCK
-from sensorium.sync.clocks.watch import ClockWatch, WatchEvent, WatchSettings
+from sensorium.sync.clocks.watch import ClockWatch, WatchEvent
+from sensorium.sync.clocks.watch_settings import WatchSettings
 from sensorium.sync.thinking.tracked import TrackedStream
 from sensorium.timebase import BaseReading, Clock
 from sensorium.verdict import Status, Verdict

@@ -21,7 +21,7 @@ from sensorium.drivers.payloads.ouster import decode_scan
 from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.simulators.demo_rig import demo_calibration
 from sensorium.simulators.emulators.ouster_encoder import encode_scan
-from sensorium.sync.recording.check_book import JudgedWindow
+from sensorium.sync.recording.judged import JudgedWindow
 from sensorium.sync.thinking.sets import KeptFrame
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status

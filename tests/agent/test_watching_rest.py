@@ -15,7 +15,7 @@ from sensorium.calibration.geometry import inverse
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.simulators.demo_rig import demo_calibration
 from sensorium.simulators.device import Bump
-from sensorium.sync.recording.check_book import JudgedWindow
+from sensorium.sync.recording.judged import JudgedWindow
 from sensorium.verdict import Status
 
 SECONDS = 4.0

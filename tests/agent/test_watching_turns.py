@@ -19,7 +19,7 @@ from sensorium.calibration.rig_document import RigCalibration
 from sensorium.simulators.demo_rig import demo_calibration
 from sensorium.simulators.rig import MOUNTS
 from sensorium.simulators.world import World
-from sensorium.sync.recording.check_book import JudgedWindow
+from sensorium.sync.recording.judged import JudgedWindow
 from sensorium.verdict import Status
 
 SECONDS = 31.0

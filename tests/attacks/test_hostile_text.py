@@ -10,7 +10,8 @@ import pytest
 from rich.table import Table
 
 from sensorium.agent.commands.display import coloured, print_episodes
-from sensorium.agent.commands.output import PatientConsole, plain_text, say_why, styled
+from sensorium.agent.commands.output import plain_text, say_why
+from sensorium.agent.commands.terminal import PatientConsole, styled
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2Jname\x9b31m\u202egnp.exe"
 MARKUP = "[link=file:///etc/passwd]click[/link][/] [green]ok"

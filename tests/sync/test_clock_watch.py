@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from sensorium.errors import ConfigError
 from sensorium.sync.clocks.probe import KEY_BYTES, ProbeServer
-from sensorium.sync.clocks.watch import ClockWatch, WatchSettings
+from sensorium.sync.clocks.watch import ClockWatch
+from sensorium.sync.clocks.watch_settings import WatchSettings
 from sensorium.timebase import SECOND_NS, BaseReading, HostClock, VirtualClock
 from sensorium.verdict import Status
 

@@ -18,7 +18,8 @@ from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import Column, Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.errors import SensoriumError, VerdictError
 from sensorium.sync.episode.manifest import Manifest
-from sensorium.sync.recording.check_book import CheckerReport, CheckMessage, JudgedWindow, PlannedCheck
+from sensorium.sync.recording.check_book import CheckerReport, CheckMessage, PlannedCheck
+from sensorium.sync.recording.judged import JudgedWindow
 from sensorium.timebase import SECOND_NS, Timeline
 from sensorium.verdict import Quantity, Status, Verdict
 

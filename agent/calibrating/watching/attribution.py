@@ -5,7 +5,7 @@ from typing import Any
 
 from sensorium.agent.calibrating.watching.watch import ALARM, Moved, Watch
 from sensorium.calibration.attribution import moved_sensors
-from sensorium.sync.recording.check_book import MOUNTING, JudgedWindow
+from sensorium.sync.recording.judged import MOUNTING, JudgedWindow
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Quantity, Status, Verdict, worst
 

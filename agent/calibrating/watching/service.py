@@ -27,7 +27,8 @@ from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import SensoriumError, UsageError
 from sensorium.priority import give_way
 from sensorium.stopping import end_with_parent
-from sensorium.sync.recording.check_book import CheckerReport, CheckMessage, JudgedWindow, PlannedCheck
+from sensorium.sync.recording.check_book import CheckerReport, CheckMessage, PlannedCheck
+from sensorium.sync.recording.judged import JudgedWindow
 from sensorium.sync.thinking.set_messages import unpack_set
 from sensorium.sync.thinking.sets import AlignedSet, SetRequest
 from sensorium.timebase import SECOND_NS, Clock, HostClock, process_cpu_ns

@@ -22,7 +22,7 @@ from sensorium.calibration.camera_rotation import camera_turns
 from sensorium.calibration.lidar_lidar import sweep_turns
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.rotation import MAX_OFFSET_S, MIN_EXCITATION_RAD_S, Turns, check_imu_rotation
-from sensorium.sync.recording.check_book import JudgedWindow
+from sensorium.sync.recording.judged import JudgedWindow
 from sensorium.sync.thinking.sets import AlignedSet, KeptFrame, SetRequest
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict

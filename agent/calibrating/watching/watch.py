@@ -15,7 +15,7 @@ from sensorium.calibration.attribution import Window, is_timing, moved_between
 from sensorium.calibration.checks import ConsecutiveJudge
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
-from sensorium.sync.recording.check_book import JudgedWindow
+from sensorium.sync.recording.judged import JudgedWindow
 from sensorium.sync.thinking.sets import AlignedSet, SetRequest
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Quantity, Status, Verdict
