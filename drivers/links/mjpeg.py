@@ -1,19 +1,22 @@
 """JPEG over HTTP: the multipart stream of network cameras."""
 
-import base64
 import contextlib
 import http.client
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
+from sensorium.drivers.links.http_login import authorization, challenges
 from sensorium.drivers.payloads.images import jpeg_extent
 from sensorium.errors import DeviceError
-from sensorium.masking import masked, masked_address, secrets_of, split_login
+from sensorium.masking import Login, masked, masked_address, secrets_of, split_login
 
 _MAX_HEADER_BYTES = 1 << 16
 MAX_PART_BYTES = 64 << 20
+_LOGIN_TRIES = 2
+_PART_HEADER = re.compile(rb"(content|x)-[a-z0-9-]*:", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,43 +30,87 @@ class Part:
 class MjpegStream:
     """A multipart stream of JPEG images over HTTP, as network cameras and ffmpeg's ``mpjpeg`` send it.
 
-    The delimiter is taken from the body, not from the Content-Type header, because senders disagree with
-    their own headers: ffmpeg says ``application/octet-stream``, others count the leading dashes twice.
-    Redirects are not followed.
+    The delimiter is taken from the body, because senders disagree with their own headers: ffmpeg says
+    ``application/octet-stream``, others count the leading dashes twice, or send none. What the Content-Type header
+    announces only helps where the body begins with the headers of a part. Redirects are not followed.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
+        """Connect; logs in where the server asks for it, with the login in ``url``.
+
+        Raises:
+            DeviceError: If there is no answer, or another than a stream.
+        """
         self._label = masked_address(url)
         self._secrets = secrets_of(url)
         self._timeout_s = timeout_s
         self._buffer = bytearray()
-        bare, login = split_login(url)
-        parts = self._split(bare)
-        is_safe = parts.scheme.lower() == "https"
+        self._delimiter = b""
+        bare, self._login = split_login(url)
+        self._address = self._split(bare)
+        self._request({})
+        if self._login is not None and self._is_locked():
+            self._log_in(self._login)
+        if self._response.status != 200:
+            status, reason = self._response.status, masked(self._response.reason, self._secrets)
+            self.close()
+            raise DeviceError(f"camera {self._label}: answered {status} {reason}; {self._hint(status)}")
+        announced = self._response.headers.get_param("boundary")
+        self._announced = announced.strip(' "').lstrip("-").encode() if isinstance(announced, str) else b""
+
+    def _request(self, headers: dict[str, str]) -> None:
+        address = self._address
+        is_safe = address.scheme.lower() == "https"
         connection_type = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
-        self._connection = connection_type(parts.hostname or "", parts.port, timeout=timeout_s)
-        headers = {"Accept": "multipart/x-mixed-replace, image/jpeg", "Connection": "close"}
-        if login is not None:
-            words = f"{login.user}:{login.password or ''}"
-            headers["Authorization"] = "Basic " + base64.b64encode(words.encode()).decode()
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._response: http.client.HTTPResponse | None = None
+        self._connection = connection_type(address.hostname or "", address.port, timeout=self._timeout_s)
+        asked = {"Accept": "multipart/x-mixed-replace, image/jpeg", "Connection": "close", **headers}
         try:
             self._connection.connect()
             self._socket: socket.socket = self._connection.sock
-            self._connection.request("GET", path, headers=headers)
-            self._response = self._connection.getresponse()
-        except (OSError, http.client.HTTPException) as err:
+            self._connection.request("GET", self._uri, headers=asked)
+            self._response: http.client.HTTPResponse = self._connection.getresponse()
+        except (OSError, ValueError, http.client.HTTPException) as err:
             self._connection.close()
             raise DeviceError(
                 f"camera {self._label}: no answer ({masked(str(err), self._secrets)}); check the address and that "
                 "it is on"
             ) from err
-        if self._response.status != 200:
-            status, reason = self._response.status, masked(self._response.reason, self._secrets)
+
+    @property
+    def _uri(self) -> str:
+        path = quote(self._address.path or "/", safe="/%:@!$&'()*+,;=~")
+        query = quote(self._address.query, safe="/%:@!$&'()*+,;=~?")
+        return f"{path}?{query}" if query else path
+
+    def _is_locked(self) -> bool:
+        """Return whether the answer asks who we are; some cameras do with a page for people."""
+        is_page = self._response.headers.get_content_type() == "text/html"
+        return self._response.status in (401, 403) or (self._response.status == 200 and is_page)
+
+    def _log_in(self, login: Login) -> None:
+        for _ in range(_LOGIN_TRIES):
+            offered = challenges(self._response.headers.get_all("WWW-Authenticate", []))
+            words = authorization(offered, login, "GET", self._uri)
+            if words is None:
+                names = ", ".join(
+                    sorted(f"{each.scheme} {each.fields.get('algorithm', '')}".strip() for each in offered)
+                )
+                self.close()
+                raise DeviceError(
+                    f"camera {self._label}: asks for a login by {names}; Digest (MD5, SHA-256) and Basic are known"
+                )
             self.close()
-            hint = "put user:password@ into the URL" if status in (401, 403) else "check the path of the URL"
-            raise DeviceError(f"camera {self._label}: answered {status} {reason}; {hint}")
+            self._request({"Authorization": words})
+            again = challenges(self._response.headers.get_all("WWW-Authenticate", []))
+            if not any(each.fields.get("stale", "").lower() == "true" for each in again):
+                return  # only an old nonce makes a second try worth it
+
+    def _hint(self, status: int) -> str:
+        if status not in (401, 403):
+            return "check the path of the URL"
+        if self._login is None:
+            return "put user:password@ into the URL"
+        return "it does not take the login in the URL; check user and password"
 
     def parts(self) -> Iterator[Part]:
         """Yield each part as soon as its last byte is there.
@@ -71,13 +118,13 @@ class MjpegStream:
         Raises:
             DeviceError: If the sender stops, goes silent for ``timeout_s``, or sends no multipart stream.
         """
-        delimiter = self._delimiter()
+        headers = self._begin()
         while True:
-            headers = self._headers()
             length = headers.get("content-length", "")
-            body = self._counted(int(length)) if length.isdecimal() else self._uncounted(delimiter)
+            body = self._counted(int(length)) if length.isdecimal() else self._uncounted()
             yield Part(body, _seconds(headers.get("x-timestamp", "")))
-            self._skip_past(delimiter)
+            self._skip_past_delimiter()
+            headers = self._headers(self._line())
 
     def _split(self, address: str) -> SplitResult:
         try:
@@ -97,30 +144,42 @@ class MjpegStream:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        if self._response is not None:
-            self._response.close()
+        self._response.close()
         self._connection.close()
 
-    def _delimiter(self) -> bytes:
+    def _begin(self) -> dict[str, str]:
+        """Return the headers of the first part; a delimiter goes before them, or none does."""
         seen = 0
         while seen < _MAX_HEADER_BYTES:
             line = self._line()
             seen += len(line) + 2
-            if line.startswith(b"--") and len(line) > 2:
-                return line
+            if self._is_delimiter(line):
+                self._delimiter = line.rstrip()
+                return self._headers(self._line())
+            if _PART_HEADER.match(line):
+                return self._headers(line)
             if line.startswith(b"\xff\xd8"):
                 break
         raise DeviceError(
             f"camera {self._label}: sends no multipart stream of images; use the camera's MJPEG address"
         )
 
-    def _headers(self) -> dict[str, str]:
+    def _is_delimiter(self, line: bytes) -> bool:
+        """Return whether a line between two parts is the delimiter, as far as it is known."""
+        line = line.rstrip()
+        if self._delimiter:
+            return line == self._delimiter
+        return (line.startswith(b"--") and len(line) > 2) or (bool(line) and line == self._announced)
+
+    def _headers(self, line: bytes) -> dict[str, str]:
+        """Return the headers of a part, of which ``line`` is the first."""
         headers: dict[str, str] = {}
-        while line := self._line():
+        while line:
             key, _, value = line.decode("latin-1").partition(":")
             headers[key.strip().lower()] = value.strip()
             if len(headers) > 100:
                 raise DeviceError(f"camera {self._label}: a part has more than 100 header lines; not MJPEG")
+            line = self._line()
         return headers
 
     def _counted(self, length: int) -> bytes:
@@ -132,34 +191,38 @@ class MjpegStream:
         del self._buffer[:length]
         return body
 
-    def _uncounted(self, delimiter: bytes) -> bytes:
+    def _uncounted(self) -> bytes:
         """Read up to the next delimiter, or to the end of a whole JPEG, which saves one frame of delay."""
+        ends = [self._delimiter] if self._delimiter else [b"--" + self._announced] if self._announced else []
         searched = 0
         while True:
-            at = self._buffer.find(b"\n" + delimiter, searched)
-            if at >= 0:
-                body = bytes(self._buffer[:at]).removesuffix(b"\r")
-                del self._buffer[: at + 1]
+            found = [at for end in ends if (at := self._buffer.find(b"\n" + end, searched)) >= 0]
+            if found:
+                body = bytes(self._buffer[: found[0]]).removesuffix(b"\r")
+                del self._buffer[: found[0] + 1]
                 return body
-            if self._buffer.rstrip(b"\r\n").endswith(b"\xff\xd9"):
+            # Without a delimiter to look for, the image's own end is all there is, wherever it lies.
+            is_near = not self._delimiter or self._buffer.rstrip(b"\r\n").endswith(b"\xff\xd9")
+            if is_near and self._buffer.find(b"\xff\xd9", searched) >= 0:
                 extent = jpeg_extent(self._buffer)
                 if extent is not None:
                     return self._counted(extent.length_bytes)
-            searched = max(0, len(self._buffer) - len(delimiter) - 1)
+            searched = max(0, len(self._buffer) - max(map(len, ends), default=1) - 1)
             if len(self._buffer) > MAX_PART_BYTES:
                 raise DeviceError(
                     f"camera {self._label}: an image has no end after {len(self._buffer)} bytes"
                 )
             self._receive()
 
-    def _skip_past(self, delimiter: bytes) -> None:
+    def _skip_past_delimiter(self) -> None:
         """Drop bytes up to and with the next delimiter line; a wrong Content-Length is survived here."""
         skipped = 0
         while True:
             line = self._line()
-            if line == delimiter:
+            if self._is_delimiter(line):
+                self._delimiter = line.rstrip()
                 return
-            if line == delimiter + b"--":
+            if self._delimiter and line.rstrip() == self._delimiter + b"--":
                 raise DeviceError(f"camera {self._label}: ended its stream; it will be opened again")
             skipped += len(line)
             if skipped > MAX_PART_BYTES:
@@ -177,7 +240,6 @@ class MjpegStream:
         return line
 
     def _receive(self) -> None:
-        assert self._response is not None
         try:
             chunk = self._response.read1(1 << 16)
         except TimeoutError as err:

@@ -1,16 +1,14 @@
 """A real session with logins in its addresses: no file, no output and no process list holds any part of one."""
 
 import base64
-import http.server
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+from camera_server import Gate, counted_parts, jpeg, mjpeg_server
 from sessions import Session, grant, sensorium, until, write_rig
 
 from sensorium.agent.session.rig import load_rig
@@ -21,39 +19,17 @@ SECRETS = ("7rT4uv", "9Lm2", "Zk8Wn3yb", "hV5cQ2", base64.b64encode(f"ada:{PASSW
 
 
 @contextmanager
-def camera() -> Iterator[int]:
-    """Serve images to who knows the password, or says it in the query; yield the port."""
-    image = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
-    right = "Basic " + base64.b64encode(f"ada:{PASSWORD}".encode()).decode()
+def images(gate: Gate | None) -> Iterator[str]:
+    """Serve images until the block ends; yield the address."""
     is_over = threading.Event()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            may = self.headers.get("Authorization") == right or "pwd=Zk8Wn3yb" in self.path
-            self.send_response(200 if may else 401)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-            self.end_headers()
-            head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(image)
-            try:
-                while may and not is_over.wait(0.05):
-                    self.wfile.write(head + image + b"\r\n")
-            except OSError:
-                return  # the client left
+    def chunks() -> Iterator[bytes]:
+        while not is_over.wait(0.05):
+            yield from counted_parts([jpeg(0)], b"--frame")
 
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
+    with mjpeg_server(chunks, "multipart/x-mixed-replace; boundary=frame", gate=gate) as url:
+        yield url
         is_over.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def told(text: str) -> list[str]:
@@ -68,7 +44,9 @@ def files_that_tell(folder: Path) -> list[Path]:
 
 def command_lines(pids: dict[str, int]) -> str:
     return " ".join(
-        Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ") for pid in pids.values()
+        Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ")
+        for name, pid in pids.items()
+        if name != "gone"  # it comes and goes
     )
 
 
@@ -79,14 +57,18 @@ def test_a_session_with_logins_in_its_addresses_tells_them_nowhere(
     monkeypatch.setenv("OPENCV_FFMPEG_DEBUG", "1")
     monkeypatch.setenv("OPENCV_FFMPEG_LOGLEVEL", "48")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with camera() as port:
-        here = f"127.0.0.1:{port}"
+    gate = Gate("ada", PASSWORD, ('Digest realm="cam", nonce="n", qop="auth"', 'Basic realm="cam"'))
+    with images(gate) as locked, images(None) as open_to_all:
         rig = write_rig(
             tmp_path,
             {
-                "front": {"driver": "opencv", "device": f"http://ada:{PASSWORD}@{here}/video"},
-                "back": {"driver": "opencv", "device": f"http://{here}/video.cgi?usr=ada&pwd=Zk8Wn3yb"},
-                "gone": {"driver": "opencv", "device": f"rtsp://ada:hV5cQ2@{here}/x", "required": False},
+                "front": {"driver": "opencv", "device": locked.replace("//", f"//ada:{PASSWORD}@")},
+                "back": {"driver": "opencv", "device": f"{open_to_all}?usr=ada&pwd=Zk8Wn3yb"},
+                "gone": {
+                    "driver": "opencv",
+                    "device": open_to_all.replace("http://", "rtsp://ada:hV5cQ2@"),
+                    "required": False,
+                },
             },
         )
         spool = tmp_path / "spool"

@@ -1,8 +1,7 @@
 """The OpenCV driver on generated files, a real HTTP server, and a scripted V4L2 capture."""
 
-import http.server
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from camera_server import HEIGHT, WIDTH, counted_parts, jpeg, mjpeg_server, picture, uncounted_parts
 from pydantic import ValidationError
 
 from sensorium.drivers.devices.opencv.config import OpenCvConfig
@@ -25,16 +24,7 @@ from sensorium.drivers.stages import Pipeline, stages_for
 from sensorium.errors import DeviceError, EndOfStreamError
 from sensorium.timebase import SECOND_NS, HostClock, read_bases
 
-WIDTH, HEIGHT, RATE_HZ = 64, 48, 50.0
-
-
-def picture(index: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
-    noise = np.random.default_rng(index).integers(0, 60, (height, width, 3), dtype=np.uint8)
-    return np.asarray(noise + np.uint8(index * 10 % 190), np.uint8)
-
-
-def jpeg(index: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
-    return cv2.imencode(".jpg", picture(index, width, height))[1].tobytes()
+RATE_HZ = 50.0
 
 
 @pytest.fixture
@@ -89,54 +79,6 @@ def collect(driver: Camera, count: int) -> list[Frame | Loss]:
 
 def frames_of(items: Sequence[Frame | Loss]) -> list[Frame]:
     return [item for item in items if isinstance(item, Frame)]
-
-
-Chunks = Callable[[], Iterator[bytes]]
-
-
-@contextmanager
-def mjpeg_server(chunks: Chunks, content_type: str, status: int = 200) -> Iterator[str]:
-    """Serve ``chunks()`` as the body of any GET; the connection closes after the last."""
-    stop = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.end_headers()
-            try:
-                for chunk in chunks():
-                    if stop.is_set():
-                        return
-                    self.wfile.write(chunk)
-            except OSError:
-                pass  # the client left
-
-        def log_message(self, format: str, *args: Any) -> None:
-            return
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/stream"
-    finally:
-        stop.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def counted_parts(images: Sequence[bytes], delimiter: bytes, extra: bytes = b"") -> Iterator[bytes]:
-    for image in images:
-        head = b"%s\r\nContent-Type: image/jpeg\r\n%sContent-Length: %d\r\n\r\n"
-        yield head % (delimiter, extra, len(image)) + image + b"\r\n"
-
-
-def uncounted_parts(images: Sequence[bytes], delimiter: bytes) -> Iterator[bytes]:
-    for image in images:
-        yield delimiter + b"\r\nContent-Type: image/jpeg\r\n\r\n" + image + b"\r\n"
 
 
 def test_a_jpeg_ends_where_its_last_marker_says_and_not_at_the_end_of_the_buffer() -> None:

@@ -14,7 +14,7 @@ class OpenCvConfig(DriverConfig):
 
     Attributes:
         device: ``/dev/v4l/by-id/...`` (best), a device index, a video file, ``http(s)://`` (MJPEG) or
-            ``rtsp(s)://``; user:password@ in a URL is never shown or stored.
+            ``rtsp(s)://``. A login in it (user:password@, or keys such as ``pwd=``) is never shown or stored.
         rate_hz: Asked of a V4L2 device (30 unless given); checked against a file's own rate; the nominal
             rate of a network stream, which cannot be asked.
         size: (width, height); refused if the source delivers another one.
