@@ -31,6 +31,8 @@ from sensorium.sync.episode.stamp_reader import StampRow, unpack_stamps
 from sensorium.sync.episode.writer import STAMPS_SUFFIX, STREAM_INFO_KEY
 from sensorium.timebase import BaseReading, Timeline
 
+_Chunk = tuple[int, McapReader, ChunkIndex]
+"""A chunk, the file that it lies in, and when (UTC ns) it comes."""
 _NO_ROWS: Iterator[StampRow] = iter(())
 
 
@@ -106,24 +108,22 @@ class Episode:
             EpisodeError: If a name is unknown, or a file is damaged.
         """
         chosen = self._choose(names)
-        waiting: list[tuple[int, int, int, RecordedFrame]] = []
-        serial = 0
+        waiting: list[tuple[int, int, int, int, RecordedFrame]] = []
         since_utc_ns = None if since_ns is None else since_ns + self.timeline.utc_minus_host_ns
         for start_ns, reader, chunk in self._chunks(chosen):
             if since_utc_ns is not None and chunk.end_ns < since_utc_ns:
                 continue
             while waiting and waiting[0][0] < start_ns:
-                yield heapq.heappop(waiting)[3]
-            for log_ns, source, recorded in _chunk_frames(reader, chunk, chosen):
-                heapq.heappush(waiting, (log_ns, source.rank, serial, recorded))
-                serial += 1
+                yield heapq.heappop(waiting)[4]
+            for index, (log_ns, source, recorded) in enumerate(_chunk_frames(reader, chunk, chosen)):
+                heapq.heappush(waiting, (log_ns, source.rank, chunk.offset, index, recorded))
         while waiting:
-            yield heapq.heappop(waiting)[3]
+            yield heapq.heappop(waiting)[4]
 
     def stamps(self, names: Collection[str] | None = None) -> Iterator[tuple[str, StampRow]]:
-        """Yield (stream, all but the payload) of every frame, chunk by chunk."""
+        """Yield (stream, all but the payload) of every frame, chunk by chunk; each stream in order of arrival."""
         chosen = self._choose(names)
-        for _, reader, chunk in self._chunks(chosen):
+        for _, reader, chunk in self._as_written(chosen):
             by_stamps = {source.stamps_id: source for source in chosen if source.reader is reader}
             for message in messages(reader.unpack(chunk)):
                 source = by_stamps.get(message.channel_id)
@@ -134,7 +134,7 @@ class Episode:
     def chunks(self) -> Iterator[tuple[int, list[RecordedFrame]]]:
         """Yield (bytes on disk, frames) of every chunk that holds some."""
         chosen = self._choose(None)
-        for _, reader, chunk in self._chunks(chosen):
+        for _, reader, chunk in self._as_written(chosen):
             yield chunk.stored_bytes, [recorded for _, _, recorded in _chunk_frames(reader, chunk, chosen)]
 
     def rows(self) -> Iterator[SyncRow]:
@@ -229,7 +229,8 @@ class Episode:
             )
         return [self._sources[name] for name in self._sources if name in names]
 
-    def _chunks(self, chosen: list[_Source]) -> list[tuple[int, McapReader, ChunkIndex]]:
+    def _chunks(self, chosen: list[_Source]) -> list[_Chunk]:
+        """Return the chunks that hold some of the streams, by the first arrival in each."""
         found = []
         for reader in self._readers:
             wanted = {source.channel_id for source in chosen if source.reader is reader}
@@ -239,6 +240,19 @@ class Episode:
                 if not wanted.isdisjoint(chunk.index_offsets)
             ]
         return sorted(found, key=lambda entry: (entry[0], entry[2].offset))
+
+    def _as_written(self, chosen: list[_Source]) -> list[_Chunk]:
+        """Return the chunks about in time, and those of one file in the order in which they were written.
+
+        A stream that came late (a driver that was stalled, a machine too slow) makes a later chunk begin before an
+        earlier one, although the samples of every other stream in them go on.
+        """
+        latest: dict[int, int] = {}
+        found = []
+        for start_ns, reader, chunk in sorted(self._chunks(chosen), key=lambda entry: entry[2].offset):
+            latest[id(reader)] = max(start_ns, latest.get(id(reader), start_ns))
+            found.append((latest[id(reader)], reader, chunk))
+        return sorted(found, key=lambda entry: entry[0])
 
     def _entries(self, entry: EntryFormat[EntryT]) -> Iterator[EntryT]:
         """Yield the entries of one kind from the files that hold some, in the order of their times."""

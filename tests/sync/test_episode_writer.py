@@ -83,6 +83,23 @@ def test_named_streams_are_read_alone_and_unknown_ones_refused(tmp_path: Path) -
             next(episode.frames(["lidra"]))
 
 
+def test_a_stream_that_came_late_puts_no_other_out_of_order(tmp_path: Path) -> None:
+    by_name = {info.name: info for info in STREAMS}
+    rng = np.random.default_rng(1)
+    writer = begin_episode(tmp_path)
+    for chunk in (
+        (("imu", 400),),
+        (("odd", 40), ("imu", 401)),
+    ):  # the second one begins 3.6 s before the first
+        for name, index in chunk:
+            writer.write(*make_frame(by_name[name], index, rng), instance=3)
+        writer.flush()
+    writer.close()
+    with Episode(writer.folder) as episode:
+        assert [row.seq for _, row in episode.stamps(["imu"])] == [4000, 4010]
+        assert [seen.frame.seq for seen in episode.frames(["imu"])] == [4000, 4010]
+
+
 def test_reading_holds_only_the_chunks_of_the_moment(tmp_path: Path) -> None:
     """Of an episode of many chunks, the first frame needs no more than the first chunk of each file."""
     writer = begin_episode(tmp_path, WriterPolicy(chunk_bytes=5_000))
