@@ -93,7 +93,10 @@ def record(
 
 @app.command()
 def replay(
-    source: Annotated[Path, typer.Argument(help="Episode, pcap, ROS 1/2 bag, MCAP file or EuRoC folder.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="Episode (folder, id, file:///STORE/ID), pcap, ROS 1/2 bag, MCAP, EuRoC folder."),
+    ],
     rate: Annotated[str, typer.Option("--rate", help="Times real time, or max.")] = "1",
     loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, until stopped.")] = False,
     spool: Annotated[Path, typer.Option("--spool", help="Where the replay is recorded.")] = Path(

@@ -23,11 +23,12 @@ from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.facts import SessionFacts
-from sensorium.sync.episode.manifest import Balance, Manifest, StreamRecord
+from sensorium.sync.episode.manifest import Balance, Manifest, QualityRecord, StreamRecord
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.writer import EpisodeWriter
 from sensorium.timebase import SECOND_NS, Timeline, VirtualClock
+from sensorium.verdict import Status
 
 TIMELINE = Timeline("bench", 1_700_000_000 * SECOND_NS)
 PAYLOAD = Payload(TOOL_KG, centre_m=np.array(TOOL_CENTRE_M), holds=True)
@@ -52,6 +53,7 @@ def sensor_episode(
     marks: Mapping[float, str] | None = None,
     payloads: Mapping[str, bytes] | None = None,
     late_ns: Mapping[str, int] | None = None,
+    is_calibration_sealed: bool = False,
     **shared: Any,
 ) -> Path:
     """Return a sealed episode of simulated devices that carries a calibration.
@@ -61,6 +63,7 @@ def sensor_episode(
         marks: Texts by world time (s).
         payloads: What every frame of a stream shows instead.
         late_ns: How late the stamps of a stream are.
+        is_calibration_sealed: Seal the calibration with it, and return it where it lies in its spool.
         shared: Options of all devices (``motion``, ``seed``).
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +114,11 @@ def sensor_episode(
         TIMELINE,
         records,
         reference=reference,
+        quality=QualityRecord(Status.INSUFFICIENT, ("nobody judged it",)),
     )
+    if is_calibration_sealed:
+        calibration.save(writer.folder / "calibration.yaml")
+        return seal(writer.folder, manifest)
     sealed = seal(writer.folder, manifest)
     shutil.copytree(sealed, folder / "given")
     calibration.save(folder / "given/calibration.yaml")

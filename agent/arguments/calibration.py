@@ -65,9 +65,10 @@ BoardSize = Annotated[
 @group.command("check")
 def calibration_check(
     target: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="Episode, EuRoC, TUM-VI, KITTI or nuScenes folder, rig file (recorded live), or document."
+            help="Episode (folder, id, file:///STORE/ID), EuRoC, TUM-VI, KITTI or nuScenes folder, rig file "
+            "(recorded live), or document."
         ),
     ],
     calibration: Annotated[
@@ -109,7 +110,10 @@ def calibration_check(
 @group.command("solve")
 def calibration_solve(
     source: Annotated[
-        Path, typer.Argument(help="Episode, EuRoC or KITTI folder, folder of images, or rig file (live).")
+        str,
+        typer.Argument(
+            help="Episode (folder, id, file:///STORE/ID), EuRoC or KITTI folder, folder of images, or rig file (live)."
+        ),
     ],
     board: Board = None,
     board_type: BoardType = "chessboard",

@@ -1,11 +1,16 @@
 """``sensorium episodes``."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sensorium.agent.arguments.options import DEFAULT_SPOOL, Json, SpoolOption, command_group
+from sensorium.agent.arguments.options import (
+    DEFAULT_SPOOL,
+    EpisodeArgument,
+    Json,
+    SpoolOption,
+    command_group,
+)
 
 group = command_group("Look at, check and recover episodes.")
 
@@ -19,17 +24,22 @@ def episodes_list(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) -> 
 
 
 @group.command("show")
-def episodes_show(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
+def episodes_show(
+    episode: EpisodeArgument, spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False
+) -> None:
     """Show what an episode says about itself."""
     from sensorium.agent.commands.episodes import show_episode
 
-    raise typer.Exit(show_episode(episode, as_json=as_json))
+    raise typer.Exit(show_episode(episode, spool, as_json=as_json))
 
 
 @group.command("verify")
 def episodes_verify(
     episode: Annotated[
-        Path | None, typer.Argument(help="Episode folder, here or in a store; none = the whole spool.")
+        str | None,
+        typer.Argument(
+            help="Episode folder here or in a store, id, or file:///STORE/ID; none = the whole spool."
+        ),
     ] = None,
     spool: SpoolOption = DEFAULT_SPOOL,
     any_signer: Annotated[
@@ -42,7 +52,7 @@ def episodes_verify(
 
     if episode is None:
         raise typer.Exit(verify_spool(spool, any_signer=any_signer, as_json=as_json))
-    raise typer.Exit(verify_episode(episode, any_signer=any_signer, as_json=as_json))
+    raise typer.Exit(verify_episode(episode, any_signer=any_signer, as_json=as_json, spool=spool))
 
 
 @group.command("recover")
@@ -54,16 +64,20 @@ def episodes_recover(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) 
 
 
 @group.command("report")
-def episodes_report(episode: Annotated[Path, typer.Argument()], as_json: Json = False) -> None:
+def episodes_report(
+    episode: EpisodeArgument, spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False
+) -> None:
     """Write the HTML report of an episode anew and print its path."""
     from sensorium.agent.commands.episodes import report_episode
 
-    raise typer.Exit(report_episode(episode, as_json=as_json))
+    raise typer.Exit(report_episode(episode, spool, as_json=as_json))
 
 
 @group.command("evict")
 def episodes_evict(
-    episode: Annotated[Path | None, typer.Argument(help="Episode folder; none = all, oldest first.")] = None,
+    episode: Annotated[
+        str | None, typer.Argument(help="Episode folder or id; none = all, oldest first.")
+    ] = None,
     store: Annotated[str, typer.Option("--store", help="The store that must hold it.")] = "",
     spool: SpoolOption = DEFAULT_SPOOL,
     free_mb: Annotated[
@@ -80,7 +94,7 @@ def episodes_evict(
 
 @group.command("delete")
 def episodes_delete(
-    episode: Annotated[Path, typer.Argument(help="Episode folder, sealed or evicted.")],
+    episode: Annotated[str, typer.Argument(help="Folder or id of an episode, sealed or evicted.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; it stays, signed.")] = "",
     spool: SpoolOption = DEFAULT_SPOOL,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,

@@ -5,16 +5,19 @@ from typing import Annotated
 
 import typer
 
-from sensorium.agent.arguments.options import Json
+from sensorium.agent.arguments.options import EpisodeArgument, Json
 
 
 def export(
-    episode: Annotated[Path, typer.Argument(help="Folder of a sealed episode.")],
+    episode: EpisodeArgument,
     to: Annotated[str, typer.Option("--to", help="Format, such as csv or parquet (numeric streams).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make; nothing is overwritten.")],
     streams: Annotated[list[str], typer.Option("--stream", help="Only this stream; may be repeated.")] = [],  # noqa: B006
     consent: Annotated[
-        Path | None, typer.Option("--consent", help="Grants; default: those of the episode's spool.")
+        Path | None,
+        typer.Option(
+            "--consent", help="Grants; default: those of the spool, or the consent state beside a copy."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

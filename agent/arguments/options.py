@@ -1,12 +1,20 @@
 """Options that several commands share."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-DEFAULT_SPOOL = Path(os.environ.get("SENSORIUM_SPOOL", "spool"))
+from sensorium.sync.episode.files import DEFAULT_SPOOL
+
+__all__ = ["DEFAULT_SPOOL", "Despite", "EpisodeArgument", "Json", "Seconds", "SpoolOption", "command_group"]
+
+EpisodeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="EPISODE", help="Episode folder here or in a store, its id in the spool, or file:///STORE/ID."
+    ),
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 SpoolOption = Annotated[Path, typer.Option("--spool", help="Folder that episodes are recorded into.")]

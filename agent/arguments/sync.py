@@ -5,14 +5,16 @@ from typing import Annotated
 
 import typer
 
-from sensorium.agent.arguments.options import Json, Seconds, command_group
+from sensorium.agent.arguments.options import EpisodeArgument, Json, Seconds, command_group
 
 group = command_group("Look at clocks and alignment.")
 
 
 @group.command("report")
 def sync_report(
-    episode: Annotated[Path, typer.Argument(help="Episode folder, or an XDF file of LabRecorder.")],
+    episode: Annotated[
+        str, typer.Argument(help="Episode (folder, id, or file:///STORE/ID), or an XDF file of LabRecorder.")
+    ],
     html: Annotated[
         Path | None,
         typer.Option(
@@ -72,7 +74,7 @@ def sync_serve(
 
 @group.command("remap")
 def sync_remap(
-    episode: Annotated[Path, typer.Argument(help="Episode folder.")],
+    episode: EpisodeArgument,
     as_json: Json = False,
 ) -> None:
     """Estimate an episode's capture times anew from both sides, into a file beside its recordings."""

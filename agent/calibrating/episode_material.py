@@ -37,6 +37,8 @@ from sensorium.drivers.frame import StreamInfo
 from sensorium.drivers.roles import Role, has_role
 from sensorium.errors import CalibrationError
 from sensorium.sync.align import Match
+from sensorium.sync.episode.files import CALIBRATION_FILE
+from sensorium.sync.episode.folder import file_in
 from sensorium.sync.episode.reader import Episode
 from sensorium.timebase import SECOND_NS
 
@@ -64,7 +66,8 @@ def open_episode(path: Path, given: ImportResult | None) -> Recording:
     """
     if given is None:
         try:
-            given = import_calibration(path)
+            own = file_in(path, CALIBRATION_FILE)
+            given = import_calibration(own if own.exists() else path)
         except CalibrationError as err:
             raise CalibrationError(
                 f"episode {path} carries no calibration ({err}); give one with --calibration FILE"

@@ -9,7 +9,7 @@ from sensorium.agent.calibrating.nuscenes_folder import nuscenes_folder, open_nu
 from sensorium.agent.calibrating.recording import Recording
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.errors import CalibrationError
-from sensorium.sync.episode.files import DATA_FILE
+from sensorium.sync.episode.folder import is_episode
 
 
 def open_recording(path: Path, calibration: Path | None = None) -> Recording:
@@ -25,7 +25,7 @@ def open_recording(path: Path, calibration: Path | None = None) -> Recording:
     if not path.exists():
         raise CalibrationError(f"{path} does not exist")
     given = import_calibration(calibration) if calibration is not None else None
-    if path.is_dir() and (path / DATA_FILE).is_file():
+    if is_episode(path):
         return open_episode(path, given)
     if path.is_dir() and (root := euroc_root(path)) is not None:
         return open_euroc(path, root, given or asl_calibration(path))

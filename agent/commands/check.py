@@ -28,6 +28,7 @@ from sensorium.calibration.formats.detect import ImportResult, import_calibratio
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.targets import Target
 from sensorium.errors import CalibrationError, UsageError
+from sensorium.sync.reading.locate import folder_of
 from sensorium.timebase import HostClock
 from sensorium.verdict import Status
 
@@ -37,7 +38,7 @@ PICTURES = (".png", ".jpg", ".jpeg")
 
 
 def check_calibration(
-    path: Path,
+    target: str | Path,
     calibration: Path | None,
     seconds: float | None,
     pairs: Sequence[str],
@@ -50,6 +51,7 @@ def check_calibration(
     """Judge a recording (or a rig, live) against its calibration; 0 if ok, else 1.
 
     Args:
+        target: A path; an episode also by its id, or by the URL of a store and its id.
         board: Run the checks at start, with this board; else those without a target.
         picture: With a rig file and a board, where the boards seen are drawn every second.
         stores_reference: If all is ok, write what the checks without a target read into the calibration's file.
@@ -63,6 +65,7 @@ def check_calibration(
         raise UsageError(f"{overlay} must end in .png or .jpg")
     if stores_reference and board is None:
         raise UsageError("--store-reference needs --board: only then is the rig known to be good")
+    path = folder_of(target)
     if is_rig_file(path):
         return _check_rig(
             path, calibration, seconds, pairs, overlay, as_json, board, stores_reference, picture

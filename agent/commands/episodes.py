@@ -11,9 +11,10 @@ from sensorium.agent.session.outcome import SessionResult, document
 from sensorium.agent.session.supervisor import end_survivors
 from sensorium.errors import SensoriumError, UsageError
 from sensorium.sync.consent.grants import format_utc
-from sensorium.sync.episode.files import PREPARED_FILE
+from sensorium.sync.episode.files import PREPARED_FILE, REPORT_FILE
 from sensorium.sync.episode.manifest import read_manifest
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.reading.locate import LocatedEpisode, Place, locate
 from sensorium.sync.thinking.orphans import recover_orphans
 from sensorium.timebase import HostClock
 from sensorium.uploader.receipt import upload_reasons, upload_state
@@ -68,27 +69,42 @@ def gone_state(folder: Path) -> str:
         return "evicted"
 
 
-def _session_of(episode: Path) -> SessionResult:
+def _session_of(episode: LocatedEpisode) -> SessionResult:
     """Return a finished episode as if its session had just ended; truth is only there for simulations."""
-    runs = sorted((episode.resolve().parent.parent / "run").glob("*/truth"))
-    read_manifest(episode)
-    return SessionResult([episode], runs[-1].parent if len(runs) == 1 else episode)
+    folder = episode.folder
+    runs = sorted((Spool.of(folder).root / "run").glob("*/truth")) if episode.place is Place.SPOOL else []
+    return SessionResult([folder], runs[-1].parent if len(runs) == 1 else folder)
 
 
-def show_episode(episode: Path, as_json: bool) -> int:
+def _sealed(episode: str | Path, spool: Path) -> LocatedEpisode:
+    found = locate(episode, spool)
+    if found.manifest is None:
+        read_manifest(found.folder)  # says what is missing
+    return found
+
+
+def show_episode(episode: str | Path, spool: Path, as_json: bool) -> int:
     """Print what an episode says about itself.
 
     Raises:
+        UsageError: If there is no such episode.
         EpisodeError: If it is not sealed, or damaged.
     """
-    found = document(_session_of(episode))
-    is_gone = episode.resolve().parent == Spool.of(episode).gone_dir
-    found["verification"] = {"status": gone_state(episode) if is_gone else upload_state(episode).value}
+    located = _sealed(episode, spool)
+    found = document(_session_of(located))
+    found["verification"] = {"status": _state_of(located)}
     if as_json:
         print_json(found)
     else:
         display.print_session(found)
     return 0
+
+
+def _state_of(episode: LocatedEpisode) -> str:
+    if episode.is_delivered:
+        return "delivered"
+    is_gone = episode.folder.resolve().parent == Spool.of(episode.folder).gone_dir
+    return gone_state(episode.folder) if is_gone else upload_state(episode.folder).value
 
 
 def recover_episodes(spool: Path, as_json: bool) -> int:
@@ -118,14 +134,16 @@ def recover_episodes(spool: Path, as_json: bool) -> int:
     return 3 if any(row["error"] for row in rows) else 0
 
 
-def report_episode(episode: Path, as_json: bool) -> int:
-    """Write the report of an episode anew.
+def report_episode(episode: str | Path, spool: Path, as_json: bool) -> int:
+    """Write the report of an episode anew: beside it, or of a delivered copy into the current folder.
 
     Raises:
-        EpisodeError: If it is not sealed, or damaged, or its folder does not take the file.
+        UsageError: If there is no such episode.
+        EpisodeError: If it is not sealed, or damaged, or the folder does not take the file.
     """
-    result = _session_of(episode)
-    path = write_report(episode, document(result), result.run_dir)
+    located = _sealed(episode, spool)
+    result = _session_of(located)
+    path = write_report(located.folder, document(result), result.run_dir, located.output(REPORT_FILE))
     if as_json:
         print_json({"report": str(path)})
     else:

@@ -7,6 +7,7 @@ from typing import Any
 from sensorium.agent.commands.output import print_json, say
 from sensorium.errors import StoreError, UsageError
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.reading.locate import folder_of
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import trusted_keys
 from sensorium.timebase import HostClock
@@ -18,7 +19,7 @@ from sensorium.uploader.stores.store import Store
 
 
 def evict_episodes(
-    spool: Path, episode: Path | None, store: str, free_mb: int | None, is_dry_run: bool, as_json: bool
+    spool: Path, episode: str | None, store: str, free_mb: int | None, is_dry_run: bool, as_json: bool
 ) -> int:
     """Remove local copies that the store was just seen to hold, oldest first.
 
@@ -38,7 +39,7 @@ def evict_episodes(
         is_done = wanted_bytes is None or sum(fate.freed_bytes for fate in fates) >= wanted_bytes
         code = int(not is_done or (wanted_bytes is None and any(fate.reasons for fate in fates)))
     else:
-        folder = episode.resolve()
+        folder = folder_of(episode, spool).resolve()
         if folder.parent != found.sealed_dir:
             raise UsageError(
                 f"{episode} is no sealed episode of {spool}; `sensorium episodes list` names them"
@@ -53,7 +54,7 @@ def evict_episodes(
     return code
 
 
-def delete_episode(spool: Path, episode: Path, reason: str, is_dry_run: bool, as_json: bool) -> int:
+def delete_episode(spool: Path, episode: str, reason: str, is_dry_run: bool, as_json: bool) -> int:
     """Remove an episode whether or not a store holds it, here and, by the uploader, there; signed, with the reason.
 
     Raises:
@@ -61,7 +62,7 @@ def delete_episode(spool: Path, episode: Path, reason: str, is_dry_run: bool, as
         BusyError: If it is being sent.
         EpisodeError: If the disk does not let go of it.
     """
-    found, folder = Spool(spool.resolve()), episode.resolve()
+    found, folder = Spool(spool.resolve()), folder_of(episode, spool).resolve()
     if not reason.strip():
         raise UsageError("say why with --reason; it stays, signed, where the episode was")
     if folder not in (*found.sealed_folders(), *found.gone_folders()):

@@ -7,29 +7,32 @@ from pathlib import Path
 from sensorium.agent.commands import display
 from sensorium.agent.commands.output import print_json, say
 from sensorium.agent.exporting.exporter import Export, Progress, export_episode
-from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
-from sensorium.sync.episode.spool import Spool
+from sensorium.sync.reading.locate import locate
+from sensorium.sync.reading.rights import consent_of
 from sensorium.timebase import HostClock
 
 
 def run_export(
-    episode: Path, to: str, folder: Path, streams: Sequence[str], consent: Path | None, as_json: bool
+    episode: str | Path, to: str, folder: Path, streams: Sequence[str], consent: Path | None, as_json: bool
 ) -> int:
     """Write an episode in another format and say what lies where.
 
     Args:
-        consent: Folder of the grants; None = that of the spool which the episode lies in.
+        episode: As :func:`sensorium.sync.reading.locate.locate` takes it.
+        consent: Folder of the grants; None = that of the spool which the episode lies in, or of a delivered copy
+            the signed state beside it.
 
     Raises:
         SensoriumError: As :func:`sensorium.agent.exporting.exporter.export_episode`.
     """
-    ledger = ConsentStore(consent or Spool.of(episode).root / DEFAULT_FOLDER).poll()
+    located = locate(episode)
+    known = consent_of(located, consent)
     with display.Progress("export", as_json) as shown:
 
         def show(progress: Progress) -> None:
             shown.show_share(f"{progress.done} of {progress.total} samples", progress.done, progress.total)
 
-        export = export_episode(episode, to, folder, ledger, HostClock().utc_ns(), streams, show)
+        export = export_episode(located.folder, to, folder, known, HostClock().utc_ns(), streams, show)
     if as_json:
         print_json({"folder": str(folder), **asdict(export)})
     else:

@@ -22,6 +22,8 @@ from sensorium.sync.consent.grants import (
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
+from sensorium.sync.episode.folder import file_in
+from sensorium.sync.reading.locate import folder_of
 from sensorium.sync.recording.permit import Refusal
 from sensorium.sync.recording.spec import SessionPlan
 from sensorium.sync.sources import open_source
@@ -128,7 +130,7 @@ def _checked_at_start(rig: Rig, plan: SessionPlan, as_json: bool) -> SessionPlan
 
 
 def run_replay(
-    source: Path,
+    text: str | Path,
     rate: str,
     loop: bool,
     spool: Path,
@@ -138,15 +140,20 @@ def run_replay(
     tolerance_ms: float,
     as_json: bool,
 ) -> int:
-    """Replay a recording and record it; return the exit code."""
+    """Replay a recording and record it; return the exit code.
+
+    Args:
+        text: The recording; an episode also by its id, or by the URL of a store and its id.
+    """
     from sensorium.simulators.player import ReplayConfig, ReplayDriver
 
+    source = folder_of(text)
     clock = HostClock()
     options = {"source": str(source.resolve()), "rate": _rate(rate), "loop": loop}
     config = ReplayConfig.model_validate(options)
     ReplayDriver.check(config)
     spool = spool.resolve()
-    own_calibration = source / CALIBRATION_FILE
+    own_calibration = file_in(source, CALIBRATION_FILE)
     if calibration is None and (source / MANIFEST_FILE).exists() and own_calibration.is_file():
         calibration = own_calibration
     with open_source(source.resolve()) as opened:

@@ -26,6 +26,7 @@ from sensorium.calibration.geometry import difference
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.targets import Target
 from sensorium.errors import CalibrationError, SensoriumError, UsageError
+from sensorium.sync.reading.locate import folder_of
 from sensorium.timebase import HostClock
 from sensorium.verdict import Status, finite
 
@@ -48,14 +49,18 @@ class SolveOptions:
     as_json: bool = False
 
 
-def solve_calibration(path: Path, options: SolveOptions) -> int:
+def solve_calibration(source: str | Path, options: SolveOptions) -> int:
     """Solve a recording, or a rig live; 0 if everything asked for was solved, else 1.
+
+    Args:
+        source: A path; an episode also by its id, or by the URL of a store and its id.
 
     Raises:
         UsageError: If the output exists, or a solver is not known.
         CalibrationError: If there is nothing that could be solved at all.
     """
     _check_options(options)
+    path = folder_of(source)
     if is_rig_file(path):
         return _solve_rig(path, options)
     if options.seconds is not None:

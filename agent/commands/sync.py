@@ -17,9 +17,11 @@ from sensorium.errors import CalibrationError, UsageError
 from sensorium.sync.clocks.model import Uncertainty
 from sensorium.sync.content.check import ContentInputs, check_content
 from sensorium.sync.distribution import Distribution
-from sensorium.sync.episode.files import CALIBRATION_FILE, SYNC_REPORT_FILE
+from sensorium.sync.episode.files import CALIBRATION_FILE, REMAP_FILE, SYNC_REPORT_FILE
+from sensorium.sync.episode.folder import file_in
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.remapped import read_remap, write_remap
+from sensorium.sync.reading.locate import folder_of, locate
 from sensorium.sync.sources.xdf import is_xdf, read_xdf
 from sensorium.verdict import Status, Verdict
 
@@ -69,24 +71,27 @@ def content_inputs(clap_m: float | None, filter_delays: Sequence[str]) -> Conten
     return ContentInputs(clap_m, CLAP_BOUND_M, delays)
 
 
-def report_sync(episode: Path, html: Path | None, *, inputs: ContentInputs | None, as_json: bool) -> int:
+def report_sync(text: str | Path, html: Path | None, *, inputs: ContentInputs | None, as_json: bool) -> int:
     """Print what an episode's clocks did and write the page with plots; exit code 1 if a verdict failed.
 
     Args:
+        text: An episode, as :func:`sensorium.sync.reading.locate.locate` takes it, or an XDF file.
         inputs: What the content check needs to be told; None = do not ask the sensors' data.
     """
+    episode = folder_of(text)
     if is_xdf(episode):
         if inputs is not None and inputs != ContentInputs():
             raise UsageError(f"--clap-m and --filter-delay are for episodes; {episode.name} is an XDF file")
         return _report_xdf(episode, html, as_json=as_json)
-    episode = episode.resolve()
+    located = locate(text)
+    episode = located.folder.resolve()
     report = sync_report(episode)
     if inputs is not None:
         for name in inputs.filter_delay_ns:
             if name not in report.streams:
                 raise UsageError(f"--filter-delay {name}: no such stream; known: {', '.join(report.streams)}")
         report.content = _content(episode, inputs)
-    path = write_sync_report(report, html or episode / SYNC_REPORT_FILE)
+    path = write_sync_report(report, html or located.output(SYNC_REPORT_FILE))
     if as_json:
         print_json({**report.document(), "html": str(path)})
     else:
@@ -121,12 +126,15 @@ def _report_xdf(path: Path, html: Path | None, *, as_json: bool) -> int:
     return 1 if any(verdict.status is Status.FAILED for verdict in report.verdicts) else 0
 
 
-def remap_sync(episode: Path, *, as_json: bool) -> int:
-    """Write the sidecar with two-sided stamps and say by how much each stream moved."""
-    episode = episode.resolve()
-    with Episode(episode) as opened:
-        path = write_remap(opened)
-        better = read_remap(opened)
+def remap_sync(episode: str | Path, *, as_json: bool) -> int:
+    """Write the sidecar with two-sided stamps and say by how much each stream moved.
+
+    It lies beside the episode; that of a delivered copy in the current folder.
+    """
+    located = locate(episode)
+    with Episode(located.folder.resolve()) as opened:
+        path = write_remap(opened, located.output(REMAP_FILE))
+        better = read_remap(opened, path)
         moved: dict[str, _Moved] = {}
         for stream, row in opened.stamps():
             new = better[stream, row.instance, row.seq]
@@ -166,8 +174,9 @@ def _percentile_us(found: Distribution, percent: float) -> float:
 def _content(episode: Path, inputs: ContentInputs) -> tuple[Verdict, ...]:
     cameras: Mapping[str, Intrinsics] = {}
     try:
-        if (episode / CALIBRATION_FILE).exists():
-            cameras = RigCalibration.load(episode / CALIBRATION_FILE).cameras
+        calibration = file_in(episode, CALIBRATION_FILE)
+        if calibration.exists():
+            cameras = RigCalibration.load(calibration).cameras
     except CalibrationError:
         cameras = {}  # the calibration has its own verdict; the clocks do without
     with Episode(episode) as opened:

@@ -10,25 +10,28 @@ from sensorium.sync.episode.chain import chain_heads
 from sensorium.sync.episode.manifest import manifest_digest, read_seal
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import Verification, chain_gaps, examine
+from sensorium.sync.reading.locate import folder_of
 
 
-def verify_episode(episode: Path, any_signer: bool, as_json: bool) -> int:
+def verify_episode(episode: str | Path, any_signer: bool, as_json: bool, spool: Path | None = None) -> int:
     """Check one episode; exit code 1 if anything speaks against it.
 
     Args:
+        episode: As :func:`sensorium.sync.reading.locate.locate` takes it.
         any_signer: Let a signer pass that is not trusted here.
 
     Raises:
-        UsageError: If there is no such folder.
+        UsageError: If there is no such episode.
         TrustError: If this machine's trust store cannot be read.
     """
-    if not episode.is_dir():
+    folder = folder_of(episode, spool)
+    if not folder.is_dir():
         raise UsageError(f"{episode} is not an episode folder; `sensorium episodes list` names them")
-    found = examine(episode)
+    found = examine(folder)
     if as_json:
         print_json(_document(found))
     else:
-        _say(episode, found, any_signer)
+        _say(folder, found, any_signer)
     return 0 if _passes(found, any_signer) else 1
 
 

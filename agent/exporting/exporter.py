@@ -15,11 +15,12 @@ from pathlib import Path
 
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import ConsentError, EpisodeError, ExportError, UsageError
-from sensorium.sync.consent.grants import ConsentLedger, Purpose
-from sensorium.sync.consent.use import consent_reasons
+from sensorium.sync.consent.grants import Purpose
+from sensorium.sync.consent.use import denials
 from sensorium.sync.episode.manifest import Manifest, manifest_digest
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import sync_folder, write_durably
+from sensorium.sync.reading.rights import Consent, rights_by
 
 EXPORTERS = {
     "csv": "sensorium.agent.exporting.csv_files:CsvExporter",
@@ -117,7 +118,7 @@ def export_episode(
     path: Path,
     to: str,
     folder: Path,
-    ledger: ConsentLedger,
+    consent: Consent,
     now_utc_ns: int,
     names: Sequence[str] = (),
     progress: Callable[[Progress], None] = lambda _: None,
@@ -126,7 +127,7 @@ def export_episode(
 
     Args:
         names: Streams to write; none = all that the format has a place for.
-        ledger: Consent as it is now; every personal stream that is written needs a grant for ``export``.
+        consent: As it is now; every personal stream that is written needs a grant for ``export``.
 
     Raises:
         UsageError: If the format or a stream is unknown, or ``folder`` holds something already.
@@ -143,7 +144,7 @@ def export_episode(
                 f"{path} is not sealed; let the agent finish, or run: sensorium episodes recover"
             )
         chosen = _choose(exporter, to, episode, manifest, names)
-        _check_consent(manifest, ledger, now_utc_ns, [info.name for info in chosen])
+        _check_consent(manifest, consent, now_utc_ns, [info.name for info in chosen])
         with _Scratch(folder) as scratch:
             report = _Counter(manifest, chosen, progress)
             streams = exporter.write(ExportJob(episode, manifest, chosen, scratch.folder, report))
@@ -184,9 +185,10 @@ def _absence(name: str, episode: Episode, manifest: Manifest) -> str:
     return f"{episode.path} has no stream {name}; it has: {', '.join(episode.streams) or 'none'}"
 
 
-def _check_consent(manifest: Manifest, ledger: ConsentLedger, now_utc_ns: int, names: Sequence[str]) -> None:
-    reasons = consent_reasons(manifest, ledger, Purpose.EXPORT, now_utc_ns, names)
-    if reasons:
+def _check_consent(manifest: Manifest, consent: Consent, now_utc_ns: int, names: Sequence[str]) -> None:
+    denied = denials(rights_by(manifest, consent), manifest, Purpose.EXPORT, now_utc_ns, names)
+    if denied:
+        reasons = [f"stream {name}: {decision.reason}" for name, decision in denied.items()]
         raise ConsentError(
             f"episode {manifest.episode_id} is not exported: {'; '.join(reasons)}. Name other streams with "
             "--stream, or enter a grant for it: sensorium consent grant SUBJECT --purpose export"

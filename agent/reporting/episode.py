@@ -23,12 +23,13 @@ from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, EpisodeError, SensoriumError
 from sensorium.simulators.truth import load_truth
 from sensorium.sync.episode.files import CALIBRATION_FILE, REPORT_FILE
+from sensorium.sync.episode.folder import file_in
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.reader import Episode
 
 
-def write_report(folder: Path, found: Mapping[str, Any], run_dir: Path) -> Path:
-    """Write ``report.html`` beside the episode and return its path.
+def write_report(folder: Path, found: Mapping[str, Any], run_dir: Path, path: Path | None = None) -> Path:
+    """Write the report, ``report.html`` beside the episode unless said otherwise, and return its path.
 
     Args:
         found: The session's document; see :func:`sensorium.agent.session.outcome.document`.
@@ -37,7 +38,7 @@ def write_report(folder: Path, found: Mapping[str, Any], run_dir: Path) -> Path:
     Raises:
         EpisodeError: If the folder does not take the file.
     """
-    path = folder / REPORT_FILE
+    path = path or folder / REPORT_FILE
     html = render(_gather(folder, found, run_dir))
     try:
         path.write_text(html, encoding="utf-8")
@@ -60,8 +61,9 @@ def _gather(folder: Path, found: Mapping[str, Any], run_dir: Path) -> Material:
     except SensoriumError as err:
         material.problems.append(str(err))
     try:
-        if (folder / CALIBRATION_FILE).exists():
-            material.calibration = RigCalibration.load(folder / CALIBRATION_FILE)
+        calibration = file_in(folder, CALIBRATION_FILE)
+        if calibration.exists():
+            material.calibration = RigCalibration.load(calibration)
         else:
             material.calibration_problem = "the episode has no calibration"
     except CalibrationError as err:

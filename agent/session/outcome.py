@@ -13,6 +13,7 @@ from sensorium.agent.session.summary import machine_too_slow, summarize
 from sensorium.errors import EpisodeError
 from sensorium.simulators.truth import load_truth
 from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
+from sensorium.sync.episode.folder import file_in
 from sensorium.sync.episode.manifest import Manifest, StreamRecord, read_manifest
 from sensorium.sync.episode.reader import Episode
 from sensorium.timebase import SECOND_NS
@@ -169,7 +170,7 @@ def _read(folder: Path, run_dir: Path) -> _Read | None:
     try:
         return _Read(folder, read_manifest(folder), measure_clocks(folder, run_dir))
     except (EpisodeError, OSError):
-        if all((folder / name).exists() for name in (MANIFEST_FILE, DATA_FILE)):
+        if all(file_in(folder, name).exists() for name in (MANIFEST_FILE, DATA_FILE)):
             raise
         return None
 

@@ -3,7 +3,12 @@
 Everything that reads, writes, hashes, sends or withholds a file of an episode takes its name from here.
 """
 
+import os
 from pathlib import Path
+
+DEFAULT_SPOOL = Path(os.environ.get("SENSORIUM_SPOOL", "spool"))
+EPISODE_FOLDERS = ("sealed", "held", "open", "gone")
+"""Folders of a spool that episodes lie in, in the order in which one is looked for by its id."""
 
 DATA_FILE = "data.mcap"
 """Streams that are not personal, and what happened: marks, losses, pauses, readings of the clocks."""

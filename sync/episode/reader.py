@@ -1,7 +1,7 @@
 """Reads an episode back: streams, frames exactly as they were published, and what was noted beside."""
 
 import heapq
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sensorium.sync.episode.entries import (
     RecordedModel,
 )
 from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE, recorded_files
+from sensorium.sync.episode.folder import names_in
 from sensorium.sync.episode.layouts import MessageLayout, layout_for, load_stream_info
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.mcap_reader import McapReader
@@ -57,11 +58,11 @@ class Episode:
         timeline: The host clock that all stamps are on.
     """
 
-    def __init__(self, path: Path, names: Mapping[str, str] | None = None) -> None:
-        """Open the episode in folder ``path``.
+    def __init__(self, path: Path, files: Collection[str] | None = None) -> None:
+        """Open the episode in folder ``path``, which may be a store's copy.
 
         Args:
-            names: What the manifest's files are called there, in a store's copy; None = as in the manifest.
+            files: Of a sealed episode: open these alone, by their names in the manifest; None = all that are there.
 
         Raises:
             EpisodeError: If it is no episode, is torn, or its manifest does not check out.
@@ -69,13 +70,11 @@ class Episode:
         self.path = path
         if not path.is_dir():
             raise EpisodeError(f"{path} is not an episode folder")
-        self._data_file = DATA_FILE if names is None else names.get(DATA_FILE, DATA_FILE)
-        if not (path / self._data_file).is_file():
-            raise EpisodeError(f"{path} is not an episode: it has no {self._data_file}")
         self.manifest: Manifest | None = read_manifest(path) if (path / MANIFEST_FILE).exists() else None
+        self._names = {DATA_FILE: DATA_FILE} if self.manifest is None else names_in(path, self.manifest)
         self._readers: list[McapReader] = []
         try:
-            for file in recorded_files(path):
+            for file in self._recordings(files):
                 self._readers.append(McapReader(file))
             self.episode_id, self.timeline = self._read_origin()
             self._sources = self._find_streams()
@@ -83,6 +82,16 @@ class Episode:
             self.close()
             raise
         self.streams = {name: source.info for name, source in self._sources.items()}
+
+    def _recordings(self, files: Collection[str] | None) -> list[Path]:
+        """Return what to open: of a sealed episode what its manifest names, so that litter is not read."""
+        data = self.path / self._names.get(DATA_FILE, DATA_FILE)
+        if not data.is_file() and (files is None or DATA_FILE in files):
+            raise EpisodeError(f"{self.path} is not an episode: it has no {data.name}")
+        if self.manifest is None:
+            return recorded_files(self.path)
+        chosen = [name for name in self._names if name.endswith(".mcap") and (files is None or name in files)]
+        return sorted(path for name in chosen if (path := self.path / self._names[name]).is_file())
 
     def close(self) -> None:
         for reader in self._readers:
@@ -191,9 +200,13 @@ class Episode:
 
     @property
     def _data(self) -> McapReader:
-        return next(reader for reader in self._readers if reader.path.name == self._data_file)
+        """The file that holds what belongs to no stream; where it was left out, the first one."""
+        name = self._names.get(DATA_FILE, DATA_FILE)
+        return next((reader for reader in self._readers if reader.path.name == name), self._readers[0])
 
     def _read_origin(self) -> tuple[str, Timeline]:
+        if not self._readers:
+            raise EpisodeError(f"{self.path} has none of the files that its manifest names")
         found = self._data.metadata(EPISODE_METADATA)
         if found is None:
             raise EpisodeError(f"{self._data.path} is an MCAP file but not of a Sensorium episode")

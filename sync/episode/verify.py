@@ -4,7 +4,6 @@ Three questions, each with its own answer: is it intact (every file, hash, check
 says), by whom (whose key signed it), and is that one trusted here.
 """
 
-import os
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -19,6 +18,7 @@ from sensorium.sync.episode.files import (
     SIGNED_RECORDS,
     is_litter,
 )
+from sensorium.sync.episode.folder import name_in, names_in
 from sensorium.sync.episode.manifest import (
     LEAF_BYTES,
     FileRecord,
@@ -26,7 +26,6 @@ from sensorium.sync.episode.manifest import (
     hash_file,
     read_manifest,
     read_seal,
-    stored_name,
 )
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.revisions import revision_files
@@ -156,26 +155,19 @@ def verify(folder: Path, full: bool = True, trusted: Collection[bytes] | None = 
         manifest = read_manifest(folder, trusted)
     except EpisodeError as err:
         return Verdict(CHECK, folder.name, Status.FAILED, reasons=(str(err),))
-    names = {file.name: _name_of(folder, file) for file in manifest.files}
+    names = names_in(folder, manifest)
     reasons = list(_compare_name(folder, manifest))
     reasons += strangers(folder, manifest)
     reasons += _compare_files(folder, manifest, names, full)
     reasons += _compare_totals(manifest)
     if full and not reasons:
-        reasons += _compare_contents(folder, manifest, names)
+        reasons += _compare_contents(folder, manifest)
     quantities = (
         Quantity("files", len(manifest.files), "files"),
         Quantity("size", sum(file.bytes for file in manifest.files), "bytes"),
     )
     status = Status.FAILED if reasons else Status.OK
     return Verdict(CHECK, manifest.episode_id, status, quantities, tuple(reasons))
-
-
-def _name_of(folder: Path, file: FileRecord) -> str:
-    """Return what a file is called in a folder: in a store, its hash is part of its name."""
-    stored = stored_name(file)
-    is_stored = not os.path.lexists(folder / file.name) and os.path.lexists(folder / stored)
-    return stored if is_stored else file.name
 
 
 def _compare_name(folder: Path, manifest: Manifest) -> Iterator[str]:
@@ -186,7 +178,7 @@ def _compare_name(folder: Path, manifest: Manifest) -> Iterator[str]:
 def strangers(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Yield what lies in the folder and is not the episode's; take it out, and the episode is whole again."""
     revisions = {path.name for path in revision_files(folder)}
-    known = {*(_name_of(folder, file) for file in manifest.files), *BESIDE_THE_SEAL, *revisions}
+    known = {*(name_in(folder, file) for file in manifest.files), *BESIDE_THE_SEAL, *revisions}
     erased = {name for each in manifest.tombstones for name in (each.file, each.stored)}
     for path in sorted(folder.iterdir()):
         if path.name in BESIDE_THE_SEAL and _is_link(path):
@@ -248,12 +240,12 @@ def _compare_totals(manifest: Manifest) -> Iterator[str]:
                 )
 
 
-def _compare_contents(folder: Path, manifest: Manifest, names: dict[str, str]) -> Iterator[str]:
+def _compare_contents(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Compare what the files themselves say: samples counted again, and each declaration with the manifest's."""
     if not manifest.files:
         return  # all of it was deleted
     try:
-        with Episode(folder, names) as episode:
+        with Episode(folder) as episode:
             counted: Counter[tuple[str, int]] = Counter()
             for stream, row in episode.stamps():
                 counted[stream, row.instance] += row.count

@@ -5,7 +5,7 @@ from enum import Enum
 from pathlib import Path
 
 from sensorium.errors import SourceError
-from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
+from sensorium.sync.episode.folder import is_episode
 from sensorium.sync.sources.source import Source
 from sensorium.sync.sources.xdf import MAGIC as XDF_MAGIC
 
@@ -88,7 +88,7 @@ def open_source(path: Path, *, allow_unverified: bool = False) -> Source:
 
 
 def _identify_folder(path: Path) -> Format:
-    if (path / MANIFEST_FILE).is_file() or (path / DATA_FILE).is_file():
+    if is_episode(path):
         return Format.EPISODE
     if (path / "metadata.yaml").is_file():
         return Format.ROS2_BAG

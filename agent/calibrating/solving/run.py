@@ -16,7 +16,7 @@ from sensorium.agent.calibrating.solving.pictures import board_overlays
 from sensorium.agent.calibrating.solving.solver import SolvedPart, Solver, SolveRequest, merged
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, SensoriumError, SourceError
-from sensorium.sync.episode.files import DATA_FILE
+from sensorium.sync.episode.folder import is_episode
 from sensorium.sync.sources.opening import identify
 from sensorium.verdict import Status, Verdict, worst
 
@@ -48,7 +48,7 @@ class Solution:
 
 def kind_of(path: Path) -> str:
     """Return ``episode``, ``video`` (EuRoC folder, bag, MCAP, capture) or ``images`` (a folder of them)."""
-    if path.is_dir() and (path / DATA_FILE).is_file():
+    if is_episode(path):
         return "episode"
     try:
         identify(path)
