@@ -35,6 +35,8 @@ HARDWARE_STAMP_NS = 8.0
 """Resolution of a network card's stamps: one tick of its 125 MHz clock."""
 _REPEATS_FOR_NS = 3 * SECOND_NS
 """How long after a loss an old offset may be repeated; after that, equal ones are a coincidence."""
+_ENOUGH_TO_KNOW = 8
+"""Offsets of a lock that tell how much exchanges scatter on this machine and this network."""
 _T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 """Two-sided 95 % of Student's t for 1 to 10 degrees of freedom."""
 
@@ -132,6 +134,7 @@ class PtpTracker:
         self._subject = subject
         self._bracket_ns = phc_bracket_ns
         self._offsets: deque[tuple[int, int]] = deque(maxlen=128)
+        self._usual_ns = 0.0
         self._grandmaster = ""
         self._stale_ingress_ns: int | None = None
         self._ingress_ns = 0
@@ -244,7 +247,7 @@ class PtpTracker:
             # The offset is still the old master's until a sync of the new one comes.
             self._stale_ingress_ns = reading.ingress_ns
         self._grandmaster = reading.grandmaster
-        self._offsets.clear()
+        self._forget_offsets()
 
     def _note_properties(self, reading: PtpReading) -> None:
         before, self._announced = self._announced, reading
@@ -267,7 +270,7 @@ class PtpTracker:
         stepped = self._story.take(reading, told)
         if stepped:
             self._note(PtpEventKind.STEP, reading.host_ns, stepped)
-            self._offsets.clear()
+            self._forget_offsets()
             if had_lock:  # else the lock has begun one already
                 self.epoch += 1
         if not self._story.pending_ns:
@@ -325,12 +328,19 @@ class PtpTracker:
         self.epoch += 1
         self._is_locked = True
         self._locked_ns = reading.host_ns
-        self._offsets.clear()
+        self._forget_offsets()
         detail = (
             f"locked to {reading.grandmaster}, offset {reading.offset_ns} ns, path delay"
             f" {reading.mean_path_delay_ns:.0f} ns"
         )
         self._note(PtpEventKind.LOCKED, reading.host_ns, detail)
+
+    def _forget_offsets(self) -> None:
+        """Begin anew, but keep how much exchanges scatter here: the first ones of the next lock will not be better."""
+        if len(self._offsets) >= _ENOUGH_TO_KNOW:
+            left = _without_line(*np.array(self._offsets, np.float64).T)
+            self._usual_ns = float(np.sqrt(left @ left / (left.size - 2)))
+        self._offsets.clear()
 
     def _reject(self, host_ns: int, reason: str, status: Status) -> None:
         self._lose(host_ns, reason)
@@ -363,7 +373,7 @@ class PtpTracker:
 
     @property
     def _jitter_ns(self) -> float:
-        return SOFTWARE_JITTER_NS if self.policy.is_software else HARDWARE_JITTER_NS
+        return max(self._usual_ns, SOFTWARE_JITTER_NS if self.policy.is_software else HARDWARE_JITTER_NS)
 
     def _verdict(self, host_ns: int) -> Verdict:
         quantities: list[Quantity] = []

@@ -245,6 +245,20 @@ def test_the_first_offset_after_a_change_of_grandmaster_is_discarded() -> None:
     assert kinds == [PtpEventKind.LOST, PtpEventKind.GRANDMASTER, PtpEventKind.LOCKED]
 
 
+def test_what_exchanges_scatter_here_is_not_forgotten_with_a_lock() -> None:
+    """One reading tells nothing of its own scatter: what the lock before it had is what the next one begins with."""
+    tracker, reading = PtpTracker("bench", PtpPolicy(is_free_running=True)), READING
+    for second in range(40):
+        reading = later(reading, 1.0, offset_ns=20_000 if second % 2 else -20_000)
+        tracker.update(reading)
+    reading = later(reading, 1.0, grandmaster="000000.fffe.000001")
+    tracker.update(reading)
+    first = tracker.update(later(reading, 1.0, offset_ns=80_000))
+    assert first.is_locked
+    assert first.uncertainty is not None
+    assert 12 * 20_000 < first.uncertainty.bound95_ns < 15 * 20_000, "Student's t of one degree of freedom"
+
+
 def test_a_free_running_client_is_locked_while_uncalibrated_and_may_drift() -> None:
     tracker, reading = PtpTracker("bench", PtpPolicy(is_free_running=True)), READING
     for second in range(60):
