@@ -20,6 +20,8 @@ from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import Frame, Loss, StreamInfo
 from sensorium.errors import ConfigError, DeviceError, EndOfStreamError, SourceError
 from sensorium.sync.sources import Source, identify, open_source
+from sensorium.sync.sources.arrival_gaps import LONGEST_WAIT_NS
+from sensorium.sync.sources.message_stream import MAX_STAMP_NS
 from sensorium.sync.sources.opening import Format
 from sensorium.sync.sources.ouster_capture import STREAM, OusterCaptureSource
 from sensorium.sync.sources.source import frame_end_ns
@@ -28,6 +30,7 @@ from sensorium.timebase import SECOND_NS, Clock
 _BATCH_ITEMS = 64
 _BATCH_BYTES = 4 << 20
 _STOP_CHECK_NS = SECOND_NS // 10
+_JUMP_NS = SECOND_NS  # what is left of a silence that is jumped over
 _MAX_STREAMS = 256  # of one declaration on the bus (drivers/wire.py)
 _LOOPBACK = "127.0.0.1"
 _LAST_PACKETS_NS = SECOND_NS // 2
@@ -132,6 +135,7 @@ class _Player:
         self._items = _passes(source, names) if config.loop else _one_pass(source, names)
         self._held: Frame | Loss | None = None
         self._anchor: tuple[int, int] | None = None
+        self._last_ns = 0
 
     def read(self, timeout_s: float) -> Sequence[Frame | Loss]:
         deadline_ns = self._clock.now_ns() + round(timeout_s * SECOND_NS)
@@ -157,12 +161,19 @@ class _Player:
         return batch
 
     def _due_ns(self, item: Frame | Loss) -> int:
-        """Return when to publish an item, on the host's clock: the first frame now, losses at once."""
+        """Return when to publish an item, on the host's clock: the first frame now, losses at once.
+
+        A long silence is jumped over: what follows it is due a moment after what came before.
+        """
         if self._rate == "max" or isinstance(item, Loss):
             return 0
         arrival_ns = frame_end_ns(item)
         if self._anchor is None:
             self._anchor = (self._clock.now_ns(), arrival_ns)
+        elif arrival_ns - self._last_ns > LONGEST_WAIT_NS:
+            started_ns, first_ns = self._anchor
+            self._anchor = (started_ns, first_ns + arrival_ns - self._last_ns - _JUMP_NS)
+        self._last_ns = arrival_ns
         started_ns, first_ns = self._anchor
         return started_ns + round((arrival_ns - first_ns) / self._rate)
 
@@ -199,6 +210,11 @@ def _passes(source: Source, names: frozenset[str]) -> Iterator[Frame | Loss]:
             return
         first_seq = next_seq
         shift_ns += end_ns - start_ns + max(1, (end_ns - start_ns) // max(1, count - 1))
+        if end_ns + shift_ns > MAX_STAMP_NS:
+            raise SourceError(
+                f"{source.path}: lasts {(end_ns - start_ns) // SECOND_NS} s by its stamps; one more pass would go "
+                f"beyond the year 2262, play it without 'loop'"
+            )
 
 
 def _shifted(frame: Frame, info: StreamInfo, shift_ns: int) -> Frame:

@@ -25,13 +25,16 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.sync.sources import ros_types
+from sensorium.sync.sources.arrival_gaps import LONGEST_WAIT_NS
 from sensorium.sync.sources.source import RECORDING_HOST
+from sensorium.sync.sources.stamp_units import WrongUnit, rate_unit
 from sensorium.timebase import SECOND_NS
 
 MAX_STAMP_NS = (1 << 63) - 1
 _NAME_LENGTH = 48
 _RESERVED = frozenset({"data", "sensorium"})  # files of an episode
 _ARRIVALS_KEPT = 4096
+_SILENCE_MEDIANS = 100
 _HOST_LAG_LIMIT_NS = 60 * SECOND_NS
 
 
@@ -50,12 +53,51 @@ def stream_name(topic: str, taken: Collection[str]) -> str:
 
 
 @dataclass(slots=True)
+class HeaderStamps:
+    """What the headers of a stream's messages say about time, gathered by the scan.
+
+    Attributes:
+        sound: Stamps that are set and are times.
+        unset, bad: Stamps of 0, and numbers that are no time; these messages are stamped by their arrival.
+        unreadable: Messages that cannot hold a header, whatever their definition claims.
+    """
+
+    sound: int = 0
+    unset: int = 0
+    bad: int = 0
+    unreadable: int = 0
+    stamps_ns: list[int] = field(default_factory=list)
+    arrivals_ns: list[int] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return self.sound + self.unset + self.bad + self.unreadable
+
+    @property
+    def are_a_clock(self) -> bool:
+        """Most messages tell a time; a few that do not are the exception."""
+        return 2 * self.sound > self.count
+
+    def take(self, stamp_ns: int | None, arrival_ns: int) -> None:
+        if stamp_ns is None:
+            self.bad += 1
+        elif stamp_ns == 0:
+            self.unset += 1
+        else:
+            self.sound += 1
+            if len(self.stamps_ns) < _ARRIVALS_KEPT:
+                self.stamps_ns.append(stamp_ns)
+                self.arrivals_ns.append(arrival_ns)
+
+
+@dataclass(slots=True)
 class MessageChannel:
     """One stream of messages, while the scan gathers the facts for its declaration.
 
     Attributes:
         publishers: Connections that share the topic. Header stamps of several publishers are no clock: they
             may come from several machines.
+        unit: Of the header's stamps, where they are not nanoseconds; known after the scan.
     """
 
     name: str
@@ -66,7 +108,8 @@ class MessageChannel:
     count: int = 0
     max_bytes: int = 0
     is_headed: bool = False
-    has_header_stamps: bool = False
+    header: HeaderStamps = field(default_factory=HeaderStamps)
+    unit: WrongUnit | None = None
     frame_id: str = ""
     image_format: tuple[int, int, str] | None = None
     lag_min_ns: int = 0
@@ -79,8 +122,13 @@ class MessageChannel:
         self.is_headed = is_ros and ros_types.begins_with_header(self.schema.name, definition)
 
     @property
+    def has_header_stamps(self) -> bool:
+        return self.is_headed and self.header.are_a_clock
+
+    @property
     def uses_header(self) -> bool:
-        return self.has_header_stamps and self.publishers == 1
+        is_time = self.unit is None or self.unit.is_steady
+        return self.has_header_stamps and self.publishers == 1 and is_time
 
     @property
     def uses_publish_time(self) -> bool:
@@ -96,24 +144,32 @@ class MessageChannel:
             lag_ns = arrival_ns - published_ns
             self.lag_min_ns = min(self.lag_min_ns, lag_ns)
             self.lag_max_ns = max(self.lag_max_ns, lag_ns)
-        if not self.is_headed:
-            return
+        if self.is_headed:
+            self._observe_header(payload, arrival_ns)
+
+    def _observe_header(self, payload: bytes | memoryview, arrival_ns: int) -> None:
         header = ros_types.read_header(payload, self.schema.message_encoding)
         if header is None:
-            self.is_headed = False  # not what the definition claims: pass the bytes, trust no stamp
-            self.has_header_stamps = False
+            self.header.unreadable += 1
             return
-        self.has_header_stamps = self.has_header_stamps or header.stamp_ns != 0
-        if self.count == 1:
+        if self.header.count == self.header.unreadable:
             self.frame_id = header.frame_id
             if ros_types.short_name(self.schema.name) == "Image":
                 self.image_format = ros_types.read_image_format(payload, self.schema.message_encoding, header)
+        self.header.take(header.stamp_ns, arrival_ns)
+
+    def conclude(self) -> None:
+        """Draw the conclusions that need the whole scan; call before ``declare``."""
+        if self.has_header_stamps and self.publishers == 1:
+            self.unit = rate_unit(self.header.stamps_ns, self.header.arrivals_ns)
+        if not self.has_header_stamps:
+            self.image_format = self.image_format if 2 * self.header.unreadable < self.count else None
 
     def device_ns(self, payload: bytes | memoryview, published_ns: int | None) -> int | None:
-        """Return the device stamp of one message in nanoseconds, None for a stream without."""
+        """Return the device stamp of one message in ticks of its clock, None where it has none."""
         if self.uses_header:
             header = ros_types.read_header(payload, self.schema.message_encoding)
-            return header.stamp_ns if header is not None else 0
+            return (header.stamp_ns or None) if header is not None else None
         return published_ns if self.uses_publish_time else None
 
     def declare(self) -> StreamInfo:
@@ -134,14 +190,7 @@ class MessageChannel:
                 modality = Modality.DEPTH
         if self.frame_id:
             details["frame_id"] = self.frame_id
-        clock, stamp_of, max_latency_ns = DeviceClock(), "arrival", SECOND_NS
-        if self.uses_header:
-            # The stamp was set by the producer, on a machine whose clock nobody vouches for.
-            clock, stamp_of = DeviceClock(ClockKind.FREE), "sample"
-        elif self.uses_publish_time:
-            is_host = self.lag_min_ns >= 0 and self.lag_max_ns < _HOST_LAG_LIMIT_NS
-            clock, stamp_of = DeviceClock(ClockKind.HOST if is_host else ClockKind.FREE), "sample"
-            max_latency_ns = max(SECOND_NS, self.lag_max_ns) if is_host else SECOND_NS
+        clock, stamp_of, max_latency_ns = self._clock()
         return StreamInfo(
             name=self.name,
             modality=modality,
@@ -159,6 +208,18 @@ class MessageChannel:
             details=details,
         )
 
+    def _clock(self) -> tuple[DeviceClock, str, int]:
+        """Return the clock of the stamps, what they are stamps of, and the largest latency in nanoseconds."""
+        if self.uses_header:
+            # The stamp was set by the producer, on a machine whose clock nobody vouches for.
+            num, den = (self.unit.num, self.unit.den) if self.unit is not None else (1, 1)
+            return DeviceClock(ClockKind.FREE, num, den), "sample", SECOND_NS
+        if not self.uses_publish_time:
+            return DeviceClock(), "arrival", SECOND_NS
+        is_host = self.lag_min_ns >= 0 and self.lag_max_ns < _HOST_LAG_LIMIT_NS
+        kind = ClockKind.HOST if is_host else ClockKind.FREE
+        return DeviceClock(kind), "sample", max(SECOND_NS, self.lag_max_ns) if is_host else SECOND_NS
+
     def frame(self, seq: int, payload: bytes, arrival_ns: int, published_ns: int | None = None) -> Frame:
         device_ns = self.device_ns(payload, published_ns)
         ticks = None if device_ns is None else stamps(device_ns)
@@ -168,13 +229,15 @@ class MessageChannel:
 def nominal_rate_hz(arrivals_ns: list[int]) -> float:
     """Return messages per second of a steady stream, 0 for one that comes in bursts or on events.
 
-    Steady: the gaps within half of the median gap are four of five, and fill four fifths of the time.
+    Steady: the gaps within half of the median gap are four of five, and fill four fifths of the time. Silences that
+    a replay jumps over do not count.
     """
     ordered_ns: NDArray[np.int64] = np.sort(np.asarray(arrivals_ns, np.int64))
     gaps_ns = ordered_ns[1:] - ordered_ns[:-1]
     if len(gaps_ns) < 4:
         return 0.0
     median_ns = float(np.median(gaps_ns))
+    gaps_ns = gaps_ns[(gaps_ns <= LONGEST_WAIT_NS) | (gaps_ns <= _SILENCE_MEDIANS * median_ns)]
     usual = gaps_ns[np.abs(gaps_ns - median_ns) <= 0.5 * median_ns]
     if median_ns <= 0 or len(usual) < 0.8 * len(gaps_ns) or usual.sum() < 0.8 * gaps_ns.sum():
         return 0.0

@@ -36,6 +36,7 @@ _MAGICS: tuple[tuple[bytes, Format], ...] = (
     (b"\xa1\xb2\x3c\x4d", Format.PCAP),
     (b"\x0a\x0d\x0d\x0a", Format.PCAP),
 )
+_BAG_ENDINGS = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 _FOREIGN_MAGICS = (
     (XDF_MAGIC, "an XDF file, which cannot be replayed yet; `sensorium sync report` reads its clocks"),
     (b"VisionRe", "a VRS file, which cannot be read yet"),
@@ -94,6 +95,8 @@ def _identify_folder(path: Path) -> Format:
         return Format.ROS2_BAG
     if (path / "mav0").is_dir() or any(path.glob("cam*/data.csv")) or any(path.glob("imu*/data.csv")):
         return Format.EUROC
+    if any(entry.name.endswith(_BAG_ENDINGS) and not entry.name.startswith(".") for entry in path.iterdir()):
+        return Format.ROS2_BAG  # a recorder that was killed leaves no metadata.yaml
     inside = sorted(entry.name for entry in path.iterdir())
     shown = ", ".join(inside[:6]) + (", ..." if len(inside) > 6 else "") if inside else "nothing"
     raise SourceError(f"{path}: a folder with {shown}: no known recording; supported: {SUPPORTED}")
@@ -112,16 +115,24 @@ def _open_euroc(path: Path, _allow_unverified: bool) -> Source:
     return EurocSource(path)
 
 
-def _open_bag(path: Path, _allow_unverified: bool) -> Source:
-    from sensorium.sync.sources.bags import BagSource
+def _open_ros1(path: Path, _allow_unverified: bool) -> Source:
+    from sensorium.sync.sources.message_source import MessageSource
+    from sensorium.sync.sources.ros1_bag import Ros1Bag
 
-    return BagSource(path)
+    return MessageSource(path, [Ros1Bag(path)])
+
+
+def _open_ros2(path: Path, _allow_unverified: bool) -> Source:
+    from sensorium.sync.sources.ros2_folder import open_ros2_bag
+
+    return open_ros2_bag(path)
 
 
 def _open_mcap(path: Path, _allow_unverified: bool) -> Source:
-    from sensorium.sync.sources.mcap_files import McapSource
+    from sensorium.sync.sources.mcap_files import McapFile
+    from sensorium.sync.sources.message_source import MessageSource
 
-    return McapSource(path)
+    return MessageSource(path, [McapFile(path)])
 
 
 def _open_pcap(path: Path, _allow_unverified: bool) -> Source:
@@ -133,8 +144,8 @@ def _open_pcap(path: Path, _allow_unverified: bool) -> Source:
 _OPENERS: dict[Format, Callable[[Path, bool], Source]] = {
     Format.EPISODE: _open_episode,
     Format.EUROC: _open_euroc,
-    Format.ROS1_BAG: _open_bag,
-    Format.ROS2_BAG: _open_bag,
+    Format.ROS1_BAG: _open_ros1,
+    Format.ROS2_BAG: _open_ros2,
     Format.MCAP: _open_mcap,
     Format.PCAP: _open_pcap,
 }

@@ -53,6 +53,10 @@ _MODALITY_OF = {
 }
 _DEPTH_FORMATS = frozenset({"16UC1", "32FC1", "mono16"})
 _HEADER_FIELD = re.compile(r"(std_msgs/(msg/)?)?Header\s+\w+$")
+_MAX_IDL_CHARACTERS = 1 << 20
+_IDL_STRUCT = re.compile(r"\bstruct\s+(\w+)\s*\{")
+_IDL_NOISE = re.compile(r'//[^\n]*|/\*.*?\*/|@\w+(\s*\((?:"(?:[^"\\]|\\.)*"|[^"()])*\))?', re.DOTALL)
+_IDL_HEADER = re.compile(r"\s*std_msgs::msg::Header\s+\w+\s*;")
 _HEADED_TYPES = frozenset(
     {"Image", "CompressedImage", "PointCloud2", "LaserScan", "Imu", "WrenchStamped", "NavSatFix"}
 )
@@ -60,9 +64,12 @@ _HEADED_TYPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A std_msgs/Header: its stamp and frame id, and where the next field begins in the message."""
+    """A std_msgs/Header: its stamp and frame id, and where the next field begins in the message.
 
-    stamp_ns: int
+    ``stamp_ns`` is None where the two numbers are no time (a billion nanoseconds or more), 0 where it was not set.
+    """
+
+    stamp_ns: int | None
     frame_id: str
     end: int
 
@@ -88,15 +95,26 @@ def is_depth_format(image_format: str) -> bool:
 
 
 def begins_with_header(type_name: str, definition: str) -> bool:
-    """Return whether the message's first field is a std_msgs/Header."""
-    if not definition or "struct " in definition:  # absent, or IDL, which needs a parser of its own
+    """Return whether the message's first field is a std_msgs/Header; of a type without definition, as a guess."""
+    if not definition:
         return short_name(type_name) in _HEADED_TYPES
+    if _IDL_STRUCT.search(definition):
+        return _idl_begins_with_header(short_name(type_name), definition)
     for line in definition.splitlines():
         text = line.partition("#")[0].strip()
         if text.startswith("==="):
             return False
         if text and "=" not in text:
             return _HEADER_FIELD.match(text) is not None
+    return False
+
+
+def _idl_begins_with_header(name: str, definition: str) -> bool:
+    """Look at the first member of a struct of OMG IDL 4.2, past comments and annotations such as ``@verbatim``."""
+    text = _IDL_NOISE.sub(" ", definition[:_MAX_IDL_CHARACTERS])
+    for found in _IDL_STRUCT.finditer(text):
+        if found[1] == name:
+            return _IDL_HEADER.match(text, found.end()) is not None
     return False
 
 
@@ -111,10 +129,11 @@ def read_header(payload: bytes | memoryview, dialect: str) -> Header | None:
     except struct.error:
         return None
     text_at = at + 12
-    if text_at + length > len(payload) or nanoseconds >= SECOND_NS:
+    if text_at + length > len(payload):
         return None
     frame_id = bytes(payload[text_at : text_at + length]).rstrip(b"\0").decode("utf-8", "replace")
-    return Header(seconds * SECOND_NS + nanoseconds, frame_id, text_at + length)
+    stamp_ns = seconds * SECOND_NS + nanoseconds if nanoseconds < SECOND_NS else None
+    return Header(stamp_ns, frame_id, text_at + length)
 
 
 def read_image_format(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from episode_samples import STREAMS, TIMELINE, sealed_episode
+from foreign_cases import generate
 from mcap.writer import Writer as McapWriter
 from pydantic import ValidationError
 
@@ -119,6 +120,25 @@ def test_a_read_returns_within_its_timeout_when_nothing_is_due(shared_data: Path
     started_ns = clock.now_ns()
     assert driver.read(0.02) == []
     assert clock.now_ns() - started_ns == 0.02 * SECOND_NS
+    driver.close()
+
+
+def test_a_silence_of_years_is_jumped_over(tmp_path: Path) -> None:
+    right = generate("mcap_first_at_zero", tmp_path)
+    clock = VirtualClock(NOW_NS)
+    _, items = _play(_driver(tmp_path / "drive.mcap", tmp_path, clock))
+    assert len(items) == right["frames"]
+    elapsed_ns = clock.now_ns() - NOW_NS
+    assert 39 * SECOND_NS // 20 <= elapsed_ns <= right["replay_at_rate_1_ends_within_s"] * SECOND_NS
+
+
+def test_a_loop_that_would_leave_the_calendar_is_refused(tmp_path: Path) -> None:
+    generate("mcap_first_at_zero", tmp_path)
+    driver = _driver(tmp_path / "drive.mcap", tmp_path, VirtualClock(NOW_NS), rate="max", loop=True)
+    driver.open()
+    with pytest.raises(DeviceError, match=r"beyond the year 2262, play it without 'loop'"):
+        for _ in range(100):
+            driver.read(0.02)
     driver.close()
 
 

@@ -213,10 +213,16 @@ def test_a_bag_that_was_never_finished_asks_for_a_reindex(shared_data: Path, tmp
         open_source(path)
 
 
-def test_without_the_extra_the_error_names_it(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_its_use_is_named_where_a_definition_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "rosbags", None)
-    with pytest.raises(SourceError, match=r"pip install 'sensorium\[ros\]'"):
-        open_source(shared_data / "rosbag1" / "example.bag")
+    source = open_source(
+        _sqlite_bag(tmp_path / "old", "geometry_msgs/msg/WrenchStamped", [_cdr_wrench(START_NS)])
+    )
+    (problem,) = source.problems
+    assert problem.kind == "unknown_type"
+    assert "pip install 'sensorium[ros]'" in problem.sentence
 
 
 def test_a_ros2_folder_without_its_file_is_refused(shared_data: Path, tmp_path: Path) -> None:
