@@ -23,7 +23,8 @@ from sensorium.sync.episode.mcap_records import (
     pack_record,
     pack_text,
 )
-from sensorium.sync.sources.mcap_files import DamagedError, unpack_chunk
+from sensorium.sync.sources.budget import DamagedError
+from sensorium.sync.sources.mcap_files import unpack_chunk
 
 
 def mcap_with(path: Path, summary: bytes) -> Path:
@@ -76,7 +77,7 @@ def test_a_compressed_bomb_is_refused_before_memory_is_taken_for_it(tmp_path: Pa
         "from sensorium.errors import EpisodeError\n"
         "from sensorium.sync.episode.mcap_records import Chunk\n"
         "from sensorium.sync.sources.mcap_files import unpack_chunk\n"
-        "from sensorium.sync.sources.mcap_files import DamagedError\n"
+        "from sensorium.sync.sources.budget import DamagedError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "body = open(sys.argv[1], 'rb').read()\n"
         "for attempt in (lambda: Chunk.parse(body).unpack(), lambda: unpack_chunk(body, is_torn=False)):\n"

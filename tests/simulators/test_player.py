@@ -135,11 +135,8 @@ def test_a_silence_of_years_is_jumped_over(tmp_path: Path) -> None:
 def test_a_loop_that_would_leave_the_calendar_is_refused(tmp_path: Path) -> None:
     generate("mcap_first_at_zero", tmp_path)
     driver = _driver(tmp_path / "drive.mcap", tmp_path, VirtualClock(NOW_NS), rate="max", loop=True)
-    driver.open()
     with pytest.raises(DeviceError, match=r"beyond the year 2262, play it without 'loop'"):
-        for _ in range(100):
-            driver.read(0.02)
-    driver.close()
+        _play(driver)
 
 
 def test_at_max_nothing_waits(shared_data: Path, tmp_path: Path) -> None:

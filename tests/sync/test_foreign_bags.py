@@ -7,7 +7,7 @@ import time
 from io import BytesIO
 from pathlib import Path
 
-import lz4.frame
+import lz4.frame  # type: ignore[import-untyped]
 import pytest
 import zstandard
 from foreign_cases import generate
