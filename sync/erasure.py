@@ -120,12 +120,23 @@ def bury(folder: Path, reason: str, now_utc_ns: int) -> Manifest:
 
 
 def erase_all_forgotten(
-    spool: Spool, ledger: ConsentLedger, now_utc_ns: int, *, is_time_kept: bool = True
+    spool: Spool,
+    ledger: ConsentLedger,
+    now_utc_ns: int,
+    *,
+    is_time_kept: bool = True,
+    is_asked: Callable[[Path], bool] = lambda _: True,
 ) -> tuple[list[Erasure], dict[str, str]]:
-    """Erase in every sealed episode of a spool; return what was, and per episode why it could not be."""
+    """Erase in every sealed episode of a spool; return what was, and per episode why it could not be.
+
+    Args:
+        is_asked: Whether a folder is looked at, asked right before it is.
+    """
     done: list[Erasure] = []
     failed: dict[str, str] = {}
     for folder in (*spool.sealed_folders(), *spool.gone_folders()):
+        if not is_asked(folder):
+            continue
         try:
             found = erase_forgotten(folder, ledger, now_utc_ns, is_time_kept=is_time_kept)
         except (EpisodeError, BusyError) as err:

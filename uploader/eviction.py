@@ -6,7 +6,7 @@ and a later withdrawal still finds what to erase in the store.
 """
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,10 +83,13 @@ def evict_oldest(
     done: list[Eviction] = []
     freed_bytes = 0
     if not is_dry_run:
-        finish(spool)
+        done += [Eviction(name, 0, (why,)) for name, why in finish(spool).items()]
+    known = {fate.episode_id for fate in done}
     for folder in order(spool):
         if wanted_bytes is not None and freed_bytes >= wanted_bytes:
             break
+        if folder.name in known:
+            continue
         try:
             found = evict(spool, folder, store, trusted, is_dry_run)
         except StoreError as err:  # the others would learn no more, and each wait for its retries
@@ -99,20 +102,29 @@ def evict_oldest(
     return done
 
 
-def finish(spool: Spool) -> None:
-    """Remove what an eviction or a deletion left that was cut off.
+def finish(spool: Spool, is_asked: Callable[[Path], bool] = lambda _: True) -> dict[str, str]:
+    """Remove what an eviction or a deletion left that was cut off; return per episode why it could not be.
 
-    Raises:
-        EpisodeError: If the disk does not let go of it.
+    Args:
+        is_asked: Whether a folder is looked at.
     """
-    for folder in spool.sealed_folders():
-        if (folder / revision_file(2)).exists() and not read_manifest(folder).files:
-            with owned(folder):
-                _remove(_moved(spool, folder))
-    for folder in spool.gone_folders():
+    failed: dict[str, str] = {}
+    for folder in filter(is_asked, (*spool.sealed_folders(), *spool.gone_folders())):
+        try:
+            _finish(spool, folder)
+        except (BusyError, EpisodeError) as err:  # what is wrong with one keeps nothing of the others
+            failed[folder.name] = str(err)
+    return failed
+
+
+def _finish(spool: Spool, folder: Path) -> None:
+    if folder.parent == spool.gone_dir:
         if any(_rest(folder)):
             with owned(folder):
                 _remove(folder)
+    elif (folder / revision_file(2)).exists() and not read_manifest(folder).files:
+        with owned(folder):
+            _remove(_moved(spool, folder))
 
 
 def _moved(spool: Spool, folder: Path) -> Path:

@@ -25,15 +25,14 @@ from sensorium.priority import give_way
 from sensorium.stopping import end_with_parent
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.disk_room import DiskRoom
-from sensorium.sync.episode.files import RECEIPT_FILE, UPLOAD_NOTE_FILE
+from sensorium.sync.episode.files import RECEIPT_FILE
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.revisions import revision_files
 from sensorium.sync.episode.spool import Spool
-from sensorium.sync.erasure import erase_all_forgotten
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import trusted_keys
 from sensorium.timebase import SECOND_NS, Clock, HostClock, is_utc_kept
-from sensorium.uploader.eviction import finish
+from sensorium.uploader.forgetting import Forgetting
 from sensorium.uploader.receipt import State, read_receipt, upload_reasons, upload_state
 from sensorium.uploader.stores.opening import open_store
 from sensorium.uploader.stores.retrying import RetryPolicy
@@ -62,10 +61,15 @@ class EpisodeStatus:
     total_bytes: int = 0
     failures: int = 0
     due_ns: int = 0
+    is_owing: bool = False
+    """The store has to be told what was erased since, whatever else may be said against the episode."""
 
 
 class UploadService:
     """Call :meth:`step` in a loop; each call handles at most one episode.
+
+    Args:
+        say: Told once of each episode that could not be erased, and why.
 
     Denied and held episodes are judged again every minute, denied ones also when the consent ledger changes.
     After an error that somebody must repair the store is left alone for a minute; after a passing one the
@@ -82,6 +86,7 @@ class UploadService:
         quality: Callable[[Manifest], Verdict] = allow_all,
         is_time_kept: Callable[[], bool] = is_utc_kept,
         sweeper: Sweeper | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.episodes: dict[str, EpisodeStatus] = {}
         self.parked = ""
@@ -92,13 +97,12 @@ class UploadService:
         self._clock = clock
         self._rng = rng
         self._quality = quality
-        self._is_time_kept = is_time_kept
         self._sweeper = sweeper
         self._backoff = RetryPolicy(base_s=5.0, cap_s=300.0)
         self._ledger = consent.poll()
-        self._has_erased = False
-        self._erase_due_ns = 0
+        self._forgetting = Forgetting(spool, clock, say, is_time_kept)
         self._owing: dict[str, Path] = {}
+        self._told: dict[str, int] = {}
         self._parked_until_ns = 0
 
     def step(
@@ -154,15 +158,13 @@ class UploadService:
             if status.state is State.VERIFIED and not (folders[name] / RECEIPT_FILE).exists():
                 self.episodes[name] = EpisodeStatus(State.SEALED)  # somebody found that it is not there
         ledger = self._consent.poll()
-        is_new = ledger is not self._ledger
-        self._ledger = ledger
-        now_ns = self._clock.now_ns()
-        if is_new or not self._has_erased or now_ns >= self._erase_due_ns:
-            self._erase_due_ns = now_ns + REJUDGE_NS  # a retention ends without a word in the log
-            self._erase()
+        if self._forgetting.step(ledger):
+            self._find_owing()
+        if ledger is not self._ledger:
             for status in self.episodes.values():
                 if status.state is State.DENIED:
                     status.due_ns = 0
+        self._ledger = ledger
 
     def _folders(self) -> dict[str, Path]:
         """Return the sealed episodes, and the evicted ones of which the store still has what was erased since."""
@@ -175,35 +177,31 @@ class UploadService:
             del self.episodes[name]
         return folders
 
-    def _find_owing(self) -> dict[str, Path]:
-        return {folder.name: folder for folder in self._spool.gone_folders() if self._owes(folder)}
-
-    def _owes(self, folder: Path) -> bool:
-        """Return whether the store may have what was erased: known from the receipt, or a sending that was begun."""
-        receipt = read_receipt(folder)
-        if receipt is None:
-            return (folder / UPLOAD_NOTE_FILE).exists()
-        return receipt.store == self._store.url and receipt.revision != len(revision_files(folder))
-
-    def _erase(self) -> None:
-        """Erase what may no longer be kept; an episode that the store has is due again, to be erased there."""
-        _, failed = erase_all_forgotten(
-            self._spool, self._ledger, self._clock.utc_ns(), is_time_kept=self._is_time_kept()
-        )
-        try:
-            finish(self._spool)
-        except (BusyError, EpisodeError) as error:
-            failed = {**failed, "": str(error)}
-        self._has_erased = not failed  # else again at the next look
-        self._owing = self._find_owing()
+    def _find_owing(self) -> None:
+        """Have the store told what was erased: it is due for every episode of which it may still have that."""
+        self._owing = {folder.name: folder for folder in self._spool.gone_folders() if self._owes(folder)}
         for name, folder in self._present().items():
+            is_owing = name in self._owing or self._owes(folder)
             state = State.SEALED if name in self._owing else upload_state(folder, self._store.url)
             known = self.episodes.get(name)
             if known is None or (known.state is State.VERIFIED and state is not State.VERIFIED):
-                self.episodes[name] = EpisodeStatus(state)
+                self.episodes[name] = known = EpisodeStatus(state)
+            if is_owing and not known.is_owing:
+                known.due_ns = 0
+            known.is_owing = is_owing
+
+    def _owes(self, folder: Path) -> bool:
+        """Return whether the store may have what was erased: by the receipt, or by what this process told it."""
+        revision = len(revision_files(folder))
+        if revision == 1:
+            return False
+        receipt = read_receipt(folder)
+        if receipt is None:
+            return self._told.get(folder.name) != revision
+        return receipt.store == self._store.url and receipt.revision != revision
 
     def _is_due(self, status: EpisodeStatus, now_ns: int) -> bool:
-        return status.state not in _FINAL and now_ns >= status.due_ns
+        return (status.is_owing or status.state not in _FINAL) and now_ns >= status.due_ns
 
     def _upload(
         self, name: str, progress: Callable[[Progress], None], should_stop: Callable[[], bool]
@@ -224,8 +222,10 @@ class UploadService:
             raise
         status.state, status.reasons, status.error, status.failures = outcome.state, outcome.reasons, "", 0
         status.due_ns = self._clock.now_ns() + REJUDGE_NS
-        if outcome.state is State.VERIFIED:
+        if outcome.told_revision:
+            self._told[name] = outcome.told_revision
             self._owing.pop(name, None)
+            status.is_owing = False
         self.parked = ""
         return outcome
 
@@ -358,7 +358,9 @@ def open_service(
         raise ConfigError(f"spool {spool} does not exist; name the folder that record writes to")
     room = DiskRoom(spool, quota_bytes, min_free_bytes)
     sweeper = Sweeper(Spool(spool), store, room, reserve_bytes, clock, _say) if reserve_bytes else None
-    return UploadService(Spool(spool), store, ConsentStore(consent, clock), clock, rng, sweeper=sweeper)
+    return UploadService(
+        Spool(spool), store, ConsentStore(consent, clock), clock, rng, sweeper=sweeper, say=_say
+    )
 
 
 @contextmanager

@@ -24,9 +24,11 @@ from sensorium.sync.episode.manifest import (
     LEAF_BYTES,
     FileRecord,
     Manifest,
+    hash_file,
     read_manifest,
 )
 from sensorium.sync.episode.revisions import revision_files
+from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import examine, strangers
 from sensorium.sync.erasure import owned
 from sensorium.sync.trust.keys import Role
@@ -63,12 +65,18 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an episode; ``sent_bytes`` counts what went to the store this time."""
+    """What became of an episode.
+
+    Attributes:
+        sent_bytes: What went to the store this time.
+        told_revision: Revision of the manifest of which the store has forgotten what was erased; 0 = it was not told.
+    """
 
     episode_id: str
     state: State
     reasons: tuple[str, ...] = ()
     sent_bytes: int = 0
+    told_revision: int = 0
 
 
 class Stopped(Exception):
@@ -141,7 +149,9 @@ class _Transfer:
         self._should_stop = should_stop
         self._id = folder.name
         self._manifest: Manifest | None = None
+        self._is_unreadable = False
         self._digest = ""
+        self._told_revision = 0
         self._sent_bytes = 0
         self._done_bytes = 0
         self._total_bytes = 0
@@ -155,9 +165,9 @@ class _Transfer:
             self._erase(manifest)
             if self._is_delivered(manifest, key, envelope):
                 self._put_consent_state(manifest)
-                return Outcome(self._id, State.VERIFIED)
-            if not manifest.files:
-                return self._end_deleted(key)
+                return self._outcome(State.VERIFIED)
+            if not manifest.files or self._is_evicted:
+                return self._end_told(key)
             self._check_gates(manifest)
             self._check_whole(full=True)
             self._check_conflict(key, envelope)
@@ -171,11 +181,18 @@ class _Transfer:
             self._commit(key, envelope)
             self._note(State.COMMITTED)
             self._prove(manifest, key, envelope)
-            return Outcome(self._id, State.VERIFIED, (), self._sent_bytes)
+            return self._outcome(State.VERIFIED)
         except _RefusedError as refused:
+            self._drop_sent()  # before it is noted: what is quarantined is not looked at again
             self._note(refused.state, refused.reasons)
-            self._drop_sent()
-            return Outcome(self._id, refused.state, refused.reasons, self._sent_bytes)
+            return self._outcome(refused.state, refused.reasons)
+
+    def _outcome(self, state: State, reasons: tuple[str, ...] = ()) -> Outcome:
+        return Outcome(self._id, state, reasons, self._sent_bytes, self._told_revision)
+
+    @property
+    def _is_evicted(self) -> bool:
+        return self._folder.parent == Spool.of(self._folder).gone_dir
 
     def _read_manifest(self) -> tuple[Manifest, bytes]:
         try:
@@ -183,6 +200,7 @@ class _Transfer:
             envelope = (self._folder / MANIFEST_FILE).read_bytes()
             self._digest = blake3(envelope).hexdigest()
         except (EpisodeError, OSError) as error:
+            self._is_unreadable = True
             raise _RefusedError(State.QUARANTINED, str(error)) from error
         if manifest.episode_id != self._id:
             said = (
@@ -195,27 +213,37 @@ class _Transfer:
         """Have the store forget what this machine has erased; before any gate, because no gate may keep it."""
         for grave in manifest.tombstones:
             self._forget(f"episodes/{self._id}/{grave.stored}")
+        self._told_revision = manifest.revision
 
     def _forget(self, key: str) -> None:
         """Have the store drop an object, and what was sent of it; that there is none is fine."""
         self._store.upload(key).abort()
-        if self._store.head(key) is not None:
-            self._store.delete(key)
+        if self._store.head(key) is None:
+            return
+        self._store.delete(key)
+        if self._store.reopen().head(key) is not None:
+            raise ParkedStoreError(
+                f"store {self._store.url}: {key} is still there after it was deleted, and must not be; does it "
+                "keep versions, or a lock on its objects?"
+            )
 
-    def _end_deleted(self, key: str) -> Outcome:
-        """Tell a store that has the manifest of a deleted episode why there is no more of it."""
+    def _end_told(self, key: str) -> Outcome:
+        """Tell a store that has the manifest of an episode that is deleted or evicted why there is no more of it."""
         if self._remote_manifest(self._store, key) is not None:
             self._put_revisions()
         (self._folder / UPLOAD_NOTE_FILE).unlink(missing_ok=True)
-        return Outcome(self._id, State.VERIFIED)
+        return self._outcome(State.VERIFIED)
 
     def _put_revisions(self) -> None:
-        for number, path in enumerate(revision_files(self._folder)[1:], 2):
-            key, data = revision_key(self._id, number), path.read_bytes()
+        for key, data in self._revisions().items():
             try:
                 self._store.put(key, data)
             except ObjectExistsError:
                 self._check_conflict(key, data)
+
+    def _revisions(self) -> dict[str, bytes]:
+        later = enumerate(revision_files(self._folder)[1:], 2)
+        return {revision_key(self._id, number): path.read_bytes() for number, path in later}
 
     def _is_delivered(self, manifest: Manifest, key: str, envelope: bytes) -> bool:
         """Return whether this very episode was proven in this very store, and its manifest is still there.
@@ -229,9 +257,9 @@ class _Transfer:
             and receipt.store == self._store.url
             and self._remote_manifest(self._store, key) == envelope
         )
-        if not is_ours:
+        if not is_ours and not self._is_evicted:
             (self._folder / RECEIPT_FILE).unlink(missing_ok=True)
-        elif receipt is not None and receipt.revision != manifest.revision:
+        elif is_ours and receipt is not None and receipt.revision != manifest.revision:
             self._put_revisions()
             self._prove(manifest, key, envelope)
         return is_ours
@@ -282,10 +310,23 @@ class _Transfer:
 
     def _drop_sent(self) -> None:
         """Remove what was sent of an episode that was refused before its commit."""
-        if self._manifest is None or self._remote_manifest(self._store, manifest_key(self._id)) is not None:
+        if self._remote_manifest(self._store, manifest_key(self._id)) is not None:
             return
-        for file in self._manifest.files:
-            self._forget(data_key(self._id, file))
+        if self._manifest is not None:
+            keys = {data_key(self._id, file) for file in self._manifest.files}
+        elif self._is_unreadable:
+            keys = set(self._keys_without_manifest())
+        else:
+            return
+        for key in sorted(keys):
+            self._forget(key)
+
+    def _keys_without_manifest(self) -> Iterator[str]:
+        """Yield what the store may have of an episode whose manifest cannot be read, and so nobody may use."""
+        yield from [info.key for info in self._store.list(f"episodes/{self._id}/")]
+        for path in sorted(self._folder.glob("*.mcap")):
+            with suppress(EpisodeError):
+                yield data_key(self._id, hash_file(path))
 
     def _send(self, key: str, file: FileRecord, is_replacing: bool) -> None:
         upload = self._store.upload(key)
@@ -369,8 +410,12 @@ class _Transfer:
 
     def _prove(self, manifest: Manifest, key: str, envelope: bytes) -> None:
         """Read the manifest back and leave the receipt; the data was read back before the commit."""
-        if self._remote_manifest(self._store.reopen(), key) != envelope:
-            raise ParkedStoreError(f"store {self._store.url}: {key} reads back differently from what was put")
+        fresh = self._store.reopen()
+        for put, data in {key: envelope, **self._revisions()}.items():
+            if self._remote_manifest(fresh, put) != data:
+                raise ParkedStoreError(
+                    f"store {self._store.url}: {put} reads back differently from what was put"
+                )
         receipt = Receipt(
             episode_id=self._id,
             store=self._store.url,

@@ -3,27 +3,35 @@
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from dying_disk import dying_after
+from fragile_store import PowerCut
+from lying_store import Lie, LyingStore
 from upload_samples import CAPTURED, begin_spool, grant_for, seal_episode
 
 from sensorium.agent.commands.consent import withdraw_consent
 from sensorium.errors import EpisodeError, StoreError
 from sensorium.sync.consent.grants import ConsentLedger, EventKind
 from sensorium.sync.consent.store import ConsentStore
-from sensorium.sync.episode.files import REPORT_FILE
+from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, REPORT_FILE
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.revisions import revise
 from sensorium.sync.episode.verify import examine
 from sensorium.sync.erasure import erase_forgotten
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import trusted_keys
 from sensorium.timebase import SECOND_NS, HostClock, VirtualClock
+from sensorium.uploader.eviction import evict_oldest
 from sensorium.uploader.receipt import State, read_receipt, upload_state
-from sensorium.uploader.service import UploadService
+from sensorium.uploader.service import REJUDGE_NS, UploadService
 from sensorium.uploader.stores.directory import DirectoryStore
-from sensorium.uploader.stores.store import RetryableStoreError
+from sensorium.uploader.stores.store import ParkedStoreError, RetryableStoreError
+from sensorium.uploader.transfer import Progress
 
 FIRST, SECOND = "01J00000000000000000000001", "01J00000000000000000000002"
 NOW_NS = HostClock().utc_ns()
@@ -232,6 +240,80 @@ def test_what_was_refused_on_the_way_leaves_nothing_in_the_store(bench: Bench) -
     bench.upload_all()
     assert bench.lies_about(mic) == []
     assert (folder / "cam.mcap").exists()
+
+
+def spoil(folder: Path, file: str) -> None:
+    data = bytearray((folder / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / file).write_bytes(data)
+
+
+def test_an_episode_that_is_quarantined_since_is_erased_in_the_store_all_the_same(bench: Bench) -> None:
+    folder = bench.seal(FIRST)
+    cam = sample_of(folder, "cam")
+    bench.upload_all()
+    (folder / RECEIPT_FILE).unlink()
+    spoil(folder, "mic.mcap")
+    bench.service = bench.new_service()
+    bench.service.step()
+    assert upload_state(folder) is State.QUARANTINED
+    bench.consent.withdraw(bench.of_cam.id)
+    bench.upload_all()
+    assert bench.lies_about(cam) == []
+    assert upload_state(folder) is State.QUARANTINED
+
+
+def test_an_evicted_episode_without_its_receipt_is_erased_in_the_store_all_the_same(bench: Bench) -> None:
+    folder = bench.seal(FIRST)
+    cam, mic = sample_of(folder, "cam"), sample_of(folder, "mic")
+    bench.upload_all()
+    evict_oldest(bench.spool, bench.store, trusted_keys(Role.DEVICE))
+    (bench.spool.gone_dir / FIRST / RECEIPT_FILE).unlink()
+    bench.consent.withdraw(bench.of_cam.id)
+    bench.upload_all()
+    assert bench.lies_about(cam) == []
+    assert len(bench.lies_about(mic)) == 1
+    assert bench.service.step() is None
+
+
+def test_a_store_that_only_says_that_it_deleted_is_not_believed(bench: Bench) -> None:
+    folder = bench.seal(FIRST)
+    cam = sample_of(folder, "cam")
+    bench.upload_all()
+    lying = LyingStore(bench.store)
+    lying.lies[Lie.KEEP] = 1
+    bench.consent.withdraw(bench.of_cam.id)
+    service = UploadService(bench.spool, lying, bench.consent, bench.clock, random.Random(1))
+    with pytest.raises(ParkedStoreError, match="still there after it was deleted"):
+        service.step()
+    assert len(bench.lies_about(cam)) == 1
+    bench.clock.advance(REJUDGE_NS)
+    while service.step() is not None:
+        pass
+    assert bench.lies_about(cam) == []
+
+
+@pytest.mark.parametrize("file", ["mic.mcap", MANIFEST_FILE])
+def test_whoever_dies_while_it_quarantines_leaves_nothing_in_the_store(bench: Bench, file: str) -> None:
+    folder = bench.seal(FIRST)
+    cam = sample_of(folder, "cam")
+
+    def stop(found: Progress) -> None:
+        if found.done_bytes and len(bench.lies_about(cam)) > 1:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        bench.service.step(stop)
+    spoil(folder, file)
+    for calls in range(60):
+        bench.service = bench.new_service()
+        with suppress(PowerCut), dying_after(calls):
+            bench.service.step()
+            break
+    assert upload_state(folder) is (State.QUARANTINED if file == "mic.mcap" else State.SEALED)
+    assert bench.service.episodes[FIRST].state is State.QUARANTINED
+    assert len(bench.lies_about(cam)) == 1
+    assert bench.lies_about(cam)[0].is_relative_to(folder)
 
 
 def test_a_revision_that_does_not_follow_is_refused(bench: Bench) -> None:
