@@ -9,6 +9,10 @@ from typing import Any
 import zmq
 
 from sensorium.errors import BusyError, SensoriumError, UsageError, VerdictError
+from sensorium.sync.trust.commands import sign_command, widens
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import signing_key
+from sensorium.timebase import HostClock
 
 AGENT_FILE = "agent.json"
 TIMEOUT_MS = 5000
@@ -145,7 +149,10 @@ class ControlClient(Requester):
 def ask_agent(spool: Path, cmd: str, **fields: Any) -> dict[str, Any]:
     """Send one command to the agent that records into ``spool`` and return its reply.
 
+    What lets more be recorded, or less be kept, is signed by the operator's key, made on first use.
+
     Raises:
+        TrustError: If that key is damaged, readable by others, or cannot be made.
         BusyError: If no agent runs there or it does not answer.
     """
     note = AgentNote.load(spool)
@@ -156,10 +163,13 @@ def ask_agent(spool: Path, cmd: str, **fields: Any) -> dict[str, Any]:
             f"the agent of {spool} (process {note.pid}) was killed; `sensorium record RIG.yaml` starts the "
             f"next one, `sensorium episodes recover` only seals what this one recorded"
         )
+    ask: dict[str, Any] = {"cmd": cmd, **fields}
+    if widens(ask):
+        ask = sign_command(ask, note.session, signing_key(Role.OPERATOR), HostClock())
     with zmq.Context() as context:
         client = ControlClient(note.control_endpoint, context)
         try:
-            reply = client.ask(cmd, **fields)
+            reply = client.ask(**ask)
         except UsageError as err:
             raise SensoriumError(str(err)) from err
         finally:

@@ -27,6 +27,9 @@ from sensorium.sync.recording.roster import known_drivers
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.status import SessionStatus
 from sensorium.sync.recording.synchronizer import Synchronizer
+from sensorium.sync.trust.commands import CommandGuard
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import trusted_keys
 from sensorium.timebase import SECOND_NS, Clock, HostClock
 
 DRAIN_NS = 5 * SECOND_NS
@@ -50,6 +53,7 @@ class SyncService:
         store = ConsentStore(spec.consent, clock)
         self.synchronizer = Synchronizer(spec, self._receiver, self._live, self._link, store, clock)
         self.status = SessionStatus(self.synchronizer, clock)
+        self._guard = CommandGuard(spec.run_dir, lambda: trusted_keys(Role.OPERATOR), clock)
         self._control = context.socket(zmq.REP)
         self._control.setsockopt(zmq.MAXMSGSIZE, 1 << 20)
         self._control.bind(spec.control_endpoint)
@@ -113,6 +117,7 @@ class SyncService:
         except (ValueError, KeyError, TypeError, RecursionError):  # the last of what is nested without end
             return {"ok": False, "error": f"unknown command; known: {', '.join(self._commands)}"}
         try:
+            self._guard.admit(ask)
             return {"ok": True, **handler(ask)}
         except (SensoriumError, ValidationError) as err:
             return {"ok": False, "error": str(err), "refused": isinstance(err, VerdictError)}
