@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from simulated_rig import START_NS, drain
+from upload_samples import grant_for
 
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
@@ -20,6 +21,8 @@ from sensorium.simulators.force import TOOL_CENTRE_M, TOOL_KG
 from sensorium.simulators.microphone import SPACING_M
 from sensorium.sync.align import Match, Matched, SyncRow
 from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.consent.grants import Purpose
+from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.facts import SessionFacts
@@ -27,7 +30,7 @@ from sensorium.sync.episode.manifest import Balance, Manifest, QualityRecord, St
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.writer import EpisodeWriter
-from sensorium.timebase import SECOND_NS, Timeline, VirtualClock
+from sensorium.timebase import SECOND_NS, HostClock, Timeline, VirtualClock
 from sensorium.verdict import Status
 
 TIMELINE = Timeline("bench", 1_700_000_000 * SECOND_NS)
@@ -116,13 +119,18 @@ def sensor_episode(
         reference=reference,
         quality=QualityRecord(Status.INSUFFICIENT, ("nobody judged it",)),
     )
+    captured = (start_ns - SECOND_NS, end_ns + SECOND_NS)
+    shown = grant_for(1, (Purpose.LIVE,), captured, HostClock().utc_ns())
     if is_calibration_sealed:
+        ConsentStore(spool.root / "consent").grant(shown)
         calibration.save(writer.folder / "calibration.yaml")
         return seal(writer.folder, manifest)
+    ConsentStore(folder / "consent").grant(shown)
     sealed = seal(writer.folder, manifest)
-    shutil.copytree(sealed, folder / "given")
-    calibration.save(folder / "given/calibration.yaml")
-    return folder / "given"
+    kept = folder / "copies/given"
+    shutil.copytree(sealed, kept)
+    calibration.save(kept / "calibration.yaml")
+    return kept
 
 
 def _times(captures: Mapping[int, int], info: StreamInfo, frame: Frame) -> NDArray[np.int64]:

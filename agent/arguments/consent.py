@@ -18,6 +18,7 @@ def consent_grant(
         list[str], typer.Option("--purpose", help="record, live, upload, export, ai:train ...")
     ] = [  # noqa: B006
         "record",
+        "live",
         "upload",
     ],
     days: Annotated[float, typer.Option("--days", min=0.001, help="Validity from now.")] = 1.0,

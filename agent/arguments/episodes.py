@@ -65,12 +65,24 @@ def episodes_recover(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) 
 
 @group.command("report")
 def episodes_report(
+<<<<<<< HEAD
     episode: EpisodeArgument, spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False
+=======
+    episode: Annotated[Path, typer.Argument()],
+    consent: Annotated[
+        Path | None, typer.Option("--consent", help="Grants; default: those of the episode's spool.")
+    ] = None,
+    as_json: Json = False,
+>>>>>>> d986acf (Show of personal streams in reports and pictures only what the purpose live covers now)
 ) -> None:
     """Write the HTML report of an episode anew and print its path."""
     from sensorium.agent.commands.episodes import report_episode
 
+<<<<<<< HEAD
     raise typer.Exit(report_episode(episode, spool, as_json=as_json))
+=======
+    raise typer.Exit(report_episode(episode, as_json=as_json, consent=consent))
+>>>>>>> d986acf (Show of personal streams in reports and pictures only what the purpose live covers now)
 
 
 @group.command("evict")

@@ -15,8 +15,9 @@ from sensorium.agent.calibrating.checking.run import run_checks
 from sensorium.agent.calibrating.image_files import write_image
 from sensorium.agent.calibrating.opening import open_recording
 from sensorium.agent.calibrating.recording import Recording
+from sensorium.agent.calibrating.showing import require_shown
 from sensorium.agent.calibrating.solving.guide import Guide
-from sensorium.agent.calibrating.solving.live import LiveGuide, record_live
+from sensorium.agent.calibrating.solving.live import LiveGuide, consent_of, record_live
 from sensorium.agent.calibrating.solving.run import check_with_board, kind_of
 from sensorium.agent.calibrating.solving.solver import SolveRequest
 from sensorium.agent.commands.display import coloured, print_findings
@@ -118,10 +119,11 @@ def _check_rig(
             episode = record_live(rig, seconds or _LIVE_SECONDS, folder, task, show, None)
         else:
             guide = Guide(board, known, for_check=True)
-            with LiveGuide(guide, HostClock(), picture, as_json) as companion:
+            with LiveGuide(guide, HostClock(), picture, as_json, consent=consent_of(rig)) as companion:
                 episode = record_live(rig, seconds or BOARD_SECONDS, folder, task, show, companion)
         recording = open_recording(episode, calibration)
-        return _check(recording, pairs, overlay, as_json, board, chosen if stores_reference else None)
+        stored = chosen if stores_reference else None
+        return _check(recording, pairs, overlay, as_json, board, stored, consent_of(rig))
 
 
 def _check(
@@ -131,8 +133,11 @@ def _check(
     as_json: bool,
     board: Target | None = None,
     reference_file: Path | None = None,
+    consent: Path | None = None,
 ) -> int:
     show = partial(say_progress, as_json=as_json)
+    if overlay is not None:
+        require_shown(recording.path, consent)
     if board is None:
         recording.choose(pairs)
     references, remarks = references_of(recording) if reference_file is not None else ([], [])

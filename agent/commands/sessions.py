@@ -51,7 +51,7 @@ def run_demo(out: Path, seconds: float, is_granted: bool, seed: int, as_json: bo
         service = open_service(spool, store, request.consent, clock)
         deliver(service, clock, progress)
         result.verification = verification(service, store, {folder.name for folder in result.episodes})
-        return _finish(result, progress, as_json)
+        return _finish(result, request.consent, progress, as_json)
 
 
 def _grant_demo(store: ConsentStore, is_granted: bool, clock: HostClock) -> None:
@@ -110,7 +110,7 @@ def run_record(
         result = run_session(request, HostClock(), progress.show)
         if request.uploads_in_background:
             result.verification = {"status": "pending", "store": request.store}
-        return _finish(result, progress, as_json)
+        return _finish(result, request.consent, progress, as_json)
 
 
 def _checked_at_start(rig: Rig, plan: SessionPlan, as_json: bool) -> SessionPlan:
@@ -176,7 +176,7 @@ def run_replay(
     with display.Progress(f"replay of {source.name}", as_json) as progress:
         result = run_session(request, clock, progress.show)
         result.problems += problems
-        return _finish(result, progress, as_json)
+        return _finish(result, request.consent, progress, as_json)
 
 
 def _rate(text: str) -> float | str:
@@ -196,14 +196,14 @@ def _replay_consent(source: Path, span_utc_ns: tuple[int, int], spool: Path, clo
 
     An episode's own grants go on to govern its replay as they are now, in the log beside it or else in that of
     the spool; what its manifest says that they once permitted counts for nothing. A recording of somebody else
-    has none: recording it again on this machine is what the user asks for by calling replay, uploading it still
-    needs a grant.
+    has none: recording it again and looking at it on this machine is what the user asks for by calling
+    replay, uploading it still needs a grant.
     """
     if (source / MANIFEST_FILE).exists():
         beside = source.parent.parent / "consent"
         return beside if beside.is_dir() else spool / "consent"
     store = ConsentStore(spool / "consent", clock)
-    purposes = [Purpose.RECORD]
+    purposes = [Purpose.RECORD, Purpose.LIVE]
     captured = (span_utc_ns[0] - REPLAY_MARGIN_NS, span_utc_ns[1] + REPLAY_MARGIN_NS)
     if not _has_replay_grant(store.ledger(), clock.utc_ns(), purposes, captured):
         note = f"replay of {source.name}"
@@ -223,7 +223,7 @@ def _has_replay_grant(
     )
 
 
-def _finish(result: SessionResult, progress: display.Progress, as_json: bool) -> int:
+def _finish(result: SessionResult, consent: Path, progress: display.Progress, as_json: bool) -> int:
     """Write the report, print the document or the tables, and return the exit code."""
     from sensorium.agent.reporting.episode import write_report  # heavy: not before the devices start
 
@@ -231,7 +231,8 @@ def _finish(result: SessionResult, progress: display.Progress, as_json: bool) ->
     found = document(result)
     if found["episodes"]:
         try:
-            result.report = write_report(Path(found["episodes"][-1]), found, result.run_dir)
+            ledger = ConsentStore(consent).inspect()
+            result.report = write_report(Path(found["episodes"][-1]), found, result.run_dir, ledger)
             found["report"] = str(result.report)
         except EpisodeError as err:  # a full disk: what it stopped before is the news, not the report
             found["problems"] = [*found["problems"], str(err)]

@@ -12,8 +12,9 @@ import yaml
 from rich.table import Table
 
 from sensorium.agent.calibrating.image_files import write_image
+from sensorium.agent.calibrating.showing import require_shown
 from sensorium.agent.calibrating.solving.guide import Guide, stacked
-from sensorium.agent.calibrating.solving.live import LiveGuide, record_live
+from sensorium.agent.calibrating.solving.live import LiveGuide, consent_of, record_live
 from sensorium.agent.calibrating.solving.run import Solution, kind_of, solve, solvers
 from sensorium.agent.calibrating.solving.solver import SolvedPart, SolveRequest
 from sensorium.agent.commands.check import PICTURES, is_rig_file
@@ -80,12 +81,18 @@ def _solve_rig(path: Path, options: SolveOptions) -> int:
             episode = record_live(rig, seconds, folder, task, show, None)
         else:
             guide = Guide(options.board, before, model=options.model, only=options.only)
-            with LiveGuide(guide, HostClock(), options.picture, options.as_json) as companion:
+            with LiveGuide(
+                guide, HostClock(), options.picture, options.as_json, consent=consent_of(rig)
+            ) as companion:
                 episode = record_live(rig, seconds, folder, task, show, companion)
-        return _solved(path, episode, before, options)
+        return _solved(path, episode, before, options, consent_of(rig))
 
 
-def _solved(path: Path, recording: Path, before: RigCalibration, options: SolveOptions) -> int:
+def _solved(
+    path: Path, recording: Path, before: RigCalibration, options: SolveOptions, consent: Path | None = None
+) -> int:
+    if options.picture is not None:
+        require_shown(recording, consent)
     solution = solve(request_of(recording, options), before, options.only)
     written = _write(solution, options)
     code = 0 if solution.status is Status.OK else 1

@@ -22,24 +22,41 @@ from sensorium.agent.reporting.views import cameras, lidar, waveforms
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, EpisodeError, SensoriumError
 from sensorium.simulators.truth import load_truth
+from sensorium.sync.consent.grants import ConsentLedger
+from sensorium.sync.consent.use import rights_of, spool_ledger
 from sensorium.sync.episode.files import CALIBRATION_FILE, REPORT_FILE
 from sensorium.sync.episode.folder import file_in
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.reader import Episode
+from sensorium.timebase import HostClock
 
 
+<<<<<<< HEAD
 def write_report(folder: Path, found: Mapping[str, Any], run_dir: Path, path: Path | None = None) -> Path:
     """Write the report, ``report.html`` beside the episode unless said otherwise, and return its path.
+=======
+def write_report(
+    folder: Path, found: Mapping[str, Any], run_dir: Path, ledger: ConsentLedger | None = None
+) -> Path:
+    """Write ``report.html`` beside the episode and return its path.
+>>>>>>> d986acf (Show of personal streams in reports and pictures only what the purpose live covers now)
 
     Args:
         found: The session's document; see :func:`sensorium.agent.session.outcome.document`.
         run_dir: Folder of the session's processes, where simulated devices leave their truth.
+        ledger: The consent that governs the episode; None = that of its spool. Personal streams are drawn where
+            it permits the purpose ``live``, which is to be shown to people on this machine.
 
     Raises:
         EpisodeError: If the folder does not take the file.
     """
+<<<<<<< HEAD
     path = path or folder / REPORT_FILE
     html = render(_gather(folder, found, run_dir))
+=======
+    path = folder / REPORT_FILE
+    html = render(_gather(folder, found, run_dir, spool_ledger(folder) if ledger is None else ledger))
+>>>>>>> d986acf (Show of personal streams in reports and pictures only what the purpose live covers now)
     try:
         path.write_text(html, encoding="utf-8")
     except OSError as err:
@@ -47,10 +64,11 @@ def write_report(folder: Path, found: Mapping[str, Any], run_dir: Path, path: Pa
     return path
 
 
-def _gather(folder: Path, found: Mapping[str, Any], run_dir: Path) -> Material:
-    material = Material(folder, found)
+def _gather(folder: Path, found: Mapping[str, Any], run_dir: Path, ledger: ConsentLedger) -> Material:
+    material = Material(folder, found, now_utc_ns=HostClock().utc_ns())
     try:
         material.manifest = read_manifest(folder)
+        material.rights = rights_of(material.manifest, ledger=ledger)
         with Episode(folder) as episode:
             material.survey = survey(episode, material.manifest)
         material.problems += material.survey.problems

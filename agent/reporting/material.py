@@ -13,16 +13,23 @@ from sensorium.agent.reporting import page
 from sensorium.agent.reporting.pictures import UNSHOWABLE
 from sensorium.agent.reporting.survey import StreamSurvey, Survey
 from sensorium.calibration.rig_document import RigCalibration
+from sensorium.sync.consent.grants import Purpose
+from sensorium.sync.consent.use import Rights
 from sensorium.sync.episode.manifest import Manifest, StreamRecord
 from sensorium.timebase import SECOND_NS
 
-_VISIBLE = ("allowed", "not personal", "partly denied")
+_STORED = ("allowed", "not personal", "partly denied")
 _Int64s = NDArray[np.int64]
 
 
 @dataclass(slots=True)
 class Material:
-    """Everything that the sections are made of."""
+    """Everything that the sections are made of.
+
+    Attributes:
+        rights: What may be shown; None = nothing personal.
+        now_utc_ns: When they are asked.
+    """
 
     folder: Path
     found: Mapping[str, Any]
@@ -32,6 +39,8 @@ class Material:
     calibration_problem: str = ""
     truth: Mapping[str, _Int64s] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    rights: Rights | None = None
+    now_utc_ns: int = 0
 
     @property
     def streams(self) -> Mapping[str, StreamSurvey]:
@@ -56,10 +65,15 @@ class Material:
 
     def withheld(self, record: StreamRecord) -> str:
         """Return why a stream must not be shown, or "" when it may."""
-        if not record.info.is_personal or record.consent.decision in _VISIBLE:
+        if not record.info.is_personal:
             return ""
-        reason = record.consent.reason or "no decision is recorded"
-        return f"not shown: {record.consent.decision or 'denied'}, {reason}"
+        if record.consent.decision not in _STORED:
+            reason = record.consent.reason or "no decision is recorded"
+            return f"not shown: {record.consent.decision or 'denied'}, {reason}"
+        if self.rights is None:
+            return "not shown: the consent records are not at hand"
+        decision = self.rights.permits(record.info.name, Purpose.LIVE, self.now_utc_ns)
+        return "" if decision.is_allowed else f"not shown: {decision.reason}"
 
 
 def attempt(what: str, make: Callable[[], str]) -> str:

@@ -1,5 +1,7 @@
 """What consent says of one stream of a sealed episode, by the ledger as it is now. Ask through ``use.py``."""
 
+from dataclasses import replace
+
 from sensorium.sync.consent.decisions import NOT_PERSONAL, Decision, decide, unknown_grant
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.episode.manifest import Manifest, StreamRecord
@@ -8,7 +10,10 @@ from sensorium.sync.episode.manifest import Manifest, StreamRecord
 def judge(
     manifest: Manifest, record: StreamRecord, purpose: Purpose, now_utc_ns: int, ledger: ConsentLedger
 ) -> Decision:
-    """Return whether a stream may be used, over its whole span, widened by its clock's uncertainty."""
+    """Return whether a stream may be used, over its whole span, widened by its clock's uncertainty.
+
+    Pauses are not asked: they deny captures, and whoever uses what is sealed captures nothing.
+    """
     if record.info.is_personal is False:
         return NOT_PERSONAL
     lost = lost_row(manifest, ledger)
@@ -17,7 +22,8 @@ def judge(
     unknown = ledger.unknown(record.consent.grants)
     if unknown and not ledger.fault:
         return Decision(False, "unknown_grant", unknown_grant(record.info.name, unknown))
-    return decide(record.info, span_utc_ns(manifest, record), purpose, now_utc_ns, ledger)
+    unpaused = replace(ledger, pauses=())
+    return decide(record.info, span_utc_ns(manifest, record), purpose, now_utc_ns, unpaused)
 
 
 def lost_row(manifest: Manifest, ledger: ConsentLedger) -> str:

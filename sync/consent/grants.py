@@ -29,7 +29,11 @@ _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z
 
 
 class Purpose(str, Enum):
-    """What data may be used for. The first four are gates of this agent, the others travel with the data."""
+    """What data may be used for. The first four are gates of this agent, the others travel with the data.
+
+    ``RECORD``: to store it, and to judge on this machine what is stored. ``LIVE``: to show it to people on this
+    machine, while it is recorded (viewers, dashboard) and afterwards (pictures and curves of reports).
+    """
 
     RECORD = "record"
     LIVE = "live"

@@ -18,7 +18,7 @@ from sensorium.agent.cli import app
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.geometry import small_motion, transform
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.errors import CalibrationError, UsageError
+from sensorium.errors import CalibrationError, ConsentError, UsageError
 from sensorium.simulators.demo_rig import demo_calibration, demo_rig
 from sensorium.verdict import Status
 
@@ -73,6 +73,14 @@ def simulated_episode(folder: Path, left_late_ns: int = 0, **right: Any) -> Path
     devices = {name: {**settings[name], **options} for name, options in changes.items()}
     late_ns = {"camera_left": left_late_ns}
     return sensor_episode(folder, devices, demo_calibration(), 3.0, late_ns=late_ns)
+
+
+def test_no_picture_is_drawn_of_cameras_that_may_not_be_shown(episode: Path, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    shutil.copytree(episode, spool / "copies" / "given")
+    with pytest.raises(ConsentError, match="stream camera_left: no grant covers"):
+        as_json("check", spool / "copies" / "given", "--overlay", tmp_path / "seen.png")
+    assert not (tmp_path / "seen.png").exists()
 
 
 def test_an_episode_under_its_true_calibration_is_ok_for_every_pair(episode: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from simulated_rig import run
+from upload_samples import grant_for
 
 from sensorium.agent.reporting.episode import write_report
 from sensorium.agent.reporting.page import LANE_COLOURS, STYLE
@@ -27,6 +28,14 @@ from sensorium.simulators.demo_rig import demo_calibration
 from sensorium.sync.align import Aligner
 from sensorium.sync.clocks.model import Stamped, Uncertainty
 from sensorium.sync.clocks.tracker import StreamTracker
+from sensorium.sync.consent.grants import (
+    AFTER_ALL_NS,
+    ConsentEvent,
+    ConsentGrant,
+    ConsentLedger,
+    EventKind,
+    Purpose,
+)
 from sensorium.sync.decoding import picture
 from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.entries import EpisodeEvent
@@ -48,7 +57,8 @@ from sensorium.timebase import SECOND_NS, Timeline
 from sensorium.verdict import Status, Verdict
 
 TIMELINE = Timeline("bench", 1_790_000_000 * SECOND_NS)
-ALLOWED = ConsentRecord("allowed", "granted by G1", ("G1",), ("record",))
+GRANT = grant_for(purposes=(Purpose.RECORD, Purpose.LIVE), valid_around_ns=TIMELINE.utc_minus_host_ns)
+ALLOWED = ConsentRecord("allowed", f"granted by {GRANT.id}", (GRANT.id,), ("record", "live"))
 NOT_PERSONAL = ConsentRecord("not personal", "the stream is not personal")
 DENIED = ConsentRecord("denied", "no live grant covers microphones and cameras here")
 SECONDS = {"camera_left": 0.4, "lidar": 0.45, "imu": 0.5, "microphone": 0.5, "force": 0.5}
@@ -181,9 +191,16 @@ def _manifest(writer: EpisodeWriter, scene: Scene, spans: Mapping[str, tuple[int
     )
 
 
-def report(folder: Path, run_dir: Path, **changes: Any) -> Page:
+def ledger_of(*grants: ConsentGrant, extra: Sequence[ConsentEvent] = ()) -> ConsentLedger:
+    """Return a ledger in which what was granted still is."""
+    valid = tuple(replace(each, valid_until=AFTER_ALL_NS) for each in grants)
+    given_ = (ConsentEvent(each.id, EventKind.GIVEN, each.valid_from, "", each.digest) for each in valid)
+    return ConsentLedger(valid, (*given_, *extra))
+
+
+def report(folder: Path, run_dir: Path, ledger: ConsentLedger | None = None, **changes: Any) -> Page:
     found = document(SessionResult([folder], run_dir)) | changes
-    path = write_report(folder, found, run_dir)
+    path = write_report(folder, found, run_dir, ledger or ledger_of(GRANT))
     assert path == folder / "report.html"
     return Page(path.read_text(encoding="utf-8"))
 
@@ -319,6 +336,39 @@ def test_an_episode_of_denied_streams_only_gives_a_page(scene: Scene, run_dir: P
     assert page.of_class("denied") >= len(names)
 
 
+@pytest.mark.parametrize(
+    ("purposes", "events", "reason"),
+    [
+        ((Purpose.RECORD, Purpose.UPLOAD), (), "does not include the purpose live"),
+        ((Purpose.RECORD, Purpose.LIVE), (ConsentEvent(GRANT.id, EventKind.REVOKED, 0),), "was revoked"),
+    ],
+)
+def test_what_may_be_recorded_but_not_shown_is_in_no_picture_curve_or_overlay(
+    scene: Scene,
+    run_dir: Path,
+    tmp_path: Path,
+    purposes: tuple[Purpose, ...],
+    events: tuple[ConsentEvent, ...],
+    reason: str,
+) -> None:
+    """All was stored under its grant; what it is worth now decides what is shown."""
+    ledger = ledger_of(replace(GRANT, purposes=purposes), extra=events)
+    page = report(write_episode(tmp_path, scene), run_dir, ledger)
+    assert len(page.pictures()) == 1
+    assert page.of_class("wave") == 6 + 6 + 6
+    assert page.text.count(reason) >= 2
+
+
+def test_without_the_log_that_granted_it_nothing_personal_is_shown(
+    scene: Scene, run_dir: Path, tmp_path: Path
+) -> None:
+    folder = write_episode(tmp_path, scene)
+    path = write_report(folder, document(SessionResult([folder], run_dir)), run_dir)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert len(page.pictures()) == 1
+    assert "the consent log here does not know" in page.text
+
+
 # -- what cannot be shown
 
 
@@ -403,7 +453,7 @@ def test_flipped_bits_in_a_file_are_named_and_the_rest_is_shown(
     middle = len(data) // 2
     data[middle] ^= 0xFF
     path.write_bytes(data)
-    page = Page(write_report(folder, found, run_dir).read_text())
+    page = Page(write_report(folder, found, run_dir, ledger_of(GRANT)).read_text())
     assert "reading the frames stopped" in page.text
     assert "camera_left.mcap" in page.text
 
@@ -416,7 +466,7 @@ def test_a_torn_file_still_gives_a_page_with_the_numbers(
     found = document(SessionResult([folder], run_dir))
     path = folder / "data.mcap"
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    page = Page(write_report(folder, found, run_dir).read_text())
+    page = Page(write_report(folder, found, run_dir, ledger_of(GRANT)).read_text())
     assert "the episode cannot be read" in page.text
     assert "24 000" in page.text.replace("\u202f", " ")
 
@@ -427,7 +477,7 @@ def test_a_missing_manifest_still_gives_a_page_with_the_numbers(
     folder = write_episode(tmp_path, scene)
     found = document(SessionResult([folder], run_dir))
     (folder / "manifest.json").unlink()
-    page = Page(write_report(folder, found, run_dir).read_text())
+    page = Page(write_report(folder, found, run_dir, ledger_of(GRANT)).read_text())
     assert "the episode cannot be read" in page.text
     assert "camera_left" in page.text
 

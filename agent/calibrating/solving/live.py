@@ -17,6 +17,7 @@ from rich.text import Text
 
 from sensorium.agent.calibrating.image_files import write_image
 from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image
+from sensorium.agent.calibrating.showing import refusal_now
 from sensorium.agent.calibrating.solving.guide import Guide
 from sensorium.agent.calibrating.solving.material import STILL_S, Image, Moment, Points, Shown
 from sensorium.agent.calibrating.watching.service import SetClient
@@ -90,6 +91,7 @@ class LiveGuide:
         picture: Where the coverage goes, rewritten every second; None = nowhere.
         is_silent: Show nothing (``--json``).
         deadline_ns: Be done by then (host ns) whatever was seen, also if no device ever delivers; None = never.
+        consent: Folder of the grants that pictures need; None only where none is drawn.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class LiveGuide:
         picture: Path | None,
         is_silent: bool,
         deadline_ns: int | None = None,
+        consent: Path | None = None,
     ) -> None:
         self.guide = guide
         self.is_done = False
@@ -106,6 +109,8 @@ class LiveGuide:
         self._clock = clock
         self._deadline_ns = deadline_ns
         self._picture = picture
+        self._consent = consent
+        self._cameras: list[StreamInfo] = []
         self._console = Console(stderr=True, markup=False, emoji=False)
         self._is_silent = is_silent
         self._live: Live | None = None
@@ -198,12 +203,19 @@ class LiveGuide:
         if reply is None or reply["episode"] is None:
             return [], []
         infos = [_INFO.validate_python(found) for found in reply["streams"]]
-        cameras = [info.name for info in infos if info.modality is Modality.CAMERA]
-        return cameras, [info.name for info in infos if has_role(info, Role.SWEEP)]
+        self._cameras = [info for info in infos if info.modality is Modality.CAMERA]
+        return [info.name for info in self._cameras], [
+            info.name for info in infos if has_role(info, Role.SWEEP)
+        ]
 
     def _draw(self) -> None:
-        image = self.guide.picture() if self._picture is not None else None
-        if image is not None and self._picture is not None:
+        if self._picture is None or self._consent is None:
+            return
+        refusal = refusal_now(self._cameras, self._consent)
+        if refusal:
+            raise ConsentError(refusal)
+        image = self.guide.picture()
+        if image is not None:
             write_image(image, self._picture)
 
     def _show(self, now_ns: int, advice: str) -> None:
@@ -248,6 +260,11 @@ def record_live(
         raise CalibrationError(f"nothing was recorded: {'; '.join(result.problems) or 'no stream came'}")
     _require_consent(result.episodes[-1], rig)
     return result.episodes[-1]
+
+
+def consent_of(rig: Rig) -> Path:
+    """Return the folder of the grants that a rig is recorded under."""
+    return request_for(rig, None, None).consent
 
 
 def _require_consent(path: Path, rig: Rig) -> None:
