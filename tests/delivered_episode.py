@@ -24,7 +24,7 @@ DEVICES: Mapping[str, Mapping[str, Any]] = {
     "microphone": {"driver": "sim_microphone"},
     "force": {"driver": "sim_force"},
 }
-PURPOSES = (Purpose.RECORD, Purpose.UPLOAD, Purpose.EXPORT, Purpose.AI_TRAIN)
+PURPOSES = (Purpose.RECORD, Purpose.LIVE, Purpose.UPLOAD, Purpose.EXPORT, Purpose.AI_TRAIN)
 
 
 @dataclass(frozen=True)

@@ -119,13 +119,11 @@ def sensor_episode(
         reference=reference,
         quality=QualityRecord(Status.INSUFFICIENT, ("nobody judged it",)),
     )
-    captured = (start_ns - SECOND_NS, end_ns + SECOND_NS)
-    shown = grant_for(1, (Purpose.LIVE,), captured, HostClock().utc_ns())
     if is_calibration_sealed:
-        ConsentStore(spool.root / "consent").grant(shown)
         calibration.save(writer.folder / "calibration.yaml")
         return seal(writer.folder, manifest)
-    ConsentStore(folder / "consent").grant(shown)
+    captured = (start_ns - SECOND_NS, end_ns + SECOND_NS)
+    ConsentStore(folder / "consent").grant(grant_for(1, (Purpose.LIVE,), captured, HostClock().utc_ns()))
     sealed = seal(writer.folder, manifest)
     kept = folder / "copies/given"
     shutil.copytree(sealed, kept)

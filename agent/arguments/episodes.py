@@ -1,5 +1,6 @@
 """``sensorium episodes``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -65,24 +66,17 @@ def episodes_recover(spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False) 
 
 @group.command("report")
 def episodes_report(
-<<<<<<< HEAD
-    episode: EpisodeArgument, spool: SpoolOption = DEFAULT_SPOOL, as_json: Json = False
-=======
-    episode: Annotated[Path, typer.Argument()],
+    episode: EpisodeArgument,
+    spool: SpoolOption = DEFAULT_SPOOL,
     consent: Annotated[
         Path | None, typer.Option("--consent", help="Grants; default: those of the episode's spool.")
     ] = None,
     as_json: Json = False,
->>>>>>> d986acf (Show of personal streams in reports and pictures only what the purpose live covers now)
 ) -> None:
     """Write the HTML report of an episode anew and print its path."""
     from sensorium.agent.commands.episodes import report_episode
 
-<<<<<<< HEAD
-    raise typer.Exit(report_episode(episode, spool, as_json=as_json))
-=======
-    raise typer.Exit(report_episode(episode, as_json=as_json, consent=consent))
->>>>>>> d986acf (Show of personal streams in reports and pictures only what the purpose live covers now)
+    raise typer.Exit(report_episode(episode, spool, as_json=as_json, consent=consent))
 
 
 @group.command("evict")

@@ -8,9 +8,11 @@ from sensorium.errors import ConsentError
 from sensorium.sync.consent.decisions import decide
 from sensorium.sync.consent.grants import Purpose
 from sensorium.sync.consent.store import ConsentStore
-from sensorium.sync.consent.use import denials, rights_of, spool_ledger
+from sensorium.sync.consent.use import denials
 from sensorium.sync.episode.files import MANIFEST_FILE
 from sensorium.sync.episode.manifest import read_manifest
+from sensorium.sync.reading.locate import locate
+from sensorium.sync.reading.rights import consent_of, rights_by
 from sensorium.timebase import HostClock
 
 _HOW = "leave the picture out, or enter a grant for it: sensorium consent grant SUBJECT --purpose live"
@@ -20,16 +22,15 @@ def require_shown(recording: Path, consent: Path | None) -> None:
     """Refuse pictures of an episode whose cameras may not be shown to people on this machine.
 
     Args:
-        consent: Folder of the grants; None = that of the spool which the episode lies in.
+        consent: Folder of the grants; None = that of its spool, or the state beside a copy.
 
     Raises:
         ConsentError: Names the cameras and why.
     """
-    if not (recording / MANIFEST_FILE).is_file():
+    manifest = read_manifest(recording) if (recording / MANIFEST_FILE).is_file() else None
+    if manifest is None:
         return  # not recorded by us: whoever did is not asked
-    manifest = read_manifest(recording)
-    ledger = spool_ledger(recording) if consent is None else ConsentStore(consent).inspect()
-    rights = rights_of(manifest, ledger=ledger)
+    rights = rights_by(manifest, consent_of(locate(recording), consent))
     cameras = [record.info.name for record in manifest.streams if record.info.modality is Modality.CAMERA]
     denied = denials(rights, manifest, Purpose.LIVE, HostClock().utc_ns(), cameras)
     if denied:

@@ -17,7 +17,7 @@ from sensorium.agent.calibrating.opening import open_recording
 from sensorium.agent.calibrating.recording import Recording
 from sensorium.agent.calibrating.showing import require_shown
 from sensorium.agent.calibrating.solving.guide import Guide
-from sensorium.agent.calibrating.solving.live import LiveGuide, consent_of, record_live
+from sensorium.agent.calibrating.solving.live import LiveGuide, grants_of, record_live
 from sensorium.agent.calibrating.solving.run import check_with_board, kind_of
 from sensorium.agent.calibrating.solving.solver import SolveRequest
 from sensorium.agent.commands.display import coloured, print_findings
@@ -119,11 +119,11 @@ def _check_rig(
             episode = record_live(rig, seconds or _LIVE_SECONDS, folder, task, show, None)
         else:
             guide = Guide(board, known, for_check=True)
-            with LiveGuide(guide, HostClock(), picture, as_json, consent=consent_of(rig)) as companion:
+            with LiveGuide(guide, HostClock(), picture, as_json, consent=grants_of(rig)) as companion:
                 episode = record_live(rig, seconds or BOARD_SECONDS, folder, task, show, companion)
         recording = open_recording(episode, calibration)
         stored = chosen if stores_reference else None
-        return _check(recording, pairs, overlay, as_json, board, stored, consent_of(rig))
+        return _check(recording, pairs, overlay, as_json, board, stored, grants_of(rig))
 
 
 def _check(

@@ -11,15 +11,11 @@ from sensorium.agent.session.outcome import SessionResult, document
 from sensorium.agent.session.supervisor import end_survivors
 from sensorium.errors import SensoriumError, UsageError
 from sensorium.sync.consent.grants import format_utc
-<<<<<<< HEAD
 from sensorium.sync.episode.files import PREPARED_FILE, REPORT_FILE
-=======
-from sensorium.sync.consent.store import ConsentStore
-from sensorium.sync.episode.files import PREPARED_FILE
->>>>>>> d986acf (Show of personal streams in reports and pictures only what the purpose live covers now)
 from sensorium.sync.episode.manifest import read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.reading.locate import LocatedEpisode, Place, locate
+from sensorium.sync.reading.rights import consent_of, rights_by
 from sensorium.sync.thinking.orphans import recover_orphans
 from sensorium.timebase import HostClock
 from sensorium.uploader.receipt import upload_reasons, upload_state
@@ -139,30 +135,22 @@ def recover_episodes(spool: Path, as_json: bool) -> int:
     return 3 if any(row["error"] for row in rows) else 0
 
 
-<<<<<<< HEAD
-def report_episode(episode: str | Path, spool: Path, as_json: bool) -> int:
+def report_episode(episode: str | Path, spool: Path, as_json: bool, consent: Path | None = None) -> int:
     """Write the report of an episode anew: beside it, or of a delivered copy into the current folder.
-=======
-def report_episode(episode: Path, as_json: bool, consent: Path | None = None) -> int:
-    """Write the report of an episode anew.
->>>>>>> d986acf (Show of personal streams in reports and pictures only what the purpose live covers now)
 
     Args:
-        consent: Folder of the grants; None = that of the spool which the episode lies in.
+        consent: Folder of the grants; None = that of its spool, or the state beside a delivered copy.
 
     Raises:
         UsageError: If there is no such episode.
         EpisodeError: If it is not sealed, or damaged, or the folder does not take the file.
     """
-<<<<<<< HEAD
     located = _sealed(episode, spool)
     result = _session_of(located)
-    path = write_report(located.folder, document(result), result.run_dir, located.output(REPORT_FILE))
-=======
-    result = _session_of(episode)
-    ledger = ConsentStore(consent).inspect() if consent is not None else None
-    path = write_report(episode, document(result), result.run_dir, ledger)
->>>>>>> d986acf (Show of personal streams in reports and pictures only what the purpose live covers now)
+    assert located.manifest is not None, "it is sealed"
+    rights = rights_by(located.manifest, consent_of(located, consent))
+    report = located.output(REPORT_FILE)
+    path = write_report(located.folder, document(result), result.run_dir, report, rights=rights)
     if as_json:
         print_json({"report": str(path)})
     else:

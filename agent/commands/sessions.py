@@ -23,7 +23,9 @@ from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
 from sensorium.sync.episode.folder import file_in
+from sensorium.sync.episode.manifest import read_manifest
 from sensorium.sync.reading.locate import folder_of
+from sensorium.sync.reading.rights import rights_by
 from sensorium.sync.recording.permit import Refusal
 from sensorium.sync.recording.spec import SessionPlan
 from sensorium.sync.sources import open_source
@@ -231,8 +233,9 @@ def _finish(result: SessionResult, consent: Path, progress: display.Progress, as
     found = document(result)
     if found["episodes"]:
         try:
-            ledger = ConsentStore(consent).inspect()
-            result.report = write_report(Path(found["episodes"][-1]), found, result.run_dir, ledger)
+            folder = Path(found["episodes"][-1])
+            rights = rights_by(read_manifest(folder), ConsentStore(consent).inspect())
+            result.report = write_report(folder, found, result.run_dir, rights=rights)
             found["report"] = str(result.report)
         except EpisodeError as err:  # a full disk: what it stopped before is the news, not the report
             found["problems"] = [*found["problems"], str(err)]

@@ -14,7 +14,7 @@ from rich.table import Table
 from sensorium.agent.calibrating.image_files import write_image
 from sensorium.agent.calibrating.showing import require_shown
 from sensorium.agent.calibrating.solving.guide import Guide, stacked
-from sensorium.agent.calibrating.solving.live import LiveGuide, consent_of, record_live
+from sensorium.agent.calibrating.solving.live import LiveGuide, grants_of, record_live
 from sensorium.agent.calibrating.solving.run import Solution, kind_of, solve, solvers
 from sensorium.agent.calibrating.solving.solver import SolvedPart, SolveRequest
 from sensorium.agent.commands.check import PICTURES, is_rig_file
@@ -82,10 +82,10 @@ def _solve_rig(path: Path, options: SolveOptions) -> int:
         else:
             guide = Guide(options.board, before, model=options.model, only=options.only)
             with LiveGuide(
-                guide, HostClock(), options.picture, options.as_json, consent=consent_of(rig)
+                guide, HostClock(), options.picture, options.as_json, consent=grants_of(rig)
             ) as companion:
                 episode = record_live(rig, seconds, folder, task, show, companion)
-        return _solved(path, episode, before, options, consent_of(rig))
+        return _solved(path, episode, before, options, grants_of(rig))
 
 
 def _solved(

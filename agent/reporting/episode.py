@@ -22,41 +22,37 @@ from sensorium.agent.reporting.views import cameras, lidar, waveforms
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, EpisodeError, SensoriumError
 from sensorium.simulators.truth import load_truth
-from sensorium.sync.consent.grants import ConsentLedger
-from sensorium.sync.consent.use import rights_of, spool_ledger
+from sensorium.sync.consent.use import Rights
 from sensorium.sync.episode.files import CALIBRATION_FILE, REPORT_FILE
 from sensorium.sync.episode.folder import file_in
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.reader import Episode
+from sensorium.sync.reading.locate import locate
+from sensorium.sync.reading.rights import consent_of, rights_by
 from sensorium.timebase import HostClock
 
 
-<<<<<<< HEAD
-def write_report(folder: Path, found: Mapping[str, Any], run_dir: Path, path: Path | None = None) -> Path:
-    """Write the report, ``report.html`` beside the episode unless said otherwise, and return its path.
-=======
 def write_report(
-    folder: Path, found: Mapping[str, Any], run_dir: Path, ledger: ConsentLedger | None = None
+    folder: Path,
+    found: Mapping[str, Any],
+    run_dir: Path,
+    path: Path | None = None,
+    *,
+    rights: Rights | None = None,
 ) -> Path:
-    """Write ``report.html`` beside the episode and return its path.
->>>>>>> d986acf (Show of personal streams in reports and pictures only what the purpose live covers now)
+    """Write the report, ``report.html`` beside the episode unless said otherwise, and return its path.
 
     Args:
         found: The session's document; see :func:`sensorium.agent.session.outcome.document`.
         run_dir: Folder of the session's processes, where simulated devices leave their truth.
-        ledger: The consent that governs the episode; None = that of its spool. Personal streams are drawn where
-            it permits the purpose ``live``, which is to be shown to people on this machine.
+        rights: By which personal streams are drawn, where they permit the purpose ``live``: to show it to people
+            on this machine; None = those where it lies.
 
     Raises:
         EpisodeError: If the folder does not take the file.
     """
-<<<<<<< HEAD
     path = path or folder / REPORT_FILE
-    html = render(_gather(folder, found, run_dir))
-=======
-    path = folder / REPORT_FILE
-    html = render(_gather(folder, found, run_dir, spool_ledger(folder) if ledger is None else ledger))
->>>>>>> d986acf (Show of personal streams in reports and pictures only what the purpose live covers now)
+    html = render(_gather(folder, found, run_dir, rights))
     try:
         path.write_text(html, encoding="utf-8")
     except OSError as err:
@@ -64,11 +60,11 @@ def write_report(
     return path
 
 
-def _gather(folder: Path, found: Mapping[str, Any], run_dir: Path, ledger: ConsentLedger) -> Material:
+def _gather(folder: Path, found: Mapping[str, Any], run_dir: Path, rights: Rights | None) -> Material:
     material = Material(folder, found, now_utc_ns=HostClock().utc_ns())
     try:
         material.manifest = read_manifest(folder)
-        material.rights = rights_of(material.manifest, ledger=ledger)
+        material.rights = rights or rights_by(material.manifest, consent_of(locate(folder)))
         with Episode(folder) as episode:
             material.survey = survey(episode, material.manifest)
         material.problems += material.survey.problems

@@ -6,17 +6,14 @@ a delivered copy, by the signed state beside it (:class:`StateRights`); who has 
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from sensorium.sync.consent.decisions import NOT_PERSONAL, Decision
 from sensorium.sync.consent.gate import judge, lost_row
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.consent.state import ConsentState
-from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.files import SHARED_FILES, stream_file
 from sensorium.sync.episode.manifest import Manifest, StreamRecord
-from sensorium.sync.episode.spool import Spool
 
 
 class Rights(Protocol):
@@ -73,11 +70,6 @@ def rights_of(
     Neither: only what is not personal may be used.
     """
     return StateRights(manifest, state) if ledger is None else LedgerRights(manifest, ledger)
-
-
-def spool_ledger(folder: Path) -> ConsentLedger:
-    """Return the consent of the spool that an episode lies in, with a ``fault`` where it cannot be read."""
-    return ConsentStore(Spool.of(folder).root / DEFAULT_FOLDER).inspect()
 
 
 def denials(

@@ -36,6 +36,7 @@ from sensorium.sync.consent.grants import (
     EventKind,
     Purpose,
 )
+from sensorium.sync.consent.use import rights_of
 from sensorium.sync.decoding import picture
 from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.entries import EpisodeEvent
@@ -48,6 +49,7 @@ from sensorium.sync.episode.manifest import (
     Mark,
     QualityRecord,
     StreamRecord,
+    read_manifest,
 )
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import Spool
@@ -200,7 +202,9 @@ def ledger_of(*grants: ConsentGrant, extra: Sequence[ConsentEvent] = ()) -> Cons
 
 def report(folder: Path, run_dir: Path, ledger: ConsentLedger | None = None, **changes: Any) -> Page:
     found = document(SessionResult([folder], run_dir)) | changes
-    path = write_report(folder, found, run_dir, ledger or ledger_of(GRANT))
+    path = write_report(
+        folder, found, run_dir, rights=rights_of(read_manifest(folder), ledger=ledger or ledger_of(GRANT))
+    )
     assert path == folder / "report.html"
     return Page(path.read_text(encoding="utf-8"))
 
@@ -453,7 +457,7 @@ def test_flipped_bits_in_a_file_are_named_and_the_rest_is_shown(
     middle = len(data) // 2
     data[middle] ^= 0xFF
     path.write_bytes(data)
-    page = Page(write_report(folder, found, run_dir, ledger_of(GRANT)).read_text())
+    page = Page(write_report(folder, found, run_dir).read_text())
     assert "reading the frames stopped" in page.text
     assert "camera_left.mcap" in page.text
 
@@ -466,7 +470,7 @@ def test_a_torn_file_still_gives_a_page_with_the_numbers(
     found = document(SessionResult([folder], run_dir))
     path = folder / "data.mcap"
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    page = Page(write_report(folder, found, run_dir, ledger_of(GRANT)).read_text())
+    page = Page(write_report(folder, found, run_dir).read_text())
     assert "the episode cannot be read" in page.text
     assert "24 000" in page.text.replace("\u202f", " ")
 
@@ -477,7 +481,7 @@ def test_a_missing_manifest_still_gives_a_page_with_the_numbers(
     folder = write_episode(tmp_path, scene)
     found = document(SessionResult([folder], run_dir))
     (folder / "manifest.json").unlink()
-    page = Page(write_report(folder, found, run_dir, ledger_of(GRANT)).read_text())
+    page = Page(write_report(folder, found, run_dir).read_text())
     assert "the episode cannot be read" in page.text
     assert "camera_left" in page.text
 

@@ -262,7 +262,7 @@ def record_live(
     return result.episodes[-1]
 
 
-def consent_of(rig: Rig) -> Path:
+def grants_of(rig: Rig) -> Path:
     """Return the folder of the grants that a rig is recorded under."""
     return request_for(rig, None, None).consent
 
