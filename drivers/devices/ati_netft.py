@@ -159,9 +159,9 @@ class AtiNetFtDriver(Driver[AtiNetFtConfig]):
             return Calibration(1.0 / config.counts_per_newton, 1.0 / config.counts_per_newton_metre)
         url = f"http://{config.host}:{config.http_port}/netftapi2.xml"
         otherwise = "give counts_per_newton and counts_per_newton_metre"
-        text = fetch(self._label, "calibration", url, config.http_timeout_s, otherwise).decode("latin-1")
+        page = fetch(self._label, "calibration", url, config.http_timeout_s, otherwise)
         try:
-            return parse_calibration(text)
+            return parse_calibration(page)
         except DeviceError as err:
             raise DeviceError(f"{self._label}: {err}") from err
 

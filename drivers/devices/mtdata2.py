@@ -25,6 +25,31 @@ QUATERNION = 0x2010
 ACCELERATION = 0x4020
 RATE_OF_TURN = 0x8020
 STATUS_WORD = 0xE020
+_ITEM_NAMES = {
+    0x0810: "Temperature",
+    0x1010: "UtcTime",
+    0x1020: "PacketCounter",
+    0x1060: "SampleTimeFine",
+    0x1070: "SampleTimeCoarse",
+    0x2010: "Quaternion",
+    0x2020: "RotationMatrix",
+    0x2030: "EulerAngles",
+    0x3010: "BaroPressure",
+    0x4010: "DeltaV",
+    0x4020: "Acceleration",
+    0x4030: "FreeAcceleration",
+    0x4040: "AccelerationHR",
+    0x5020: "AltitudeEllipsoid",
+    0x5040: "LatLon",
+    0x7010: "GnssPvtData",
+    0x8020: "RateOfTurn",
+    0x8030: "DeltaQ",
+    0x8040: "RateOfTurnHR",
+    0xC020: "MagneticField",
+    0xD010: "VelocityXYZ",
+    0xE010: "StatusByte",
+    0xE020: "StatusWord",
+}
 EVERY_MESSAGE = 0xFFFF
 """Output rate of items that have none of their own: they come with every message."""
 _TYPE_MASK = 0xFFF0
@@ -173,10 +198,29 @@ def parse_sample(data: bytes, counters: ItemCounters) -> Sample:
     return Sample(**found)
 
 
+_VALUE_BYTES = (4, 4, 6, 8)
+"""Of float32, fixed point 12.20 and 16.32, float64: the two lowest bits of a data id."""
+
+
 def _numbers(item: bytes, number_format: int, count: int) -> tuple[float, ...] | None:
-    """Return ``count`` values: float32 (0), fixed point 12.20 (1) or float64 (3); None for anything else."""
-    code = {0: "f", 1: "i", 3: "d"}.get(number_format)
-    if code is None or len(item) != count * struct.calcsize(f">{code}"):
+    """Return ``count`` values of a number format (0 to 3); None for another number of bytes."""
+    size = _VALUE_BYTES[number_format]
+    if len(item) != count * size:
         return None
-    values: tuple[float, ...] = struct.unpack(f">{count}{code}", item)
-    return tuple(value / (1 << 20) for value in values) if code == "i" else values
+    if number_format == 0:
+        return struct.unpack(f">{count}f", item)
+    if number_format == 3:
+        return struct.unpack(f">{count}d", item)
+    return tuple(_fixed(item[at : at + size]) for at in range(0, len(item), size))
+
+
+def _fixed(data: bytes) -> float:
+    """Return a fixed point value: 12.20, or 16.32, whose fraction goes before its integer part."""
+    if len(data) == 4:
+        return int.from_bytes(data, "big", signed=True) / (1 << 20)
+    return int.from_bytes(data[4:] + data[:4], "big", signed=True) / (1 << 32)
+
+
+def item_name(identifier: int) -> str:
+    """Return what a data id stands for, as the maker's manual calls it."""
+    return f"{_ITEM_NAMES.get(identifier & _TYPE_MASK, 'item')} (0x{identifier:04X})"

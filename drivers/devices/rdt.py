@@ -3,6 +3,8 @@
 Source: "Net F/T Installation and Operation Manual" (ATI 9620-05-Net FT): RDT, netftapi2.xml, status codes.
 """
 
+import math
+import re
 import struct
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ NEWTON = {
     "klbf": 4448.2216152605,
     "kgf": 9.80665,
     "gf": 0.00980665,
+    "ozf": 0.27801385095378125,
 }
 NEWTON_METRE = {
     "Nm": 1.0,
@@ -45,7 +48,22 @@ NEWTON_METRE = {
     "lbfin": 0.1129848290276167,
     "lbfft": 1.3558179483314004,
     "kgfcm": 0.0980665,
+    "kgfm": 9.80665,
+    "gfcm": 0.0000980665,
+    "ozfin": 0.00706155181422604,
 }
+_SAME = {
+    "lb": "lbf",
+    "klb": "klbf",
+    "kg": "kgf",
+    "g": "gf",
+    "oz": "ozf",
+    "newton": "n",
+    "meter": "m",
+    "metre": "m",
+}
+_FORCE, _LENGTH = "(newton|kn|n|klbf?|lbf?|kgf?|gf?|ozf?)s?", "(meter|metre|mm|cm|m|in|ft)s?"
+_UNIT = re.compile(f"{_FORCE}(?:{_LENGTH})?|{_LENGTH}{_FORCE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,36 +84,74 @@ class Calibration:
     serial: str = ""
 
 
-def parse_calibration(text: str) -> Calibration:
+def parse_calibration(page: str | bytes) -> Calibration:
     """Read the answer to ``/netftapi2.xml``.
 
     Raises:
-        DeviceError: If counts or units are missing or unknown.
+        DeviceError: If counts or units are missing or unknown; names them.
     """
+    values = _fields(page)
+    rate = values.get("comrdtrate", "")
     try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as err:
-        raise DeviceError(f"netftapi2.xml is not XML: {err}") from err
-    values = {element.tag: (element.text or "").strip() for element in root.iter()}
-    try:
-        force_unit, torque_unit = values["scfgfu"], values["scfgtu"]
-        rate = values.get("comrdtrate", "")
         return Calibration(
-            NEWTON[_plain(force_unit)] / float(values["cfgcpf"]),
-            NEWTON_METRE[_plain(torque_unit)] / float(values["cfgcpt"]),
+            _scale(values, "force", "scfgfu", NEWTON) / _counts(values, "force", "cfgcpf"),
+            _scale(values, "torque", "scfgtu", NEWTON_METRE) / _counts(values, "torque", "cfgcpt"),
             float(rate) if rate else None,
             int(values.get("runrate") or INTERNAL_RATE_HZ),
             values.get("prodname", ""),
             values.get("setserial", ""),
         )
-    except KeyError as err:
-        raise DeviceError(f"netftapi2.xml lacks, or has an unknown unit, {err}") from err
-    except (ValueError, ZeroDivisionError) as err:
+    except ValueError as err:
         raise DeviceError(f"netftapi2.xml has a wrong number: {err}") from err
 
 
+def _fields(page: str | bytes) -> dict[str, str]:
+    try:
+        root = ElementTree.fromstring(page)
+    except ElementTree.ParseError as err:
+        try:  # some firmware says UTF-8 and sends Latin-1
+            root = ElementTree.fromstring(page.decode("latin-1") if isinstance(page, bytes) else page)
+        except ElementTree.ParseError:
+            raise DeviceError(f"netftapi2.xml is not XML: {err}") from err
+    return {element.tag.rpartition("}")[2].lower(): (element.text or "").strip() for element in root.iter()}
+
+
+def _scale(values: dict[str, str], what: str, key: str, known: dict[str, float]) -> float:
+    unit = values.get(key, "")
+    scale = {_plain(name): factor for name, factor in known.items()}.get(_plain(unit))
+    if scale is None:
+        found = (
+            f"the unit of {what} ({key}) is {unit!r}"
+            if unit
+            else f"netftapi2.xml lacks {key}, the unit of {what}"
+        )
+        raise DeviceError(
+            f"{found}; known: {', '.join(known)}. Set one of them on the sensor's page Configurations, or give "
+            "counts_per_newton and counts_per_newton_metre"
+        )
+    return scale
+
+
+def _counts(values: dict[str, str], what: str, key: str) -> float:
+    if key not in values:
+        raise DeviceError(
+            f"netftapi2.xml lacks {key}, the counts per unit of {what}; give counts_per_newton and "
+            "counts_per_newton_metre"
+        )
+    counts = float(values[key])
+    if not (math.isfinite(counts) and counts > 0):
+        raise ValueError(f"{key} is {values[key]!r}")
+    return counts
+
+
 def _plain(unit: str) -> str:
-    return unit.replace("-", "").replace("·", "").replace(" ", "")
+    """Return a unit in one spelling: ``in-lbs``, ``lbf·in`` and ``Lb-In`` are ``lbfin``."""
+    letters = "".join(re.findall("[a-z]+", unit.lower()))
+    parts = _UNIT.fullmatch(letters)
+    if parts is None:
+        return letters
+    force, length = parts[1] or parts[4], parts[2] or parts[3] or ""
+    return _SAME.get(force, force) + _SAME.get(length, length)
 
 
 def request(command: int) -> bytes:

@@ -30,6 +30,7 @@ from sensorium.drivers.devices.mtdata2 import (
     MessageParser,
     Sample,
     encode_message,
+    item_name,
     parse_sample,
 )
 from sensorium.drivers.devices.sample_frames import MAX_FRAME_SAMPLES, SampleFrames
@@ -260,17 +261,19 @@ class XsensDriver(Driver[XsensConfig]):
         """Wait for the first usable message; it stays in line to be read."""
         clock = self.context.clock
         deadline_ns = clock.now_ns() + round(self.config.silence_s * SECOND_NS)
+        found = ItemCounters()
         while clock.now_ns() < deadline_ns:
-            self._backlog += [found for found in self._device.receive(0.02) if found.kind == MTDATA2]
-            for message in self._backlog:
-                sample = parse_sample(message.data, ItemCounters())
+            messages = [each for each in self._device.receive(0.02) if each.kind == MTDATA2]
+            self._backlog += messages
+            for message in messages:
+                sample = parse_sample(message.data, found)
                 if sample.acceleration is not None and sample.rate_of_turn is not None:
                     self._heard_ns = clock.now_ns()
                     return sample
         raise DeviceError(
             f"{self._label}: no acceleration and rate of turn within {self.config.silence_s:g} s "
-            f"at {self.config.baud} baud ({self.parser.skipped_bytes} B were no Xsens message); check baud "
-            "and outputs"
+            f"at {self.config.baud} baud ({self.parser.skipped_bytes} B were no Xsens message); "
+            f"{_advice(len(self._backlog), found)}"
         )
 
     def _info(self, first: Sample, details: dict[str, str]) -> StreamInfo:
@@ -281,7 +284,7 @@ class XsensDriver(Driver[XsensConfig]):
         if config.quaternion:
             columns += [Column(f"quat_{part}", "", dtype) for part in "wxyz"]
         has_time = first.ticks is not None
-        message_bytes = 5 + 3 * 5 + 2 + 4 + 4 + sum(4 for _ in columns)
+        message_bytes = 5 + 3 * 5 + 2 + 4 + 4 + (8 if first.is_double else 4) * len(columns)
         line_ns = round(message_bytes * 10 * SECOND_NS / config.baud)
         return StreamInfo(
             name=self.context.name,
@@ -341,3 +344,14 @@ class XsensDriver(Driver[XsensConfig]):
 
     def close(self) -> None:
         self._line.close()
+
+
+def _advice(messages: int, found: ItemCounters) -> str:
+    """Return what to do where no message holds what is recorded."""
+    if not messages:
+        return "check baud and outputs"
+    names = ", ".join(item_name(identifier) for identifier in sorted(found.unknown_items)) or "nothing else"
+    return (
+        f"its {messages} messages hold {names}; switch Acceleration and RateOfTurn on in its outputs, or leave "
+        "configure out, which does it"
+    )

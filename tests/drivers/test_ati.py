@@ -137,6 +137,46 @@ def test_other_units_become_newton_and_newton_metre(
     assert (np.abs(values_of(frames, info) - truth) <= np.array(half_count) * 1.001).all()
 
 
+PAGE = "<netft><scfgfu>{}</scfgfu><scfgtu>{}</scfgtu><cfgcpf>1000</cfgcpf><cfgcpt>2000</cfgcpt></netft>"
+
+
+@pytest.mark.parametrize(
+    ("force", "torque", "newton", "newton_metre"),
+    [
+        ("lbf", "lbf-in", 4.4482216152605, 0.1129848290276167),
+        ("Lb", "in-lbs", 4.4482216152605, 0.1129848290276167),
+        ("LBF", "Ft-Lb", 4.4482216152605, 1.3558179483314004),
+        ("klb", "lb-ft", 4448.2216152605, 1.3558179483314004),
+        ("kg", "kg-cm", 9.80665, 0.0980665),
+        ("gf", "kgf cm", 0.00980665, 0.0980665),
+        ("Newtons", "N\u00b7m", 1.0, 1.0),
+        ("kN", "kN-m", 1000.0, 1000.0),
+        ("n", "N*mm", 1.0, 0.001),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_units_are_those_of_the_sensors_page_however_it_spells_them(
+    force: str, torque: str, newton: float, newton_metre: float, encoding: str
+) -> None:
+    found = parse_calibration(PAGE.format(force, torque).encode(encoding))
+    assert found.newton_per_count == pytest.approx(newton / 1000, rel=1e-12)
+    assert found.newton_metre_per_count == pytest.approx(newton_metre / 2000, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("force", "torque", "words"),
+    [
+        ("stone", "Nm", r"unit of force \(scfgfu\) is 'stone'; known: N, kN.*counts_per_newton"),
+        ("N", "N", r"unit of torque \(scfgtu\) is 'N'; known: Nm"),
+        ("ft", "Nm", r"unit of force \(scfgfu\) is 'ft'"),
+        ("", "Nm", r"lacks scfgfu, the unit of force"),
+    ],
+)
+def test_a_unit_that_is_not_known_is_named_with_those_that_are(force: str, torque: str, words: str) -> None:
+    with pytest.raises(DeviceError, match=words):
+        parse_calibration(PAGE.format(force, torque))
+
+
 def test_given_counts_need_no_web_page(tmp_path: Path) -> None:
     emulator = AtiNetFtEmulator(1000.0, counts_per_force=1000, counts_per_torque=2000)
     changes = {"counts_per_newton": 1000, "counts_per_newton_metre": 2000, "http_port": 1}

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sensorium.drivers.devices.sounddevice import SampleCounter, SoundDeviceConfig, SoundDeviceDriver
+from sensorium.drivers.devices.sounddevice import (
+    Block,
+    Numbered,
+    SampleCounter,
+    SoundDeviceConfig,
+    SoundDeviceDriver,
+)
 from sensorium.drivers.driver import DriverContext
 from sensorium.errors import ConfigError, DeviceError
 from sensorium.timebase import SECOND_NS, HostClock
@@ -142,33 +148,86 @@ def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
         SoundDeviceConfig(**options)
 
 
+def counted(counter: SampleCounter, blocks: Sequence[tuple[float, float, bool]]) -> list[Numbered]:
+    """Count blocks given by capture time, arrival (both s) and whether they are flagged."""
+    found: list[Numbered] = []
+    for adc_s, arrival_s, is_flagged in blocks:
+        found += counter.take(Block(b"", BLOCK, adc_s, round(arrival_s * SECOND_NS), is_flagged))
+    return found
+
+
 @given(st.lists(st.floats(-0.05, 0.05), min_size=2, max_size=60), st.data())
 def test_jitter_of_the_sound_server_is_not_taken_for_loss(jitter_s: list[float], data: st.DataObject) -> None:
-    counter = SampleCounter(RATE_HZ)
-    for index, jitter in enumerate(jitter_s):
-        late_s = data.draw(st.floats(0, 0.15))
-        arrival_ns = round((index * BLOCK_S + late_s) * SECOND_NS)
-        assert counter.lost_before(BLOCK, index * BLOCK_S + jitter, arrival_ns, False) == 0
-    assert counter.next == len(jitter_s) * BLOCK
+    late_s = [data.draw(st.floats(0, 0.15)) for _ in jitter_s]
+    times = [index * BLOCK_S for index in range(len(jitter_s))]
+    blocks = [
+        (at + jitter, at + late, False) for at, jitter, late in zip(times, jitter_s, late_s, strict=True)
+    ]
+    found = counted(SampleCounter(RATE_HZ), blocks)
+    assert [each.first for each in found] == [index * BLOCK for index in range(len(jitter_s))]
+    assert not any(each.lost for each in found)
 
 
 @pytest.mark.parametrize("is_flagged", [True, False])
-def test_an_overrun_is_counted_by_how_far_the_capture_time_jumped(is_flagged: bool) -> None:
+@pytest.mark.parametrize("gap_s", [0.25, 0.5, 3.0])
+def test_an_overrun_is_counted_by_how_far_the_capture_time_jumped(is_flagged: bool, gap_s: float) -> None:
+    before = [(100 + index * BLOCK_S, index * BLOCK_S, False) for index in range(20)]
+    after_s = [(20 + index) * BLOCK_S + gap_s for index in range(300)]
+    blocks = [*before, *((100 + at, at, is_flagged and at == after_s[0]) for at in after_s)]
+    found = counted(SampleCounter(RATE_HZ), blocks)
+    gap = round(gap_s * RATE_HZ)
+    assert [each.lost for each in found] == [*[0] * 20, gap, *[0] * 299]
+    assert [each.first for each in found[19:22]] == [19 * BLOCK, 20 * BLOCK + gap, 21 * BLOCK + gap]
+    assert [each.block.arrival_ns for each in found] == sorted(each.block.arrival_ns for each in found)
+
+
+def after_a_stall(stall_s: float, apart_s: float, kept_s: float = 60.0) -> list[tuple[float, float, bool]]:
+    """Return blocks of a server that hands over nothing for so long, then what it has kept, ``apart_s`` each."""
+    stall_ns = 20 * BLOCK_S
+    blocks: list[tuple[float, float, bool]] = []
+    for index in range(1200):
+        ready_s = (index + 1) * BLOCK_S
+        if stall_ns < ready_s <= stall_ns + stall_s - kept_s:
+            continue
+        arrival_s = max(ready_s, stall_ns + stall_s) if ready_s > stall_ns else ready_s
+        if blocks:
+            arrival_s = max(arrival_s, blocks[-1][1] + apart_s)
+        # What it says of the capture jumps with the stall and comes back as slowly as it hands over.
+        blocks.append((arrival_s - BLOCK_S, arrival_s, False))
+    return blocks
+
+
+@pytest.mark.parametrize("stall_s", [0.21, 0.28, 1.0, 4.0])
+@pytest.mark.parametrize("apart_s", [0.0, 0.001, 0.004])
+def test_a_server_that_stalls_and_then_hands_over_all_that_it_holds_has_lost_nothing(
+    stall_s: float, apart_s: float
+) -> None:
+    found = counted(SampleCounter(RATE_HZ), after_a_stall(stall_s, apart_s))
+    assert [each.first for each in found] == [index * BLOCK for index in range(len(found))]
+    assert len(found) > 1100
+    assert not any(each.lost for each in found)
+
+
+def test_a_server_that_keeps_only_the_end_of_a_stall_has_lost_its_beginning() -> None:
+    found = counted(SampleCounter(RATE_HZ), after_a_stall(2.0, 0.001, kept_s=1.0))
+    assert [each.lost for each in found if each.lost] == [pytest.approx(RATE_HZ, abs=2 * BLOCK)]
+    assert next(index for index, each in enumerate(found) if each.lost) == 20
+
+
+def test_blocks_are_held_for_a_fifth_of_a_second_where_nothing_follows_faster() -> None:
     counter = SampleCounter(RATE_HZ)
-    gap_s = 0.5
-    assert counter.lost_before(BLOCK, 100.0, 0, False) == 0
-    arrival_ns = round((BLOCK_S + gap_s) * SECOND_NS)
-    assert counter.lost_before(BLOCK, 100.0 + BLOCK_S + gap_s, arrival_ns, is_flagged) == gap_s * RATE_HZ
-    assert counter.next == 2 * BLOCK + gap_s * RATE_HZ
+    counted(counter, [(0.0, 0.0, False)])
+    held = 0
+    while not counted(counter, [(0.5 + held * BLOCK_S, 0.5 + held * BLOCK_S, False)]):
+        held += 1
+    assert held * BLOCK_S <= 0.2 + BLOCK_S
 
 
 def test_an_overrun_that_cannot_be_measured_still_costs_a_sample() -> None:
-    counter = SampleCounter(RATE_HZ)
-    counter.lost_before(BLOCK, 100.0, 0, False)
-    assert counter.lost_before(BLOCK, 100.0 + BLOCK_S, round(BLOCK_S * SECOND_NS), True) == 1
+    found = counted(SampleCounter(RATE_HZ), [(100.0, 0.0, False), (100.0 + BLOCK_S, BLOCK_S, True)])
+    assert [each.lost for each in found] == [0, 1]
 
 
 def test_a_step_of_the_system_clock_is_not_a_loss() -> None:
-    counter = SampleCounter(RATE_HZ)
-    counter.lost_before(BLOCK, 100.0, 0, False)
-    assert counter.lost_before(BLOCK, 3700.0, round(BLOCK_S * SECOND_NS), False) == 0
+    found = counted(SampleCounter(RATE_HZ), [(100.0, 0.0, False), (3700.0, BLOCK_S, False)])
+    assert [each.lost for each in found] == [0, 0]

@@ -1,7 +1,7 @@
 """MTData2 against real messages, fuzz, and the driver on a pty with an emulated MTi."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -139,6 +139,28 @@ def test_double_and_fixed_point_values_are_kept_exactly() -> None:
     assert sample.is_double
 
 
+def fixed_16_32(*values: float) -> bytes:
+    """Return values as the device sends them: bytes 3 2 1 0 5 4 of a 48-bit integer, the lowest is 0."""
+    numbers = [(round(value * 2**32) & (2**48 - 1)).to_bytes(6, "big") for value in values]
+    return b"".join(number[2:] + number[:2] for number in numbers)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-(2**47), 2**47 - 1), min_size=3, max_size=3))
+def test_fixed_point_16_32_is_read_to_its_last_bit(counts: list[int]) -> None:
+    values = [count / 2**32 for count in counts]
+    sample = parse_sample(bytes.fromhex("402212") + fixed_16_32(*values), ItemCounters())
+    assert sample.acceleration == tuple(values)
+    assert sample.is_double
+
+
+def test_an_item_of_another_length_than_its_format_is_counted_as_unknown() -> None:
+    counters = ItemCounters()
+    sample = parse_sample(bytes.fromhex("402211") + bytes(17) + bytes.fromhex("80220C") + bytes(12), counters)
+    assert (sample.acceleration, sample.rate_of_turn) == (None, None)
+    assert counters.unknown_items == {0x4022: 1, 0x8022: 1}
+
+
 def test_a_torn_item_list_is_counted() -> None:
     counters = ItemCounters()
     parse_sample(bytes.fromhex("40200C0000"), counters)
@@ -241,6 +263,58 @@ def test_a_device_that_only_talks_is_listened_to(tmp_path: Path) -> None:
         frames = frames_of(read_samples(driver, 10))
     assert info.has_device_counter
     np.testing.assert_array_equal(sequence(frames), np.arange(len(sequence(frames))))
+
+
+def item(identifier: int, data: bytes) -> bytes:
+    return identifier.to_bytes(2, "big") + bytes([len(data)]) + data
+
+
+def set_up_by_others(emulator: XsensEmulator, items: Callable[[int], bytes]) -> None:
+    """Let the device send other items than the driver would ask for; the counter and time stay."""
+    emulator.encode = lambda sample: encode_message(  # type: ignore[method-assign]
+        MTDATA2,
+        item(0x1020, (sample & 0xFFFF).to_bytes(2, "big"))
+        + item(0x1060, (sample * 100).to_bytes(4, "big"))
+        + items(sample),
+    )
+
+
+def test_a_device_that_was_set_up_in_fixed_point_beside_unknown_items_is_recorded(tmp_path: Path) -> None:
+    emulator = XsensEmulator(100.0)
+    utc = bytes.fromhex("0000000007E8030500000007")
+    set_up_by_others(
+        emulator,
+        lambda _: (
+            item(0x1010, utc)
+            + item(0x4022, fixed_16_32(0.25, -0.5, 9.8125))
+            + item(0x8022, fixed_16_32(0.125, -2.0, 1e-3))
+            + item(0xC022, fixed_16_32(0.1, 0.2, 0.3))
+            + item(0xE010, b"\1")
+        ),
+    )
+    config = XsensConfig(port=emulator.port, rate_hz=100.0, configure=False)
+    with opened(emulator, tmp_path, config) as (driver, info):
+        frames = frames_of(read_samples(driver, 10))
+    assert {column.dtype for column in info.columns} == {"<f8"}
+    np.testing.assert_array_equal(
+        values_of(frames, info)[:, :5], [[0.25, -0.5, 9.8125, 0.125, -2.0]] * len(sequence(frames))
+    )
+    np.testing.assert_allclose(values_of(frames, info)[:, 5], 1e-3, atol=2.0**-33)
+
+
+def test_a_device_that_sends_other_items_is_told_by_their_names(tmp_path: Path) -> None:
+    emulator = XsensEmulator(100.0)
+    set_up_by_others(
+        emulator, lambda _: item(0x4030, bytes(12)) + item(0x8030, bytes(16)) + item(0x7777, b"")
+    )
+    config = XsensConfig(port=emulator.port, rate_hz=100.0, configure=False, silence_s=0.3)
+    with (
+        pytest.raises(
+            DeviceError, match=r"hold FreeAcceleration \(0x4030\), item \(0x7777\), DeltaQ \(0x8030\); switch"
+        ),
+        opened(emulator, tmp_path, config),
+    ):
+        pass
 
 
 def test_counter_and_time_wrap_without_a_gap(tmp_path: Path) -> None:
