@@ -106,13 +106,25 @@ def replay(
     calibration: Annotated[Path | None, typer.Option("--calibration", help="Calibration to check.")] = None,
     reference: Annotated[str | None, typer.Option("--reference", help="Stream to align on.")] = None,
     tolerance_ms: Annotated[float, typer.Option("--tolerance-ms", min=0.001, help="Of a match.")] = 10.0,
+    not_personal: Annotated[
+        list[str], typer.Option("--not-personal", help="Stream or topic that shows nobody, though it could.")
+    ] = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Publish a recording as if it were live, and record it under its own clock."""
     from sensorium.agent.commands.sessions import run_replay
 
     code = run_replay(
-        source, rate, loop, spool, seconds, calibration, reference, tolerance_ms=tolerance_ms, as_json=as_json
+        source,
+        rate,
+        loop,
+        spool,
+        seconds,
+        calibration,
+        reference,
+        tolerance_ms=tolerance_ms,
+        not_personal=not_personal,
+        as_json=as_json,
     )
     raise typer.Exit(code)
 

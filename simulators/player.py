@@ -5,9 +5,11 @@ were. One exception: an Ouster capture at its own speed goes as UDP packets over
 driver, and is then as live as a sensor (``timeline`` is None).
 """
 
+import difflib
+import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,6 +21,7 @@ from sensorium.drivers.devices.ouster.packets import IMU_PACKET_BYTES
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import Frame, Loss, StreamInfo
 from sensorium.errors import ConfigError, DeviceError, EndOfStreamError, SourceError
+from sensorium.sync.episode.personal import PERSONAL_BECAUSE, SAID_NOT_PERSONAL
 from sensorium.sync.sources import Source, identify, open_source
 from sensorium.sync.sources.arrival_gaps import LONGEST_WAIT_NS
 from sensorium.sync.sources.message_stream import MAX_STAMP_NS
@@ -45,6 +48,8 @@ class ReplayConfig(DriverConfig):
         rate: How many times faster than recorded, or ``max`` for as fast as it is taken.
         loop: Begin again at the end; stamps and sequence numbers go on.
         streams: Names of the streams to play; None = all.
+        not_personal: Streams, by name or topic, that hold nobody although their kind says that they could. Who said
+            so, and against which reason, stands in the manifest. What is personal in an episode stays so.
         allow_unverified: Play an episode that was never sealed or is not what was signed.
     """
 
@@ -52,6 +57,7 @@ class ReplayConfig(DriverConfig):
     rate: PositiveFloat | Literal["max"] = 1.0
     loop: bool = False
     streams: tuple[str, ...] | None = None
+    not_personal: tuple[str, ...] = ()
     allow_unverified: bool = False
 
 
@@ -81,17 +87,18 @@ class ReplayDriver(Driver[ReplayConfig]):
         except SourceError as err:
             raise DeviceError(str(err)) from err
         self.source = source
-        if config.personal is False and identify(config.source) is Format.EPISODE:
+        said = config.personal is False or config.not_personal
+        if said and identify(config.source) is Format.EPISODE:
             raise ConfigError(f"{config.source}: what is personal in an episode stays so in its replay")
         names = self._choose(source)
         if isinstance(source, OusterCaptureSource) and source.is_playable_live and config.rate == 1.0:
             player = _UdpPlayer(source, names, self.context, config.loop)
             self._player = player
-            return player.open()
+            return cleared(player.open(), config.not_personal)
         self.timeline = source.timeline
         self.first_seq = {name: seq for name, seq in source.first_seq.items() if name in names}
         self._player = _Player(source, names, self.context.clock, config)
-        return [info for info in source.streams if info.name in names]
+        return cleared([info for info in source.streams if info.name in names], config.not_personal)
 
     def _choose(self, source: Source) -> frozenset[str]:
         known = [info.name for info in source.streams]
@@ -124,6 +131,32 @@ class ReplayDriver(Driver[ReplayConfig]):
         if self.source is not None:
             self.source.close()
         self._player = self.source = None
+
+
+def cleared(streams: Sequence[StreamInfo], not_personal: Collection[str]) -> list[StreamInfo]:
+    """Return the streams, those that ``not_personal`` names by name or topic declared as such, with who said so.
+
+    Raises:
+        ConfigError: If a name is of no stream.
+    """
+    known = {name: info.name for info in streams for name in (info.details.get("topic", ""), info.name)}
+    for name in not_personal:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(i.name for i in streams)}"
+            )
+            raise ConfigError(f"not personal: the recording has no stream {name!r}; {hint}")
+    said = {known[name] for name in not_personal}
+    return [_cleared(info) if info.name in said and info.is_personal else info for info in streams]
+
+
+def _cleared(info: StreamInfo) -> StreamInfo:
+    against = info.details.get(PERSONAL_BECAUSE) or f"its {info.modality.value} may show people"
+    by = os.environ.get("USER") or "the operator"
+    details = {key: value for key, value in info.details.items() if key != PERSONAL_BECAUSE}
+    details[SAID_NOT_PERSONAL] = f"{by} said so, although {against}"
+    return replace(info, is_personal=False, details=details)
 
 
 class _Player:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sensorium.agent.commands import display
 from sensorium.agent.commands.consent import enter_grant
 from sensorium.agent.commands.output import print_json, say_why
+from sensorium.agent.commands.people import said_not_personal, tell_personal
 from sensorium.agent.commands.terminal import tell
 from sensorium.agent.commands.upload import WAITING, deliver, verification
 from sensorium.agent.session.outcome import SessionResult, document, exit_code, why_not_good
@@ -140,18 +142,21 @@ def run_replay(
     calibration: Path | None,
     reference: str | None,
     tolerance_ms: float,
+    not_personal: Sequence[str],
     as_json: bool,
 ) -> int:
     """Replay a recording and record it; return the exit code.
 
     Args:
         text: The recording; an episode also by its id, or by the URL of a store and its id.
+        not_personal: Names or topics of streams that hold nobody, whatever their kind says.
     """
-    from sensorium.simulators.player import ReplayConfig, ReplayDriver
+    from sensorium.simulators.player import ReplayConfig, ReplayDriver, cleared
 
     source = folder_of(text)
     clock = HostClock()
-    options = {"source": str(source.resolve()), "rate": _rate(rate), "loop": loop}
+    options: dict[str, Any] = {"source": str(source.resolve()), "rate": _rate(rate), "loop": loop}
+    options["not_personal"] = list(not_personal)
     config = ReplayConfig.model_validate(options)
     ReplayDriver.check(config)
     spool = spool.resolve()
@@ -159,6 +164,7 @@ def run_replay(
     if calibration is None and (source / MANIFEST_FILE).exists() and own_calibration.is_file():
         calibration = own_calibration
     with open_source(source.resolve()) as opened:
+        streams = cleared(opened.streams, not_personal)
         problems = [problem.sentence for problem in opened.problems]
         offset_ns = opened.timeline.utc_minus_host_ns
         span_utc_ns = (opened.start_ns + offset_ns, opened.end_ns + offset_ns)
@@ -175,8 +181,10 @@ def run_replay(
         calibration=calibration.resolve() if calibration else None,
         seconds=seconds,
     )
+    tell_personal(streams)
     with display.Progress(f"replay of {source.name}", as_json) as progress:
         result = run_session(request, clock, progress.show)
+        result.warnings += said_not_personal(streams)
         result.problems += problems
         return _finish(result, request.consent, progress, as_json)
 

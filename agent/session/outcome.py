@@ -15,6 +15,7 @@ from sensorium.simulators.truth import load_truth
 from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
 from sensorium.sync.episode.folder import file_in
 from sensorium.sync.episode.manifest import Manifest, StreamRecord, read_manifest
+from sensorium.sync.episode.personal import PERSONAL_BECAUSE
 from sensorium.sync.episode.reader import Episode
 from sensorium.timebase import SECOND_NS
 from sensorium.verdict import Status, Verdict, worst
@@ -214,6 +215,8 @@ def _empty_row(record: StreamRecord) -> dict[str, Any]:
         "bytes_raw": 0,
         "bytes_stored": 0,
         "consent": record.consent.decision,
+        "is_personal": record.info.is_personal,
+        "personal_because": record.info.details.get(PERSONAL_BECAUSE, ""),
         "produced_by": record.produced_by,
     }
 

@@ -19,6 +19,12 @@ PERSONAL_MODALITIES = frozenset(
 SOURCE_GRANTS = "source_grants"
 """Detail of a stream that is replayed: ids of the grants that it was recorded under, with spaces in between."""
 
+PERSONAL_BECAUSE = "personal_because"
+"""Detail of a stream that somebody else recorded: why it counts as personal."""
+
+SAID_NOT_PERSONAL = "said_not_personal"
+"""Detail of a stream that somebody else recorded: who said that it is not personal, against what reason."""
+
 
 def source_grants(details: Mapping[str, str]) -> tuple[str, ...]:
     """Return the grants that a replayed stream was recorded under; they go with it wherever it is copied to."""

@@ -19,15 +19,15 @@ from sensorium.drivers.frame import (
     Frame,
     Latency,
     MessageSchema,
-    Modality,
     StreamInfo,
-    is_personal_by_default,
     stamps,
 )
-from sensorium.sync.sources import ros_types
+from sensorium.sync.episode.personal import PERSONAL_BECAUSE
+from sensorium.sync.sources import known_types, ros_types
 from sensorium.sync.sources.arrival_gaps import LONGEST_WAIT_NS
 from sensorium.sync.sources.source import RECORDING_HOST
 from sensorium.sync.sources.stamp_units import WrongUnit, rate_unit
+from sensorium.sync.sources.topic_kinds import Topic, TopicKind, carries_colour, kind_of, names_globe
 from sensorium.timebase import SECOND_NS
 
 MAX_STAMP_NS = (1 << 63) - 1
@@ -112,14 +112,22 @@ class MessageChannel:
     unit: WrongUnit | None = None
     frame_id: str = ""
     image_format: tuple[int, int, str] | None = None
+    compression: str = ""
     lag_min_ns: int = 0
     lag_max_ns: int = 0
     arrivals_ns: list[int] = field(default_factory=list)
+    has_colour: bool | None = None
+    names_globe: bool = False
+    is_cloud: bool = False
+    may_be_place: bool = False
 
     def __post_init__(self) -> None:
         definition = self.schema.data.decode("utf-8", "replace")
         is_ros = self.schema.message_encoding in (ros_types.ROS1, ros_types.CDR)
         self.is_headed = is_ros and ros_types.begins_with_header(self.schema.name, definition)
+        self.is_cloud = known_types.last_name(self.schema.name) in known_types.CLOUDS
+        known = known_types.HARMLESS.get(known_types.plain_name(self.schema.name))
+        self.may_be_place = known is not None and known.may_be_place
 
     @property
     def has_header_stamps(self) -> bool:
@@ -144,6 +152,7 @@ class MessageChannel:
             lag_ns = arrival_ns - published_ns
             self.lag_min_ns = min(self.lag_min_ns, lag_ns)
             self.lag_max_ns = max(self.lag_max_ns, lag_ns)
+        self._look_for_people(payload)
         if self.is_headed:
             self._observe_header(payload, arrival_ns)
 
@@ -154,8 +163,11 @@ class MessageChannel:
             return
         if self.header.count == self.header.unreadable:
             self.frame_id = header.frame_id
-            if ros_types.short_name(self.schema.name) == "Image":
+            kind = known_types.last_name(self.schema.name)
+            if kind == "Image":
                 self.image_format = ros_types.read_image_format(payload, self.schema.message_encoding, header)
+            elif kind == "CompressedImage":
+                self.compression = ros_types.read_text(payload, self.schema.message_encoding, header)
         self.header.take(header.stamp_ns, arrival_ns)
 
     def conclude(self) -> None:
@@ -164,6 +176,18 @@ class MessageChannel:
             self.unit = rate_unit(self.header.stamps_ns, self.header.arrivals_ns)
         if not self.has_header_stamps:
             self.image_format = self.image_format if 2 * self.header.unreadable < self.count else None
+
+    def _look_for_people(self, payload: bytes | memoryview) -> None:
+        """Note what speaks for people although the type does not."""
+        if self.is_cloud and not self.has_colour:
+            self.has_colour = carries_colour(self.schema, payload)
+        if self.may_be_place and not self.names_globe:
+            self.names_globe = names_globe(payload)
+
+    def _kind(self) -> TopicKind:
+        pixels = self.image_format[2] if self.image_format is not None else self.compression
+        found = Topic(self.topic, self.schema, self.frame_id, pixels, self.has_colour, self.names_globe)
+        return kind_of(found)
 
     def device_ns(self, payload: bytes | memoryview, published_ns: int | None) -> int | None:
         """Return the device stamp of one message in ticks of its clock, None where it has none."""
@@ -174,7 +198,7 @@ class MessageChannel:
 
     def declare(self) -> StreamInfo:
         """Return the stream's declaration; call after the scan."""
-        modality = ros_types.modality_of(self.schema.name, self.topic)
+        kind = self._kind()
         shape: tuple[int, ...] = ()
         details = {
             "topic": self.topic,
@@ -186,14 +210,14 @@ class MessageChannel:
             height, width, pixels = self.image_format
             shape = (height, width)
             details["pixel_format"] = pixels
-            if ros_types.is_depth_format(pixels):
-                modality = Modality.DEPTH
+        if kind.personal_because:
+            details[PERSONAL_BECAUSE] = kind.personal_because
         if self.frame_id:
             details["frame_id"] = self.frame_id
         clock, stamp_of, max_latency_ns = self._clock()
         return StreamInfo(
             name=self.name,
-            modality=modality,
+            modality=kind.modality,
             encoding=Encoding.MESSAGE,
             rate_hz=nominal_rate_hz(self.arrivals_ns),
             frame_id=self.frame_id or self.name,
@@ -203,7 +227,7 @@ class MessageChannel:
             shape=shape,
             host_id=RECORDING_HOST,
             schema=self.schema,
-            is_personal=is_personal_by_default(modality),
+            is_personal=bool(kind.personal_because),
             max_payload_bytes=max(1, self.max_bytes),
             details=details,
         )

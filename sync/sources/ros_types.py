@@ -1,4 +1,4 @@
-"""What must be known of ROS messages without decoding them: kind of sensor, header stamp, image format.
+"""What must be known of ROS messages without decoding them: header stamp and image format.
 
 Layouts: ROS 1 serialisation (wiki.ros.org/msg: little endian, packed, strings with a u32 length) and CDR as
 in OMG DDSI-RTPS 10 (4 byte encapsulation, members aligned to their size, strings with their terminating
@@ -9,49 +9,11 @@ import re
 import struct
 from dataclasses import dataclass
 
-from sensorium.drivers.frame import Modality
 from sensorium.timebase import SECOND_NS
 
 ROS1 = "ros1"
 CDR = "cdr"
 
-_MODALITY_OF = {
-    "Image": Modality.CAMERA,
-    "CompressedImage": Modality.CAMERA,
-    "CompressedVideo": Modality.CAMERA,
-    "RawImage": Modality.CAMERA,
-    "FFMPEGPacket": Modality.CAMERA,
-    "PointCloud": Modality.LIDAR,
-    "PointCloud2": Modality.LIDAR,
-    "LaserScan": Modality.LIDAR,
-    "MultiEchoLaserScan": Modality.LIDAR,
-    "VelodyneScan": Modality.LIDAR,
-    "PacketMsg": Modality.LIDAR,
-    "Imu": Modality.IMU,
-    "WrenchStamped": Modality.FORCE,
-    "Wrench": Modality.FORCE,
-    "NavSatFix": Modality.GNSS,
-    "GPSFix": Modality.GNSS,
-    "LocationFix": Modality.GNSS,
-    "Sentence": Modality.GNSS,
-    "AudioData": Modality.AUDIO,
-    "AudioDataStamped": Modality.AUDIO,
-    "Audio": Modality.AUDIO,
-    "RawAudio": Modality.AUDIO,
-    "RadarScan": Modality.RADAR,
-    "RadarTracks": Modality.RADAR,
-    "JointState": Modality.JOINTS,
-    "JointStates": Modality.JOINTS,
-    "JointTrajectory": Modality.ACTION,
-    "EventArray": Modality.EVENT_CAMERA,
-    "EventPacket": Modality.EVENT_CAMERA,
-    "Temperature": Modality.SCALAR,
-    "FluidPressure": Modality.SCALAR,
-    "RelativeHumidity": Modality.SCALAR,
-    "Illuminance": Modality.SCALAR,
-    "BatteryState": Modality.SCALAR,
-}
-_DEPTH_FORMATS = frozenset({"16UC1", "32FC1", "mono16"})
 _HEADER_FIELD = re.compile(r"(std_msgs/(msg/)?)?Header\s+\w+$")
 _MAX_IDL_CHARACTERS = 1 << 20
 _IDL_STRUCT = re.compile(r"\bstruct\s+(\w+)\s*\{")
@@ -77,21 +39,6 @@ class Header:
 def short_name(type_name: str) -> str:
     """Return ``Image`` for ``sensor_msgs/msg/Image`` and ``foxglove.Image``."""
     return re.split(r"[/.]", type_name)[-1]
-
-
-def modality_of(type_name: str, topic: str) -> Modality:
-    """Return what kind of sensor messages of this type come from; ``OTHER`` where the name does not say.
-
-    A raw LiDAR packet message also carries the LiDAR's IMU; only the topic tells them apart.
-    """
-    name = short_name(type_name)
-    if name == "PacketMsg" and "imu" in topic.lower():
-        return Modality.IMU
-    return _MODALITY_OF.get(name, Modality.OTHER)
-
-
-def is_depth_format(image_format: str) -> bool:
-    return image_format in _DEPTH_FORMATS
 
 
 def begins_with_header(type_name: str, definition: str) -> bool:
@@ -141,7 +88,7 @@ def read_image_format(
 ) -> tuple[int, int, str] | None:
     """Return (height, width, pixel format) of a sensor_msgs/Image, None where the bytes hold none."""
     order = _byte_order(payload, dialect)
-    at = header.end if dialect == ROS1 else 4 + (header.end - 4 + 3) // 4 * 4
+    at = _after(header, dialect)
     try:
         height, width, length = struct.unpack_from(f"{order}III", payload, at)
     except struct.error:
@@ -150,6 +97,22 @@ def read_image_format(
     if length > 64 or not text.isascii():
         return None
     return height, width, text.decode("ascii")
+
+
+def read_text(payload: bytes | memoryview, dialect: str, header: Header) -> str:
+    """Return the string that follows the header, such as a CompressedImage's format; "" where there is none."""
+    at = _after(header, dialect)
+    try:
+        (length,) = struct.unpack_from(f"{_byte_order(payload, dialect)}I", payload, at)
+    except struct.error:
+        return ""
+    text = bytes(payload[at + 4 : at + 4 + min(length, 64)]).rstrip(b"\0")
+    return text.decode("ascii") if text.isascii() else ""
+
+
+def _after(header: Header, dialect: str) -> int:
+    """Return where the field behind the header begins, aligned as numbers of 4 bytes are."""
+    return header.end if dialect == ROS1 else 4 + (header.end - 4 + 3) // 4 * 4
 
 
 def _byte_order(payload: bytes | memoryview, dialect: str) -> str | None:
