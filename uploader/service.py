@@ -214,7 +214,8 @@ class UploadService:
             progress(found)
 
         try:
-            gates = Gates(self._consent.poll, self._clock, self._trusted(), self._quality)
+            folder = self._consent.folder
+            gates = Gates(self._consent.poll, self._clock, self._trusted(), self._quality, folder)
             folder = self._folders().get(name, self._spool.sealed_folder(name))
             outcome = upload_episode(folder, self._store, gates, note, should_stop)
         except (StoreError, EpisodeError, TrustError, BusyError) as error:

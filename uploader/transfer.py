@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from sensorium.errors import ConsentError, EpisodeError
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
+from sensorium.sync.consent.remedy import GrantFolder, how_to_allow
 from sensorium.sync.consent.state import consent_state, pack_state, read_state
 from sensorium.sync.consent.use import consent_reasons
 from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
@@ -105,12 +106,14 @@ class Gates:
         ledger: Returns the consent ledger as it is now.
         trusted: Raw public keys of the devices whose episodes may be sent.
         quality: Anything but OK holds the episode.
+        consent: Folder of the grants, for the command that a refusal names; None = the spool's.
     """
 
     ledger: Callable[[], ConsentLedger]
     clock: Clock
     trusted: Collection[bytes]
     quality: Callable[[Manifest], Verdict] = allow_all
+    consent: Path | None = None
 
 
 def upload_episode(
@@ -270,7 +273,12 @@ class _Transfer:
             raise _RefusedError(State.HELD, *quality.reasons)
         reasons = consent_reasons(manifest, self._gates.ledger(), Purpose.UPLOAD, self._gates.clock.utc_ns())
         if reasons:
-            raise _RefusedError(State.DENIED, *reasons)
+            raise _RefusedError(State.DENIED, *reasons, *self._how_to_allow(manifest))
+
+    def _how_to_allow(self, manifest: Manifest) -> tuple[str, ...]:
+        place = GrantFolder(Spool.of(self._folder).root, self._gates.consent)
+        now_ns = self._gates.clock.utc_ns()
+        return how_to_allow(manifest, self._gates.ledger(), Purpose.UPLOAD, now_ns, place)
 
     def _check_whole(self, *, full: bool) -> None:
         """Refuse what `episodes verify` would not pass, before anybody else has it."""

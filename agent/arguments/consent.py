@@ -23,25 +23,39 @@ def consent_grant(
     ],
     days: Annotated[float, typer.Option("--days", min=0.001, help="Validity from now.")] = 1.0,
     controller: Annotated[str, typer.Option("--controller", help="Who answers for the data.")] = "",
+    episode: Annotated[
+        str,
+        typer.Option("--for", metavar="EPISODE", help="For what this episode captured: its id or folder."),
+    ] = "",
+    captured_from: Annotated[
+        str,
+        typer.Option("--captured-from", metavar="UTC", help="For captures since, as 2026-11-21T21:00:00Z."),
+    ] = "",
+    captured_until: Annotated[
+        str, typer.Option("--captured-until", metavar="UTC", help="For captures before.")
+    ] = "",
     folder: Annotated[
         Path | None, typer.Option("--consent", help="Consent folder; default SPOOL/consent.")
     ] = None,
     spool: SpoolOption = DEFAULT_SPOOL,
     as_json: Json = False,
 ) -> None:
-    """Enter a subject's permission."""
-    from sensorium.agent.commands.consent import give_consent
+    """Enter a subject's permission, for captures from now on or for those of an episode."""
+    from sensorium.agent.commands.granting import Permission, give_consent
 
-    code = give_consent(
-        folder or spool / "consent",
+    asked = Permission(
         subject,
-        streams,
-        purposes,
-        days=days,
-        controller=controller,
-        as_json=as_json,
+        tuple(streams),
+        tuple(purposes),
+        days,
+        controller,
+        spool,
+        folder,
+        episode,
+        captured_from,
+        captured_until,
     )
-    raise typer.Exit(code)
+    raise typer.Exit(give_consent(asked, as_json=as_json))
 
 
 @group.command("withdraw")

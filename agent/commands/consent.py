@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sensorium.agent.commands import display
 from sensorium.agent.commands.output import print_json, say, say_why
-from sensorium.errors import ConfigError, ConsentError, UsageError
+from sensorium.errors import ConfigError, ConsentError
 from sensorium.sync.consent.grants import (
     ConsentGrant,
     ConsentLedger,
@@ -28,39 +28,6 @@ from sensorium.timebase import SECOND_NS, HostClock, is_utc_kept
 from sensorium.uploader.receipt import read_receipt
 
 DAY_NS = 86_400 * SECOND_NS
-
-
-def give_consent(
-    folder: Path,
-    subject: str,
-    streams: Sequence[str],
-    purposes: Sequence[str],
-    days: float,
-    controller: str,
-    as_json: bool,
-) -> int:
-    """Enter a grant and print its id.
-
-    Raises:
-        UsageError: If a purpose is unknown, or a field malformed.
-        ConsentError: If the folder cannot hold it.
-    """
-    try:
-        wanted = [Purpose(purpose) for purpose in purposes]
-    except ValueError as err:
-        known = ", ".join(purpose.value for purpose in Purpose)
-        raise UsageError(f"--purpose: {err}; known: {known}") from err
-    try:
-        grant = enter_grant(
-            ConsentStore(folder), subject, HostClock(), wanted, streams, days=days, controller=controller
-        )
-    except ValueError as err:
-        raise UsageError(str(err)) from err
-    if as_json:
-        print_json({"grant": grant.id, "valid_until": format_utc(grant.valid_until)})
-    else:
-        say(f"granted {grant.id}, valid until {format_utc(grant.valid_until)}")
-    return 0
 
 
 def withdraw_consent(folder: Path, spool: Path, grant: str, as_json: bool) -> int:

@@ -32,7 +32,8 @@ def run_export(
         def show(progress: Progress) -> None:
             shown.show_share(f"{progress.done} of {progress.total} samples", progress.done, progress.total)
 
-        export = export_episode(located.folder, to, folder, known, HostClock().utc_ns(), streams, show)
+        now_ns = HostClock().utc_ns()
+        export = export_episode(located.folder, to, folder, known, now_ns, streams, show, consent)
     if as_json:
         print_json({"folder": str(folder), **asdict(export)})
     else:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import ConsentError, EpisodeError, ExportError, UsageError
-from sensorium.sync.consent.grants import Purpose
+from sensorium.sync.consent.grants import ConsentLedger, Purpose
+from sensorium.sync.consent.remedy import GrantFolder, how_to_allow
 from sensorium.sync.consent.use import denials
 from sensorium.sync.episode.manifest import Manifest, manifest_digest
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.episode.spool import sync_folder, write_durably
+from sensorium.sync.episode.spool import Spool, sync_folder, write_durably
 from sensorium.sync.reading.rights import Consent, rights_by
 
 EXPORTERS = {
@@ -122,12 +123,14 @@ def export_episode(
     now_utc_ns: int,
     names: Sequence[str] = (),
     progress: Callable[[Progress], None] = lambda _: None,
+    grants: Path | None = None,
 ) -> Export:
     """Write a sealed episode in another format into a new folder, which appears only when all of it is there.
 
     Args:
         names: Streams to write; none = all that the format has a place for.
         consent: As it is now; every personal stream that is written needs a grant for ``export``.
+        grants: Folder of the grants, for the command that a refusal names; None = the spool's.
 
     Raises:
         UsageError: If the format or a stream is unknown, or ``folder`` holds something already.
@@ -144,7 +147,8 @@ def export_episode(
                 f"{path} is not sealed; let the agent finish, or run: sensorium episodes recover"
             )
         chosen = _choose(exporter, to, episode, manifest, names)
-        _check_consent(manifest, consent, now_utc_ns, [info.name for info in chosen])
+        place = GrantFolder(Spool.of(path).root, grants)
+        _check_consent(manifest, consent, now_utc_ns, [info.name for info in chosen], place)
         with _Scratch(folder) as scratch:
             report = _Counter(manifest, chosen, progress)
             streams = exporter.write(ExportJob(episode, manifest, chosen, scratch.folder, report))
@@ -185,13 +189,18 @@ def _absence(name: str, episode: Episode, manifest: Manifest) -> str:
     return f"{episode.path} has no stream {name}; it has: {', '.join(episode.streams) or 'none'}"
 
 
-def _check_consent(manifest: Manifest, consent: Consent, now_utc_ns: int, names: Sequence[str]) -> None:
+def _check_consent(
+    manifest: Manifest, consent: Consent, now_utc_ns: int, names: Sequence[str], place: GrantFolder
+) -> None:
     denied = denials(rights_by(manifest, consent), manifest, Purpose.EXPORT, now_utc_ns, names)
     if denied:
         reasons = [f"stream {name}: {decision.reason}" for name, decision in denied.items()]
+        remedies: tuple[str, ...] = ()
+        if isinstance(consent, ConsentLedger):  # a delivered copy's state is changed where its log is
+            remedies = how_to_allow(manifest, consent, Purpose.EXPORT, now_utc_ns, place, names)
         raise ConsentError(
-            f"episode {manifest.episode_id} is not exported: {'; '.join(reasons)}. Name other streams with "
-            "--stream, or enter a grant for it: sensorium consent grant SUBJECT --purpose export"
+            f"episode {manifest.episode_id} is not exported: {'; '.join(reasons)}; name other streams with --stream"
+            + "".join(f"; or {remedy}" for remedy in remedies)
         )
 
 

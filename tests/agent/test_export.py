@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import re
 import resource
+import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -372,3 +374,6 @@ def test_the_command_asks_the_spools_own_grants(sample: Sample, tmp_path: Path) 
     assert refused.code == 1
     assert "no grant covers stream gnss" in refused.document["error"]
     assert not (tmp_path / "out").exists()
+    (command,) = re.findall(r"`sensorium (consent grant [^`]*)`", refused.document["error"])
+    assert sensorium(*shlex.split(command)).code == 0
+    assert sensorium(*words).code == 0

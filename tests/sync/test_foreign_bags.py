@@ -59,7 +59,10 @@ def mcap(
 
 
 def bag_database(
-    path: Path, messages: list[tuple[int, bytes]], kind: str = "geometry_msgs/msg/WrenchStamped"
+    path: Path,
+    messages: list[tuple[int, bytes]],
+    kind: str = "geometry_msgs/msg/WrenchStamped",
+    topic: str = "/ft",
 ) -> None:
     database = sqlite3.connect(path)
     database.execute(
@@ -68,7 +71,7 @@ def bag_database(
     database.execute(
         "CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB)"
     )
-    database.execute("INSERT INTO topics VALUES(1, '/ft', ?, 'cdr')", (kind,))
+    database.execute("INSERT INTO topics VALUES(1, ?, ?, 'cdr')", (topic, kind))
     database.executemany("INSERT INTO messages(topic_id, timestamp, data) VALUES(1, ?, ?)", messages)
     database.commit()
     database.close()
@@ -389,6 +392,6 @@ def test_a_depth_image_in_a_humble_bag_is_depth(tmp_path: Path) -> None:
     body = (
         struct.pack("<III", 2, 4, 6) + b"16UC1\0" + b"\0" + bytes(1) + struct.pack("<II", 8, 16) + bytes(16)
     )
-    bag_database(tmp_path / "x.db3", [(START_NS, head + body)], "sensor_msgs/msg/Image")
+    bag_database(tmp_path / "x.db3", [(START_NS, head + body)], "sensor_msgs/msg/Image", "/depth/image")
     (info,) = open_source(tmp_path / "x.db3").streams
     assert (info.modality, info.shape) == (Modality.DEPTH, (2, 4))
