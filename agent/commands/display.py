@@ -163,6 +163,8 @@ def print_session(found: Mapping[str, Any]) -> None:
     if found["alignment"]:
         console.print(_alignment_table(found["alignment"]))
     _print_verdict(console, "calibration", found["calibration"]["status"], found["calibration"]["reasons"])
+    clocks = found["clocks"]
+    _print_verdict(console, "clocks", clocks["status"], clocks["reasons"] if clocks["status"] != "ok" else ())
     _print_verdict(console, "consent", found["consent"]["decision"], [found["consent"]["reason"]])
     _print_verdict(console, "quality", found["quality"]["status"], found["quality"]["reasons"])
     raw = sum(stream["bytes_raw"] for stream in found["streams"].values())

@@ -54,7 +54,7 @@ def _sealed_row(folder: Path) -> dict[str, Any]:
     except SensoriumError as err:
         return row | {"error": str(err)}
     return row | {
-        "duration_s": (manifest.end_utc_ns - manifest.start_utc_ns) / 1e9,
+        "duration_s": manifest.duration_s,
         "bytes": sum(file.bytes for file in manifest.files),
         "start": format_utc(manifest.start_utc_ns),
         "quality": manifest.quality.status.value,

@@ -1,6 +1,6 @@
 """What `sensorium demo|record|replay` do; each function returns an exit code."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def run_demo(out: Path, seconds: float, is_granted: bool, seed: int, as_json: bo
         service = open_service(spool, store, request.consent, clock)
         deliver(service, clock, progress)
         result.verification = verification(service, store, {folder.name for folder in result.episodes})
-        return _finish(result, request.consent, progress, as_json)
+        return finish(result, request.consent, progress, as_json)
 
 
 def _grant_demo(store: ConsentStore, is_granted: bool, clock: HostClock) -> None:
@@ -114,7 +114,7 @@ def run_record(
         result = run_session(request, HostClock(), progress.show)
         if request.uploads_in_background:
             result.verification = {"status": "pending", "store": request.store}
-        return _finish(result, request.consent, progress, as_json)
+        return finish(result, request.consent, progress, as_json)
 
 
 def _checked_at_start(rig: Rig, plan: SessionPlan, as_json: bool) -> SessionPlan:
@@ -186,7 +186,7 @@ def run_replay(
         result = run_session(request, clock, progress.show)
         result.warnings += said_not_personal(streams)
         result.problems += problems
-        return _finish(result, request.consent, progress, as_json)
+        return finish(result, request.consent, progress, as_json)
 
 
 def _rate(text: str) -> float | str:
@@ -233,7 +233,7 @@ def _has_replay_grant(
     )
 
 
-def _finish(result: SessionResult, consent: Path, progress: display.Progress, as_json: bool) -> int:
+def finish(result: SessionResult, consent: Path, progress: display.Progress, as_json: bool) -> int:
     """Write the report, print the document or the tables, and return the exit code."""
     from sensorium.agent.reporting.episode import write_report  # heavy: not before the devices start
 
@@ -249,12 +249,20 @@ def _finish(result: SessionResult, consent: Path, progress: display.Progress, as
             found["problems"] = [*found["problems"], str(err)]
     progress.close()
     code = 3 if result.fault or found["verification"]["status"] == WAITING else exit_code(found)
-    if code and not found["problems"]:
-        found["problems"] = why_not_good(found)
     if as_json:
+        if code and not found["problems"]:
+            found["problems"] = why_not_good(found)
         print_json(found)
-    else:
-        display.print_session(found)
+        say_why(found["problems"] if code else ())
+        return code
+    display.print_session({**found, "problems": ()} if code else found)  # else each would be read twice
     if code:
-        say_why(found["problems"])
+        say_why(found["problems"] or [_see_above(found)])
     return code
+
+
+def _see_above(found: Mapping[str, Any]) -> str:
+    """Return which verdicts stand against a session whose table has just said why."""
+    return (
+        "not good: " + ", ".join(said.split(":")[0] for said in why_not_good(found)) + "; why is said above"
+    )

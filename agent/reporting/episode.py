@@ -131,7 +131,7 @@ def _cards(material: Material) -> str:
     verdicts = (
         ("quality", found["quality"]["status"], found["quality"]["reasons"]),
         ("calibration", found["calibration"]["status"], found["calibration"]["reasons"]),
-        ("clocks", found["clocks"]["status"], [r for c in found["clocks"]["checks"] for r in c["reasons"]]),
+        ("clocks", found["clocks"]["status"], found["clocks"]["reasons"]),
         ("consent", found["consent"]["decision"], [found["consent"]["reason"]]),
         ("verification", found["verification"]["status"], _verification_reasons(found["verification"])),
     )
@@ -179,7 +179,13 @@ def _problems(material: Material) -> str:
         ("limitations", found.get("limitations", ())),
         ("warnings", found.get("warnings", ())),
     )
-    parts = [f"<h3>{name}</h3>{page.items(sentences)}" for name, sentences in groups if sentences]
+    said: dict[str, None] = {}
+    parts = []
+    for name, sentences in groups:
+        new = [sentence for sentence in dict.fromkeys(map(str, sentences)) if sentence not in said]
+        said.update(dict.fromkeys(new))
+        if new:
+            parts.append(f"<h3>{name}</h3>{page.items(new)}")
     return page.section("problems", "What to know", "".join(parts))
 
 

@@ -145,18 +145,9 @@ class Survey:
     problems: list[str] = field(default_factory=list)
 
 
-def recorded_span(manifest: Manifest) -> tuple[int, int]:
-    """Return the first and last capture of any stream (host ns); the episode's own span without any."""
-    offset = manifest.timeline.utc_minus_host_ns
-    firsts = [record.first_utc_ns for record in manifest.streams if record.first_utc_ns is not None]
-    lasts = [record.last_utc_ns for record in manifest.streams if record.last_utc_ns is not None]
-    start, end = min(firsts, default=manifest.start_utc_ns), max(lasts, default=manifest.end_utc_ns)
-    return start - offset, max(end, start + 1) - offset
-
-
 def survey(episode: Episode, manifest: Manifest) -> Survey:
     """Return what the report shows of an episode. What is damaged is left out and named in ``problems``."""
-    found = Survey(recorded_span(manifest))
+    found = Survey(manifest.span_ns)
     for name, info in episode.streams.items():
         found.streams[name] = StreamSurvey(info)
     _guard(found, "alignment rows", lambda: _take_rows(found, episode.rows(), manifest.reference))

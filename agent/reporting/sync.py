@@ -14,6 +14,7 @@ from sensorium.agent.reporting.survey import Envelope, Thinned
 from sensorium.drivers.frame import ClockKind, StreamInfo
 from sensorium.errors import EpisodeError
 from sensorium.sync.align import Match
+from sensorium.sync.clocks.model import credible_skew_ppm
 from sensorium.sync.clocks.triggered import BY_PULSES
 from sensorium.sync.distribution import Distribution
 from sensorium.sync.episode.entries import EpisodeEvent
@@ -233,7 +234,9 @@ def sync_report(path: Path) -> SyncReport:
             clock = streams.get(entry.stream)
             if clock is not None:
                 clock.method = entry.model.method
-                clock.skews_ppm.append(entry.model.skew_ppm)
+                skew_ppm = credible_skew_ppm(entry.model.skew_ppm)
+                if skew_ppm is not None:
+                    clock.skews_ppm.append(skew_ppm)
                 clock.offsets.append((entry.model.epoch, entry.host_ns, _offset_ns(entry.model, clock.info)))
         events: list[EpisodeEvent] = []
         more = 0
@@ -263,7 +266,7 @@ def sync_report(path: Path) -> SyncReport:
         return SyncReport(
             episode.episode_id,
             manifest.reference if manifest is not None else "",
-            (min(firsts), max(*lasts, min(firsts) + 1)),
+            manifest.span_ns if manifest is not None else (min(firsts), max(*lasts, min(firsts) + 1)),
             streams,
             pairs,
             {r.info.name: r.unmatched for r in manifest.streams if r.unmatched} if manifest else {},

@@ -263,9 +263,7 @@ def _alignment(manifests: Sequence[Manifest]) -> list[dict[str, Any]]:
 
 def _calibration(manifests: Sequence[Manifest]) -> dict[str, Any]:
     verdicts = [verdict for manifest in manifests for verdict in manifest.calibration.verdicts]
-    reasons = [reason for verdict in verdicts for reason in verdict.reasons]
-    if not verdicts:
-        reasons = ["no calibration check ran"]
+    reasons = _reasons(verdicts) if verdicts else ["no calibration check ran"]
     return {
         "status": worst(verdicts).value,
         "id": next((manifest.calibration.id for manifest in manifests if manifest.calibration.id), ""),
@@ -276,6 +274,13 @@ def _calibration(manifests: Sequence[Manifest]) -> dict[str, Any]:
             for verdict in manifest.calibration.verdicts
         ],
     }
+
+
+def _reasons(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return the reasons, each once; those of the status that they add up to come first."""
+    decisive = worst(verdicts)
+    ordered = sorted(verdicts, key=lambda verdict: verdict.status is not decisive)
+    return list(dict.fromkeys(reason for verdict in ordered for reason in verdict.reasons))
 
 
 def _windows(manifest: Manifest, verdict: Verdict) -> dict[str, Any]:
@@ -297,6 +302,7 @@ def _clocks(manifests: Sequence[Manifest]) -> dict[str, Any]:
     verdicts = [verdict for manifest in manifests for verdict in manifest.clocks]
     return {
         "status": worst(verdicts).value,
+        "reasons": _reasons(verdicts) if verdicts else ["no clock was checked"],
         "checks": [verdict.document() for verdict in verdicts],
     }
 
@@ -326,7 +332,7 @@ def _quality(manifests: Sequence[Manifest], is_partial: bool) -> dict[str, Any]:
         for manifest in manifests
     ]
     status = worst([*verdicts, *gates])
-    reasons = [reason for verdict in (*verdicts, *gates) for reason in verdict.reasons]
+    reasons = _reasons([*verdicts, *gates])
     nothing = "no episode is left to judge" if is_partial else "nothing was recorded"
     return {"status": status.value, "reasons": reasons or ([] if manifests else [nothing])}
 

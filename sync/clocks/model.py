@@ -70,6 +70,15 @@ class ClockModel:
         return ticks
 
 
+CREDIBLE_SKEW_PPM = 10_000.0
+"""A hundred times what crystals are off. Beyond it the fit saw a queue being emptied, or too few stamps."""
+
+
+def credible_skew_ppm(skew_ppm: float) -> float | None:
+    """Return a skew as people are told it; None where it is that of no clock."""
+    return skew_ppm if abs(skew_ppm) <= CREDIBLE_SKEW_PPM else None
+
+
 class ClockEventKind(str, Enum):
     RESET = "reset"
     BACKWARDS = "backwards"

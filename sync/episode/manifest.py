@@ -22,7 +22,7 @@ from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
 from sensorium.sync.trust.dsse import choose_key, open_envelope, peek_payload
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import trusted_keys
-from sensorium.timebase import Timeline
+from sensorium.timebase import SECOND_NS, Timeline
 from sensorium.verdict import Status, Verdict
 
 SCHEMA_VERSION = 1
@@ -250,6 +250,24 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     __pydantic_config__: ClassVar[Any] = _STRICT
+
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """The first and the last capture of any stream, host ns: what is meant by how long an episode is.
+
+        An episode without a capture has its own span, from its opening to its end.
+        """
+        offset = self.timeline.utc_minus_host_ns
+        firsts = [record.first_utc_ns for record in self.streams if record.first_utc_ns is not None]
+        lasts = [record.last_utc_ns for record in self.streams if record.last_utc_ns is not None]
+        start, end = min(firsts, default=self.start_utc_ns), max(lasts, default=self.end_utc_ns)
+        return start - offset, max(end, start + 1) - offset
+
+    @property
+    def duration_s(self) -> float:
+        """How long the episode is, by its captures; the same number everywhere."""
+        first_ns, last_ns = self.span_ns
+        return (last_ns - first_ns) / SECOND_NS
 
     @property
     def erased(self) -> frozenset[str]:

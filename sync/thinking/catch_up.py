@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sensorium.drivers.payloads.table import driver_bytes
 from sensorium.sync.align import Aligner
-from sensorium.sync.clocks.model import ClockEvent, ClockEventKind
+from sensorium.sync.clocks.model import ClockEvent, ClockEventKind, credible_skew_ppm
 from sensorium.sync.episode.entries import EVENTS, MODELS, EpisodeEvent, RecordedModel
 from sensorium.sync.episode.files import SYNC_FILE
 from sensorium.sync.episode.reader import Episode
@@ -80,7 +80,7 @@ def _think_again(
     for entry in models:
         sync.add(MODELS, entry)
         if entry.stream in tallies:
-            tallies[entry.stream].skew_ppm = entry.model.skew_ppm
+            tallies[entry.stream].skew_ppm = credible_skew_ppm(entry.model.skew_ppm)
             tallies[entry.stream].clock_method = entry.model.method
     for event in events:
         sync.add(EVENTS, event)

@@ -6,7 +6,7 @@ from pathlib import Path
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import EpisodeError
 from sensorium.sync.align import Aligner, SyncRow
-from sensorium.sync.clocks.model import ClockEvent
+from sensorium.sync.clocks.model import ClockEvent, credible_skew_ppm
 from sensorium.sync.distribution import Distribution
 from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.sync_file import SyncFile
@@ -114,7 +114,7 @@ class EpisodeThoughts:
             model = stream.tracker.model
             tally.clock_method = stream.method
             if model is not None and not stream.has_own_time:
-                tally.skew_ppm = model.skew_ppm
+                tally.skew_ppm = credible_skew_ppm(model.skew_ppm)
         for row in self.aligner.finish():
             if self._sync is not None:
                 self._sync.row(row)
