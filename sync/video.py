@@ -31,7 +31,7 @@ def pictures(
         raise EpisodeError(f"{episode.path} has no stream {stream}; it has: {', '.join(episode.streams)}")
     info = episode.streams[stream]
     decoder = StreamDecoder(info)
-    for recorded in episode.frames([stream], _first_ns(episode, stream, start_ns)):
+    for recorded in episode.frames([stream], first_ns(episode, stream, start_ns)):
         capture_ns = int(recorded.stamped.capture_ns[0])
         if capture_ns < start_ns:
             decoder.skip(recorded.frame.payload)
@@ -44,8 +44,11 @@ def pictures(
             return
 
 
-def _first_ns(episode: Episode, stream: str, start_ns: int) -> int | None:
-    """Return from which arrival on to read so that a key frame captured at ``start_ns`` or before is among it."""
+def first_ns(episode: Episode, stream: str, start_ns: int) -> int | None:
+    """Return from which arrival (host time) on to read, so that a key frame is among it.
+
+    That is one captured at ``start_ns`` or before; None = from the beginning.
+    """
     info = episode.streams[stream]
     if info.encoding not in VIDEO:
         return start_ns

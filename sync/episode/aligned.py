@@ -153,6 +153,13 @@ def aligned_rows(recording: Recording, options: AlignedOptions) -> Iterator[Alig
     return _Joiner(recording, options).rows()
 
 
+def reach_ns(info: StreamInfo, options: AlignedOptions, row_ns: int) -> int:
+    """Return how far from a row's instant a frame of the stream may have been captured and still matter to it."""
+    track = _Track(info, options, row_ns, is_recorded=True)
+    frame_ns = int(SECOND_NS / info.message_rate_hz) if info.message_rate_hz else 0
+    return max(track.tolerance_ns, track.half_row_ns, track.max_gap_ns) + int(4 * track.period_ns) + frame_ns
+
+
 class _Ticks:
     """The instants of the rows: a grid without rounding drift, or the frames of a reference stream."""
 

@@ -60,8 +60,10 @@ class McapReader:
         """Return exactly ``size`` bytes.
 
         Raises:
-            EpisodeError: If the file ends before.
+            EpisodeError: If the file ends before, or was closed.
         """
+        if self._fd < 0:
+            raise EpisodeError(f"{self.path} was closed while it was read; keep the episode open")
         end = os.fstat(self._fd).st_size
         if (
             not 0 <= offset <= offset + size <= end

@@ -104,7 +104,10 @@ class Episode:
         self.close()
 
     def frames(
-        self, names: Collection[str] | None = None, since_ns: int | None = None
+        self,
+        names: Collection[str] | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
     ) -> Iterator[RecordedFrame]:
         """Yield the frames of all (or the named) streams in order of arrival.
 
@@ -112,6 +115,8 @@ class Episode:
 
         Args:
             since_ns: Leave out chunks of which nothing arrived at this host time or later.
+            until_ns: Read of each stream no chunk after the one with its first frame that was captured at this host
+                time or later; how late it arrived does not matter, because captures of a stream never run backwards.
 
         Raises:
             EpisodeError: If a name is unknown, or a file is damaged.
@@ -119,13 +124,19 @@ class Episode:
         chosen = self._choose(names)
         waiting: list[tuple[int, int, int, int, RecordedFrame]] = []
         since_utc_ns = None if since_ns is None else since_ns + self.timeline.utc_minus_host_ns
+        last_offsets: dict[int, int] = {}
         for start_ns, reader, chunk in self._chunks(chosen):
             if since_utc_ns is not None and chunk.end_ns < since_utc_ns:
                 continue
+            wanted = [each for each in chosen if chunk.offset <= last_offsets.get(each.rank, chunk.offset)]
+            if not any(each.reader is reader and each.channel_id in chunk.index_offsets for each in wanted):
+                continue
             while waiting and waiting[0][0] < start_ns:
                 yield heapq.heappop(waiting)[4]
-            for index, (log_ns, source, recorded) in enumerate(_chunk_frames(reader, chunk, chosen)):
+            for index, (log_ns, source, recorded) in enumerate(_chunk_frames(reader, chunk, wanted)):
                 heapq.heappush(waiting, (log_ns, source.rank, chunk.offset, index, recorded))
+                if until_ns is not None and recorded.stamped.capture_ns[0] >= until_ns:
+                    last_offsets[source.rank] = min(last_offsets.get(source.rank, chunk.offset), chunk.offset)
         while waiting:
             yield heapq.heappop(waiting)[4]
 
