@@ -66,6 +66,7 @@ def delete(spool: Spool, folder: Path, reason: str, now_utc_ns: int, is_dry_run:
     """
     with owned(folder):
         freed_bytes = sum(file.bytes for file in read_manifest(folder).files if (folder / file.name).exists())
+        _refuse_two(spool, folder)
         if not is_dry_run:
             bury(folder, reason, now_utc_ns)
             _remove(folder if folder.parent == spool.gone_dir else _moved(spool, folder))
@@ -129,18 +130,24 @@ def _finish(spool: Spool, folder: Path) -> None:
 
 def _moved(spool: Spool, folder: Path) -> Path:
     goal = spool.gone_dir / folder.name
+    _refuse_two(spool, folder)
     try:
         spool.gone_dir.mkdir(mode=0o700, exist_ok=True)
-        if goal.exists():
-            raise EpisodeError(
-                f"{goal} exists: this episode was evicted before, and put back; remove one of the two"
-            )
         folder.rename(goal)
         sync_folder(spool.gone_dir)
         sync_folder(spool.sealed_dir)
     except OSError as err:
         raise EpisodeError(f"{folder} cannot be moved to {goal}: {err.strerror}") from err
     return goal
+
+
+def _refuse_two(spool: Spool, folder: Path) -> None:
+    """Refuse what would have two episodes of one name in ``gone/``; before anything is signed or moved."""
+    goal = spool.gone_dir / folder.name
+    if folder.parent != spool.gone_dir and goal.exists():
+        raise EpisodeError(
+            f"{goal} exists: this episode was evicted before, and put back; remove one of the two"
+        )
 
 
 def _rest(folder: Path) -> Iterator[Path]:

@@ -159,9 +159,22 @@ def stored_file(manifest: Manifest, file: FileRecord) -> StoredFile:
     return StoredFile(file.name, key, file.bytes, file.sha256, file.blake3_root)
 
 
-def write_note(folder: Path, manifest_blake3: str, state: State, reasons: Collection[str]) -> None:
-    """Note durably where an upload stands; it counts for this very manifest only."""
+def awaited_key(folder: Path) -> str:
+    """Return the id of the key that an episode was quarantined for, because nobody had enrolled it; "" if none."""
+    return str(_read_note(folder).get("awaits_key", ""))
+
+
+def write_note(
+    folder: Path, manifest_blake3: str, state: State, reasons: Collection[str], awaits_key: str = ""
+) -> None:
+    """Note durably where an upload stands; it counts for this very manifest only.
+
+    Args:
+        awaits_key: Id of the key that nobody enrolled, if that is all that speaks against it.
+    """
     note = {"manifest": manifest_blake3, "state": state.value, "reasons": list(reasons)}
+    if awaits_key:
+        note["awaits_key"] = awaits_key
     write_durably(folder / UPLOAD_NOTE_FILE, _json(note))
 
 

@@ -29,11 +29,13 @@ from sensorium.sync.episode.files import RECEIPT_FILE
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.revisions import revision_files
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.trust.dsse import key_id
+from sensorium.sync.trust.home import key_home
 from sensorium.sync.trust.keys import Role
-from sensorium.sync.trust.store import trusted_keys
+from sensorium.sync.trust.store import TrustStore, trusted_keys
 from sensorium.timebase import SECOND_NS, Clock, HostClock, is_utc_kept
 from sensorium.uploader.forgetting import Forgetting
-from sensorium.uploader.receipt import State, read_receipt, upload_reasons, upload_state
+from sensorium.uploader.receipt import State, awaited_key, read_receipt, upload_reasons, upload_state
 from sensorium.uploader.stores.opening import open_store
 from sensorium.uploader.stores.retrying import RetryPolicy
 from sensorium.uploader.stores.store import ParkedStoreError, Store
@@ -104,6 +106,7 @@ class UploadService:
         self._owing: dict[str, Path] = {}
         self._told: dict[str, int] = {}
         self._parked_until_ns = 0
+        self._trust_version: object = None
 
     def step(
         self,
@@ -157,6 +160,7 @@ class UploadService:
         for name, status in self.episodes.items():
             if status.state is State.VERIFIED and not (folders[name] / RECEIPT_FILE).exists():
                 self.episodes[name] = EpisodeStatus(State.SEALED)  # somebody found that it is not there
+        self._free_strangers(folders)
         ledger = self._consent.poll()
         if self._forgetting.step(ledger):
             self._find_owing()
@@ -165,6 +169,20 @@ class UploadService:
                 if status.state is State.DENIED:
                     status.due_ns = 0
         self._ledger = ledger
+
+    def _free_strangers(self, folders: dict[str, Path]) -> None:
+        """Judge again what was quarantined because nobody knew its signer, once somebody has enrolled that one."""
+        try:
+            version = TrustStore(key_home()).version()
+            if version == self._trust_version:
+                return
+            known = {key_id(public) for public in self._trusted()}
+        except TrustError:
+            return  # each upload says so
+        self._trust_version = version
+        for name, status in self.episodes.items():
+            if status.state is State.QUARANTINED and awaited_key(folders[name]) in known:
+                self.episodes[name] = EpisodeStatus(State.SEALED)
 
     def _folders(self) -> dict[str, Path]:
         """Return the sealed episodes, and the evicted ones of which the store still has what was erased since."""

@@ -27,11 +27,13 @@ from sensorium.sync.episode.manifest import (
     Manifest,
     hash_file,
     read_manifest,
+    read_seal,
 )
 from sensorium.sync.episode.revisions import revision_files
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import examine, strangers
 from sensorium.sync.erasure import owned
+from sensorium.sync.trust.dsse import key_id
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import signing_key, trusted_keys
 from sensorium.timebase import Clock
@@ -87,10 +89,11 @@ class Stopped(Exception):
 class _RefusedError(Exception):
     """An episode may not go on."""
 
-    def __init__(self, state: State, *reasons: str) -> None:
+    def __init__(self, state: State, *reasons: str, awaits_key: str = "") -> None:
         super().__init__(*reasons)
         self.state = state
         self.reasons = reasons
+        self.awaits_key = awaits_key
 
 
 def allow_all(manifest: Manifest) -> Verdict:
@@ -187,7 +190,7 @@ class _Transfer:
             return self._outcome(State.VERIFIED)
         except _RefusedError as refused:
             self._drop_sent()  # before it is noted: what is quarantined is not looked at again
-            self._note(refused.state, refused.reasons)
+            self._note(refused.state, refused.reasons, refused.awaits_key)
             return self._outcome(refused.state, refused.reasons)
 
     def _outcome(self, state: State, reasons: tuple[str, ...] = ()) -> Outcome:
@@ -204,7 +207,8 @@ class _Transfer:
             self._digest = blake3(envelope).hexdigest()
         except (EpisodeError, OSError) as error:
             self._is_unreadable = True
-            raise _RefusedError(State.QUARANTINED, str(error)) from error
+            awaited = _stranger(self._folder, self._gates.trusted)
+            raise _RefusedError(State.QUARANTINED, str(error), awaits_key=awaited) from error
         if manifest.episode_id != self._id:
             said = (
                 f"{self._folder} holds the manifest of episode {manifest.episode_id}; it was moved or copied"
@@ -449,9 +453,18 @@ class _Transfer:
     def _tell(self, phase: str) -> None:
         self._report(Progress(self._id, phase, self._done_bytes, self._total_bytes))
 
-    def _note(self, state: State, reasons: Collection[str] = ()) -> None:
+    def _note(self, state: State, reasons: Collection[str] = (), awaits_key: str = "") -> None:
         with suppress(EpisodeError):  # a full disk must not keep the upload from making room
-            write_note(self._folder, self._digest, state, reasons)
+            write_note(self._folder, self._digest, state, reasons, awaits_key)
+
+
+def _stranger(folder: Path, trusted: Collection[bytes]) -> str:
+    """Return the id of the key that sealed an episode, if it is whole and nobody knows the key; else ""."""
+    try:
+        public = bytes.fromhex(read_seal(folder).device_public_key)
+    except (EpisodeError, OSError):
+        return ""
+    return "" if public in trusted else key_id(public)
 
 
 @contextmanager

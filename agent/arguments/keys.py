@@ -28,8 +28,10 @@ def keys_show(as_json: Json = False) -> None:
 
 @group.command("enroll")
 def keys_enroll(
-    public: Annotated[str, typer.Argument(help="Public key in hex, or a file that holds it.")],
-    name: Annotated[str, typer.Option("--name", help="Whose it is: robot 7, ada.")],
+    public: Annotated[
+        str, typer.Argument(help="Public key in hex, a file that holds it, or one of `keys rotate`.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="Whose it is: robot 7, ada.")] = "",
     role: _Role = "device",
     as_json: Json = False,
 ) -> None:

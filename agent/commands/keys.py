@@ -9,7 +9,9 @@ from sensorium.sync.consent.grants import format_utc
 from sensorium.sync.episode.manifest import read_seal
 from sensorium.sync.trust.home import key_home
 from sensorium.sync.trust.keys import Role
-from sensorium.sync.trust.store import TrustedKey, TrustStore
+from sensorium.sync.trust.record import TrustedKey
+from sensorium.sync.trust.rotation import MOST_BYTES
+from sensorium.sync.trust.store import TrustStore
 
 _PUBLIC_DIGITS = 64
 
@@ -51,20 +53,30 @@ def enroll_key(public: str, role: str, name: str, as_json: bool) -> int:
         UsageError: If it is no key, or there is no such role.
         TrustError: If it is known already.
     """
-    key = TrustStore(key_home()).enroll(_public_key(public), _role(role), name)
-    return _tell(key, "enrolled", as_json)
+    store = TrustStore(key_home())
+    rotation = _rotation(public)
+    if rotation is not None:
+        return _tell(store.enroll_rotation(rotation), "takes the place of the key before it", as_json)
+    if not name.strip():
+        raise UsageError("say whose key it is with --name")
+    return _tell(store.enroll(_public_key(public), _role(role), name), "enrolled", as_json)
 
 
 def trust_signer(episode: str, name: str, as_json: bool) -> int:
-    """Enroll the key that signed an episode.
+    """Enroll the key that signed an episode; of this machine's own, accept that the trust store it knew is lost.
 
     Raises:
         EpisodeError: If it is no sealed episode, or was changed since.
         TrustError: If the key is known already.
     """
     manifest = read_seal(Path(episode))
-    key = TrustStore(key_home()).enroll(bytes.fromhex(manifest.device_public_key), Role.DEVICE, name)
-    return _tell(key, "enrolled", as_json)
+    store = TrustStore(key_home())
+    public, there = bytes.fromhex(manifest.device_public_key), manifest.trust
+    own = next((key for key in store.entries() if key.raw == public and key.is_own), None)
+    if own is not None and there.seq and not store.record().knows(there.seq, there.head):
+        store.accept_version(there.head)
+        return _tell(own, f"trusted without version {there.seq} of the trust store", as_json)
+    return _tell(store.enroll(public, Role.DEVICE, name), "enrolled", as_json)
 
 
 def rotate_key(role: str, as_json: bool) -> int:
@@ -74,7 +86,20 @@ def rotate_key(role: str, as_json: bool) -> int:
         UsageError: If there is no such role.
         TrustError: If the new key cannot be written down.
     """
-    return _tell(TrustStore(key_home()).rotate(_role(role)), "signs from now on", as_json)
+    store = TrustStore(key_home())
+    key = store.rotate(_role(role))
+    old = next(
+        (each for each in reversed(store.entries()) if each.is_own and each.until_utc_ns == key.from_utc_ns),
+        None,
+    )
+    path = None if old is None or old.revoked else store.rotation_path(old)
+    if as_json:
+        print_json({**_row(key), "rotation": None if path is None else str(path)})
+    else:
+        display.say(f"signs from now on: {_sentence(key)}")
+        if path is not None:
+            display.say(f"machines that trust the one before take it over with: sensorium keys enroll {path}")
+    return 0
 
 
 def revoke_key(key_id: str, reason: str, as_json: bool) -> int:
@@ -124,6 +149,19 @@ def _role(name: str) -> Role:
         return Role(name)
     except ValueError as err:
         raise UsageError(f"{name!r} is no role; one of {', '.join(role.value for role in Role)}") from err
+
+
+def _rotation(said: str) -> bytes | None:
+    """Return the file of that name, if it holds a document rather than a key."""
+    path = Path(said)
+    try:
+        if len(said) == _PUBLIC_DIGITS or not path.is_file():
+            return None
+        with path.open("rb") as file:
+            found = file.read(MOST_BYTES + 1)
+    except OSError as err:
+        raise UsageError(f"{said} cannot be read: {err.strerror}") from err
+    return found if found.lstrip().startswith(b"{") else None
 
 
 def _public_key(said: str) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 from sensorium.agent.commands.output import print_json, say
 from sensorium.errors import EpisodeError, UsageError
 from sensorium.sync.episode.chain import chain_heads
+from sensorium.sync.episode.files import MANIFEST_FILE
 from sensorium.sync.episode.manifest import manifest_digest, read_seal
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import Verification, chain_gaps, examine
@@ -28,11 +29,14 @@ def verify_episode(episode: str | Path, any_signer: bool, as_json: bool, spool: 
     if not folder.is_dir():
         raise UsageError(f"{episode} is not an episode folder; `sensorium episodes list` names them")
     found = examine(folder)
+    gaps = neighbour_gaps(folder)
     if as_json:
-        print_json(_document(found))
+        print_json({**_document(found), "chain": gaps})
     else:
         _say(folder, found, any_signer)
-    return 0 if _passes(found, any_signer) else 1
+        for gap in gaps:
+            say(f"  chain: {gap}")
+    return 0 if _passes(found, any_signer) and not gaps else 1
 
 
 def verify_spool(spool: Path, any_signer: bool, as_json: bool) -> int:
@@ -77,6 +81,23 @@ def spool_gaps(spool: Spool) -> list[str]:
     except EpisodeError as err:
         return [str(err)]
     return chain_gaps(links, heads)
+
+
+def neighbour_gaps(episode: Path) -> list[str]:
+    """Return what is missing next to an episode of a spool: the one before it, or the one that was signed last."""
+    folder, spool = episode.resolve(), Spool.of(episode)
+    if folder.parent not in (spool.sealed_dir, spool.gone_dir):
+        return []
+    try:
+        manifest, heads = read_seal(folder), chain_heads(spool)
+        there = (*spool.sealed_folders(), *spool.gone_folders())
+        present = {manifest_digest(each) for each in there if (each / MANIFEST_FILE).is_file()}
+    except EpisodeError as err:
+        return [str(err)]
+    if not heads:
+        return []  # it was carried away: its neighbours are elsewhere
+    own = (manifest.episode_id, manifest_digest(folder), manifest.prev_manifest)
+    return chain_gaps([own, *(("", digest, "") for digest in present)], heads)
 
 
 def _passes(found: Verification, any_signer: bool) -> bool:

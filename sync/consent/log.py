@@ -205,7 +205,7 @@ class ConsentLog:
             raise ConfigError(
                 f"{where}: does not follow from the row before; the log was changed: {HOW_TO_GO_ON}"
             )
-        if not self._keys.is_trusted(key, signature, body, at_ns):
+        if not self._keys.is_trusted(key, signature, body, found_id, seq):
             raise ConfigError(
                 f"{where}: signed by key {key[:16]}, which is not trusted here, or not signed by it: "
                 f"{HOW_TO_GO_ON}"

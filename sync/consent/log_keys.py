@@ -6,7 +6,8 @@ from sensorium.errors import ConfigError, TrustError
 from sensorium.sync.trust.dsse import is_signed, key_id
 from sensorium.sync.trust.home import key_home
 from sensorium.sync.trust.keys import Role, SigningKey
-from sensorium.sync.trust.store import TrustedKey, TrustStore
+from sensorium.sync.trust.record import TrustedKey
+from sensorium.sync.trust.store import TrustStore
 
 _SPEAKERS = (Role.OPERATOR, Role.AUTHORITY)
 
@@ -20,7 +21,6 @@ class LogKeys:
         except TrustError as err:
             raise ConfigError(str(err)) from err
         self._store = TrustStore(self.home)
-        self._own: SigningKey | None = None
         self._known: dict[str, TrustedKey] = {}
         self._version: object = None
 
@@ -31,12 +31,11 @@ class LogKeys:
             ConfigError: If the key is damaged, readable by others, or cannot be made.
         """
         try:
-            public = self._store.own(Role.OPERATOR)
-            if self._own is None or self._own.public != public:
-                self._own = self._store.ring.signing_key(Role.OPERATOR)
+            self._store.signer(Role.OPERATOR)
+            # Rows and anchors need no list of what was signed: the chain and its anchor are one.
+            return self._store.ring.signing_key(Role.OPERATOR)
         except TrustError as err:
             raise ConfigError(str(err)) from err
-        return self._own
 
     def own_publics(self) -> frozenset[bytes]:
         """Return the operator's keys of this machine, former ones too.
@@ -44,7 +43,10 @@ class LogKeys:
         Raises:
             ConfigError: As :meth:`signer`.
         """
-        self.signer()
+        try:
+            self._store.own(Role.OPERATOR)
+        except TrustError as err:
+            raise ConfigError(str(err)) from err
         self._refresh()
         return frozenset(
             key.raw
@@ -52,15 +54,21 @@ class LogKeys:
             if key.is_own and key.role is Role.OPERATOR and not key.revoked
         )
 
-    def is_trusted(self, key: str, signature: bytes, data: bytes, at_utc_ns: int) -> bool:
-        """Return whether ``data`` was signed by a key that may speak here at that time.
+    def is_trusted(self, key: str, signature: bytes, data: bytes, log_id: str, seq: int) -> bool:
+        """Return whether a row was signed by a key that may speak here; one that was replaced adds no row.
+
+        Args:
+            data: The row as it was signed.
+            log_id, seq: Of which log it is which row.
 
         Raises:
             ConfigError: If the trust store was changed by somebody else.
         """
         self._refresh()
         known = self._known.get(key)
-        return known is not None and known.counts_at(at_utc_ns) and is_signed(data, signature, known.raw)
+        return (
+            known is not None and known.counts_in_row(log_id, seq) and is_signed(data, signature, known.raw)
+        )
 
     def _refresh(self) -> None:
         version = self._store.version()

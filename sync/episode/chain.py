@@ -10,14 +10,24 @@ from blake3 import blake3
 
 from sensorium.errors import EpisodeError, TrustError
 from sensorium.sync.episode.files import BESIDE_THE_SEAL, MANIFEST_FILE, is_litter, is_scratch
-from sensorium.sync.episode.manifest import Manifest, dump_manifest, hash_file, manifest_digest, read_manifest
+from sensorium.sync.episode.manifest import (
+    Manifest,
+    TrustPoint,
+    dump_manifest,
+    hash_file,
+    manifest_digest,
+    read_manifest,
+)
 from sensorium.sync.episode.spool import Spool, sync_folder, write_durably
+from sensorium.sync.episode.ulid import ULID, new_ulid
 from sensorium.sync.trust.documents import open_document, sign_document
 from sensorium.sync.trust.home import key_home
 from sensorium.sync.trust.keys import Role, SigningKey
-from sensorium.sync.trust.store import signing_key, trusted_keys
+from sensorium.sync.trust.store import TrustStore, signing_key
+from sensorium.timebase import HostClock
 
-_CHAIN = "chain"
+_CHAIN, _POINTER = "chain", "chain-folder"
+_NO_LINK = {"chain": "", "episode": "", "head": "", "prev": ""}
 
 
 def seal(open_folder: Path, manifest: Manifest) -> Path:
@@ -40,18 +50,22 @@ def seal(open_folder: Path, manifest: Manifest) -> Path:
     try:
         for path in names:
             _sync_file(path)
-        chain = _read_chain(spool.chain_file)
+        chain = _chain_of(spool)
         previous = chain["prev"] if chain["episode"] == manifest.episode_id else chain["head"]
+        record = TrustStore(key_home()).record()
         complete = replace(
             manifest,
             files=tuple(hash_file(path) for path in names),
             device_public_key=key.public.hex(),
             prev_manifest=previous,
+            trust=TrustPoint(record.seq, record.head),
         )
         envelope = key.sign(dump_manifest(complete))
         write_durably(open_folder / MANIFEST_FILE, envelope)
-        _link(spool, {"episode": manifest.episode_id, "head": blake3(envelope).hexdigest(), "prev": previous})
+        _link(spool, manifest.episode_id, blake3(envelope).hexdigest(), previous, chain["chain"])
         return _move_to_sealed(spool, open_folder, manifest.episode_id)
+    except TrustError as err:
+        raise EpisodeError(f"{open_folder} cannot be sealed: {err}") from err
     except OSError as err:
         raise EpisodeError(f"{open_folder} cannot be sealed: {err.strerror}") from err
 
@@ -71,30 +85,87 @@ def finish_seal(open_folder: Path) -> Path:
     """
     spool = Spool.of(open_folder)
     manifest = read_manifest(open_folder)
-    chain = _read_chain(spool.chain_file)
+    chain = _chain_of(spool)
     if chain["episode"] != manifest.episode_id:
         head = manifest_digest(open_folder)
-        _link(spool, {"episode": manifest.episode_id, "head": head, "prev": manifest.prev_manifest})
+        _link(spool, manifest.episode_id, head, manifest.prev_manifest, chain["chain"])
     try:
         return _move_to_sealed(spool, open_folder, manifest.episode_id)
     except OSError as err:
         raise EpisodeError(f"{open_folder} cannot be sealed: {err.strerror}") from err
 
 
-def _link(spool: Spool, link: dict[str, str]) -> None:
+def _link(spool: Spool, episode_id: str, head: str, previous: str, chain_id: str) -> None:
     """Note which manifest was signed last: for the next one in the spool, for whoever verifies with the keys."""
+    link = {"chain": chain_id, "episode": episode_id, "head": head, "prev": previous}
     write_durably(spool.chain_file, json.dumps(link).encode())
     try:
-        anchor = _chain_anchor(spool)
+        # Nobody but this machine believes these notes: they need not be among what its key is known to have signed.
+        anchor, key = _anchor(chain_id), TrustStore(key_home()).ring.signing_key(Role.DEVICE)
         anchor.parent.mkdir(mode=0o700, exist_ok=True)
-        write_durably(anchor, sign_document(link, signing_key(Role.DEVICE), _CHAIN))
+        write_durably(anchor, sign_document(link, key, _CHAIN))
+        if _pointed(spool) != chain_id:
+            write_durably(_pointer(spool), sign_document({"chain": chain_id}, key, _POINTER))
     except (TrustError, OSError) as err:
         raise EpisodeError(f"the end of the chain of {spool.root} cannot be noted: {err}") from err
 
 
-def _chain_anchor(spool: Spool) -> Path:
+def _anchor(chain_id: str) -> Path:
+    """Return where this machine notes the end of a chain: by its own name, because a spool is moved and copied."""
+    return key_home() / "chains" / f"{chain_id}.json"
+
+
+def _pointer(spool: Spool) -> Path:
+    """Return where this machine notes which chain it wrote last in a folder: one that is gone from there is missed."""
     name = hashlib.sha256(str(spool.root.resolve()).encode()).hexdigest()[:32]
-    return key_home() / "chains" / f"{name}.json"
+    return key_home() / "chains" / f"{name}.spool"
+
+
+def _anchored(chain_id: str) -> dict[str, str]:
+    """Return the end of a chain by this machine's word; nothing is said of one that it never wrote.
+
+    Raises:
+        EpisodeError: If the note cannot be read or was changed.
+    """
+    if not chain_id:
+        return dict(_NO_LINK)
+    try:
+        found, _ = open_document(_anchor(chain_id).read_bytes(), _CHAIN, _own_keys())
+        return {name: str(found[name]) for name in _NO_LINK}
+    except FileNotFoundError:
+        return dict(_NO_LINK)
+    except (TrustError, OSError, KeyError) as err:
+        raise EpisodeError(f"where chain {chain_id} ends is not known here: {err}") from err
+
+
+def _chain_of(spool: Spool) -> dict[str, str]:
+    """Return the link to seal after: the spool's, or where that was set back, copied or lost, this machine's."""
+    here = _read_chain(spool.chain_file)
+    chain_id = here["chain"] or _pointed(spool)
+    there = _anchored(chain_id)
+    if not chain_id:
+        return here | {"chain": new_ulid(HostClock().utc_ns())}
+    # One that is a step behind was cut off by a crash between the two notes.
+    return (
+        here | {"chain": chain_id}
+        if there["head"] in ("", here["head"], here["prev"]) and here["head"]
+        else there
+    )
+
+
+def _pointed(spool: Spool) -> str:
+    try:
+        found, _ = open_document(_pointer(spool).read_bytes(), _POINTER, _own_keys())
+        return str(found["chain"])
+    except FileNotFoundError:
+        return ""
+    except (OSError, KeyError, TrustError) as err:
+        raise EpisodeError(f"which chain {spool.root} has is not known here: {err}") from err
+
+
+def _own_keys() -> list[bytes]:
+    """Return every device key of this machine, replaced and revoked ones too: a chain outlives its keys."""
+    return [key.raw for key in TrustStore(key_home()).entries() if key.is_own and key.role is Role.DEVICE]
 
 
 def chain_heads(spool: Spool) -> frozenset[str]:
@@ -103,13 +174,12 @@ def chain_heads(spool: Spool) -> frozenset[str]:
     Raises:
         EpisodeError: If either cannot be read or was changed.
     """
-    heads = {_read_chain(spool.chain_file)["head"]}
     try:
-        path = _chain_anchor(spool)
-        if path.exists():
-            heads.add(str(open_document(path.read_bytes(), _CHAIN, trusted_keys(Role.DEVICE))[0]["head"]))
-    except (TrustError, OSError, KeyError) as err:
-        raise EpisodeError(f"where the chain of {spool.root} ends is not known here: {err}") from err
+        TrustStore(key_home()).check_signatures()
+    except TrustError as err:
+        raise EpisodeError(f"where the chain of {spool.root} ends cannot be told: {err}") from err
+    here = _read_chain(spool.chain_file)
+    heads = {here["head"]} | {_anchored(each)["head"] for each in {here["chain"], _pointed(spool)}}
     return frozenset(heads - {""})
 
 
@@ -135,11 +205,17 @@ def _sync_file(path: Path) -> None:
 
 
 def _read_chain(path: Path) -> dict[str, str]:
-    empty = {"episode": "", "head": "", "prev": ""}
-    if not path.exists():
-        return empty
     try:
-        found = json.loads(path.read_bytes())
-        return {name: str(found[name]) for name in empty}
-    except (ValueError, KeyError, TypeError) as err:
-        raise EpisodeError(f"{path} is damaged ({err}); remove it to begin a new chain") from err
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return dict(_NO_LINK)
+    try:
+        found = json.loads(data)
+        link = {name: str(found[name]) for name in _NO_LINK}
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
+        raise EpisodeError(
+            f"{path} is damaged ({err}); remove it: the chain goes on where this machine knows that it ended"
+        ) from err
+    if link["chain"] and not ULID.fullmatch(link["chain"]):
+        raise EpisodeError(f"{path} names no chain: {link['chain'][:40]!r}; remove it")
+    return link

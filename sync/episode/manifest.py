@@ -6,6 +6,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +23,7 @@ from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
 from sensorium.sync.trust.dsse import choose_key, open_envelope, peek_payload
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import trusted_keys
+from sensorium.sync.trust.trusted import check_vouched, with_key
 from sensorium.timebase import SECOND_NS, Timeline
 from sensorium.verdict import Status, Verdict
 
@@ -199,6 +201,14 @@ class ConsentAnchor:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustPoint:
+    """How far the trust store of the machine had come that sealed an episode: version and SHA-256; 0 = not said."""
+
+    seq: int = 0
+    head: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Tombstone:
     """A file that is gone: what it was, and why.
 
@@ -220,7 +230,7 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The predicate. ``device_public_key``, ``files`` and ``prev_manifest`` are filled in by :func:`seal`."""
+    """The predicate; :func:`seal` fills in ``device_public_key``, ``files``, ``prev_manifest`` and ``trust``."""
 
     episode_id: str
     agent_version: str
@@ -241,6 +251,7 @@ class Manifest:
     truncated: bool = False
     bounds: LossBounds = UNBOUNDED
     consent_log: ConsentAnchor = ConsentAnchor()
+    trust: TrustPoint = TrustPoint()
     files: tuple[FileRecord, ...] = ()
     prev_manifest: str = ""
     device_public_key: str = ""
@@ -421,7 +432,7 @@ def read_manifest(folder: Path, trusted: Collection[bytes] | None = None) -> Man
     """
     found = read_seal(folder, trusted)
     data = _read_file(folder / MANIFEST_FILE)
-    while (path := folder / revision_file(found.revision + 1)).exists():
+    while os.path.lexists(path := folder / revision_file(found.revision + 1)):
         before = blake3(data).hexdigest()
         data = _read_file(path)
         follower = _open_manifest(path, data, trusted if trusted is not None else _revisers(found))
@@ -455,13 +466,16 @@ def revision_file(number: int) -> str:
 def _revisers(manifest: Manifest) -> frozenset[bytes]:
     """Return who may revise an episode whose signer nobody asked about: its own device, and this machine."""
     try:
-        return trusted_keys(Role.DEVICE) | {_from_hex(manifest.device_public_key)}
+        here = trusted_keys(Role.DEVICE)
     except TrustError as err:
         raise EpisodeError(str(err)) from err
+    return with_key(here, _from_hex(manifest.device_public_key))
 
 
 def _read_file(path: Path) -> bytes:
     try:
+        if path.is_symlink():
+            raise EpisodeError(f"{path} is a link: somebody else can change it; copy the file itself here")
         return path.read_bytes()
     except OSError as err:
         raise EpisodeError(f"{path.parent} has no readable {path.name}: {err.strerror}") from err
@@ -471,7 +485,9 @@ def _open_manifest(path: Path, data: bytes, trusted: Collection[bytes] | None) -
     try:
         claimed = load_manifest(peek_payload(data)).device_public_key
         public = choose_key(_from_hex(claimed), trusted)
-        return load_manifest(open_envelope(data, public))
+        found = load_manifest(open_envelope(data, public))
+        check_vouched(trusted, public, data)
+        return found
     except (EpisodeError, TrustError) as err:
         raise EpisodeError(f"{path}: {err}") from err
 

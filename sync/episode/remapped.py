@@ -5,15 +5,19 @@ sides. The sidecar ``remap.npz`` holds new capture times and uncertainties; the 
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sensorium.errors import ClockError, ConfigError, EpisodeError
+from sensorium.errors import ClockError, ConfigError, EpisodeError, TrustError
 from sensorium.sync.clocks.model import ONE_WAY, Stamped, Uncertainty
 from sensorium.sync.clocks.remap import remap
 from sensorium.sync.episode.aligned import StampsOf
@@ -22,9 +26,15 @@ from sensorium.sync.episode.manifest import manifest_digest
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import write_durably
 from sensorium.sync.episode.triggers import restamped, rows_of
+from sensorium.sync.trust.documents import open_document, sign_document
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import signing_key, trusted_keys
 
 _VERSION = 1
 _METHOD = "two-sided"
+_KIND = "remap"
+_MOST_BYTES = 4 << 30
+"""Unpacked: more than the stamps of a week at 1 kHz."""
 
 
 def remap_episode(episode: Episode) -> dict[tuple[str, int, int], Stamped]:
@@ -79,11 +89,14 @@ def write_remap(episode: Episode, path: Path | None = None) -> Path:
         ).reshape(-1, 3),
     }
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
     try:
+        seal = sign_document({"digest": _digest(arrays)}, signing_key(Role.DEVICE), _KIND)
+        np.savez_compressed(buffer, seal=np.frombuffer(seal, np.uint8), **arrays)
         write_durably(path, buffer.getvalue())
     except OSError as err:
         raise EpisodeError(f"re-map {path} cannot be written: {err.strerror}") from err
+    except TrustError as err:
+        raise EpisodeError(f"re-map {path} cannot be signed: {err}") from err
     return path
 
 
@@ -91,12 +104,13 @@ def read_remap(episode: Episode, path: Path | None = None) -> StampsOf:
     """Return the stamps of a sidecar, as ``Episode.aligned(stamps=...)`` takes them.
 
     Raises:
-        EpisodeError: If there is none, it is damaged, or it was made for another episode or other bytes.
+        EpisodeError: If there is none, it is damaged, it was made for another episode or other bytes, or by nobody
+            whose word counts here: stamps decide what a sample means.
     """
     path = path or episode.path / REMAP_FILE
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files}
+        arrays = _load(path)
+        _check_seal(arrays)
         head = json.loads(arrays["head"].tobytes())
         expected = _head(episode, head["streams"])
         if head != expected:
@@ -117,8 +131,52 @@ def read_remap(episode: Episode, path: Path | None = None) -> StampsOf:
         raise EpisodeError(
             f"{path} does not exist; make it with: sensorium sync remap {episode.path}"
         ) from err
+    except TrustError as err:
+        raise EpisodeError(
+            f"re-map {path}: {err}; make it anew: sensorium sync remap {episode.path}"
+        ) from err
     except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as err:
         raise EpisodeError(f"re-map {path} cannot be read: {err}") from err
+
+
+def check_remap(path: Path) -> None:
+    """Refuse a sidecar that nobody signed whose word counts here.
+
+    Raises:
+        TrustError: If so, or if it is damaged.
+    """
+    try:
+        _check_seal(_load(path))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as err:
+        raise TrustError(f"it cannot be read: {err}") from err
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    with zipfile.ZipFile(path) as archive:
+        unpacked_bytes = sum(entry.file_size for entry in archive.infolist())
+    if unpacked_bytes > _MOST_BYTES:
+        raise ValueError(f"it unpacks to {unpacked_bytes} bytes, more than any episode's stamps")
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+        return {name: found[name] for name in found.files}
+
+
+def _check_seal(arrays: dict[str, NDArray[Any]]) -> None:
+    seal = arrays.pop("seal", None)
+    if seal is None:
+        raise TrustError("nobody signed it")
+    document, _ = open_document(seal.tobytes(), _KIND, trusted_keys(Role.DEVICE))
+    if document.get("digest") != _digest(arrays):
+        raise TrustError("it was changed after signing")
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of what the arrays are called, are and hold."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        sha.update(json.dumps([name, array.dtype.str, array.shape, array.nbytes]).encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
 
 
 def _head(episode: Episode, streams: list[str]) -> dict[str, Any]:

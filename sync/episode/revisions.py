@@ -4,6 +4,7 @@
 newest says what the episode is now: which files it has, and of those that are gone, why (tombstones).
 """
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +30,7 @@ def is_revision(name: str) -> bool:
 def revision_files(folder: Path) -> list[Path]:
     """Return the manifest and its revisions, oldest first."""
     found = [folder / MANIFEST_FILE]
-    while (path := folder / revision_file(len(found) + 1)).exists():
+    while os.path.lexists(path := folder / revision_file(len(found) + 1)):
         found.append(path)
     return found
 

@@ -15,6 +15,7 @@ from sensorium.sync.episode.files import (
     BESIDE_THE_SEAL,
     CONSENT_STATE_FILE,
     MANIFEST_FILE,
+    REMAP_FILE,
     SIGNED_RECORDS,
     is_litter,
 )
@@ -28,13 +29,15 @@ from sensorium.sync.episode.manifest import (
     read_seal,
 )
 from sensorium.sync.episode.reader import Episode
+from sensorium.sync.episode.remapped import check_remap
 from sensorium.sync.episode.revisions import revision_files
 from sensorium.sync.episode.ulid import ULID
 from sensorium.sync.trust.documents import open_document
 from sensorium.sync.trust.dsse import key_id
 from sensorium.sync.trust.home import key_home
 from sensorium.sync.trust.keys import Role
-from sensorium.sync.trust.store import TrustedKey, TrustStore, trusted_keys
+from sensorium.sync.trust.record import TrustedKey
+from sensorium.sync.trust.store import TrustStore, trusted_keys
 from sensorium.verdict import Quantity, Status, Verdict
 
 CHECK = "episode_integrity"
@@ -98,11 +101,16 @@ def examine(folder: Path, full: bool = True) -> Verification:
         manifest = read_manifest(folder)
     except EpisodeError:
         return Verification(intact, Signer("", "", "nobody is known to have signed it"))
-    return Verification(intact, signer_of(read_seal(folder)), tuple(_remarks(folder, manifest)))
+    return Verification(intact, signer_of(folder), tuple(_remarks(folder, manifest)))
 
 
 def _forged_records(folder: Path) -> Iterator[str]:
     """Yield which records beside the seal nobody signed whose word counts here."""
+    if os.path.lexists(folder / REMAP_FILE):
+        try:
+            check_remap(folder / REMAP_FILE)
+        except TrustError as err:
+            yield f"{REMAP_FILE} counts for nothing: {err}; remove it"
     for name, kind in SIGNED_RECORDS.items():
         try:
             role = Role.OPERATOR if name == CONSENT_STATE_FILE else Role.DEVICE
@@ -113,33 +121,45 @@ def _forged_records(folder: Path) -> Iterator[str]:
             yield f"{name} counts for nothing: {err}; remove it"
 
 
-def signer_of(manifest: Manifest) -> Signer:
-    """Return who signed a manifest whose signature was checked.
+def signer_of(folder: Path) -> Signer:
+    """Return who sealed an episode first.
 
     Raises:
+        EpisodeError: If its manifest does not check out.
         TrustError: If this machine's own trust store cannot be read.
     """
-    store = TrustStore(key_home())
+    manifest, store = read_seal(folder), TrustStore(key_home())
     store.own(Role.DEVICE)
     public = bytes.fromhex(manifest.device_public_key)
     found = next((key for key in store.entries() if key.raw == public), None)
-    return Signer(key_id(public), found.name if found else "", _distrust(found, public, manifest.end_utc_ns))
+    distrust = _distrust(store, found, public, (folder / MANIFEST_FILE).read_bytes())
+    if not distrust and found is not None and found.is_own:
+        distrust = _set_back(store, manifest)
+    return Signer(key_id(public), found.name if found else "", distrust)
 
 
-def _distrust(key: TrustedKey | None, public: bytes, at_utc_ns: int) -> str:
+def _set_back(store: TrustStore, manifest: Manifest) -> str:
+    """Return what an episode of this machine says against its trust store; "" if nothing."""
+    there, record = manifest.trust, store.record()
+    if not there.seq or record.knows(there.seq, there.head):
+        return ""
+    return (
+        f"sealed when the trust store of this machine was at version {there.seq}, which version {record.seq} of today "
+        "does not come from: it was set back, and keys that were revoked since count again; restore the newest, or say "
+        f"again what was revoked and then `sensorium keys trust {manifest.episode_id} --name 'this machine'`"
+    )
+
+
+def _distrust(store: TrustStore, key: TrustedKey | None, public: bytes, envelope: bytes) -> str:
     short = key_id(public)[:16]
     if key is None:
         return (
             f"signed by key {short}, which nobody enrolled here: if you know whose it is, "
             f"`sensorium keys enroll {public.hex()} --name WHO`"
         )
-    if key.revoked:
-        return f"signed by key {short} ({key.name}), which was revoked: {key.revoked}"
-    if key.role is not Role.DEVICE:
+    if not key.revoked and key.role is not Role.DEVICE:
         return f"signed by key {short} ({key.name}), which is no device's but of role {key.role.value}"
-    if key.until_utc_ns is not None and at_utc_ns >= key.until_utc_ns:
-        return f"signed by key {short} ({key.name}), which had been replaced by then"
-    return ""
+    return store.objection(key, envelope)
 
 
 def verify(folder: Path, full: bool = True, trusted: Collection[bytes] | None = None) -> Verdict:
@@ -181,7 +201,7 @@ def strangers(folder: Path, manifest: Manifest) -> Iterator[str]:
     known = {*(name_in(folder, file) for file in manifest.files), *BESIDE_THE_SEAL, *revisions}
     erased = {name for each in manifest.tombstones for name in (each.file, each.stored)}
     for path in sorted(folder.iterdir()):
-        if path.name in BESIDE_THE_SEAL and _is_link(path):
+        if (path.name in BESIDE_THE_SEAL or path.name in revisions) and _is_link(path):
             yield f"{path.name} is a link: somebody else can change it"
         elif path.name in erased:
             yield f"{path.name} was erased, and is here again: remove it"
@@ -275,7 +295,7 @@ def _compare_contents(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def _remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
     for path in sorted(folder.iterdir()):
-        if path.name in SIGNED_RECORDS:
+        if path.name in SIGNED_RECORDS or path.name == REMAP_FILE:
             continue
         if is_litter(path.name):
             yield f"{path.name} is none of the episode's files: nobody signed it, and nothing reads it"

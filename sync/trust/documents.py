@@ -7,6 +7,7 @@ from typing import Any
 from sensorium.errors import TrustError
 from sensorium.sync.trust.dsse import key_id, open_envelope, peek_payload, signer_of
 from sensorium.sync.trust.keys import SigningKey
+from sensorium.sync.trust.trusted import check_vouched
 
 
 def sign_document(document: Mapping[str, Any], key: SigningKey, kind: str) -> bytes:
@@ -26,13 +27,16 @@ def open_document(data: bytes, kind: str, trusted: Collection[bytes]) -> tuple[d
         trusted: Raw public keys whose word counts.
 
     Raises:
-        TrustError: If it is no signed document of that kind, was changed, or none of these keys signed it.
+        TrustError: If it is no signed document of that kind, was changed, or none of these keys
+            signed it, or one that was replaced, later.
     """
     claimed = signer_of(data)
     public = next((public for public in trusted if key_id(public) == claimed), None)
     if public is None:
         raise TrustError(f"it is signed by key {claimed[:16]}, which is not trusted here")
-    return _parse(open_envelope(data, public, _type_of(kind))), public
+    found = _parse(open_envelope(data, public, _type_of(kind)))
+    check_vouched(trusted, public, data)
+    return found, public
 
 
 def peek_document(data: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -25,9 +26,14 @@ class Role(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A key that signs; it proves origin and integrity, not truth of capture."""
+    """A key that signs; it proves origin and integrity, not truth of capture.
+
+    Attributes:
+        note: Called with each envelope before it is handed out; a key that signs for a trust store has one.
+    """
 
     private: Ed25519PrivateKey
+    note: Callable[[bytes], None] | None = None
 
     @property
     def public(self) -> bytes:
@@ -40,8 +46,15 @@ class SigningKey:
         return key_id(self.public)
 
     def sign(self, payload: bytes, payload_type: str = STATEMENT_TYPE) -> bytes:
-        """Return the DSSE envelope of ``payload`` as canonical JSON."""
-        return seal_envelope(payload, self.private, payload_type)
+        """Return the DSSE envelope of ``payload`` as canonical JSON.
+
+        Raises:
+            TrustError: If it cannot be noted that it was signed.
+        """
+        envelope = seal_envelope(payload, self.private, payload_type)
+        if self.note is not None:
+            self.note(envelope)
+        return envelope
 
     def sign_detached(self, data: bytes) -> bytes:
         """Return the 64 bytes of a signature."""
