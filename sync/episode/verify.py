@@ -51,11 +51,13 @@ class Signer:
         key_id: SHA-256 of the public key; "" where the manifest cannot be read.
         name: What this machine knows the key as; "" if it does not.
         distrust: Why its word does not count here; "" if it does.
+        is_own: It is or was a key of this machine.
     """
 
     key_id: str
     name: str
     distrust: str
+    is_own: bool = False
 
     @property
     def is_trusted(self) -> bool:
@@ -135,7 +137,7 @@ def signer_of(folder: Path) -> Signer:
     distrust = _distrust(store, found, public, (folder / MANIFEST_FILE).read_bytes())
     if not distrust and found is not None and found.is_own:
         distrust = _set_back(store, manifest)
-    return Signer(key_id(public), found.name if found else "", distrust)
+    return Signer(key_id(public), found.name if found else "", distrust, found is not None and found.is_own)
 
 
 def _set_back(store: TrustStore, manifest: Manifest) -> str:
