@@ -96,9 +96,9 @@ def rotate_key(role: str, as_json: bool) -> int:
     if as_json:
         print_json({**_row(key), "rotation": None if path is None else str(path)})
     else:
-        display.say(f"signs from now on: {_sentence(key)}")
+        say(f"signs from now on: {_sentence(key)}")
         if path is not None:
-            display.say(f"machines that trust the one before take it over with: sensorium keys enroll {path}")
+            say(f"machines that trust the one before take it over with: sensorium keys enroll {path}")
     return 0
 
 

@@ -29,7 +29,8 @@ def verify_episode(episode: str | Path, any_signer: bool, as_json: bool, spool: 
     if not folder.is_dir():
         raise UsageError(f"{episode} is not an episode folder; `sensorium episodes list` names them")
     found = examine(folder)
-    gaps = neighbour_gaps(folder) if found.signer.is_own else []  # of others' chains this machine knows nothing
+    is_ours = found.signer.is_own  # of others' chains this machine knows nothing
+    gaps = neighbour_gaps(folder) if is_ours else []
     if as_json:
         print_json({**_document(found), "chain": gaps})
     else:

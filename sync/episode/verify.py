@@ -4,6 +4,7 @@ Three questions, each with its own answer: is it intact (every file, hash, check
 says), by whom (whose key signed it), and is that one trusted here.
 """
 
+import os
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterator
