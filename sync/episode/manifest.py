@@ -20,6 +20,7 @@ from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import ConfigError, EpisodeError, TrustError
 from sensorium.sync.episode.facts import UNBOUNDED, LossBounds, SessionFacts
 from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
+from sensorium.sync.episode.strict import unknown_keys
 from sensorium.sync.trust.dsse import choose_key, open_envelope, peek_payload
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import trusted_keys
@@ -393,7 +394,7 @@ def load_manifest(payload: bytes) -> Manifest:
                 f"it has version {predicate['schema_version']}, this agent reads {SCHEMA_VERSION}"
             )
         manifest = _adapter().validate_json(json.dumps(predicate))
-        unknown = _unknown_keys(predicate, _adapter().dump_python(manifest, mode="json"))
+        unknown = unknown_keys(predicate, _adapter().dump_python(manifest, mode="json"))
         if unknown:
             raise EpisodeError(f"it has a key that this agent does not know: {unknown[0]}")
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError, ConfigError) as err:
@@ -402,22 +403,6 @@ def load_manifest(payload: bytes) -> Manifest:
         if file.name != Path(file.name).name or file.name in ("", ".", ".."):
             raise EpisodeError(f"it names a file outside the episode: {file.name!r}")
     return manifest
-
-
-def _unknown_keys(found: Any, known: Any, path: str = "") -> list[str]:
-    """Return where ``found`` has keys that its own reading ``known`` lost (pydantic checks the top only)."""
-    if isinstance(found, dict) and isinstance(known, dict):
-        lost = [f"{path}{key}" for key in found if key not in known]
-        for key in found.keys() & known.keys():
-            lost += _unknown_keys(found[key], known[key], f"{path}{key}.")
-        return lost
-    if isinstance(found, list) and isinstance(known, list):
-        return [
-            lost
-            for index, (here, there) in enumerate(zip(found, known, strict=False))
-            for lost in _unknown_keys(here, there, f"{path}{index}.")
-        ]
-    return []
 
 
 def read_manifest(folder: Path, trusted: Collection[bytes] | None = None) -> Manifest:

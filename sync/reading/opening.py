@@ -7,7 +7,7 @@ from sensorium.errors import ConsentError, EpisodeError, UsageError
 from sensorium.sync.consent.grants import Purpose
 from sensorium.sync.consent.use import Rights
 from sensorium.sync.episode.files import DATA_FILE, stream_file
-from sensorium.sync.episode.manifest import Manifest, StreamRecord, read_seal
+from sensorium.sync.episode.manifest import Manifest, StreamRecord
 from sensorium.sync.episode.personal import PERSONAL_MODALITIES
 from sensorium.sync.episode.verify import signer_of
 from sensorium.sync.reading.episode import Episode
@@ -77,7 +77,7 @@ class _Gate:
     ) -> None:
         self._located, self._manifest = located, manifest
         self._purpose, self._consent = purpose, consent
-        self._distrust = signer_of(read_seal(located.folder)).distrust
+        self._distrust = signer_of(located.folder).distrust
 
     def rights(self) -> Callable[[str], str]:
         """Return why each personal stream may not be used for the purpose now; "" if it may."""
