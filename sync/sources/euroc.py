@@ -9,7 +9,6 @@ it equals the stamp.
 import heapq
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +26,13 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.errors import SourceError
+from sensorium.sync.sources.asl_rows import CAMERA_STEPS, IMU_STEPS, RowFile
 from sensorium.sync.sources.message_stream import MAX_STAMP_NS, nominal_rate_hz, stream_name
 from sensorium.sync.sources.source import RECORDING_HOST, Problem, Source, frame_end_ns
 
 _BLOCK_ROWS = 10
+_MAX_IMAGE_BYTES = 256 << 20
+_MAX_YAML_BYTES = 1 << 20
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG_MAGIC, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -59,14 +61,14 @@ class EurocSource(Source):
         self._sensors: list[_Camera | _Imu] = []
         problems: list[Problem] = []
         try:
-            for folder in sorted(entry.parent for entry in root.glob("*/data.csv")):
+            lists = [entry for entry in root.glob("*/data.csv") if entry.is_file()]
+            for folder in sorted(entry.parent for entry in lists):
                 sensor = _open_sensor(folder, {known.info.name for known in self._sensors})
                 if sensor is None:
                     text = f"{folder.name}: not a camera or an IMU; it is not replayed"
                     problems.append(Problem("not_carried", "", 1, text))
                 elif sensor.listed == 0:
-                    text = f"{folder.name} lists nothing"
-                    problems.append(Problem("empty_stream", sensor.info.name, 0, text))
+                    problems.append(sensor.empty_problem())
                 else:
                     self._sensors.append(sensor)
                     problems += sensor.problems
@@ -90,27 +92,12 @@ class EurocSource(Source):
             raise SourceError(f"{self.path}: cannot be read: {err.strerror}") from err
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    stamp_ns: int | None
-    """None = the row cannot be read."""
-    cells: list[str]
-
-
-def _read_rows(path: Path, cells: int) -> Iterator[_Row]:
-    """Yield the rows of a data.csv with the cells after the stamp; unreadable ones without a stamp."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if line.startswith("#") or not line.strip():
-                continue
-            stamp, *rest = [cell.strip() for cell in line.split(",")]
-            is_sound = stamp.isascii() and stamp.isdigit() and len(stamp) <= 19 and int(stamp) <= MAX_STAMP_NS
-            yield _Row(int(stamp), rest) if is_sound and len(rest) == cells else _Row(None, rest)
-
-
 def _open_sensor(folder: Path, taken: set[str]) -> "_Camera | _Imu | None":
     description = folder / "sensor.yaml"
-    text = description.read_text("utf-8", "replace") if description.is_file() else ""
+    text = ""
+    if description.is_file():
+        with description.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_MAX_YAML_BYTES)
     kind = re.search(r"^sensor_type:\s*(\w+)", text, re.MULTILINE)
     name = stream_name(folder.name, taken)
     if folder.name.startswith("cam") or (kind and kind[1] == "camera"):
@@ -118,6 +105,18 @@ def _open_sensor(folder: Path, taken: set[str]) -> "_Camera | _Imu | None":
     if folder.name.startswith("imu") or (kind and kind[1] == "imu"):
         return _Imu(folder, name, text)
     return None
+
+
+def _image_sizes(folder: Path) -> dict[str, int]:
+    """Return the sizes of the files in a folder of images by name; what is larger than any image is not there."""
+    files = ((entry.name, entry.stat().st_size) for entry in folder.glob("*") if entry.is_file())
+    return {name: size for name, size in files if size <= _MAX_IMAGE_BYTES}
+
+
+def _image_name(listed: str, sizes: dict[str, int]) -> str | None:
+    """Return the file that a list means; some write the folder before its name."""
+    name = listed.replace("\\", "/").rpartition("/")[2]
+    return name if name in sizes else None
 
 
 def _details(folder: Path, text: str) -> dict[str, str]:
@@ -135,10 +134,11 @@ class _Camera:
     def __init__(self, folder: Path, name: str, text: str) -> None:
         self._folder = folder
         self.stamps_ns: list[int] = []
-        rows = list(_read_rows(folder / "data.csv", cells=1))
-        sizes = {entry.name: entry.stat().st_size for entry in (folder / "data").glob("*")}
+        file = RowFile(folder / "data.csv", CAMERA_STEPS)
+        rows = list(file.rows(cells=1))
+        sizes = _image_sizes(folder / "data")
         self._entries = [
-            (row.stamp_ns, row.cells[0] if row.stamp_ns is not None and row.cells[0] in sizes else None)
+            (row.stamp_ns, _image_name(row.cells[0], sizes) if row.stamp_ns is not None else None)
             for row in rows
         ]
         self.stamps_ns = [stamp_ns for stamp_ns, _ in self._entries if stamp_ns is not None]
@@ -163,14 +163,19 @@ class _Camera:
             max_payload_bytes=max((sizes[file] for file in present), default=1) or 1,
             details=_details(folder, text),
         )
-        self.problems = self._find_problems(len(present))
+        self.problems = self._find_problems(len(present), file.unit_words)
 
-    def _find_problems(self, present: int) -> list[Problem]:
+    def empty_problem(self) -> Problem:
+        return Problem("empty_stream", self.info.name, 0, f"{self.info.name} lists nothing")
+
+    def _find_problems(self, present: int, unit_words: str) -> list[Problem]:
         name = self.info.name
         unreadable = self.listed - len(self.stamps_ns)
         absent = len(self.stamps_ns) - present
         damaged = sum(1 for _, file in self._entries if file is not None and not self._is_sound(file))
         found = []
+        if unit_words:
+            found.append(Problem("wrong_unit", name, self.listed, f"{name}: {unit_words}"))
         if absent:
             text = f"{name}: {absent} of {self.listed} listed images are absent"
             found.append(Problem("absent_image", name, absent, text))
@@ -204,7 +209,8 @@ class _Camera:
         return [Loss(self.info.name, count, Place.SOURCE, reason) for reason, count in lost.items()]
 
     def _read(self, file: str) -> bytes:
-        return (self._folder / "data" / file).read_bytes()
+        with (self._folder / "data" / file).open("rb") as image:
+            return image.read(_MAX_IMAGE_BYTES)
 
     def _is_sound(self, file: str) -> bool:
         with (self._folder / "data" / file).open("rb") as image:
@@ -224,8 +230,9 @@ class _Imu:
     """One IMU: rows of gyroscope (rad/s) and accelerometer (m/s^2) values, published in blocks."""
 
     def __init__(self, folder: Path, name: str, text: str) -> None:
-        self._path = folder / "data.csv"
+        self._file = RowFile(folder / "data.csv", IMU_STEPS)
         self._name = name
+        self._first_bad = ""
         self.listed = unreadable = 0
         self.first_ns, self.last_ns = MAX_STAMP_NS, 0
         head_ns: list[int] = []
@@ -254,18 +261,32 @@ class _Imu:
             details=_details(folder, text),
         )
         self.problems: list[Problem] = []
+        if self._file.unit_words:
+            self.problems.append(Problem("wrong_unit", name, self.listed, f"{name}: {self._file.unit_words}"))
         if unreadable:
             sentence = f"{name}: {unreadable} of {self.listed} rows of data.csv cannot be read"
             self.problems.append(Problem("bad_row", name, unreadable, sentence))
         if unreadable == self.listed:
             self.listed = 0
 
+    def empty_problem(self) -> Problem:
+        text = f"{self._name} lists nothing"
+        if self._first_bad:
+            text = f"{self._name}: no row of data.csv is a stamp and {len(_IMU_COLUMNS)} numbers; the first: "
+            text += repr(self._first_bad)
+        return Problem("empty_stream", self._name, 0, text)
+
     def _rows(self) -> Iterator[tuple[int, list[float]] | None]:
-        for row in _read_rows(self._path, cells=len(_IMU_COLUMNS)):
+        for row in self._file.rows(cells=len(_IMU_COLUMNS)):
             try:
-                yield None if row.stamp_ns is None else (row.stamp_ns, [float(cell) for cell in row.cells])
+                numbers = [float(cell) for cell in row.cells]
             except ValueError:
+                numbers = None
+            if row.stamp_ns is None or numbers is None:
+                self._first_bad = self._first_bad or " ".join(row.cells)[:60]
                 yield None
+            else:
+                yield row.stamp_ns, numbers
 
     def items(self) -> Iterator[tuple[int, Frame | Loss]]:
         """Yield (time, item): blocks of rows that follow one another, a loss where a row is unreadable."""

@@ -15,7 +15,7 @@ _LIKENESS = 0.1
 _MAX_POWER = 9
 
 _YEAR_NS = 31_556_952 * SECOND_NS
-_EARLIEST_UTC_NS, _LATEST_UTC_NS = 25 * _YEAR_NS, 130 * _YEAR_NS
+EARLIEST_UTC_NS, LATEST_UTC_NS = 25 * _YEAR_NS, 130 * _YEAR_NS
 """1995 to 2100: no recording that is stamped by a calendar clock lies outside."""
 
 _NAMES = {1_000: "microseconds", 1_000_000: "milliseconds", SECOND_NS: "seconds", 100: "ticks of 100 ns"}
@@ -67,10 +67,10 @@ def rate_unit(device_ns: Sequence[int], arrival_ns: Sequence[int]) -> WrongUnit 
 
 def calendar_unit(stamp_ns: int) -> WrongUnit | None:
     """Return the unit in which a stamp of a calendar clock lies between 1995 and 2100, if not nanoseconds."""
-    if not 0 < stamp_ns < _EARLIEST_UTC_NS:
+    if not 0 < stamp_ns < EARLIEST_UTC_NS:
         return None
     for factor in (1_000, 1_000_000, SECOND_NS):
-        if _EARLIEST_UTC_NS <= stamp_ns * factor <= _LATEST_UTC_NS:
+        if EARLIEST_UTC_NS <= stamp_ns * factor <= LATEST_UTC_NS:
             return WrongUnit(factor, 1, True)
     return None
 
