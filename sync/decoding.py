@@ -47,9 +47,8 @@ class StreamDecoder:
             PayloadError: If the stream holds no images that are understood, or the payload is damaged.
         """
         if self._is_foreign:
-            pixels = message_image(self.info, payload, view)
-        else:
-            pixels = self._decoder.pixels(payload, view)
+            return message_image(self.info, payload, view)
+        pixels = self._decoder.pixels(payload, view)
         return with_channels(pixels, 1) if view.is_grey else pixels
 
     def grey(self, payload: Buffer) -> Image:

@@ -7,6 +7,7 @@ sensor's own rows and columns. OpenCV is imported where an image is decoded: who
 import re
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +27,10 @@ _RAW = {
     Encoding.MONO16: (1, "<u2"),
 }
 """Channels and type of raw pixels."""
+_CONVERTED = ("u1", "u2", "f4")  # what OpenCV's colour conversions take
+_CREDIBLE_PX = 1 << 24
+_CREDIBLE_PX_PER_BYTE = 4000
+"""Of an image that is larger: a flat PNG has 3000 pixels in a byte, no picture of the world comes near."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,9 @@ def decompress(data: Buffer, view: View = AS_STORED, width_px: int = 0) -> Pixel
     """
     import cv2
 
+    claimed_px = _claimed_px(data)
+    if claimed_px > max(_CREDIBLE_PX, _CREDIBLE_PX_PER_BYTE * len(data)):
+        raise PayloadError(f"its {len(data)} bytes claim {claimed_px} pixels, more than any picture has")
     is_jpeg = bytes(data[:2]) == b"\xff\xd8"
     reduction = next((by for by in (8, 4, 2) if view.width_px and width_px >= by * view.width_px), 1)
     if not is_jpeg or (reduction == 1 and not view.is_grey):
@@ -100,6 +108,37 @@ def decompress(data: Buffer, view: View = AS_STORED, width_px: int = 0) -> Pixel
     if found is None:
         raise PayloadError(f"its {len(data)} bytes do not decode as an image")
     return as_grey_or_bgr(np.asarray(found))
+
+
+def _claimed_px(data: Buffer) -> int:
+    """Return the pixels that an image says it has; 0 where it does not say so at its beginning."""
+    head = bytes(data[:_HEADER_BYTES])
+    if head.startswith(b"\x89PNG"):
+        return int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big")
+    if head.startswith(b"BM"):
+        width, height = (int.from_bytes(head[at : at + 4], "little", signed=True) for at in (18, 22))
+        return abs(width * height)
+    if head[:4] in (b"II*\0", b"MM\0*"):
+        return _tiff_px(data, "little" if head[:1] == b"I" else "big")
+    at = 2
+    while head[:2] == b"\xff\xd8" and at + 9 <= len(head) and head[at] == 0xFF:
+        if head[at + 1] in _START_OF_FRAME:
+            return int.from_bytes(head[at + 5 : at + 7], "big") * int.from_bytes(head[at + 7 : at + 9], "big")
+        at += 1 if head[at + 1] == 0xFF else 2 + max(2, int.from_bytes(head[at + 2 : at + 4], "big"))
+    return 0
+
+
+def _tiff_px(data: Buffer, order: Literal["little", "big"]) -> int:
+    """Return the pixels of a TIFF's first directory (TIFF 6.0, section 2: tags 256 and 257)."""
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(data[at : at + size], order)
+
+    at, sides = number(4, 4), {256: 1, 257: 1}
+    for entry in range(at + 2, at + 2 + 12 * min(number(at, 2), 1000), 12):
+        if number(entry, 2) in sides:
+            sides[number(entry, 2)] = number(entry + 8, 2 if number(entry + 2, 2) == 3 else 4)
+    return sides[256] * sides[257]
 
 
 _REDUCED = {
@@ -191,7 +230,8 @@ def with_channels(pixels: Pixels, channels: int) -> Pixels:
     import cv2
 
     if channels == 1 and pixels.ndim == 3:
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))
+        known = pixels if pixels.dtype.str[1:] in _CONVERTED else pixels.astype(np.float32)
+        return np.asarray(cv2.cvtColor(known, cv2.COLOR_BGR2GRAY))
     if channels == 3 and pixels.ndim == 2:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR))
     return pixels

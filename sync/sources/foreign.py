@@ -4,6 +4,7 @@ Layouts: sensor_msgs/Image, CompressedImage and PointCloud2 (docs.ros.org), and 
 things (docs.foxglove.dev).
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,28 +17,34 @@ from numpy.typing import NDArray
 
 from sensorium.drivers.frame import StreamInfo
 from sensorium.drivers.payloads.decoder import DAMAGE
-from sensorium.drivers.payloads.images import as_grey_or_bgr, decompress
+from sensorium.drivers.payloads.images import as_grey_or_bgr, decompress, with_channels
 from sensorium.drivers.payloads.payload import Buffer, Cloud, Pixels, View
 from sensorium.errors import PayloadError
 from sensorium.sync.episode import schemas
 from sensorium.sync.sources.ros_types import CDR, ROS1, short_name
 
+_BAYER = {  # OpenCV names the pattern by its second row and column, ROS by its first
+    "bayer_rggb": cv2.COLOR_BayerBG2BGR,
+    "bayer_bggr": cv2.COLOR_BayerRG2BGR,
+    "bayer_gbrg": cv2.COLOR_BayerGR2BGR,
+    "bayer_grbg": cv2.COLOR_BayerGB2BGR,
+}
 _TO_BGR = {
-    "rgb8": cv2.COLOR_RGB2BGR,
-    "rgba8": cv2.COLOR_RGBA2BGR,
-    "bgra8": cv2.COLOR_BGRA2BGR,
+    **{f"{pattern}{bits}": conversion for pattern, conversion in _BAYER.items() for bits in (8, 16)},
+    **{f"rgb{bits}": cv2.COLOR_RGB2BGR for bits in (8, 16)},
+    **{f"rgba{bits}": cv2.COLOR_RGBA2BGR for bits in (8, 16)},
+    **{f"bgra{bits}": cv2.COLOR_BGRA2BGR for bits in (8, 16)},
     "yuv422": cv2.COLOR_YUV2BGR_UYVY,
+    "uyvy": cv2.COLOR_YUV2BGR_UYVY,
     "yuv422_yuy2": cv2.COLOR_YUV2BGR_YUY2,
-    "bayer_rggb8": cv2.COLOR_BayerBG2BGR,
-    "bayer_bggr8": cv2.COLOR_BayerRG2BGR,
-    "bayer_gbrg8": cv2.COLOR_BayerGR2BGR,
-    "bayer_grbg8": cv2.COLOR_BayerGB2BGR,
+    "yuyv": cv2.COLOR_YUV2BGR_YUY2,
 }
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "8uc3": 3, "rgba8": 4, "bgra8": 4, "yuv422": 2, "yuv422_yuy2": 2}
-_CHANNELS |= {
-    code: 1 for code in ("mono8", "8uc1", "mono16", "16uc1", "32fc1", *_TO_BGR) if code not in _CHANNELS
-}
-_TYPES = {"mono16": "u2", "16uc1": "u2", "32fc1": "f4"}
+_TWO_BYTES = frozenset({"yuv422", "uyvy", "yuv422_yuy2", "yuyv"})
+_NAMED = {"mono": 1, "rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4, **dict.fromkeys(_BAYER, 1)}
+_BY_NAME = re.compile("(" + "|".join(sorted(_NAMED, key=len, reverse=True)) + ")(8|16)")
+_BY_TYPE = re.compile(r"(8|16|32|64)([usf])c([1-4])")
+_NUMBER_TYPES = {"8u": "u1", "8s": "i1", "16u": "u2", "16s": "i2", "32s": "i4", "32f": "f4", "64f": "f8"}
+_DEPTH_HEADER_BYTES, _PNG_MAGIC = 12, b"\x89PNG"
 _ROS_NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 _FOXGLOVE_NUMBERS = {1: "u1", 2: "i1", 3: "u2", 4: "i2", 5: "u4", 6: "i4", 7: "f4", 8: "f8"}
 
@@ -53,9 +60,12 @@ def message_image(info: StreamInfo, payload: Buffer, view: View) -> Pixels:
         raise PayloadError(f"{info.name}: messages of {_schema_name(info)} are not drawn")
     with _reading(info):
         message = _parsed(info, payload, kind)
-        if kind == "CompressedImage":
-            return decompress(bytes(message.data), view)
-        return _raw_pixels(message)
+        pixels = _packed_pixels(message, view) if kind == "CompressedImage" else _raw_pixels(message)
+        if not pixels.size:
+            raise PayloadError(
+                f"{info.name}: an image of {pixels.shape[1]}x{pixels.shape[0]} pixels shows nothing"
+            )
+        return with_channels(pixels, 1) if view.is_grey else pixels
 
 
 def message_cloud(info: StreamInfo, payload: Buffer) -> Cloud:
@@ -72,6 +82,17 @@ def message_cloud(info: StreamInfo, payload: Buffer) -> Cloud:
         with _reading(info):
             return Cloud(_foxglove_points(_parsed(info, payload, kind)))
     raise PayloadError(f"{info.name}: {_schema_name(info)} is not drawn as a point cloud")
+
+
+def _packed_pixels(message: Any, view: View) -> Pixels:
+    """Return the pixels of a sensor_msgs or foxglove CompressedImage.
+
+    The ROS plugin compressedDepth puts 12 bytes of its own in front of a PNG.
+    """
+    data = bytes(message.data)
+    if "compressedDepth" in message.format and data[_DEPTH_HEADER_BYTES:].startswith(_PNG_MAGIC):
+        data = data[_DEPTH_HEADER_BYTES:]
+    return decompress(data, view)
 
 
 def _schema_name(info: StreamInfo) -> str:
@@ -126,21 +147,37 @@ def _typestore(dialect: str) -> Any:
     return get_typestore(Stores.ROS1_NOETIC if dialect == ROS1 else Stores.ROS2_HUMBLE)
 
 
+def _pixel_layout(code: str) -> tuple[int, str] | None:
+    """Return channels and number type of a pixel format (sensor_msgs/image_encodings.hpp), None if unknown."""
+    if code in _TWO_BYTES:
+        return 2, "u1"
+    if named := _BY_NAME.fullmatch(code):
+        return _NAMED[named[1]], "u1" if named[2] == "8" else "u2"
+    if typed := _BY_TYPE.fullmatch(code):
+        number = _NUMBER_TYPES.get(typed[1] + typed[2])
+        return (int(typed[3]), number) if number else None
+    return None
+
+
 def _raw_pixels(message: Any) -> Pixels:
     """Return the pixels of a sensor_msgs/Image or foxglove.RawImage."""
     code = message.encoding.lower()
-    if code not in _CHANNELS:
+    layout = _pixel_layout(code)
+    if layout is None:
         raise PayloadError(f"pixel format {message.encoding[:40]!r} is not drawn")
     order = ">" if getattr(message, "is_bigendian", 0) else "<"
-    dtype = np.dtype(order + _TYPES.get(code, "u1"))
-    channels = _CHANNELS[code]
+    channels, number = layout
+    dtype = np.dtype(order + number)
     height, width, step = message.height, message.width, message.step
     rows = np.frombuffer(message.data, np.uint8)[: height * step].reshape(height, step)
     packed = np.ascontiguousarray(rows[:, : width * channels * dtype.itemsize])
     pixels = packed.view(dtype).reshape(height, width, channels)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if channels == 2 and code not in _TO_BGR:
+        raise PayloadError(f"pixel format {message.encoding[:40]!r} of two channels is no picture")
     if code in _TO_BGR:
         pixels = np.asarray(cv2.cvtColor(pixels, _TO_BGR[code]))
-    return as_grey_or_bgr(pixels).astype(pixels.dtype.newbyteorder("="), copy=False)
+    return as_grey_or_bgr(pixels)
 
 
 def _ros_points(message: Any) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from payload_samples import textured, turned_by_exif
+from rosbags.typesys import Stores, get_typestore
 
 from sensorium.agent.calibrating.image_files import read_image
 from sensorium.agent.calibrating.shots import decoded_image
@@ -117,9 +118,113 @@ def test_foxglove_pixels_come_as_grey_or_bgr(code: str, pixel: list[int]) -> Non
 
 def test_a_pixel_format_that_is_not_known_is_named_not_guessed() -> None:
     info = foreign(Modality.CAMERA, "protobuf", "foxglove.RawImage")
-    message = RawImage(width=2, height=1, step=4, encoding="bayer_rggb16", data=bytes(4))
-    with pytest.raises(PayloadError, match="'bayer_rggb16' is not drawn"):
+    message = RawImage(width=2, height=1, step=4, encoding="bayer_rggb12p", data=bytes(4))
+    with pytest.raises(PayloadError, match="'bayer_rggb12p' is not drawn"):
         decoding.image(info, message.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("code", "mosaic"),
+    [
+        ("bayer_rggb16", [[60000, 30000], [30000, 1000]]),
+        ("bayer_bggr16", [[1000, 30000], [30000, 60000]]),
+        ("bayer_gbrg16", [[30000, 1000], [60000, 30000]]),
+        ("bayer_grbg16", [[30000, 60000], [1000, 30000]]),
+    ],
+)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_mosaic_of_sixteen_bits_has_the_colours_of_its_pattern(
+    code: str, mosaic: list[list[int]], order: str
+) -> None:
+    pixels = np.tile(np.asarray(mosaic, f"{order}u2"), (8, 8))
+    message = foreign_image(code, pixels, is_bigendian=order == ">")
+    found = decoding.image(foreign(Modality.CAMERA, "cdr", "sensor_msgs/msg/Image"), message)
+    assert found.dtype == np.uint16
+    assert found[4:-4, 4:-4].reshape(-1, 3).tolist() == [[1000, 30000, 60000]] * 64
+    assert (
+        decoding.picture(foreign(Modality.CAMERA, "cdr", "sensor_msgs/msg/Image"), message).dtype == np.uint8
+    )
+
+
+def foreign_image(code: str, pixels: NDArray[Any], *, is_bigendian: bool = False) -> bytes:
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    header = store.types["std_msgs/msg/Header"](store.types["builtin_interfaces/msg/Time"](1, 2), "cam")
+    height, width = pixels.shape[:2]
+    step = pixels.strides[0]
+    image = store.types["sensor_msgs/msg/Image"](
+        header, height, width, code, int(is_bigendian), step, np.frombuffer(pixels.tobytes(), np.uint8)
+    )
+    return bytes(store.serialize_cdr(image, "sensor_msgs/msg/Image"))
+
+
+def packed_image(data: bytes, form: str = "jpeg") -> bytes:
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    header = store.types["std_msgs/msg/Header"](store.types["builtin_interfaces/msg/Time"](1, 2), "cam")
+    image = store.types["sensor_msgs/msg/CompressedImage"](header, form, np.frombuffer(data, np.uint8))
+    return bytes(store.serialize_cdr(image, "sensor_msgs/msg/CompressedImage"))
+
+
+def test_depth_behind_the_header_of_its_ros_plugin_is_read() -> None:
+    depth = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
+    message = packed_image(bytes(12) + images.compress(Encoding.PNG, depth), "16UC1; compressedDepth png")
+    info = foreign(Modality.DEPTH, "cdr", "sensor_msgs/msg/CompressedImage")
+    np.testing.assert_array_equal(decoding.image(info, message), depth)
+
+
+def whatever_opencv_writes() -> dict[str, bytes]:
+    rng = np.random.default_rng(5)
+    found = {}
+    for ending in (".jpg", ".png", ".tiff", ".webp", ".bmp"):
+        for dtype in ("u1", "i2", "f8"):
+            for shape in ((8, 8, 3), (1, 999, 4)):
+                try:
+                    done, data = cv2.imencode(ending, (rng.random(shape) * 200).astype(dtype))
+                except cv2.error:
+                    continue
+                if done:
+                    found[f"{ending} {dtype} {shape}"] = data.tobytes()
+    return found
+
+
+def test_no_compressed_image_raises_anything_but_a_payload_error() -> None:
+    """Whatever a message holds: images of all types, cut, empty, changed, a size beyond any sensor's."""
+    rng = np.random.default_rng(6)
+    info = foreign(Modality.CAMERA, "cdr", "sensor_msgs/msg/CompressedImage")
+    kinds, shown, refused = whatever_opencv_writes(), set(), 0
+    for name, data in kinds.items():
+        changed = bytearray(data)
+        changed[int(rng.integers(min(40, len(data))))] = int(rng.integers(256))
+        for held in (data, data[: len(data) // 2], bytes(changed), b""):
+            message = packed_image(held)
+            for payload in (message, message[: len(message) // 2]):
+                for read in (decoding.image, decoding.grey, decoding.picture, thumbnail):
+                    try:
+                        read(info, payload)
+                        shown.add(name)
+                    except PayloadError:
+                        refused += 1
+    assert len(shown) == len(kinds)
+    assert refused > len(kinds)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_an_image_that_claims_more_pixels_than_its_bytes_can_hold_is_not_unpacked(ending: str) -> None:
+    data = bytearray(cv2.imencode(ending, np.zeros((16, 16), np.uint8))[1].tobytes())
+    if ending == ".png":
+        data[16:24] = (60000).to_bytes(4, "big") * 2
+    else:
+        at = data.index(b"\xff\xc0")
+        data[at + 5 : at + 9] = (60000).to_bytes(2, "big") * 2
+    with pytest.raises(PayloadError, match="claim 3600000000 pixels"):
+        images.decompress(bytes(data))
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 4), (4, 0)])
+def test_an_image_without_pixels_is_named(shape: tuple[int, int]) -> None:
+    message = foreign_image("mono8", np.zeros(shape, np.uint8))
+    for read in (decoding.image, decoding.grey, decoding.picture):
+        with pytest.raises(PayloadError):
+            read(foreign(Modality.CAMERA, "cdr", "sensor_msgs/msg/Image"), message)
 
 
 # -- clouds
