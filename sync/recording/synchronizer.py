@@ -22,13 +22,13 @@ from sensorium.sync.recording.agenda import Agenda
 from sensorium.sync.recording.briefing import Briefing
 from sensorium.sync.recording.check_book import CheckMessage
 from sensorium.sync.recording.check_policy import CheckPolicy
+from sensorium.sync.recording.consent_watch import ConsentWatch
 from sensorium.sync.recording.consents import Now, SessionConsent, moment
 from sensorium.sync.recording.disk import RecordingDisk
 from sensorium.sync.recording.episodes import Episodes
 from sensorium.sync.recording.loss_runs import LossRuns
 from sensorium.sync.recording.notes import ThinkerLink, pack_base, pack_frame
 from sensorium.sync.recording.open_episode import NOT_STARTED, REPLACED, OpenEpisode
-from sensorium.sync.recording.pausing import PauseWatch
 from sensorium.sync.recording.permit import Permit
 from sensorium.sync.recording.roster import Roster
 from sensorium.sync.recording.spec import SyncSpec
@@ -62,7 +62,7 @@ class Synchronizer:
         usual = spec.spool / DEFAULT_FOLDER
         beside = ConsentStore(usual, clock) if spec.consent.resolve() != usual.resolve() else None
         self.consent = SessionConsent(consent, clock, beside)
-        self._pauses = PauseWatch(self.consent, receiver, spec.pause)
+        self._watch = ConsentWatch(self.consent, receiver, spec.pause)
         self.fault = ""
         """Why capture stopped by itself (a full disk); "" while all is well."""
         self.is_ending = False
@@ -324,22 +324,21 @@ class Synchronizer:
 
     def _hear_people(self, _now_ns: int) -> None:
         self._welcome_when_ready()
-        self._pauses.step()
-        self._follow_pauses()
+        self._watch.step()
+        self._follow_consent()
         self.live.step()
 
-    def _follow_pauses(self, by: str = "a switch, or in the consent log") -> None:
-        """Cut the episode where a pause begins or ends."""
+    def _follow_consent(self, by: str = "a switch, or in the consent log") -> None:
+        """Cut the episode where a pause begins or ends, or what it holds is withdrawn."""
         self.consent.update(self._now())
-        kind = self._pauses.change()
-        if not kind:
+        change = self._watch.change(by, self.episode)
+        if change is None:
             return
-        said = f"{kind}d by {by}"
-        self.event(kind, "", said)
+        self.event(change.kind, "", change.said)
         if self.episode is not None and self.episode.has_produced and self.episode.has_personal:
-            self.stop()  # what was recorded before goes to the disk at once, and from no buffer later
+            self.stop()
             self.start()
-            self.event(kind, "", said)
+            self.event(change.kind, "", change.said)
 
     def _hear_thinker(self, now_ns: int) -> None:
         self.briefing.hear(now_ns)
@@ -460,12 +459,12 @@ class Synchronizer:
         try:
             return self.consent.pause(source, host_ns)
         finally:
-            self._follow_pauses(source)
+            self._follow_consent(source)
 
     def resume(self, source: str) -> int:
         """End every pause; return how many there were."""
         n_ended = self.consent.resume(source)
-        self._follow_pauses(source)
+        self._follow_consent(source)
         return n_ended
 
     def take_check(self, message: CheckMessage) -> None:

@@ -1,6 +1,7 @@
 """The pause in the recorder: by command, log or switch; the episode is cut and the shared memory zeroed."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from synchronizer_bench import Bench
 
 from sensorium.drivers.bus.publisher import BusPublisher
 from sensorium.drivers.frame import Encoding, Frame, Latency, Modality, StreamInfo, stamps
-from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope
+from sensorium.sync.consent.grants import ConsentGrant, EventKind, Evidence, LawfulBasis, Purpose, Scope
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.ulid import new_ulid
@@ -38,7 +39,7 @@ class Filmed:
     ) -> None:
         self.bench = Bench(tmp_path, context, ("cam",), pause=pause)
         now_ns = self.bench.clock.utc_ns()
-        self.bench.store.grant(
+        self.grant = self.bench.store.grant(
             ConsentGrant(
                 id=new_ulid(now_ns),
                 subject="sub:a",
@@ -140,6 +141,39 @@ def test_no_picture_stays_in_shared_memory_during_a_pause(
     filmed.bench.advance(0.1, filmed.camera)
     assert not any(filmed.shared_memory())
     assert filmed.stored() == [5, 0]
+
+
+@pytest.mark.parametrize("kind", [EventKind.WITHDRAWN, EventKind.REVOKED])
+def test_a_withdrawal_cuts_the_episode_so_that_its_seal_erases_what_it_holds(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], kind: EventKind
+) -> None:
+    filmed = Filmed(tmp_path, context)
+    filmed.film(5)
+    first = filmed.bench.synchronizer.episode
+    assert first is not None
+    filmed.bench.store.withdraw(filmed.grant.id, kind=kind)
+    filmed.bench.advance(0.1, filmed.camera)
+    second = filmed.bench.synchronizer.episode
+    assert second is not None
+    assert second.episode_id != first.episode_id
+    assert not any(filmed.shared_memory())
+    filmed.film(3)
+    third = filmed.bench.synchronizer.episode
+    assert third is not None
+    assert third.episode_id == second.episode_id  # once is enough
+    assert filmed.stored() == [0, 0]
+
+
+def test_a_withdrawal_of_what_the_episode_does_not_hold_cuts_nothing(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    filmed = Filmed(tmp_path, context)
+    other = replace(filmed.grant, id=new_ulid(1), subject="sub:b", scope=Scope(("mic*",)))
+    filmed.bench.store.grant(other)
+    filmed.film(5)
+    filmed.bench.store.withdraw(other.id)
+    filmed.film(5)
+    assert filmed.stored() == [10]
 
 
 def test_a_switch_pauses_while_it_is_pressed(tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]) -> None:
