@@ -34,6 +34,7 @@ from sensorium.sync.trust.home import key_home
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import TrustStore, trusted_keys
 from sensorium.timebase import SECOND_NS, Clock, HostClock, is_utc_kept
+from sensorium.uploader.copies import Elsewhere
 from sensorium.uploader.forgetting import Forgetting
 from sensorium.uploader.receipt import State, awaited_key, read_receipt, upload_reasons, upload_state
 from sensorium.uploader.stores.opening import open_store
@@ -103,6 +104,7 @@ class UploadService:
         self._backoff = RetryPolicy(base_s=5.0, cap_s=300.0)
         self._ledger = consent.poll()
         self._forgetting = Forgetting(spool, clock, say, is_time_kept)
+        self._elsewhere = Elsewhere(spool, store.url, clock)
         self._owing: dict[str, Path] = {}
         self._told: dict[str, int] = {}
         self._parked_until_ns = 0
@@ -135,8 +137,12 @@ class UploadService:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What the store was found unable to promise; nothing is refused for it."""
-        return self._store.remarks
+        """What the store was found unable to promise, and earlier stores not told yet; nothing is refused for it."""
+        owed = (
+            f"{episode}: {url} may still have what was erased: {why}"
+            for (episode, url), why in self._elsewhere.owed.items()
+        )
+        return (*self._store.remarks, *owed)
 
     @property
     def has_refused(self) -> bool:
@@ -162,8 +168,10 @@ class UploadService:
                 self.episodes[name] = EpisodeStatus(State.SEALED)  # somebody found that it is not there
         self._free_strangers(folders)
         ledger = self._consent.poll()
-        if self._forgetting.step(ledger):
+        has_looked = self._forgetting.step(ledger)
+        if has_looked:
             self._find_owing()
+        self._elsewhere.step(has_looked)
         if ledger is not self._ledger:
             for status in self.episodes.values():
                 if status.state is State.DENIED:

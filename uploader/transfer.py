@@ -29,7 +29,6 @@ from sensorium.sync.episode.manifest import (
     read_manifest,
     read_seal,
 )
-from sensorium.sync.episode.revisions import revision_files
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import examine, strangers
 from sensorium.sync.erasure import owned
@@ -37,6 +36,7 @@ from sensorium.sync.trust.dsse import key_id
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import signing_key, trusted_keys
 from sensorium.timebase import Clock
+from sensorium.uploader.copies import forget, note_copy, revisions
 from sensorium.uploader.receipt import (
     METHOD,
     Receipt,
@@ -45,7 +45,6 @@ from sensorium.uploader.receipt import (
     data_key,
     manifest_key,
     read_receipt,
-    revision_key,
     stored_file,
     write_note,
     write_receipt,
@@ -177,6 +176,7 @@ class _Transfer:
             self._check_gates(manifest)
             self._check_whole(full=True)
             self._check_conflict(key, envelope)
+            note_copy(self._folder, self._store.url, 0)
             self._note(State.UPLOADING)
             for file in manifest.files:
                 self._deliver(manifest, file)
@@ -219,20 +219,8 @@ class _Transfer:
     def _erase(self, manifest: Manifest) -> None:
         """Have the store forget what this machine has erased; before any gate, because no gate may keep it."""
         for grave in manifest.tombstones:
-            self._forget(f"episodes/{self._id}/{grave.stored}")
+            forget(self._store, f"episodes/{self._id}/{grave.stored}")
         self._told_revision = manifest.revision
-
-    def _forget(self, key: str) -> None:
-        """Have the store drop an object, and what was sent of it; that there is none is fine."""
-        self._store.upload(key).abort()
-        if self._store.head(key) is None:
-            return
-        self._store.delete(key)
-        if self._store.reopen().head(key) is not None:
-            raise ParkedStoreError(
-                f"store {self._store.url}: {key} is still there after it was deleted, and must not be; does it "
-                "keep versions, or a lock on its objects?"
-            )
 
     def _end_told(self, key: str) -> Outcome:
         """Tell a store that has the manifest of an episode that is deleted or evicted why there is no more of it."""
@@ -242,15 +230,11 @@ class _Transfer:
         return self._outcome(State.VERIFIED)
 
     def _put_revisions(self) -> None:
-        for key, data in self._revisions().items():
+        for key, data in revisions(self._folder).items():
             try:
                 self._store.put(key, data)
             except ObjectExistsError:
                 self._check_conflict(key, data)
-
-    def _revisions(self) -> dict[str, bytes]:
-        later = enumerate(revision_files(self._folder)[1:], 2)
-        return {revision_key(self._id, number): path.read_bytes() for number, path in later}
 
     def _is_delivered(self, manifest: Manifest, key: str, envelope: bytes) -> bool:
         """Return whether this very episode was proven in this very store, and its manifest is still there.
@@ -331,7 +315,7 @@ class _Transfer:
         else:
             return
         for key in sorted(keys):
-            self._forget(key)
+            forget(self._store, key)
 
     def _keys_without_manifest(self) -> Iterator[str]:
         """Yield what the store may have of an episode whose manifest cannot be read, and so nobody may use."""
@@ -423,7 +407,7 @@ class _Transfer:
     def _prove(self, manifest: Manifest, key: str, envelope: bytes) -> None:
         """Read the manifest back and leave the receipt; the data was read back before the commit."""
         fresh = self._store.reopen()
-        for put, data in {key: envelope, **self._revisions()}.items():
+        for put, data in {key: envelope, **revisions(self._folder)}.items():
             if self._remote_manifest(fresh, put) != data:
                 raise ParkedStoreError(
                     f"store {self._store.url}: {put} reads back differently from what was put"
@@ -439,6 +423,7 @@ class _Transfer:
             revision=manifest.revision,
         )
         write_receipt(self._folder, receipt)
+        note_copy(self._folder, self._store.url, manifest.revision)
 
     def _remote_manifest(self, store: Store, key: str) -> bytes | None:
         try:

@@ -25,6 +25,7 @@ from sensorium.sync.erasure import erase_all_forgotten
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import signing_key
 from sensorium.timebase import SECOND_NS, HostClock, is_utc_kept
+from sensorium.uploader.copies import copies
 from sensorium.uploader.receipt import read_receipt
 
 DAY_NS = 86_400 * SECOND_NS
@@ -65,9 +66,13 @@ def withdraw_consent(folder: Path, spool: Path, grant: str, as_json: bool) -> in
 
 
 def _delivered_to(spool: Spool, episode_id: str) -> str:
-    """Return the store that an episode was proven in; "" if there is none."""
-    receipt = read_receipt(spool.sealed_folder(episode_id))
-    return receipt.store if receipt is not None else ""
+    """Return the stores that have something of an episode; "" if there is none."""
+    urls: dict[str, int] = {}
+    for folder in (spool.sealed_folder(episode_id), spool.gone_dir / episode_id):
+        receipt = read_receipt(folder)
+        urls |= {receipt.store: 0} if receipt is not None else {}
+        urls |= copies(folder)
+    return ", ".join(urls)
 
 
 def show_consent(folder: Path, as_json: bool) -> int:

@@ -108,7 +108,7 @@ class _Changes:
         self._as_json = as_json
         self._said: dict[str, tuple[State, tuple[str, ...], str]] = {}
         self._parked = ""
-        self._remarks: tuple[str, ...] = ()
+        self._remarks: frozenset[str] = frozenset()
 
     def progressed(self, _: Progress) -> None:
         self._say_changes()
@@ -128,9 +128,10 @@ class _Changes:
         if self._service.parked != self._parked:
             self._parked = self._service.parked
             self._say_parked()
-        for remark in self._service.remarks[len(self._remarks) :]:
-            self._say_remark(remark)
-        self._remarks = self._service.remarks
+        for remark in self._service.remarks:
+            if remark not in self._remarks:
+                self._say_remark(remark)
+        self._remarks |= frozenset(self._service.remarks)
 
     def _say_remark(self, remark: str) -> None:
         if self._as_json:
