@@ -1,7 +1,7 @@
 """Which stores have, or may have, a copy of an episode; so that what is erased here is erased in all of them.
 
-A receipt names the store of today. ``stores.json``, signed, names every one that anything was sent to, and the newest
-revision of the manifest that it was told.
+A receipt names the store of today. ``<spool>/stores/<ULID>.json``, signed, names every one that anything was sent to,
+and the newest revision of the manifest that it was told.
 """
 
 import random
@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sensorium.errors import BusyError, EpisodeError, SensoriumError, StoreError, TrustError
-from sensorium.sync.episode.files import SIGNED_RECORDS, STORES_FILE
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.revisions import revision_files
 from sensorium.sync.episode.spool import Spool, write_durably
@@ -22,7 +21,7 @@ from sensorium.uploader.receipt import manifest_key, revision_key
 from sensorium.uploader.stores.opening import open_store
 from sensorium.uploader.stores.store import ObjectExistsError, ParkedStoreError, Store
 
-_KIND = SIGNED_RECORDS[STORES_FILE]
+_KIND = "stores"
 _RETRY_NS = 60 * SECOND_NS
 
 
@@ -32,9 +31,11 @@ def copies(folder: Path) -> dict[str, int]:
     Raises:
         EpisodeError: If the record of them was changed, or cannot be read.
     """
-    path = folder / STORES_FILE
+    path = _record(folder)
     try:
         found, _ = open_document(path.read_bytes(), _KIND, trusted_keys(Role.DEVICE))
+        if found["episode"] != folder.name:
+            raise ValueError(f"it is that of episode {found['episode']}")
         return {str(url): int(revision) for url, revision in found["stores"].items()}
     except FileNotFoundError:
         return {}
@@ -60,10 +61,15 @@ def note_copy(folder: Path, url: str, revision: int) -> None:
     if known.get(url) == revision:
         return
     try:
-        document = {"stores": {**known, url: revision}}
-        write_durably(folder / STORES_FILE, sign_document(document, signing_key(Role.DEVICE), _KIND))
-    except TrustError as err:
-        raise EpisodeError(f"{folder / STORES_FILE} cannot be signed: {err}") from err
+        document = {"episode": folder.name, "stores": {**known, url: revision}}
+        _record(folder).parent.mkdir(mode=0o700, exist_ok=True)
+        write_durably(_record(folder), sign_document(document, signing_key(Role.DEVICE), _KIND))
+    except (OSError, TrustError) as err:
+        raise EpisodeError(f"{_record(folder)} cannot be written: {err}") from err
+
+
+def _record(folder: Path) -> Path:
+    return Spool.of(folder).root / "stores" / f"{folder.name}.json"
 
 
 class Elsewhere:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sensorium.agent.commands import display
 from sensorium.agent.commands.output import print_json, say, say_why
-from sensorium.errors import ConfigError, ConsentError
+from sensorium.errors import ConfigError, ConsentError, EpisodeError
 from sensorium.sync.consent.grants import (
     ConsentGrant,
     ConsentLedger,
@@ -71,7 +71,10 @@ def _delivered_to(spool: Spool, episode_id: str) -> str:
     for folder in (spool.sealed_folder(episode_id), spool.gone_dir / episode_id):
         receipt = read_receipt(folder)
         urls |= {receipt.store: 0} if receipt is not None else {}
-        urls |= copies(folder)
+    try:
+        urls |= copies(spool.sealed_folder(episode_id))
+    except EpisodeError as err:
+        return ", ".join([*urls, str(err)])
     return ", ".join(urls)
 
 

@@ -31,9 +31,6 @@ SYNC_REPORT_FILE = "sync-report.html"
 REMAP_FILE = "remap.npz"
 UPLOAD_NOTE_FILE = "upload.json"
 RECEIPT_FILE = "receipt.json"
-STORES_FILE = "stores.json"
-"""Which stores something of the episode was sent to."""
-
 CONSENT_STATE_FILE = "consent.json"
 """Beside a delivered copy: what its personal streams may be used for."""
 
@@ -46,12 +43,11 @@ BESIDE_THE_SEAL = frozenset(
         UPLOAD_NOTE_FILE,
         RECEIPT_FILE,
         CONSENT_STATE_FILE,
-        STORES_FILE,
     }
 )
 """Files of a sealed folder that may appear or change after signing; nothing is claimed about them."""
 
-SIGNED_RECORDS = {RECEIPT_FILE: "receipt", CONSENT_STATE_FILE: "consent-state", STORES_FILE: "stores"}
+SIGNED_RECORDS = {RECEIPT_FILE: "receipt", CONSENT_STATE_FILE: "consent-state"}
 """Of those, the ones that somebody acts on: each is a signed document of its own; by name, and kind."""
 
 PREPARED_FILE = ".prepared"

@@ -7,7 +7,6 @@ from sessions import sensorium
 from upload_samples import CAPTURED, EPISODE_ID, begin_spool, grant_for, seal_episode
 
 from sensorium.sync.consent.store import ConsentStore
-from sensorium.sync.episode.files import STORES_FILE
 from sensorium.sync.episode.manifest import read_manifest
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import examine
@@ -68,9 +67,13 @@ def test_what_is_withdrawn_goes_from_the_stores_of_before_too(spool: Spool, tmp_
 
 def test_a_record_of_the_stores_that_was_edited_is_found(spool: Spool, tmp_path: Path) -> None:
     upload(spool, tmp_path / "first")
-    folder = spool.sealed_folder(EPISODE_ID)
-    (folder / STORES_FILE).write_text('{"stores": {}}')
-    assert any("stores.json counts for nothing" in reason for reason in examine(folder).reasons)
+    upload(spool, tmp_path / "second")
+    (record,) = (spool.root / "stores").iterdir()
+    record.write_bytes(record.read_bytes().replace(b"a", b"b", 3))
+    sensorium("consent", "withdraw", grant_for().id, "--spool", spool.root)
+    remarks = upload(spool, tmp_path / "second")["remarks"]
+    assert isinstance(remarks, list)
+    assert any("counts for nothing" in remark and "is not known" in remark for remark in remarks)
 
 
 def test_deleting_says_why_takes_the_store_along_and_is_listed(spool: Spool, tmp_path: Path) -> None:
