@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from delivered_episode import deliver
 
 from sensorium.agent.session.rig import RigDocument
 from sensorium.drivers.driver import DriverContext
@@ -36,6 +37,22 @@ def test_the_driver_in_the_readme_reads_a_thermometer(tmp_path: Path) -> None:
     assert len(frames) == 15
     value = np.frombuffer(frames[-1].payload, info.columns[0].dtype)[0] * info.columns[0].scale
     assert value == 42.5
+
+
+def test_the_loader_in_the_readme_yields_batches_with_times_and_uncertainties(tmp_path: Path) -> None:
+    found = re.search(r"```python\n(import numpy.*?)```", README, re.DOTALL)
+    assert found is not None
+    assert len(found[1].strip().splitlines()) <= 18  # two imports, and a function of fifteen lines
+    module = types.ModuleType("readme_loader")
+    exec(found[1], module.__dict__)
+    there = deliver(tmp_path, seconds=2.0)
+    for path in (there.folder, there.url):
+        first, *more = module.batches(path, size=4)
+        assert len(more) == 3
+        assert first["camera_left"].shape == (4, 120, 160, 3)
+        assert (first["imu"].shape, first["force"].shape) == ((4, 6), (4, 6))
+        assert first["time_ns"].shape == first["uncertainty_ns"].shape == (4, 3)
+        assert np.ptp(first["time_ns"], axis=1).max() <= 1e9 / 60  # half a period of the camera
 
 
 def test_the_rig_file_in_the_readme_has_valid_keys_and_options() -> None:

@@ -13,7 +13,7 @@ from sensorium.sync.episode.entries import EpisodeEvent
 from sensorium.sync.episode.files import CALIBRATION_FILE, DATA_FILE, SYNC_FILE, stream_file
 from sensorium.sync.episode.manifest import ClockSummary, Manifest, QualityRecord, hash_file
 from sensorium.sync.episode.reader import Episode as EpisodeFiles
-from sensorium.sync.reading.frames import Frame, Window, frame_of, frames_in
+from sensorium.sync.reading.frames import Frame, Window, frames_in
 from sensorium.sync.reading.locate import LocatedEpisode
 from sensorium.sync.reading.samples import Audio, Columns, audio_in, columns_in
 from sensorium.sync.reading.streams import Stream
@@ -38,12 +38,15 @@ class Episode:
     """
 
     def __init__(
-        self, located: LocatedEpisode, streams: Mapping[str, Stream], ask: Callable[[str], str]
+        self,
+        located: LocatedEpisode,
+        streams: Mapping[str, Stream],
+        ask: Callable[[Collection[str]], Mapping[str, str]],
     ) -> None:
         """Use :func:`sensorium.open`.
 
         Args:
-            ask: Returns why a stream may not be read now; "" if it may.
+            ask: Returns why each of these streams may not be read now, as far as one may not.
 
         Raises:
             EpisodeError: If the episode is not sealed.
@@ -279,12 +282,14 @@ class Episode:
     def _frames(self, files: EpisodeFiles, names: Collection[str], window: Window) -> Iterator[Frame]:
         offset_ns = files.timeline.utc_minus_host_ns
         for recorded in frames_in(files, names, window):
-            yield frame_of(recorded, files.streams[recorded.frame.stream], offset_ns)
+            yield Frame(recorded, files.streams[recorded.frame.stream], offset_ns)
 
     def _open(self, names: Collection[str], holds: str = "") -> EpisodeFiles:
         """Return the files, opened when something is read first, once each stream may be read in that way."""
         for name in names:
             self._check(name, holds)
+        for name, reason in self._ask(names).items():
+            raise ConsentError(f"stream {name} of episode {self.id} is withheld: {reason}")
         if self._is_closed:
             raise EpisodeError(f"episode {self.id} was closed; open it again")
         if self._files is None:
@@ -305,9 +310,8 @@ class Episode:
             )
         if holds and stream.holds != holds:
             raise UsageError(f"stream {name} holds {stream.holds}: read it with {stream.reader}")
-        reason = stream.withheld or self._ask(name)
-        if reason:
-            raise ConsentError(f"stream {name} of episode {self.id} is withheld: {reason}")
+        if stream.withheld:
+            raise ConsentError(f"stream {name} of episode {self.id} is withheld: {stream.withheld}")
 
 
 def _window(start_ns: int | None, end_ns: int | None) -> Window:

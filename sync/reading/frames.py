@@ -31,60 +31,77 @@ class Window:
         return inside
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Frame:
     """What was recorded as one message: an image, a LiDAR's revolution, a block of samples.
 
     Attributes:
-        seq: Number of the first of ``count`` samples; a jump is a loss that the manifest accounts for.
-        times_ns: (k,) int64 capture times, UTC ns; k = ``count``, or 1 = of the first sample.
-        uncertainty_ns: By how much they may be off: covers the truth 95 % of the time, the constant latency that no
-            stamp shows included.
-        asymmetry_ns: That part of it, a bound and no spread: it does not average out.
-        arrival_ns: (k,) int64 when they reached the machine, UTC ns; k = ``count`` or 1.
-        device_ticks: (k,) int64 raw stamps of the device, None where it has none.
-        payload: Bytes as they were published; ``Stream.encoding`` says of what.
-        meta: Numbers that came with it, by name (``exposure_ns``).
         instance: Which run of the driver.
     """
 
-    stream: str
-    seq: int
-    count: int
-    times_ns: Times
-    uncertainty_ns: float
-    asymmetry_ns: float
-    arrival_ns: Times
-    device_ticks: Times | None
-    payload: bytes | memoryview
-    meta: Mapping[str, float]
-    instance: int
+    __slots__ = ("_info", "_recorded", "_utc_minus_host_ns", "instance")
+
+    def __init__(self, recorded: RecordedFrame, info: StreamInfo, utc_minus_host_ns: int) -> None:
+        self._recorded = recorded
+        self._info = info
+        self._utc_minus_host_ns = utc_minus_host_ns
+        self.instance = recorded.instance
+
+    @property
+    def stream(self) -> str:
+        return self._recorded.frame.stream
+
+    @property
+    def seq(self) -> int:
+        """Number of the first sample; a jump is a loss that the manifest accounts for."""
+        return self._recorded.frame.seq
+
+    @property
+    def count(self) -> int:
+        """Samples in it."""
+        return self._recorded.frame.count
+
+    @property
+    def times_ns(self) -> Times:
+        """(k,) int64 capture times, UTC ns; k = ``count``, or 1 = of the first sample."""
+        return self._recorded.stamped.capture_ns + self._utc_minus_host_ns
 
     @property
     def time_ns(self) -> int:
         """Capture time of the first sample, UTC ns."""
-        return int(self.times_ns[0])
+        return int(self._recorded.stamped.capture_ns[0]) + self._utc_minus_host_ns
+
+    @property
+    def uncertainty_ns(self) -> float:
+        """By how much its times may be off: covers the truth 95 % of the time, all that is not known included."""
+        return self._recorded.uncertainty.total95_ns
+
+    @property
+    def asymmetry_ns(self) -> float:
+        """That part of it which no stamp shows (a constant latency): a bound, which does not average out."""
+        return self._recorded.uncertainty.asymmetry_ns
+
+    @property
+    def arrival_ns(self) -> Times:
+        """(k,) int64 when its samples reached the machine, UTC ns; k = ``count`` or 1."""
+        return self._recorded.frame.arrival_ns + self._utc_minus_host_ns
+
+    @property
+    def device_ticks(self) -> Times | None:
+        """(k,) int64 raw stamps of the device, k = ``count`` or 1; None where it has none."""
+        return self._recorded.frame.device_ticks
+
+    @property
+    def payload(self) -> bytes | memoryview:
+        """Bytes as they were published; ``Stream.encoding`` says of what."""
+        return self._recorded.frame.payload
+
+    @property
+    def meta(self) -> Mapping[str, float]:
+        """Numbers that came with it, by name (``exposure_ns``)."""
+        return dict(zip(self._info.meta_fields, self._recorded.frame.meta, strict=True))
 
     def __repr__(self) -> str:
         return f"<Frame {self.stream} {self.seq}: {self.count} samples, {len(self.payload)} bytes>"
-
-
-def frame_of(recorded: RecordedFrame, info: StreamInfo, utc_minus_host_ns: int) -> Frame:
-    """Return a frame as its reader sees it, on UTC."""
-    made, known = recorded.frame, recorded.uncertainty
-    return Frame(
-        made.stream,
-        made.seq,
-        made.count,
-        recorded.stamped.capture_ns + utc_minus_host_ns,
-        known.total95_ns,
-        known.asymmetry_ns,
-        made.arrival_ns + utc_minus_host_ns,
-        made.device_ticks,
-        made.payload,
-        dict(zip(info.meta_fields, made.meta, strict=True)),
-        recorded.instance,
-    )
 
 
 def frames_in(files: EpisodeFiles, names: Collection[str], window: Window) -> Iterator[RecordedFrame]:
@@ -92,6 +109,9 @@ def frames_in(files: EpisodeFiles, names: Collection[str], window: Window) -> It
     offset_ns = files.timeline.utc_minus_host_ns
     since_ns = None if window.start_ns is None else window.start_ns - offset_ns
     until_ns = None if window.end_ns is None else window.end_ns - offset_ns
+    if since_ns is None and until_ns is None:
+        yield from files.frames(names)
+        return
     for recorded in files.frames(names, since_ns, until_ns):
         first_capture_ns, last_capture_ns = _span_ns(recorded, files.streams[recorded.frame.stream])
         is_before = since_ns is not None and last_capture_ns < since_ns

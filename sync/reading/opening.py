@@ -1,6 +1,6 @@
 """Opens an episode for reading, under its consent: behind ``sensorium.open``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from sensorium.errors import ConsentError, EpisodeError, UsageError
@@ -12,7 +12,7 @@ from sensorium.sync.episode.personal import PERSONAL_MODALITIES
 from sensorium.sync.episode.verify import signer_of
 from sensorium.sync.reading.episode import Episode
 from sensorium.sync.reading.locate import LocatedEpisode, locate
-from sensorium.sync.reading.rights import consent_of, rights_by
+from sensorium.sync.reading.rights import consent_source, rights_by
 from sensorium.sync.reading.streams import stream_of
 from sensorium.timebase import HostClock
 
@@ -76,7 +76,8 @@ class _Gate:
         self, located: LocatedEpisode, manifest: Manifest, purpose: Purpose | None, consent: Path | None
     ) -> None:
         self._located, self._manifest = located, manifest
-        self._purpose, self._consent = purpose, consent
+        self._purpose = purpose
+        self._consent = consent_source(located, consent)
         self._distrust = signer_of(located.folder).distrust
 
     def rights(self) -> Callable[[str], str]:
@@ -86,7 +87,7 @@ class _Gate:
             named = " or ".join(f"purpose={use.value!r}" for use in _USES[:2])
             return lambda _: f"it is personal: say what it is read for, {named} ..."
         try:
-            rights: Rights = rights_by(self._manifest, consent_of(self._located, self._consent))
+            rights: Rights = rights_by(self._manifest, self._consent())
         except ConsentError as err:
             reason = str(err)
             return lambda _: reason
@@ -98,10 +99,14 @@ class _Gate:
 
         return why
 
-    def ask(self, name: str) -> str:
-        """Return why a stream may not be read now; "" if it may."""
-        record = self._manifest.stream(name)
-        return self.reason(record, self.rights()) if self._is_personal(record) else ""
+    def ask(self, names: Collection[str]) -> dict[str, str]:
+        """Return why each of these streams may not be read now, as far as one may not."""
+        personal = [record for name in names if self._is_personal(record := self._manifest.stream(name))]
+        if not personal:
+            return {}
+        rights = self.rights()
+        found = {record.info.name: self.reason(record, rights) for record in personal}
+        return {name: reason for name, reason in found.items() if reason}
 
     def reason(self, record: StreamRecord, rights: Callable[[str], str]) -> str:
         name = record.info.name

@@ -1,5 +1,6 @@
 """What an episode may be used for where it lies: by the consent log of its spool, or the state beside a copy."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from sensorium.errors import ConsentError
@@ -19,18 +20,28 @@ Consent = ConsentLedger | ConsentState | None
 
 
 def consent_of(episode: LocatedEpisode, folder: Path | None = None) -> Consent:
-    """Return the consent that governs an episode.
-
-    Args:
-        folder: Of a consent log that knows better; None = that of the spool, or the state beside a copy.
+    """Return the consent that governs an episode now; see :func:`consent_source`.
 
     Raises:
         ConsentError: If the state beside a copy is damaged, another's, or signed by nobody who is trusted here.
     """
+    return consent_source(episode, folder)()
+
+
+def consent_source(episode: LocatedEpisode, folder: Path | None = None) -> Callable[[], Consent]:
+    """Return what tells the consent that governs an episode, as it is whenever it is asked.
+
+    Args:
+        folder: Of a consent log that knows better; None = that of the spool, or the state beside a copy.
+    """
+    if folder is None and episode.place is Place.SPOOL:
+        folder = Spool.of(episode.folder).root / DEFAULT_FOLDER
     if folder is not None:
-        return ConsentStore(folder).poll()
-    if episode.place is Place.SPOOL:
-        return ConsentStore(Spool.of(episode.folder).root / DEFAULT_FOLDER).poll()
+        return ConsentStore(folder).poll
+    return lambda: _state_beside(episode)
+
+
+def _state_beside(episode: LocatedEpisode) -> ConsentState | None:
     path = episode.folder / CONSENT_STATE_FILE
     try:
         data = path.read_bytes()

@@ -17,7 +17,7 @@ from sensorium.sync.episode.aligned import AlignedOptions, AlignedRow, AlignedVa
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.reader import Episode as EpisodeFiles
 from sensorium.sync.episode.recorded import RecordedFrame
-from sensorium.sync.reading.frames import Frame, frame_of
+from sensorium.sync.reading.frames import Frame
 from sensorium.sync.reading.scenes import in_rgb
 from sensorium.sync.reading.streams import Stream
 from sensorium.sync.video import first_ns
@@ -229,7 +229,7 @@ def _value(found: AlignedValue, files: EpisodeFiles, shown: _Shown) -> Value:
     offset_ns = files.timeline.utc_minus_host_ns
     frame = None
     if found.frame is not None:
-        frame = frame_of(found.frame, files.streams[found.stream], offset_ns)
+        frame = Frame(found.frame, files.streams[found.stream], offset_ns)
     return Value(
         found.stream,
         "" if found.is_present else found.outcome.value,

@@ -13,7 +13,7 @@ from sensorium.errors import PayloadError
 from sensorium.sync.decoding import StreamDecoder
 from sensorium.sync.episode.reader import Episode as EpisodeFiles
 from sensorium.sync.episode.recorded import RecordedFrame
-from sensorium.sync.reading.frames import Frame, Times, Window, chained_frames, frame_of, frames_in
+from sensorium.sync.reading.frames import Frame, Times, Window, chained_frames, frames_in
 
 Pixels = NDArray[Any]
 
@@ -104,7 +104,7 @@ class Pictures:
         self._decoder.skip(recorded.frame.payload)
 
     def image(self, recorded: RecordedFrame) -> Image:
-        frame = frame_of(recorded, self._info, self._offset_ns)
+        frame = Frame(recorded, self._info, self._offset_ns)
         try:
             return Image(frame, "", in_rgb(self._decoder.image(recorded.frame.payload)))
         except PayloadError as err:
@@ -130,7 +130,7 @@ def points_in(files: EpisodeFiles, name: str, window: Window) -> Iterator[Points
     info = files.streams[name]
     decoder, offset_ns = StreamDecoder(info), files.timeline.utc_minus_host_ns
     for recorded in frames_in(files, [name], window):
-        frame = frame_of(recorded, info, offset_ns)
+        frame = Frame(recorded, info, offset_ns)
         yield points_of(frame, decoder.cloud(frame.payload))
 
 
