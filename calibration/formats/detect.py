@@ -62,10 +62,10 @@ _PLAIN_READERS: dict[str, Callable[..., RigCalibration]] = {
     "foxglove": foxglove.read,
 }
 """Read ``(path, findings)``; the file always says how large images are."""
-_SINGLE_FILES = ("orbslam", "vins", "okvis", "ncamera", "basalt", "dso", "ini")
+_SINGLE_FILES = ("orbslam", "vins", "okvis", "ncamera", "basalt", "dso", "ini", "opencv")
 """Formats of which a folder may hold one file among others."""
 _CHAINS = ("*camchain*.yaml", "*imucam_chain*.yaml")
-_SUFFIXES = (".yaml", ".yml", ".json", ".ini", ".txt")
+_SUFFIXES = (".yaml", ".yml", ".json", ".ini", ".txt", ".xml")
 _MAX_LOOKED_AT = 40
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 
@@ -110,6 +110,8 @@ def import_calibration(
     name = detect(path)
     findings: list[Verdict] = []
     calibration = _read(name, path, findings, size)
+    if name == "ros" and path.is_dir():
+        findings += _left_aside(path)
     findings += lint(calibration, streams, today)
     return ImportResult(calibration, tuple(findings), name)
 
@@ -132,6 +134,8 @@ def _file_in(folder: Path, name: str) -> Path:
     """
     found = _files_of(folder)[name]
     rig = vins.rig_file(found) if name == "vins" else None
+    if name == "opencv" and {file.stem for file in found} == {"intrinsics", "extrinsics"}:
+        rig = found[0]  # which reads the other, too
     if rig is None and len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise CalibrationError(f"{folder} holds several {name} files ({names}): name one of them")
@@ -145,13 +149,35 @@ def _files_of(folder: Path) -> dict[str, list[Path]]:
         file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix.lower() in _SUFFIXES
     ]
     for file in looked_at[:_MAX_LOOKED_AT]:
-        try:
-            name = _of_file(file)
-        except CalibrationError:
-            continue  # no text, or no calibration's size
-        if name in _SINGLE_FILES:
+        name = _kind_of(file)
+        if name in (*_SINGLE_FILES, "euroc"):
             found.setdefault(str(name), []).append(file)
     return found
+
+
+def _kind_of(file: Path) -> str | None:
+    """Return the format of one file among others; None for what is no text, or no calibration's size."""
+    try:
+        return _of_file(file)
+    except CalibrationError:
+        return None
+
+
+def _left_aside(folder: Path) -> list[Verdict]:
+    """Return a finding for each calibration of another format that a folder holds beside those that were read."""
+    return [
+        Verdict(
+            "other_format",
+            file.name,
+            Status.SUSPECT,
+            (),
+            (
+                f"{file.name} ({kind}) lies beside ROS files and was not read: import it by itself, or move it away",
+            ),
+        )
+        for kind, files in _files_of(folder).items()
+        for file in files
+    ]
 
 
 def detect(path: Path) -> str:
@@ -197,8 +223,8 @@ def _of_folder(folder: Path) -> str | None:
     ]
     if any(file.is_file() and kitti.is_kitti(file) for file in texts):
         return "kitti"
-    for file in (*sorted(folder.glob("*.urdf")), *sorted(folder.glob("*.yaml"))[:4]):
-        if _of_file(file) in ("ros", "urdf"):
+    for file in (*sorted(folder.glob("*.urdf")), *ros.yaml_files(folder)[:_MAX_LOOKED_AT]):
+        if _kind_of(file) in ("ros", "urdf"):
             return "ros"
     if any(_of_file(file) == "pjlab" for file in sorted(folder.glob("*.json"))[:4]):
         return "pjlab"
@@ -237,6 +263,8 @@ def _of_json(text: str, path: Path) -> str | None:
         return None
     if basalt.claims(document):
         return "basalt"
+    if isinstance(document, dict) and ('"opencv-matrix"' in text or opencv.claims(document)):
+        return "opencv"
     sections = document.values() if isinstance(document, dict) else ()
     return "pjlab" if any(isinstance(part, dict) and "param_type" in part for part in sections) else None
 
@@ -252,7 +280,7 @@ def _of_yaml(text: str, path: Path) -> str | None:
     for name, claims in _YAML_KINDS.items():
         if claims(fields) and not (has_matrices and name == "ros"):
             return name
-    return "opencv" if has_matrices else None
+    return "opencv" if has_matrices or opencv.claims(fields) else None
 
 
 def _is_kalibr(fields: dict[str, Any]) -> bool:

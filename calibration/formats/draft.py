@@ -1,5 +1,6 @@
 """What all readers share: a file's numbers become our types, its oddities become findings."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -230,7 +231,15 @@ class Draft:
             camera = Intrinsics(model, width, height, fx, fy, cx, cy, distortion, board_rms_px)
         except CalibrationError as err:
             raise self.error(f"camera {name}: {err}") from err
-        self.cameras[name] = camera
+        known = self.cameras.setdefault(name, camera)
+        if known != camera:
+            self.note(
+                "repeated_camera",
+                name,
+                Status.FAILED,
+                f"{self.path.name} gives a second camera of this name with other numbers; the first was taken: give "
+                "each its own name",
+            )
 
     def _guess_size(self, name: str, cx: float, cy: float) -> tuple[int, int]:
         guess = (max(round(2 * cx + 1), 1), max(round(2 * cy + 1), 1))
@@ -342,9 +351,22 @@ def read_text(path: Path) -> str:
             raise CalibrationError(
                 f"calibration file {path} has {path.stat().st_size} bytes: not a calibration"
             )
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
+        data = path.read_bytes()
+    except OSError as err:
         raise CalibrationError(f"calibration file {path} cannot be read: {err}") from err
+    return _decoded(data, path).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    """Return text as UTF-8, else as editors and shells of Windows save it."""
+    try:
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff") and data.count(0) > len(data) // 3:
+            return data.decode("utf-16")  # PowerShell's > writes so
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        if re.search(rb"[\x00-\x08\x0e-\x1f]", data):
+            raise CalibrationError(f"calibration file {path} cannot be read: no text ({err})") from err
+        return data.decode("latin-1")  # a degree sign or a name in a comment
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -353,21 +375,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         CalibrationError: If it is not YAML or not a mapping.
     """
+    return read_documents(path)[0]
+
+
+def read_documents(path: Path) -> list[dict[str, Any]]:
+    """Return the mappings of a YAML file of one or more documents, as a topic echo prints them: ``---`` after each.
+
+    Raises:
+        CalibrationError: As :func:`read_yaml`.
+    """
     text = read_text(path)
     if text.startswith("%YAML:"):
         text = text.partition("\n")[2]
     try:
-        # What a topic echo prints ends in "---", after which another document may follow.
-        fields = next((each for each in yaml.safe_load_all(text) if each is not None), None)
+        found = [each for each in yaml.safe_load_all(text) if each is not None] or [None]
     except (yaml.YAMLError, ValueError, RecursionError) as err:
         raise CalibrationError(
             f"calibration file {path} is not YAML: {' '.join(str(err).split())[:160]}"
         ) from err
-    if not isinstance(fields, dict):
+    if not isinstance(found[0], dict):
         raise CalibrationError(
-            f"calibration file {path}: a mapping was expected, found {type(fields).__name__}"
+            f"calibration file {path}: a mapping was expected, found {type(found[0]).__name__}"
         )
-    return fields
+    return [fields for fields in found if isinstance(fields, dict)]
 
 
 def field_of(fields: Any, key: str, draft: Draft, where: str = "") -> Any:

@@ -5,9 +5,15 @@ stands (``rectification_matrix`` turned, or a shift in ``projection_matrix``), i
 ``rectified``: x along the baseline, the origin at the first camera (``P[3] = -fx * b``). Links of a URDF keep
 their names; ``rpy`` is about fixed axes (R = Rz Ry Rx) and the origin is the pose of the child in the parent.
 
-Source: sensor_msgs/CameraInfo, camera_calibration_parsers, and the URDF specification (joint).
+A message holds the whole sensor's K; its binning and region of interest say which part the images are. They are
+applied as ROS does it, so that intrinsics are those of the images: cx less the region's offset, then all by the binning
+(a shift of half a full pixel between the two grids is left aside there, and here).
+
+Source: sensor_msgs/CameraInfo, camera_calibration_parsers, image_geometry (PinholeCameraModel), and the URDF
+specification (joint).
 """
 
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml
@@ -20,10 +26,11 @@ from sensorium.calibration.formats.draft import (
     field_of,
     in_frames,
     list_of,
+    read_documents,
     read_text,
-    read_yaml,
     size_of,
 )
+from sensorium.calibration.formats.lens_words import note_no_distortion, stated_model
 from sensorium.calibration.geometry import (
     Array,
     Intrinsics,
@@ -39,6 +46,7 @@ from sensorium.errors import CalibrationError
 from sensorium.verdict import Status, Verdict
 
 RECTIFIED = "rectified"
+_XACRO = re.compile(r"\{https?://(www\.)?ros\.org/wiki/xacro\}|xacro:")
 URDF_FILE = "rig.urdf"
 _WRITTEN = {
     "pinhole": "plumb_bob",
@@ -58,7 +66,7 @@ def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibrat
     """
     path = Path(path)
     draft = Draft(path, findings)
-    files = sorted(path.glob("*.urdf")) + sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+    files = sorted(path.glob("*.urdf")) + yaml_files(path) if path.is_dir() else [path]
     if not files:
         raise draft.error("no .urdf and no .yaml in this folder")
     mounts: list[tuple[str, Array]] = []
@@ -66,8 +74,13 @@ def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibrat
         draft.path = file
         if file.suffix in (".urdf", ".xml", ".xacro"):
             _read_urdf(draft)
-        elif not path.is_dir() or is_camera_info(read_yaml(file)):
-            mounts += _read_camera_info(draft)
+            continue
+        if path.is_dir() and "!!opencv-matrix" in read_text(file):
+            continue  # a FileStorage, which has tags of its own
+        others = frozenset(draft.cameras)
+        for fields in read_documents(file):
+            if not path.is_dir() or is_camera_info(fields):
+                mounts += _read_camera_info(draft, fields, others)
     draft.path = path
     add_mounts(draft, mounts)
     return draft.finish(rig="ros")
@@ -98,10 +111,21 @@ def add_mounts(draft: Draft, mounts: list[tuple[str, Array]]) -> None:
             draft.note("loop_closure", f"{first}~{name}", Status.FAILED, sentence)
 
 
+def yaml_files(folder: Path) -> list[Path]:
+    """Return the YAML files of a folder, by either suffix in any case; what macOS leaves beside them is none."""
+    suffixes = (".yaml", ".yml")
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in suffixes and not file.name.startswith("._")
+    )
+
+
 def is_camera_info(fields: dict[str, Any]) -> bool:
     """Return whether a YAML mapping looks like a camera_info file, or like a message as a topic echo prints it."""
     is_flat = {"D", "K"} <= fields.keys() or {"d", "k"} <= fields.keys()
-    return ("camera_matrix" in fields and "image_width" in fields) or is_flat
+    is_ours = isinstance(fields.get("camera_matrix"), dict) or "distortion_coefficients" in fields
+    return ("camera_matrix" in fields and "image_width" in fields and is_ours) or is_flat
 
 
 def _with_ros1_names(fields: dict[str, Any]) -> dict[str, Any]:
@@ -111,28 +135,98 @@ def _with_ros1_names(fields: dict[str, Any]) -> dict[str, Any]:
     return {key.upper() if key in ("d", "k", "r", "p") else key: value for key, value in fields.items()}
 
 
-def _read_camera_info(draft: Draft) -> list[tuple[str, Array]]:
-    fields = read_yaml(draft.path)
+def _read_camera_info(
+    draft: Draft, fields: dict[str, Any], others: frozenset[str]
+) -> list[tuple[str, Array]]:
+    """Add a camera, return its mount; ``others`` are those of other files."""
     if not is_camera_info(fields):
         raise draft.error("neither camera_matrix with image_width nor D and K: not a camera_info file")
     fields = _with_ros1_names(fields)
     is_flat = "K" in fields
+    name = _own_name(draft, fields, others)
+    is_repeated = name in draft.cameras  # an echo prints message after message
+    size_keys = ("width", "height") if "width" in fields else ("image_width", "image_height")
+    width, height = (field_of(fields, key, draft) for key in size_keys)
+    K = draft.numbers(
+        _entries(fields["K" if is_flat else "camera_matrix"], draft, "camera_matrix"), 9, "camera matrix"
+    )
+    if not np.any(K):
+        raise draft.error(
+            f"camera {name} was not calibrated when this was written: its camera matrix is all zeros"
+        )
+    size = size_of(width, height, draft, "image size")
+    given = fields.get("D" if is_flat else "distortion_coefficients")
+    if given is None:
+        note_no_distortion(draft, name)
+    D = [] if given is None else list_of(_entries(given, draft, "distortion_coefficients"), draft, "D")
+    K, size = _as_delivered(draft, name, fields, K.reshape(3, 3), size)
+    draft.add_camera(name, stated_model(fields, draft, name, D), K, size, D)
+    R = _optional(fields, ("R",) if is_flat else ("rectification_matrix",), 9, draft)
+    P = _optional(fields, ("P",) if is_flat else ("projection_matrix",), 12, draft)
+    return [] if is_repeated else mount_of(draft, name, R, P)
+
+
+def _own_name(draft: Draft, fields: dict[str, Any], others: frozenset[str]) -> str:
+    """Return what a camera is called; two that the calibrator called alike go by their files."""
     header = fields.get("header")
     frame = header.get("frame_id") if isinstance(header, dict) else None
     name = str(fields.get("camera_name") or frame or draft.path.stem)
-    size_keys = ("width", "height") if "width" in fields else ("image_width", "image_height")
-    width, height = (field_of(fields, key, draft) for key in size_keys)
-    size = size_of(width, height, draft, "image size")
-    K = fields["K"] if is_flat else field_of(fields["camera_matrix"], "data", draft, "camera_matrix")
-    D = fields["D"] if is_flat else _data(fields.get("distortion_coefficients"), draft)
-    # The calibrator's fisheye mode says camera_model instead.
-    model = str(
-        fields.get("distortion_model") or ("equidistant" if fields.get("camera_model") == "fisheye" else "")
+    own = draft.path.stem
+    if name not in others or own in others:
+        return name
+    draft.note(
+        "repeated_camera",
+        own,
+        Status.OK,
+        f"{draft.path.name} is called {name} as another file is: {own} was taken",
     )
-    draft.add_camera(name, model, draft.numbers(K, 9, "camera matrix").tolist(), size, list_of(D, draft, "D"))
-    R = _optional(fields, ("R",) if is_flat else ("rectification_matrix",), 9, draft)
-    P = _optional(fields, ("P",) if is_flat else ("projection_matrix",), 12, draft)
-    return mount_of(draft, name, R, P)
+    return own
+
+
+def _entries(values: Any, draft: Draft, what: str) -> Any:
+    """Return the numbers of a matrix: those in its ``data``, or the list or rows that it is itself."""
+    found = field_of(values, "data", draft, what) if isinstance(values, dict) else values
+    is_rows = isinstance(found, list) and found and all(isinstance(row, list) for row in found)
+    return [each for row in found for each in row] if is_rows else found
+
+
+def _as_delivered(
+    draft: Draft, name: str, fields: dict[str, Any], K: Array, size: tuple[int, int]
+) -> tuple[Array, tuple[int, int]]:
+    """Return camera matrix and size of the images, not of the whole sensor, with a remark where they differ."""
+    roi = fields.get("roi")
+    region = [_whole(draft, roi if isinstance(roi, dict) else {}, key) for key in _ROI]
+    bins = [max(1, _whole(draft, fields, key)) for key in ("binning_x", "binning_y")]
+    x, y, width, height = region
+    width, height = width or size[0], height or size[1]
+    if (bins, x, y, (width, height)) == ([1, 1], 0, 0, size):
+        return K, size
+    if x + width > size[0] or y + height > size[1]:
+        raise draft.error(
+            f"region of interest {width}x{height} at {x},{y} of camera {name} reaches beyond its {size[0]}x{size[1]} px"
+        )
+    found = np.diag((1 / bins[0], 1 / bins[1], 1.0)) @ (K - np.array([[0, 0, x], [0, 0, y], [0, 0, 0]]))
+    delivered = size_of(width // bins[0], height // bins[1], draft, f"binned image size of {name}")
+    sentence = (
+        f"binning {bins[0]}x{bins[1]} and the region {width}x{height} at {x},{y} of {size[0]}x{size[1]} px are "
+        f"applied: these are the intrinsics of images of {delivered[0]}x{delivered[1]} px"
+    )
+    draft.note("region", name, Status.OK, sentence)
+    return found, delivered
+
+
+_ROI = ("x_offset", "y_offset", "width", "height")
+
+
+def _whole(draft: Draft, fields: dict[str, Any], key: str) -> int:
+    """Return a number that is whole and not negative; 0 where it is not given."""
+    value = fields.get(key)
+    if value is None:
+        return 0
+    number = float(draft.numbers([value], 1, key)[0])
+    if number < 0 or number != int(number):
+        raise draft.error(f"{key} must be a whole number from 0, found {value!r}")
+    return int(number)
 
 
 def mount_of(draft: Draft, name: str, R: Array | None, P: Array | None) -> list[tuple[str, Array]]:
@@ -160,16 +254,10 @@ def _stands(T: Array) -> bool:
     return rotation_angle(T[:3, :3]) > 1e-9 or float(np.abs(T[:3, 3]).max()) > 1e-9
 
 
-def _data(field: Any, draft: Draft) -> Any:
-    return field_of(field, "data", draft, "distortion_coefficients") if field is not None else []
-
-
 def _optional(fields: dict[str, Any], keys: tuple[str, ...], count: int, draft: Draft) -> Array | None:
     for key in keys:
         if fields.get(key) is not None:
-            values = fields[key]
-            given = field_of(values, "data", draft, key) if isinstance(values, dict) else values
-            return draft.numbers(given, count, key)
+            return draft.numbers(_entries(fields[key], draft, key), count, key)
     return None
 
 
@@ -183,6 +271,7 @@ def _read_urdf(draft: Draft) -> None:
         raise draft.error(f"not XML: {err}") from err
     if root.tag != "robot":
         raise draft.error(f"a <robot> was expected, found <{root.tag}>")
+    _require_expanded(draft, root)
     for joint in root.iter("joint"):
         name, kind = joint.get("name", "?"), joint.get("type", "")
         parent, child = (
@@ -191,10 +280,6 @@ def _read_urdf(draft: Draft) -> None:
         )
         if parent is None or child is None:
             continue  # a joint named inside a transmission
-        if "${" in f"{parent}{child}":
-            raise draft.error(
-                f"joint {name} joins {parent} and {child}: xacro that was not expanded; run xacro on it first"
-            )
         if kind != "fixed":
             sentence = (
                 f"joint {name} is {kind or 'of no type'}, not fixed: left out; its frames may not be joined"
@@ -217,6 +302,22 @@ def _read_urdf(draft: Draft) -> None:
                 "degrees; a URDF takes radians: multiply by pi / 180",
             )
         draft.add_edge(parent, child, transform(rotation_from_rpy(*rpy), xyz))
+
+
+def _require_expanded(draft: Draft, root: Xml.Element) -> None:
+    """Raise where xacro has still to do something that decides on links and joints."""
+    advice = "xacro that was not expanded; run xacro on it first (xacro FILE > rig.urdf)"
+    for element in root.iter():
+        tag = str(element.tag)
+        if _XACRO.match(tag) and tag.rpartition("}")[2] not in ("property", "arg"):
+            raise draft.error(f"it holds <xacro:{tag.rpartition('}')[2]}>, {advice}")
+    for joint in root.iter("joint"):
+        ends = [str(end.get("link")) for tag in ("parent", "child") if (end := joint.find(tag)) is not None]
+        for element in (joint, *joint.findall("origin"), *joint.findall("parent"), *joint.findall("child")):
+            for key, value in element.items():
+                if "${" in value or "$(" in value:
+                    which = f"joint {joint.get('name', '?')} ({' and '.join(ends)})"
+                    raise draft.error(f"{which} has {key}={value!r}: {advice}")
 
 
 def write_urdf(calibration: RigCalibration, path: Path | str) -> tuple[str, ...]:
