@@ -36,7 +36,7 @@ def lowest(requirements: list[str]) -> list[str]:
 def interpreter(version: str) -> str:
     """Return the path of a Python of this version, or skip."""
     kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    path = shutil.which(f"python{version}") or (str(kept[-1]) if kept else None)
+    path = str(kept[-1]) if kept else shutil.which(f"python{version}")  # pyenv's shims may refuse to choose
     if path is None:
         pytest.skip(f"no Python {version} is on this machine")
     return path
