@@ -276,6 +276,10 @@ class SimulatedDriver(Driver[SimConfigT]):
             late_s = late_s if self._has_run_before() else 0.0
         else:
             self._pace = PaceWriter(self.context.run_dir, self.context.name)
+            if config.starts_with and not self._has_run_before():
+                late_s = (
+                    0.0  # the world began for all; who was opened too late runs late and skips nothing of it
+                )
         self.first_s = late_s
         done = self._past_disconnects()
         coming = [fault for fault in config.faults if not (fault.kind == "disconnect" and fault.at_s in done)]

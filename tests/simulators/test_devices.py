@@ -168,6 +168,21 @@ def test_a_disconnected_device_fails_stays_away_and_comes_back_once(tmp_path: Pa
     assert sum(frame.count for frame in frames) == pytest.approx(2.0 * 200, abs=2)
 
 
+def test_a_device_that_was_opened_after_the_world_began_skips_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "world.ns").write_text(str(START_NS))
+    clock = VirtualClock(START_NS + 715_000_000)  # a machine so slow that 143 samples were over by then
+    late = device("imu", tmp_path, clock, start_ns=None, starts_with=("imu",), seconds=2.0)
+    frames = drain(late, [info.name for info in late.open()])["imu"]
+    assert sum(frame.count for frame in frames) == 400
+    again = device(
+        "imu", tmp_path, VirtualClock(START_NS + 1_000_000_000), start_ns=None, starts_with=("imu",)
+    )
+    again.open()
+    assert again.first_s == 1.0, "who has run before was away, and what it missed nobody measured"
+    again.close()
+
+
 def test_the_end_is_an_end_and_not_a_failure(tmp_path: Path) -> None:
     driver = device("imu", tmp_path, seconds=0.1)
     driver.open()
