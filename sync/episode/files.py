@@ -16,13 +16,16 @@ DATA_FILE = "data.mcap"
 SYNC_FILE = "sync.mcap"
 """Alignment rows and clock models, written behind the recording by the process that thinks."""
 
+PLOTS_FILE = "plots.mcap"
+"""Readings of the numeric streams that are not personal, thinned, for viewers; made before the seal."""
+
 CALIBRATION_FILE = "calibration.yaml"
 """The calibration in force, a copy."""
 
-SHARED_FILES = frozenset({DATA_FILE, SYNC_FILE, CALIBRATION_FILE})
+SHARED_FILES = frozenset({DATA_FILE, SYNC_FILE, PLOTS_FILE, CALIBRATION_FILE})
 """Sealed files that belong to no single stream and hold nothing personal; every other one is a stream's."""
 
-RESERVED_STREAMS = frozenset({"data", "sync", "sensorium"})
+RESERVED_STREAMS = frozenset({"data", "sync", "plots", "sensorium"})
 """Names that no stream may have: of our own files, and of our own topics."""
 
 MANIFEST_FILE = "manifest.json"

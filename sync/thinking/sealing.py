@@ -3,18 +3,19 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sensorium import __version__
 from sensorium.drivers.frame import Place
-from sensorium.errors import BusyError, EpisodeError
+from sensorium.errors import BusyError, EpisodeError, SensoriumError
 from sensorium.sync.align import StreamAlignment
 from sensorium.sync.consent.decisions import freeze
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.consent.pauses import on_timeline
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.chain import seal
+from sensorium.sync.episode.files import PLOTS_FILE
 from sensorium.sync.episode.manifest import (
     Balance,
     CalibrationRecord,
@@ -31,6 +32,7 @@ from sensorium.sync.erasure import erase_forgotten
 from sensorium.sync.quality.passport import balance_verdict, judge_quality
 from sensorium.sync.recording.accounting import Reason
 from sensorium.sync.recording.closing import ClosedAccount, ClosedStream, Closing, unpack_reasons
+from sensorium.sync.thinking.plots import write_plots
 from sensorium.sync.thinking.tally import StreamTally
 from sensorium.timebase import HostClock, is_utc_kept
 from sensorium.verdict import Verdict
@@ -61,6 +63,10 @@ def seal_closing(folder: Path, closing: Closing, thoughts: Thoughts) -> Path:
         EpisodeError: If the disk does not take it; the episode stays open and can be recovered.
     """
     ledger = ConsentStore(Path(closing.consent)).inspect()
+    try:
+        write_plots(folder)
+    except SensoriumError as err:  # what viewers would have shown is no reason not to seal what was recorded
+        thoughts = replace(thoughts, limitations=(*thoughts.limitations, f"{PLOTS_FILE} is missing: {err}"))
     sealed = seal(folder, manifest_of(closing, thoughts, ledger))
     with suppress(EpisodeError, BusyError):  # whoever sends it, or the next one who withdraws, tries again
         erase_forgotten(sealed, ledger, HostClock().utc_ns(), is_time_kept=is_utc_kept())
