@@ -10,7 +10,9 @@ from sensorium.agent.arguments.options import EpisodeArgument, Json
 
 def export(
     episode: EpisodeArgument,
-    to: Annotated[str, typer.Option("--to", help="Format, such as csv or parquet (numeric streams).")],
+    to: Annotated[
+        str, typer.Option("--to", help="csv or parquet (numeric streams), or mcap (one file for viewers).")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make; nothing is overwritten.")],
     streams: Annotated[list[str], typer.Option("--stream", help="Only this stream; may be repeated.")] = [],  # noqa: B006
     consent: Annotated[

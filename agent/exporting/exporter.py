@@ -26,6 +26,7 @@ from sensorium.sync.reading.rights import Consent, rights_by
 EXPORTERS = {
     "csv": "sensorium.agent.exporting.csv_files:CsvExporter",
     "parquet": "sensorium.agent.exporting.parquet:ParquetExporter",
+    "mcap": "sensorium.agent.exporting.mcap_file:McapExporter",
 }
 """By the name that ``--to`` takes: ``module:class``, imported when it is asked for."""
 

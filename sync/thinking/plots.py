@@ -32,7 +32,7 @@ SCHEMA = "sensor_msgs/msg/JointState"
 _CHUNK_BYTES = 256 << 10
 _SCRATCH = ".plots"
 _SEPARATOR = "=" * 80
-_DEFINITION = f"""std_msgs/Header header
+DEFINITION = f"""std_msgs/Header header
 string[] name
 float64[] position
 float64[] velocity
@@ -45,7 +45,7 @@ string frame_id
 MSG: builtin_interfaces/Time
 int32 sec
 uint32 nanosec
-"""
+""".encode()
 
 
 def is_plotted(info: StreamInfo) -> bool:
@@ -65,7 +65,7 @@ def write_plots(folder: Path) -> None:
     scratch = folder / _SCRATCH
     scratch.unlink(missing_ok=True)
     with Episode(folder) as episode:
-        plots = {name: _Plot(info) for name, info in episode.streams.items() if is_plotted(info)}
+        plots = {name: Plot(info) for name, info in episode.streams.items() if is_plotted(info)}
         if not plots:
             return
         file = McapFile(scratch)
@@ -77,9 +77,9 @@ def write_plots(folder: Path) -> None:
     scratch.replace(folder / PLOTS_FILE)
 
 
-def _write(episode: Episode, plots: "dict[str, _Plot]", file: McapFile) -> None:
+def _write(episode: Episode, plots: "dict[str, Plot]", file: McapFile) -> None:
     file.add_metadata(EPISODE_METADATA, pack_origin(episode.episode_id, episode.timeline))
-    schema_id = file.add_schema(SCHEMA, "ros2msg", _DEFINITION.encode())
+    schema_id = file.add_schema(SCHEMA, "ros2msg", DEFINITION)
     channels = {name: file.add_channel(f"/{name}{PLOT_SUFFIX}", "cdr", schema_id, {}) for name in plots}
     compressor = zstandard.ZstdCompressor(level=1)
     chunk = OpenChunk(file, True, None)
@@ -99,7 +99,7 @@ def _write(episode: Episode, plots: "dict[str, _Plot]", file: McapFile) -> None:
     file.finish()
 
 
-class _Plot:
+class Plot:
     """One stream: which of its readings are kept, and how each is written."""
 
     def __init__(self, info: StreamInfo) -> None:

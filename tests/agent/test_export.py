@@ -6,12 +6,14 @@ import math
 import re
 import resource
 import shlex
+import struct
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
 from numpy.typing import NDArray
 from sessions import grant, sensorium
 from upload_samples import grant_for
@@ -377,3 +379,29 @@ def test_the_command_asks_the_spools_own_grants(sample: Sample, tmp_path: Path) 
     (command,) = re.findall(r"`sensorium (consent grant [^`]*)`", refused.document["error"])
     assert sensorium(*shlex.split(command)).code == 0
     assert sensorium(*words).code == 0
+
+
+def test_a_viewer_gets_one_file_with_what_it_can_show_and_nothing_else(
+    sample: Sample, tmp_path: Path
+) -> None:
+    made = sample.export("mcap", tmp_path / "out", ledger=ledger_for(sample, Purpose.EXPORT))
+    assert made.left_out == ()
+    seen: dict[str, list[bytes]] = {}
+    with (tmp_path / "out" / "episode.mcap").open("rb") as file:
+        for _, channel, message in make_reader(file, validate_crcs=True).iter_messages():
+            seen.setdefault(channel.topic, []).append(message.data)
+            assert message.log_time == message.publish_time
+    assert set(seen) == {"/cam", "/mic", "/imu/plot", "/edges/plot", "/force/plot", "/gnss/plot"}
+    assert len(seen["/cam"]) == 40
+    (value,) = struct.unpack_from("<d", seen["/force/plot"][1], len(seen["/force/plot"][1]) - 16)
+    utc_ns = [row[0] for row in sample.rows["force"]]
+    kept = [index for index, at in enumerate(utc_ns) if at // 10_000_000 != utc_ns[index - 1] // 10_000_000]
+    assert value == sample.rows["force"][kept[1]][5]
+
+
+def test_a_viewers_file_holds_nothing_that_consent_withholds(sample: Sample, tmp_path: Path) -> None:
+    with pytest.raises(ConsentError, match="cam"):
+        sample.export("mcap", tmp_path / "out")
+    sample.export("mcap", tmp_path / "out", "imu")
+    with (tmp_path / "out" / "episode.mcap").open("rb") as file:
+        assert {channel.topic for _, channel, _ in make_reader(file).iter_messages()} == {"/imu/plot"}
