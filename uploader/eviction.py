@@ -11,13 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensorium.errors import BusyError, EpisodeError, StoreError
-from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE, is_litter
+from sensorium.sync.episode.files import (
+    CONSENT_STATE_FILE,
+    MANIFEST_FILE,
+    RECEIPT_FILE,
+    UPLOAD_NOTE_FILE,
+    is_litter,
+)
 from sensorium.sync.episode.manifest import read_manifest, revision_file
 from sensorium.sync.episode.revisions import is_revision
 from sensorium.sync.episode.spool import Spool, sync_folder
 from sensorium.sync.erasure import bury, owned
 from sensorium.uploader.proof import findings, look_again
 from sensorium.uploader.stores.store import Store
+
+_KEPT = frozenset({MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE, CONSENT_STATE_FILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +160,7 @@ def _refuse_two(spool: Spool, folder: Path) -> None:
 
 def _rest(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.name not in (MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE) and not is_revision(path.name):
+        if path.name not in _KEPT and not is_revision(path.name):
             yield path
 
 

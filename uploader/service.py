@@ -37,6 +37,7 @@ from sensorium.timebase import SECOND_NS, Clock, HostClock, is_utc_kept
 from sensorium.uploader.copies import Elsewhere
 from sensorium.uploader.forgetting import Forgetting
 from sensorium.uploader.receipt import State, awaited_key, read_receipt, upload_reasons, upload_state
+from sensorium.uploader.restating import Restating
 from sensorium.uploader.stores.opening import open_store
 from sensorium.uploader.stores.retrying import RetryPolicy
 from sensorium.uploader.stores.store import ParkedStoreError, Store
@@ -107,6 +108,9 @@ class UploadService:
         self._elsewhere = Elsewhere(spool, store.url, clock)
         self._owing: dict[str, Path] = {}
         self._told: dict[str, int] = {}
+        self._restating = Restating(spool, store, clock)
+        self._restate_failures = 0
+        self._restate_due_ns = 0
         self._parked_until_ns = 0
         self._trust_version: object = None
 
@@ -115,7 +119,9 @@ class UploadService:
         progress: Callable[[Progress], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Outcome | None:
-        """Handle the oldest episode that is due; return what became of it, None if nothing is due.
+        """Handle the episode that is due next; return what became of it, None if nothing is due.
+
+        First what a store has to forget, then what it has to be told of consent, then the oldest upload.
 
         Raises:
             StoreError: Noted in ``episodes`` and ``parked`` before it is passed on; the next step goes on.
@@ -128,7 +134,15 @@ class UploadService:
         if now_ns < self._parked_until_ns:
             return None
         due = [name for name, status in self.episodes.items() if self._is_due(status, now_ns)]
-        return self._upload(min(due), progress, should_stop) if due else None
+        owing = [name for name in due if self.episodes[name].is_owing]
+        restated = "" if owing else self._restate(now_ns)
+        if restated:
+            return Outcome(restated, State.VERIFIED)
+        if due:
+            return self._upload(min(owing or due), progress, should_stop)
+        while not (restated or self._restating.is_done or should_stop()) and now_ns >= self._restate_due_ns:
+            restated = self._restate(now_ns)
+        return Outcome(restated, State.VERIFIED) if restated else None
 
     @property
     def no_room(self) -> str:
@@ -256,14 +270,32 @@ class UploadService:
         self.parked = ""
         return outcome
 
+    def _restate(self, now_ns: int) -> str:
+        """Bring the consent state of a delivered episode up to date; return its id, "" if none was due."""
+        if now_ns < self._restate_due_ns:
+            return ""
+        try:
+            restated = self._restating.step(self._ledger)
+        except (StoreError, EpisodeError, TrustError) as error:
+            self._restate_failures += 1
+            delay_s = self._backoff.delay_s(self._restate_failures, self._rng)
+            self._restate_due_ns = self._clock.now_ns() + int(delay_s * SECOND_NS)
+            self._park(error)
+            raise
+        self._restate_failures = 0
+        return restated
+
+    def _park(self, error: SensoriumError) -> None:
+        if isinstance(error, ParkedStoreError):
+            self.parked = str(error)
+            self._parked_until_ns = self._clock.now_ns() + PARK_NS
+
     def _wait(self, status: EpisodeStatus, error: SensoriumError) -> None:
         status.error = str(error)
         status.failures += 1
         now_ns = self._clock.now_ns()
         status.due_ns = now_ns + int(self._backoff.delay_s(status.failures, self._rng) * SECOND_NS)
-        if isinstance(error, ParkedStoreError):
-            self.parked = str(error)
-            self._parked_until_ns = now_ns + PARK_NS
+        self._park(error)
 
     def _trusted(self) -> Collection[bytes]:
         """Return the keys whose episodes may leave this spool: this machine's, and those enrolled as devices."""

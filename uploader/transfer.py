@@ -15,10 +15,9 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from sensorium.errors import ConsentError, EpisodeError
+from sensorium.errors import EpisodeError
 from sensorium.sync.consent.grants import ConsentLedger, Purpose
 from sensorium.sync.consent.remedy import GrantFolder, how_to_allow
-from sensorium.sync.consent.state import consent_state, pack_state, read_state
 from sensorium.sync.consent.use import consent_reasons
 from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, UPLOAD_NOTE_FILE
 from sensorium.sync.episode.manifest import (
@@ -33,15 +32,12 @@ from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import examine, strangers
 from sensorium.sync.erasure import owned
 from sensorium.sync.trust.dsse import key_id
-from sensorium.sync.trust.keys import Role
-from sensorium.sync.trust.store import signing_key, trusted_keys
 from sensorium.timebase import Clock
 from sensorium.uploader.copies import forget, note_copy, revisions
 from sensorium.uploader.receipt import (
     METHOD,
     Receipt,
     State,
-    consent_key,
     data_key,
     manifest_key,
     read_receipt,
@@ -49,6 +45,7 @@ from sensorium.uploader.receipt import (
     write_note,
     write_receipt,
 )
+from sensorium.uploader.restating import bring_state
 from sensorium.uploader.stores.store import ObjectExistsError, ObjectMissingError, ParkedStoreError, Store
 from sensorium.verdict import Status, Verdict
 
@@ -386,23 +383,8 @@ class _Transfer:
             self._check_conflict(key, envelope)  # equal: an answer was lost, or another process was faster
 
     def _put_consent_state(self, manifest: Manifest) -> None:
-        """Let the store carry what the personal streams may be used for; a newer row of the log wins."""
-        if not any(record.info.is_personal for record in manifest.streams):
-            return
-        ledger = self._gates.ledger()
-        key = consent_key(self._id)
-        try:
-            before = read_state(self._store.get(key), self._id, trusted_keys(Role.OPERATOR))
-            if before.log_id == ledger.log_id and before.seq >= len(ledger.heads):
-                return
-        except (ObjectMissingError, ConsentError):
-            pass
-        state = consent_state(manifest, ledger, self._gates.clock.utc_ns())
-        data = pack_state(state, signing_key(Role.OPERATOR))
-        self._store.upload(key).abort()
-        upload = self._store.upload(key)
-        upload.put_part(0, data)
-        upload.complete(len(data), is_replacing=True)
+        now_utc_ns = self._gates.clock.utc_ns()
+        bring_state(self._store, self._folder, manifest, self._gates.ledger(), now_utc_ns)
 
     def _prove(self, manifest: Manifest, key: str, envelope: bytes) -> None:
         """Read the manifest back and leave the receipt; the data was read back before the commit."""

@@ -34,7 +34,7 @@ from sensorium.sync.consent.pauses import LivePauses
 from sensorium.sync.episode.personal import source_grants
 from sensorium.timebase import SECOND_NS
 
-_DAY_NS = 86_400 * SECOND_NS
+DAY_NS = 86_400 * SECOND_NS
 _CAPTURING = frozenset({Purpose.RECORD, Purpose.LIVE})
 _SAID = {
     ConsentStatus.WITHDRAWN: "was withdrawn",
@@ -260,7 +260,7 @@ class _Judge:
     def _kept_from(self, grant: ConsentGrant) -> int:
         if grant.conditions.retain_days is None:
             return BEFORE_ALL_NS
-        return max(self._now_ns, self._ledger.seen_ns) - grant.conditions.retain_days * _DAY_NS
+        return max(self._now_ns, self._ledger.seen_ns) - grant.conditions.retain_days * DAY_NS
 
 
 def _lookup(spans: Sequence[ConsentSpan], first_ns: int, last_ns: int) -> Decision:

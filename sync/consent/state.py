@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensorium.errors import ConsentError, TrustError
-from sensorium.sync.consent.decisions import Decision
-from sensorium.sync.consent.gate import judge
-from sensorium.sync.consent.grants import ConsentLedger, Purpose
+from sensorium.sync.consent.decisions import DAY_NS, Decision
+from sensorium.sync.consent.gate import judge, span_utc_ns
+from sensorium.sync.consent.grants import ConsentGrant, ConsentLedger, Purpose
 from sensorium.sync.episode.files import CONSENT_STATE_FILE, SIGNED_RECORDS
 from sensorium.sync.episode.manifest import Manifest, StreamRecord
 from sensorium.sync.trust.documents import open_document, sign_document
@@ -69,7 +69,8 @@ def _stream_state(
 ) -> StreamState:
     found = {purpose: judge(manifest, record, purpose, now_utc_ns, ledger) for purpose in Purpose}
     grants = sorted({grant for each in found.values() for grant in each.grant_ids})
-    until = [grant.valid_until for grant in ledger.grants if grant.id in grants]
+    first_ns, _ = span_utc_ns(manifest, record)
+    until = [_usable_until(grant, first_ns) for grant in ledger.grants if grant.id in grants]
     reasons = [each.reason for each in found.values() if not each.is_allowed]
     return StreamState(
         tuple(purpose.value for purpose, each in found.items() if each.is_allowed),
@@ -77,6 +78,13 @@ def _stream_state(
         tuple(grants),
         reasons[0] if reasons else "",
     )
+
+
+def _usable_until(grant: ConsentGrant, first_capture_ns: int) -> int:
+    """Return when a reader has to ask again: the grant ends, or what was captured first is kept for too long."""
+    if grant.conditions.retain_days is None:
+        return grant.valid_until
+    return min(grant.valid_until, first_capture_ns + grant.conditions.retain_days * DAY_NS)
 
 
 def pack_state(state: ConsentState, key: SigningKey) -> bytes:

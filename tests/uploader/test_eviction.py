@@ -11,7 +11,7 @@ from sensorium.agent.commands.verifying import spool_gaps
 from sensorium.errors import StoreError
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.disk_room import DiskRoom
-from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE
+from sensorium.sync.episode.files import CONSENT_STATE_FILE, MANIFEST_FILE, RECEIPT_FILE
 from sensorium.sync.episode.manifest import read_manifest
 from sensorium.sync.episode.verify import examine
 from sensorium.sync.erasure import bury
@@ -78,7 +78,7 @@ def test_what_is_proven_goes_the_oldest_first_and_stays_named_in_the_chain(rig: 
     assert rig.evict(wanted_bytes=1) == [EPISODE_ID]
     assert rig.spool.sealed_folders() == rig.episodes[1:]
     left = sorted(path.name for path in (rig.spool.gone_dir / EPISODE_ID).iterdir())
-    assert left == [MANIFEST_FILE, RECEIPT_FILE]
+    assert left == [CONSENT_STATE_FILE, MANIFEST_FILE, RECEIPT_FILE]
     assert spool_gaps(rig.spool) == []
 
 
