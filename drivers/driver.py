@@ -21,7 +21,7 @@ class DriverConfig(BaseModel):
         required: The rig is not worth recording without this device: refuse to start when it is missing.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     personal: bool | None = None
     required: bool = True

@@ -6,14 +6,16 @@ What only some rigs ask for is loaded when one does: who mistyped a key waits fo
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from sensorium.agent.session.check_kinds import watched_kind
+from sensorium.agent.session.rig_fitness import unfit
+from sensorium.agent.session.rig_words import explained
+from sensorium.agent.session.yaml_positions import Location, PositionedYaml, Problem
 from sensorium.drivers.driver import Driver, DriverConfig
 from sensorium.drivers.frame import STREAM_NAME
 from sensorium.drivers.registry import load_driver
@@ -24,11 +26,11 @@ from sensorium.sync.clocks.watch_settings import NodeSettings, WatchSettings
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.recording.press import PauseSettings
 from sensorium.sync.recording.spec import DiskSettings, RecorderSettings, ThinkingSettings
+from sensorium.wording import nearest, plain_name
 
 if TYPE_CHECKING:
     from sensorium.calibration.targets import Target
 
-Location = tuple[str | int, ...]
 REQUIRED = "required"
 """As ``operator``: whoever records has to say who they are."""
 
@@ -37,7 +39,7 @@ _ENTRY_KEYS = ("driver", "codec")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class EpisodeOptions(_Strict):
@@ -120,7 +122,7 @@ class RigDocument(SessionFacts):
     What only is handed on to the manifest (operator, task, ...) are keys of ``SessionFacts``.
     """
 
-    rig: str = Field(pattern=r"[A-Za-z0-9_.-]{1,64}")
+    rig: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     devices: dict[str, dict[str, Any]] = Field(min_length=1)
     episode: EpisodeOptions = EpisodeOptions()
     clocks: WatchSettings = WatchSettings()
@@ -181,84 +183,83 @@ def load_rig(path: Path) -> Rig:
         ConfigError: With one line per problem: ``file:line:column: what; what to do``.
         DeviceError: If a required device is plainly missing.
     """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path}: the rig file cannot be read: {err}") from err
-    return parse_rig(text, path)
+    return parse_rig(read_rig(path), path)
 
 
-def parse_rig(text: str, path: Path) -> Rig:
-    """Return the rig in ``text``; ``path`` anchors relative paths and names the file in errors."""
-    positions: dict[Location, tuple[int, int]] = {}
-    problems: list[tuple[Location, str]] = []
+def read_rig(path: Path) -> str:
+    """Return the text of a rig file.
+
+    Raises:
+        ConfigError: If it cannot be read; a file that is not there is sought among its neighbours.
+    """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as err:
-        mark = err.problem_mark
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: not YAML: {err.problem}") from err
-    except (yaml.YAMLError, RecursionError) as err:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(err).split())}") from err
-    try:
-        data = _plain(node, (), positions, problems) if node is not None else None
-    except RecursionError as err:
-        raise ConfigError(f"{path}: nested too deeply, or an alias (*) lies inside what it names") from err
-    if not isinstance(data, dict):
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as err:
+        rigs = [each.name for each in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+        there = f"; in that folder lie: {', '.join(rigs[:6])}" if rigs else ""
         raise ConfigError(
-            f"{path}:1:1: a rig file is a mapping with the keys rig and devices; see the README"
+            f"{path}: there is no such rig file{there}; `sensorium rig init {path}` writes a first one"
+        ) from err
+    except IsADirectoryError as err:
+        raise ConfigError(f"{path}: a folder; name the rig file in it, such as {path / 'rig.yaml'}") from err
+    except OSError as err:
+        raise ConfigError(
+            f"{path}: the rig file cannot be read: {err.strerror}; look at its permissions"
+        ) from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(f"{path}: the rig file is not text in UTF-8; save it as such") from err
+
+
+def parse_rig(text: str, path: Path, *, everything: bool = False) -> Rig:
+    """Return the rig in ``text``; ``path`` anchors relative paths and names the file in errors.
+
+    Args:
+        everything: Ask the devices even where the file is wrong, to say all problems at once.
+    """
+    found = PositionedYaml(text, path)
+    if not isinstance(found.data, dict):
+        raise ConfigError(
+            f"{path}:1:1: a rig file is a mapping with the keys rig and devices; "
+            "`sensorium rig init` writes a first one"
         )
-    rig = _validate(data, path, problems)
+    rig, problems = _validate(found.data, path, found)
+    problems = [*found.problems, *problems]
+    missing = _missing_devices(rig.devices) if everything or not problems else []
+    lines = "\n".join(found.line(where, what) for where, what in (*problems, *missing))
     if problems:
-        lines = "\n".join(_line(path, positions, where, what) for where, what in problems)
-        raise ConfigError(masked(lines, secrets_of(data)))
-    assert rig is not None
-    _check_devices(rig, path, positions)
+        raise ConfigError(masked(lines, secrets_of(found.data)))
+    if missing:
+        raise DeviceError(masked(lines, secrets_of(found.data)))
     return rig
 
 
-def _plain(
-    node: yaml.Node,
-    where: Location,
-    positions: dict[Location, tuple[int, int]],
-    problems: list[tuple[Location, str]],
-) -> Any:
-    """Turn a YAML node into plain values, noting positions and duplicate keys on the way."""
-    positions.setdefault(where, (node.start_mark.line + 1, node.start_mark.column + 1))
-    if isinstance(node, yaml.MappingNode):
-        found: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            here = (*where, key)
-            positions.setdefault(here, (key_node.start_mark.line + 1, key_node.start_mark.column + 1))
-            if key in found:
-                line = key_node.start_mark.line + 1
-                problems.append((here, f"{_dotted(here)} is given twice (again on line {line}); keep one"))
-            found[key] = _plain(value_node, here, positions, problems)
-        return found
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*where, index), positions, problems) for index, item in enumerate(node.value)]
-    try:
-        return yaml.SafeLoader("").construct_object(node)
-    except (yaml.YAMLError, ValueError) as err:  # a tag of another program, a date that does not exist
-        problems.append((where, f"{_dotted(where)}: not a plain value: {str(err).splitlines()[0]}"))
-        return None
-
-
-def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, str]]) -> Rig | None:
+def _validate(data: dict[str, Any], path: Path, text: PositionedYaml) -> tuple[Rig, list[Problem]]:
+    """Return the rig as far as it is right, and what is not."""
+    problems: list[Problem] = []
+    document = None
     try:
         document = RigDocument.model_validate(data)
     except ValidationError as err:
-        problems += _explained(err, RigDocument, ())
-        document = None
+        problems += explained(err, RigDocument, (), text)
     devices = []
     entries = data.get("devices")
-    for name, entry in entries.items() if isinstance(entries, dict) else ():
-        device = _device(name, entry, problems)
+    entries = entries if isinstance(entries, dict) else {}
+    names = list(entries)
+    for name in names:
+        device = _device(name, entries[name], problems, text)
         if device is not None:
             devices.append(device)
-    if document is None or problems:
-        return None
+    if document is None:
+        document = RigDocument.model_construct()
+        return Rig(path, document, tuple(devices)), problems
+    rig = _anchored(Rig(path, document, tuple(devices)), names, problems)
+    return rig, problems
+
+
+def _anchored(rig: Rig, names: Sequence[str], problems: list[Problem]) -> Rig:
+    """Return the rig with absolute paths; note what of its keys does not go together."""
+    document, path = rig.document, rig.path
+    assert path is not None, "it was read from there"
     base = path.parent.resolve()
     paths = ("calibration", "consent", "spec", "spool")
     anchored = {key: base / getattr(document, key) for key in paths if getattr(document, key) is not None}
@@ -271,27 +272,29 @@ def _validate(data: dict[str, Any], path: Path, problems: list[tuple[Location, s
         what = "checks: there is no calibration to hold the sensors against; add calibration: FILE"
         problems.append((("checks",), what))
     problems += _at_start_problems(document, "calibration" in anchored)
-    if "calibration" in anchored and not problems:
+    if "calibration" in anchored and anchored["calibration"].is_file():
         from sensorium.calibration.rig_document import RigCalibration
 
         try:
             RigCalibration.load(anchored["calibration"])
         except CalibrationError as err:
             problems.append((("calibration",), f"calibration: {err}"))
-    clocks = _anchored_clocks(document.clocks, base, [device.name for device in devices], problems)
-    if document.triggers and not any(device.driver == "replay" for device in devices):  # it names its streams
+    clocks = _anchored_clocks(document.clocks, base, names, problems)
+    drivers = [device.driver for device in rig.devices]
+    problems += unfit(document, names, drivers)
+    if document.triggers and "replay" not in drivers:  # it names its streams
         from sensorium.sync.recording.triggers import check_streams
 
-        for index, problem in check_streams(document.triggers, [device.name for device in devices]):
+        for index, problem in check_streams(document.triggers, names):
             problems.append((("triggers", index), f"triggers: {problem}"))
     pause = document.pause
     if pause is not None:
         pause = pause.model_copy(update={"file": base / pause.file})
     update = {**anchored, "clocks": clocks, "pause": pause}
-    return Rig(path, document.model_copy(update=update), tuple(devices))
+    return replace(rig, document=document.model_copy(update=update))
 
 
-def _at_start_problems(document: RigDocument, has_calibration: bool) -> list[tuple[Location, str]]:
+def _at_start_problems(document: RigDocument, has_calibration: bool) -> list[Problem]:
     """Return what the check at start lacks."""
     if document.checks_at_start is None:
         if document.board is None:
@@ -307,7 +310,7 @@ def _at_start_problems(document: RigDocument, has_calibration: bool) -> list[tup
 
 
 def _anchored_clocks(
-    clocks: WatchSettings, base: Path, devices: Sequence[str], problems: list[tuple[Location, str]]
+    clocks: WatchSettings, base: Path, devices: Sequence[str], problems: list[Problem]
 ) -> WatchSettings:
     """Return the settings with absolute paths; note keys that cannot be used and devices that do not exist."""
     nodes: list[NodeSettings] = []
@@ -323,23 +326,25 @@ def _anchored_clocks(
             problems.append(((*where, "key"), str(err)))
         for name in node.devices:
             if name not in devices:
-                near = difflib.get_close_matches(name, devices, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(devices))}"
-                problems.append(
-                    ((*where, "devices"), f"clocks: node {node.name} names device {name!r}; {hint}")
-                )
+                what = f"clocks: node {node.name} names device {name!r}; {nearest(name, devices)}"
+                problems.append(((*where, "devices"), what))
     return clocks.model_copy(update={"nodes": tuple(nodes)})
 
 
-def _device(name: str, entry: Any, problems: list[tuple[Location, str]]) -> Device | None:
+def _device(name: str, entry: Any, problems: list[Problem], text: PositionedYaml) -> Device | None:
     where: Location = ("devices", name)
     if not STREAM_NAME.fullmatch(name):
-        problems.append((where, f"device name {name!r} must match {STREAM_NAME.pattern}"))
+        like = plain_name(name)
+        fix = f"; write {like}" if like else ""
+        rule = "a device's name has small letters, digits and _ only, at most 48"
+        problems.append((where, f"device name {name!r}: {rule}{fix}"))
         return None
     if not isinstance(entry, dict):
         return None  # already reported by the document's own validation
     if "driver" not in entry:
-        problems.append((where, f"device {name} has no driver; add one, e.g. driver: opencv"))
+        problems.append(
+            (where, f"device {name} has no driver; add one, e.g. driver: opencv{_other_key(entry)}")
+        )
         return None
     options = {key: value for key, value in entry.items() if key not in _ENTRY_KEYS}
     codec = _codec(entry, (*where, "codec"), problems)
@@ -351,12 +356,17 @@ def _device(name: str, entry: Any, problems: list[tuple[Location, str]]) -> Devi
     try:
         config = driver_type.config_type.model_validate(options)
     except ValidationError as err:
-        problems.extend(_explained(err, driver_type.config_type, where))
+        problems.extend(explained(err, driver_type.config_type, where, text, _ENTRY_KEYS))
         return None
     return Device(name, str(entry["driver"]), driver_type, config, options, codec)
 
 
-def _codec(entry: dict[str, Any], where: Location, problems: list[tuple[Location, str]]) -> str | None:
+def _other_key(entry: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches("driver", entry, n=1, cutoff=0.6)
+    return f" (did you mean it by {near[0]!r}?)" if near else ""
+
+
+def _codec(entry: dict[str, Any], where: Location, problems: list[Problem]) -> str | None:
     """Return the entry's codec as written; whether it fits the streams shows when they are declared."""
     if "codec" not in entry:
         return None
@@ -369,55 +379,13 @@ def _codec(entry: dict[str, Any], where: Location, problems: list[tuple[Location
     return str(entry["codec"])
 
 
-def _check_devices(rig: Rig, path: Path, positions: dict[Location, tuple[int, int]]) -> None:
-    missing = []
-    for device in rig.devices:
+def _missing_devices(devices: Sequence[Device]) -> list[Problem]:
+    missing: list[Problem] = []
+    for device in devices:
         try:
             device.driver_type.check(device.config)
         except (DeviceError, ConfigError) as err:
             if isinstance(err, DeviceError) and not device.config.required:
                 continue  # the others record; its driver says why it does not, and tries again
-            missing.append(_line(path, positions, ("devices", device.name), f"device {device.name}: {err}"))
-    if missing:
-        raise DeviceError("\n".join(missing))
-
-
-def _explained(err: ValidationError, model: type[BaseModel], prefix: Location) -> list[tuple[Location, str]]:
-    found = []
-    for problem in err.errors(include_url=False):
-        where = (*prefix, *problem["loc"])
-        key = str(problem["loc"][-1]) if problem["loc"] else ""
-        if problem["type"] == "extra_forbidden":
-            known = list(_model_at(model, problem["loc"][:-1]).model_fields)
-            if prefix:
-                known += _ENTRY_KEYS
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-            found.append((where, f"{_dotted(where)}: unknown key {key!r}; {hint}"))
-        elif problem["type"] == "missing":
-            found.append((where[:-1], f"{_dotted(where)} is missing"))
-        else:
-            found.append((where, f"{_dotted(where)}: {problem['msg']}, found {problem['input']!r}"))
-    return found
-
-
-def _model_at(model: type[BaseModel], loc: Location) -> type[BaseModel]:
-    for part in loc:
-        if isinstance(part, str) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            candidates = [annotation, *getattr(annotation, "__args__", ())]
-            nested = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
-            if nested:
-                model = nested[0]
-    return model
-
-
-def _line(path: Path, positions: dict[Location, tuple[int, int]], where: Location, what: str) -> str:
-    while where and where not in positions:
-        where = where[:-1]
-    line, column = positions.get(where, (1, 1))
-    return f"{path}:{line}:{column}: {what}"
-
-
-def _dotted(where: Location) -> str:
-    return ".".join(str(part) for part in where)
+            missing.append((("devices", device.name), f"device {device.name}: {err}"))
+    return missing
