@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from sensorium import __version__
-from sensorium.agent.arguments import calibration, consent, episodes, export, keys, sync, upload
+from sensorium.agent.arguments import calibration, consent, episodes, export, keys, rig, sync, upload
 from sensorium.agent.arguments.options import DEFAULT_SPOOL, Despite, Json, Seconds, SpoolOption
 from sensorium.errors import SensoriumError
 
@@ -34,6 +34,7 @@ for name, module in (
     ("calibration", calibration),
     ("sync", sync),
     ("keys", keys),
+    ("rig", rig),
 ):
     app.add_typer(module.group, name=name)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from sensorium.drivers.frame import Frame, Loss, StreamInfo
+from sensorium.drivers.frame import Frame, Loss, Modality, StreamInfo
 from sensorium.timebase import Clock, Timeline
 
 
@@ -67,6 +67,8 @@ class Driver(ABC, Generic[ConfigT]):
 
     Attributes:
         config_type: Validated from the rig file before any process starts.
+        modalities: What its streams are, as far as that is known before it is opened; whoever records is told before
+            which devices have no grant.
         blocks: Wait for credit instead of dropping; only sensible for recordings that can wait.
         niceness: How far its host process steps back behind others; a device that cannot wait has 0.
         timeline: The host clock of the arrival stamps; None = this machine's, now.
@@ -74,6 +76,7 @@ class Driver(ABC, Generic[ConfigT]):
     """
 
     config_type: ClassVar[type[DriverConfig]]
+    modalities: ClassVar[tuple[Modality, ...]] = ()
     blocks: ClassVar[bool] = False
     niceness: ClassVar[int] = 0
     timeline: Timeline | None = None

@@ -69,6 +69,7 @@ class SimulatedCamera(SimulatedDriver[SimulatedCameraConfig]):
     """One stream, named like the device, of JPEG images with their exposure time."""
 
     config_type = SimulatedCameraConfig
+    modalities = (Modality.CAMERA,)
 
     def __init__(self, config: SimulatedCameraConfig, context: DriverContext) -> None:
         super().__init__(config, context)

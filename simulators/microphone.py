@@ -70,6 +70,7 @@ class SimulatedMicrophone(SimulatedDriver[SimulatedMicrophoneConfig]):
     """One stream, named like the device: blocks of 16-bit samples, channels interleaved."""
 
     config_type = SimulatedMicrophoneConfig
+    modalities = (Modality.AUDIO,)
 
     def __init__(self, config: SimulatedMicrophoneConfig, context: DriverContext) -> None:
         super().__init__(config, context)

@@ -110,12 +110,16 @@ def _line(title: str, status: Mapping[str, Any]) -> str:
     if status.get("phase") != "recording" or not streams:
         return f"{title}: {status.get('phase', 'starting')}"
     dropped = sum(stream["dropped"] for stream in streams.values())
-    rates = ", ".join(f"{name} {stream['rate_hz']:.0f} Hz" for name, stream in streams.items())
+    rates = ", ".join(f"{name} {_pace(stream)}" for name, stream in streams.items())
     paused = ", PAUSED" if status.get("paused") else ""
     return (
         f"{title}: {status['recorded_s']:.1f} s, {_size(status['bytes'])}, {dropped} dropped{paused}"
         f"{_checked(status)}; {rates}"
     )
+
+
+def _pace(stream: Mapping[str, Any]) -> str:
+    return "WITHHELD" if stream.get("withheld") else f"{stream['rate_hz']:.0f} Hz"
 
 
 def _checked(status: Mapping[str, Any]) -> str:
@@ -148,7 +152,7 @@ def _live_view(title: str, status: Mapping[str, Any]) -> Any:
         table.add_row(
             name,
             str(stream["produced"]),
-            str(stream["recorded"]),
+            "WITHHELD" if stream.get("withheld") else str(stream["recorded"]),
             str(stream["dropped"]),
             f"{stream['rate_hz']:.1f}",
             f"{stream['uncertainty_p95_us']:.0f}",
@@ -256,6 +260,11 @@ def print_status(status: Mapping[str, Any]) -> None:
         console.print(f"{name}: {state}")
     if status["disk"]["minutes_left"] is not None:
         console.print(f"disk: room for {status['disk']['minutes_left']:.0f} min at this rate")
+    for name, stream in (status.get("streams") or {}).items():
+        if stream.get("withheld"):
+            console.print(f"{name}: {styled('WITHHELD', 'bold red')}, {stream['withheld']}", soft_wrap=True)
+    for sentence in status.get("allowed_by", ()):
+        console.print(sentence, soft_wrap=True)
     _print_checks(console, status["checks"])
     for why in filter(None, (status["fault"], status["refused"])):
         console.print(styled(why, "red"))

@@ -21,6 +21,7 @@ from sensorium.sync.consent.grants import (
     ConsentLedger,
     Purpose,
 )
+from sensorium.sync.consent.remedy import GrantFolder
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.files import CALIBRATION_FILE, MANIFEST_FILE
@@ -110,11 +111,24 @@ def run_record(
     if rig.document.checks_at_start is not None:
         plan = _checked_at_start(rig, plan, as_json)
     request = replace(request, plan=plan)
+    for sentence in _announced(rig, request):
+        tell(sentence)
     with display.Progress(rig.document.rig, as_json) as progress:
         result = run_session(request, HostClock(), progress.show)
         if request.uploads_in_background:
             result.verification = {"status": "pending", "store": request.store}
         return finish(result, request.consent, progress, as_json)
+
+
+def _announced(rig: Rig, request: SessionRequest) -> tuple[str, ...]:
+    """Return what has to be known of consent before anything is recorded."""
+    from sensorium.agent.session.withheld import announced
+
+    if any(device.driver == "replay" for device in rig.devices):
+        return ()  # whose streams are known when they are declared
+    now_ns = HostClock().utc_ns()
+    folder = GrantFolder(request.spool, request.consent)
+    return announced(rig.devices, ConsentStore(request.consent).poll(), now_ns, folder, rig.document.rig)
 
 
 def _checked_at_start(rig: Rig, plan: SessionPlan, as_json: bool) -> SessionPlan:

@@ -215,6 +215,7 @@ def _record(
             next_status_ns = now_ns + _STATUS_NS
             status = supervisor.ask("status", timeout_ms=1000)
             if status is not None:
+                status = {**status, "warnings": [*status["warnings"], *_withheld(status)]}
                 show({"phase": "recording", **status})
                 _keep_warnings(supervisor, status)
                 if status["fault"]:
@@ -243,6 +244,14 @@ class _RecordedTime:
             self._before_s += self._open_s
         self._open_s = float(status["recorded_s"])
         return self._before_s + self._open_s
+
+
+def _withheld(status: Status) -> list[str]:
+    """Return what is withheld for want of a grant, with the command that changes it; a pause is meant to."""
+    if status["paused"] or not status["allowed_by"]:
+        return []
+    names = ", ".join(name for name, stream in status["streams"].items() if stream["withheld"])
+    return [f"WITHHELD for want of a grant: {names}; {'; '.join(status['allowed_by'])}"]
 
 
 def _keep_warnings(supervisor: Supervisor, status: Status) -> None:

@@ -159,6 +159,7 @@ class SoundDeviceDriver(Driver[SoundDeviceConfig]):
     """One microphone or array, one stream named like the device."""
 
     config_type: ClassVar[type[DriverConfig]] = SoundDeviceConfig
+    modalities: ClassVar[tuple[Modality, ...]] = (Modality.AUDIO,)
 
     def __init__(self, config: SoundDeviceConfig, context: DriverContext) -> None:
         super().__init__(config, context)

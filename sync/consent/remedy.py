@@ -10,12 +10,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sensorium.sync.consent.decisions import decide
 from sensorium.sync.consent.gate import span_utc_ns
 from sensorium.sync.consent.grants import (
     ConsentEvent,
     ConsentGrant,
     ConsentLedger,
     ConsentStatus,
+    ConsentStream,
     EventKind,
     Evidence,
     LawfulBasis,
@@ -111,6 +113,57 @@ def how_to_allow(
         f"`{grant_command(subject, [purpose], folder, () if set(names) == personal else names, manifest.episode_id)}`"
         for subject, names in wanted.items()
     )
+
+
+def how_to_record(
+    streams: Iterable[ConsentStream], ledger: ConsentLedger, now_utc_ns: int, folder: GrantFolder, rig: str
+) -> tuple[str, ...]:
+    """Return a sentence with a command for each subject whose grant would let the streams be recorded from now on.
+
+    Args:
+        rig: Whose site is named where nobody ever granted anything for a stream.
+    """
+    wanted: dict[str, list[str]] = {}
+    for stream in streams:
+        decision = decide(stream, (now_utc_ns, now_utc_ns), Purpose.RECORD, now_utc_ns, ledger)
+        if not decision.is_allowed and decision.rule in _CURED_BY_A_GRANT:
+            for subject in _subjects_now(stream, ledger, now_utc_ns) or (site_subject(rig),):
+                wanted.setdefault(subject, []).append(stream.name)
+    return tuple(
+        f"if {subject} agrees: `{grant_command(subject, [Purpose.RECORD, Purpose.UPLOAD], folder, names)}`"
+        for subject, names in wanted.items()
+    )
+
+
+def last_ended(stream: ConsentStream, ledger: ConsentLedger, now_utc_ns: int) -> ConsentGrant | None:
+    """Return the grant for a stream that ended last by its own date; None if there was none."""
+    ended = [
+        grant
+        for grant in ledger.grants
+        if grant.scope.reaches(stream)
+        and Purpose.RECORD in grant.purposes
+        and ledger.status(grant, now_utc_ns) is ConsentStatus.EXPIRED
+    ]
+    return max(ended, key=lambda grant: grant.valid_until, default=None)
+
+
+def _subjects_now(stream: ConsentStream, ledger: ConsentLedger, now_utc_ns: int) -> tuple[str, ...]:
+    """Return who is in view now and does not let a stream be recorded, else whose grant for it ended last."""
+    present = [
+        grant
+        for grant in ledger.grants
+        if grant.scope.reaches(stream) and grant.captured_from_ns <= now_utc_ns < grant.captured_until_ns
+    ]
+    if not present:
+        ended = last_ended(stream, ledger, now_utc_ns)
+        return (ended.subject,) if ended is not None else ()
+    refusing = []
+    for subject in sorted({grant.subject for grant in present}):
+        alone = replace(ledger, grants=tuple(grant for grant in present if grant.subject == subject))
+        now = (now_utc_ns, now_utc_ns)
+        if not decide(stream, now, Purpose.RECORD, now_utc_ns, alone).is_allowed:
+            refusing.append(subject)
+    return tuple(refusing)
 
 
 def _subjects(

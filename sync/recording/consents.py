@@ -113,6 +113,13 @@ class SessionConsent:
             return _HELD
         return _over_span(self._record[info.name], info, frame, stamped)
 
+    def withheld(self, info: StreamInfo, now: Now) -> str:
+        """Return why what a stream captures now is not stored; "" if it is."""
+        if info.is_personal is False or info.name not in self._record:
+            return ""
+        decision = _HELD if self._is_held else self._record[info.name].allows(now.capture_ns, 0)
+        return "" if decision.is_allowed else decision.reason
+
     def to_show(self, info: StreamInfo, frame: Frame, stamped: Stamped) -> bool:
         """Return whether a frame may be shown to viewers."""
         if self._is_held:

@@ -52,7 +52,7 @@ class SyncService:
         self._link = ThinkerLink(spec.notes_endpoint, context)
         store = ConsentStore(spec.consent, clock)
         self.synchronizer = Synchronizer(spec, self._receiver, self._live, self._link, store, clock)
-        self.status = SessionStatus(self.synchronizer, clock)
+        self.status = SessionStatus(self.synchronizer, clock, spec)
         self._guard = CommandGuard(spec.run_dir, lambda: trusted_keys(Role.OPERATOR), clock)
         self._control = context.socket(zmq.REP)
         self._control.setsockopt(zmq.MAXMSGSIZE, 1 << 20)

@@ -5,8 +5,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from sensorium.drivers.frame import StreamInfo
+from sensorium.sync.consent.grants import ConsentLedger
+from sensorium.sync.consent.remedy import GrantFolder, how_to_record
 from sensorium.sync.recording.check_book import CheckBook
 from sensorium.sync.recording.open_episode import OpenEpisode
+from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.synchronizer import Synchronizer
 from sensorium.timebase import SECOND_NS, Clock
 
@@ -17,8 +20,11 @@ _INFO: TypeAdapter[StreamInfo] = TypeAdapter(StreamInfo)
 class SessionStatus:
     """Reads the synchronizer; changes nothing."""
 
-    def __init__(self, synchronizer: Synchronizer, clock: Clock) -> None:
+    def __init__(self, synchronizer: Synchronizer, clock: Clock, spec: SyncSpec) -> None:
         self._synchronizer = synchronizer
+        self._folder = GrantFolder(spec.spool, spec.consent)
+        self._rig = spec.facts.rig
+        self._asked: tuple[ConsentLedger, tuple[str, ...], list[str]] | None = None
         self._clock = clock
         self._heard_checker_ns: int | None = None
 
@@ -45,6 +51,7 @@ class SessionStatus:
             "recorded_s": (found.now_ns() - episode.started_ns) / 1e9 if episode is not None else 0.0,
             "bytes": episode.writer.bytes_stored() if episode is not None else 0,
             "streams": self._open_streams(episode) if episode is not None else {},
+            "allowed_by": self._allowed_by(episode) if episode is not None else [],
             "devices": {
                 instance.declare.device: "ended" if instance.has_ended else "connected"
                 for instance in found.roster
@@ -60,9 +67,21 @@ class SessionStatus:
             "warnings": found.warnings(),
         }
 
+    def _allowed_by(self, episode: OpenEpisode) -> list[str]:
+        """Return sentences with the commands that would let what is withheld now be recorded."""
+        found, now = self._synchronizer, self._synchronizer.now()
+        infos = [record.info for record in episode.streams.values()]
+        withheld = [info for info in infos if found.consent.withheld(info, now)]
+        names, ledger = tuple(info.name for info in withheld), found.consent.ledger
+        if self._asked is None or self._asked[0] is not ledger or self._asked[1] != names:
+            said = list(how_to_record(withheld, ledger, now.utc_ns, self._folder, self._rig))
+            self._asked = (ledger, names, said)
+        return self._asked[2]
+
     def _open_streams(self, episode: OpenEpisode) -> Reply:
         none = {"rate_hz": 0.0, "uncertainty_p95_us": 0.0, "latency_p50_us": 0.0, "latency_p99_us": 0.0}
         streams: Reply = {}
+        now = self._synchronizer.now()
         for name, record in episode.streams.items():
             balances = episode.balances(name)
             thought = self._synchronizer.briefing.summaries.get(name, none)
@@ -71,6 +90,7 @@ class SessionStatus:
                 "produced": sum(account.produced for account in balances),
                 "recorded": record.samples,
                 "dropped": sum(account.dropped.total() for account in balances),
+                "withheld": self._synchronizer.consent.withheld(record.info, now),
                 "rate_hz": thought["rate_hz"],
                 "uncertainty_p95_us": thought["uncertainty_p95_us"],
                 "latency_us": {"p50": thought["latency_p50_us"], "p99": thought["latency_p99_us"]},

@@ -110,7 +110,7 @@ class Synchronizer:
         """Return now on the streams' host clock: of a replay, the latest arrival."""
         return self._arrival_ns if self._is_virtual else self._clock.now_ns()
 
-    def _now(self) -> Now:
+    def now(self) -> Now:
         return moment(self._clock, self.roster.timeline, self._arrival_ns)
 
     # -- the loop
@@ -201,7 +201,7 @@ class Synchronizer:
         """Prepare what is decided of an instance's streams, its triggers, and tell who watches or thinks."""
         self._is_virtual = instance.declare.timeline.is_virtual
         self._commit_all(self._triggers.admit(instance))
-        now = self._now()
+        now = self.now()
         for stream in instance.streams.values():
             self.consent.admit(stream.info, now)
             self.live.declare(stream.info)
@@ -330,7 +330,7 @@ class Synchronizer:
 
     def _follow_consent(self, by: str = "a switch, or in the consent log") -> None:
         """Cut the episode where a pause begins or ends, or what it holds is withdrawn."""
-        self.consent.update(self._now())
+        self.consent.update(self.now())
         change = self._watch.change(by, self.episode)
         if change is None:
             return
@@ -403,7 +403,7 @@ class Synchronizer:
         known = [f"recorded by the operator's word although {despite}"] if despite else []
         self.policy.book.begin()
         episode = self._episodes.begin(now_ns, [*known, *self.warnings()])
-        self.consent.begin(episode.timeline.utc_minus_host_ns, self._now())
+        self.consent.begin(episode.timeline.utc_minus_host_ns, self.now())
         self.policy.begun()
         for stream, problem in self._triggers.problems():
             episode.limitations.append(problem)

@@ -88,6 +88,7 @@ class OpenCvDriver(Driver[OpenCvConfig]):
     """One camera, one stream named like the device."""
 
     config_type: ClassVar[type[DriverConfig]] = OpenCvConfig
+    modalities: ClassVar[tuple[Modality, ...]] = (Modality.CAMERA,)
 
     def __init__(self, config: OpenCvConfig, context: DriverContext) -> None:
         super().__init__(config, context)
