@@ -12,7 +12,7 @@ import typer
 
 from sensorium import __version__
 from sensorium.agent.arguments import calibration, consent, episodes, export, keys, rig, sync, upload
-from sensorium.agent.arguments.options import DEFAULT_SPOOL, Despite, Json, Seconds, SpoolOption
+from sensorium.agent.arguments.options import DEFAULT_SPOOL, Despite, Json, PlainGroup, Seconds, SpoolOption
 from sensorium.errors import SensoriumError
 
 _COMPLETE = "_SENSORIUM_COMPLETE"
@@ -20,6 +20,7 @@ _COMPLETE = "_SENSORIUM_COMPLETE"
 
 app = typer.Typer(
     name="sensorium",
+    cls=PlainGroup,
     help="Capture multisensor training data whose episodes can prove themselves.",
     no_args_is_help=True,
     add_completion=False,

@@ -39,6 +39,13 @@ from sensorium.errors import CalibrationError
 __all__ = ["Edge", "Intrinsics", "Loop", "Reference", "RigCalibration"]
 
 
+def _not_ours(origin: str, what: str) -> str:
+    return (
+        f"calibration file {origin} is none of ours ({what}): expected the key format: {FORMAT}; "
+        f"convert it with `sensorium calibration convert {origin} calibration.yaml`"
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RigCalibration:
     """Everything known about where the sensors of a rig are, how its cameras project, what its sensors read.
@@ -92,7 +99,16 @@ class RigCalibration:
         try:
             loaded = yaml.load(text, Loader=RigLoader)
         except (yaml.YAMLError, RecursionError) as err:
+            if text.startswith("%YAML:"):
+                raise CalibrationError(_not_ours(origin, "an OpenCV FileStorage")) from err
             raise CalibrationError(f"calibration file {origin} is not YAML: {one_line(err)}") from err
+        if not isinstance(loaded, dict) or "format" not in loaded:
+            what = (
+                f"with the keys {', '.join(map(str, list(loaded)[:4]))}"
+                if isinstance(loaded, dict)
+                else "no mapping"
+            )
+            raise CalibrationError(_not_ours(origin, what))
         try:
             document = Document.model_validate(loaded)
         except ValidationError as err:

@@ -59,7 +59,7 @@ def in_words(fault: Mapping[str, Any], key: str, fields: Sequence[str] = ()) -> 
         return f"is empty; write a value, or remove {key}"
     if kind in ("value_error", "assertion_error"):
         return str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         return _choice(str(limits.get("expected", "")), value)
     if kind == "string_pattern_mismatch":
         return _pattern(str(limits.get("pattern", "")), str(value))
