@@ -28,6 +28,11 @@ def verify_episode(episode: str | Path, any_signer: bool, as_json: bool, spool: 
     folder = folder_of(episode, spool)
     if not folder.is_dir():
         raise UsageError(f"{episode} is not an episode folder; `sensorium episodes list` names them")
+    if not (folder / MANIFEST_FILE).exists() and not any(folder.glob("*.mcap")):
+        raise UsageError(
+            f"{folder} is not an episode: it holds no {MANIFEST_FILE} and no .mcap file; `sensorium episodes list` "
+            "names them, and without a name the whole spool is verified"
+        )
     found = examine(folder)
     is_ours = found.signer.is_own  # of others' chains this machine knows nothing
     gaps = neighbour_gaps(folder) if is_ours else []

@@ -62,6 +62,10 @@ def identify(path: Path) -> Format:
             raise SourceError(f"{path}: neither a file nor a folder; supported: {SUPPORTED}")
         with path.open("rb") as file:
             head = file.read(16)
+    except FileNotFoundError as err:
+        raise SourceError(
+            f"{path}: No such file or folder; look at the path; supported: {SUPPORTED}"
+        ) from err
     except OSError as err:
         raise SourceError(f"{path}: cannot be opened: {err.strerror}") from err
     for magic, found in _MAGICS:
