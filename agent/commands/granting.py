@@ -13,6 +13,7 @@ from sensorium.sync.consent.remedy import captured_utc_ns
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.spool import Spool
+from sensorium.sync.reading.locate import LocatedEpisode, Place, locate
 from sensorium.timebase import HostClock
 
 _EPISODES_LOOKED_AT = 20
@@ -49,8 +50,9 @@ def give_consent(asked: Permission, as_json: bool) -> int:
         ConsentError: If the folder cannot hold it.
     """
     purposes = _purposes(asked.purposes)
-    manifest = _manifest(asked) if asked.episode else None
-    spool = asked.spool if manifest is None else _spool_of(asked)
+    located = _located(asked) if asked.episode else None
+    manifest = None if located is None else read_manifest(located.folder)
+    spool = asked.spool if located is None else _spool_of(asked, located)
     captured = captured_utc_ns(manifest) if manifest is not None else _captured(asked)
     unseen = _check_streams(asked.streams, manifest, spool)
     store = ConsentStore(asked.consent or spool / DEFAULT_FOLDER)
@@ -105,35 +107,16 @@ def _captured(asked: Permission) -> tuple[int | None, int | None]:
     return first_ns, end_ns
 
 
-def _spool_of(asked: Permission) -> Path:
-    folder = Path(asked.episode)
-    return Spool.of(folder).root if folder.is_dir() else asked.spool
-
-
-def _manifest(asked: Permission) -> Manifest:
+def _located(asked: Permission) -> LocatedEpisode:
     if asked.captured_from or asked.captured_until:
         raise UsageError(
             "--for names an episode's time already: leave out --captured-from and --captured-until"
         )
-    folder = Path(asked.episode)
-    if not folder.is_dir():
-        folder = _folder_of(asked.episode, asked.spool)
-    return read_manifest(folder)
+    return locate(asked.episode, asked.spool)
 
 
-def _folder_of(episode: str, spool: Path) -> Path:
-    sealed = Spool(spool).sealed_folders()
-    for folder in sealed:
-        if folder.name == episode:
-            return folder
-    names = [folder.name for folder in sealed]
-    near = difflib.get_close_matches(episode, names, n=1)
-    hint = (
-        f"did you mean {near[0]}?"
-        if near
-        else "`sensorium episodes list` names them; --spool names another spool"
-    )
-    raise UsageError(f"--for {episode}: no such episode in {spool}; {hint}")
+def _spool_of(asked: Permission, episode: LocatedEpisode) -> Path:
+    return Spool.of(episode.folder).root if episode.place is Place.SPOOL else asked.spool
 
 
 def _check_streams(patterns: Sequence[str], manifest: Manifest | None, spool: Path) -> list[str]:

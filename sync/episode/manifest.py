@@ -468,9 +468,9 @@ def _read_file(path: Path) -> bytes:
 
 def _open_manifest(path: Path, data: bytes, trusted: Collection[bytes] | None) -> Manifest:
     try:
-        claimed = load_manifest(peek_payload(data)).device_public_key
-        public = choose_key(_from_hex(claimed), trusted)
-        found = load_manifest(open_envelope(data, public))
+        found = load_manifest(peek_payload(data))
+        public = choose_key(_from_hex(found.device_public_key), trusted)
+        open_envelope(data, public)  # what was peeked at is what the envelope holds, and that is signed
         check_vouched(trusted, public, data)
         return found
     except (EpisodeError, TrustError) as err:

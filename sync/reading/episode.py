@@ -18,7 +18,6 @@ from sensorium.sync.reading.locate import LocatedEpisode
 from sensorium.sync.reading.samples import Audio, Columns, audio_in, columns_in
 from sensorium.sync.reading.streams import Stream
 from sensorium.sync.reading.transforms import Transforms, transforms_of
-from sensorium.timebase import SECOND_NS
 
 if TYPE_CHECKING:  # OpenCV, which decodes them, takes a while to load and is not needed for numbers
     from sensorium.sync.reading.rows import Row
@@ -69,13 +68,13 @@ class Episode:
 
     @property
     def start_ns(self) -> int:
-        """When recording began, UTC ns."""
-        return self.manifest.start_utc_ns
+        """The first capture of any stream, UTC ns."""
+        return self.manifest.span_ns[0] + self.manifest.timeline.utc_minus_host_ns
 
     @property
     def end_ns(self) -> int:
-        """When it ended, UTC ns."""
-        return self.manifest.end_utc_ns
+        """The last capture of any stream, UTC ns."""
+        return self.manifest.span_ns[1] + self.manifest.timeline.utc_minus_host_ns
 
     @property
     def quality(self) -> QualityRecord:
@@ -274,10 +273,9 @@ class Episode:
         return self.frames()
 
     def __repr__(self) -> str:
-        seconds = (self.end_ns - self.start_ns) / SECOND_NS
         withheld = sum(not stream.is_readable for stream in self.streams.values())
         more = f", {withheld} withheld" if withheld else ""
-        return f"<Episode {self.id}: {seconds:.1f} s, {len(self.streams)} streams{more}>"
+        return f"<Episode {self.id}: {self.manifest.duration_s:.1f} s, {len(self.streams)} streams{more}>"
 
     def _frames(self, files: EpisodeFiles, names: Collection[str], window: Window) -> Iterator[Frame]:
         offset_ns = files.timeline.utc_minus_host_ns

@@ -1,5 +1,6 @@
 """Where an episode lies: in a spool, by its folder or its id; in a store, by the store's URL; anywhere, as a copy."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -74,7 +75,7 @@ def locate(text: str | Path, spool: Path | None = None) -> LocatedEpisode:
     """
     folder = folder_of(text, spool)
     if not folder.exists():
-        raise UsageError(f"{text} does not exist; `sensorium episodes list` names the episodes of a spool")
+        raise UsageError(f"{text} does not exist; {_hint(str(text), spool)}")
     if not is_episode(folder):
         raise _not_an_episode(folder)
     manifest = read_manifest(folder) if (folder / MANIFEST_FILE).exists() else None
@@ -96,7 +97,7 @@ def folder_of(text: str | Path, spool: Path | None = None) -> Path:
         return _in_spool(text, Spool(DEFAULT_SPOOL if spool is None else spool))
     if "://" in text or text.startswith("file:"):
         return _in_store(text)
-    return Path(text)
+    return Path(text).expanduser()
 
 
 def _as_written(path: Path) -> str:
@@ -110,10 +111,16 @@ def _in_spool(episode_id: str, spool: Spool) -> Path:
     found = [folder for name in EPISODE_FOLDERS if (folder := spool.root / name / episode_id).is_dir()]
     if not found:
         raise UsageError(
-            f"spool {spool.root} has no episode {episode_id}; name its spool in SENSORIUM_SPOOL (or with --spool), "
-            "or give its folder or its store's URL"
+            f"spool {spool.root} has no episode {episode_id}; {_hint(episode_id, spool.root)}, or name its spool in "
+            "SENSORIUM_SPOOL (or with --spool), or give its folder or its store's URL"
         )
     return found[0]
+
+
+def _hint(text: str, spool: Path | None) -> str:
+    sealed = [folder.name for folder in Spool(DEFAULT_SPOOL if spool is None else spool).sealed_folders()]
+    near = difflib.get_close_matches(text.upper(), sealed, n=1)
+    return f"did you mean {near[0]}?" if near else "`sensorium episodes list` names the episodes of a spool"
 
 
 def _in_store(url: str) -> Path:

@@ -78,7 +78,11 @@ def test_a_store_with_several_episodes_lists_the_newest(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("{root}/nowhere", "does not exist; `sensorium episodes list`"),
-        ("01J0000000000000000000000Z", "has no episode 01J0000000000000000000000Z; name its spool"),
+        (
+            "01J0000000000000000000000Z",
+            "has no episode 01J0000000000000000000000Z; did you mean " + EPISODE_ID + ".*name its spool",
+        ),
+        ("01j00000000000000000000O01", "does not exist; did you mean " + EPISODE_ID),
         ("{root}/spool", "is a spool and no episode folder: name .*sealed/" + EPISODE_ID),
         (
             "{root}/spool/sealed/" + EPISODE_ID + "/data.mcap",
