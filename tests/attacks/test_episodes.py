@@ -1,13 +1,13 @@
 """Attacks on sealed episodes: re-signed, swapped, removed, edited, linked, flipped; each is found by `verify`."""
 
 import os
-import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bit_flips import check_flips
 from episode_samples import begin_episode, manifest_of, sealed_episode, write_frames
 from upload_samples import grant_for
 
@@ -176,32 +176,6 @@ def test_litter_is_a_remark_and_any_other_file_a_finding(tmp_path: Path, home: T
     assert any("Thumbs.db" in remark for remark in found.remarks)
     (folder / "notes.txt").write_bytes(b"x")
     assert examine(folder).reasons == ("notes.txt is in the folder but not in the manifest",)
-
-
-def flips(folder: Path, count: int, seed: int) -> list[tuple[Path, int]]:
-    """Return random bits of the files of a folder, each file at least once."""
-    rng = random.Random(seed)
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return [
-        (path, rng.randrange(8 * path.stat().st_size))
-        for number in range(max(count, len(paths)))
-        for path in [paths[number % len(paths)]]
-        if path.stat().st_size
-    ]
-
-
-def check_flips(folder: Path, count: int, is_found: Callable[[], bool]) -> int:
-    """Assert that each of the flips is found, and none once it is undone."""
-    points = flips(folder, count, seed=3)
-    for path, bit in points:
-        good = path.read_bytes()
-        changed = bytearray(good)
-        changed[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(changed)
-        assert is_found(), f"bit {bit} of {path.name}"
-        path.write_bytes(good)
-    assert not is_found()
-    return len(points)
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])

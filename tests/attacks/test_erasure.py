@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from bit_flips import check_flips
 from dying_disk import dying_after
 from fragile_store import PowerCut
 from lying_store import Lie, LyingStore
@@ -314,6 +315,18 @@ def test_whoever_dies_while_it_quarantines_leaves_nothing_in_the_store(bench: Be
     assert bench.service.episodes[FIRST].state is State.QUARANTINED
     assert len(bench.lies_about(cam)) == 1
     assert bench.lies_about(cam)[0].is_relative_to(folder)
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_flipped_bit_of_what_was_erased_revised_and_delivered_is_found(count: int, bench: Bench) -> None:
+    folder = bench.seal(FIRST)
+    bench.upload_all()
+    bench.consent.withdraw(bench.of_cam.id)
+    bench.upload_all()
+    assert {path.name for path in folder.iterdir()} > {"manifest-2.json", RECEIPT_FILE}
+    assert check_flips(folder, count, lambda: not examine(folder).is_proven) >= count
+    stored = bench.store.root / "episodes" / FIRST
+    assert check_flips(stored, count, lambda: not examine(stored).is_proven) >= count
 
 
 def test_a_revision_that_does_not_follow_is_refused(bench: Bench) -> None:
