@@ -96,15 +96,25 @@ def examine(folder: Path, full: bool = True) -> Verification:
     Raises:
         TrustError: If this machine's own trust store cannot be read.
     """
-    intact = verify(folder, full)
-    forged = tuple(_forged_records(folder))
-    if forged:
-        intact = replace(intact, status=Status.FAILED, reasons=(*intact.reasons, *forged))
     try:
         manifest = read_manifest(folder)
-    except EpisodeError:
-        return Verification(intact, Signer("", "", "nobody is known to have signed it"))
-    return Verification(intact, signer_of(folder), tuple(_remarks(folder, manifest)))
+    except EpisodeError as err:
+        return Verification(
+            _with_forged(folder, _unreadable(folder, err)),
+            Signer("", "", "nobody is known to have signed it"),
+        )
+    intact = _with_forged(folder, _compared(folder, manifest, full))
+    seal = manifest if manifest.revision == 1 else read_seal(folder)
+    return Verification(intact, _signer_of(folder, seal), tuple(_remarks(folder, manifest)))
+
+
+def _with_forged(folder: Path, intact: Verdict) -> Verdict:
+    forged = tuple(_forged_records(folder))
+    return replace(intact, status=Status.FAILED, reasons=(*intact.reasons, *forged)) if forged else intact
+
+
+def _unreadable(folder: Path, err: EpisodeError) -> Verdict:
+    return Verdict(CHECK, folder.name, Status.FAILED, reasons=(str(err),))
 
 
 def _forged_records(folder: Path) -> Iterator[str]:
@@ -131,7 +141,11 @@ def signer_of(folder: Path) -> Signer:
         EpisodeError: If its manifest does not check out.
         TrustError: If this machine's own trust store cannot be read.
     """
-    manifest, store = read_seal(folder), TrustStore(key_home())
+    return _signer_of(folder, read_seal(folder))
+
+
+def _signer_of(folder: Path, manifest: Manifest) -> Signer:
+    store = TrustStore(key_home())
     store.own(Role.DEVICE)
     public = bytes.fromhex(manifest.device_public_key)
     found = next((key for key in store.entries() if key.raw == public), None)
@@ -177,7 +191,12 @@ def verify(folder: Path, full: bool = True, trusted: Collection[bytes] | None = 
     try:
         manifest = read_manifest(folder, trusted)
     except EpisodeError as err:
-        return Verdict(CHECK, folder.name, Status.FAILED, reasons=(str(err),))
+        return _unreadable(folder, err)
+    return _compared(folder, manifest, full)
+
+
+def _compared(folder: Path, manifest: Manifest, full: bool) -> Verdict:
+    """Return what the files say against a manifest that was read from their folder."""
     names = names_in(folder, manifest)
     reasons = list(_compare_name(folder, manifest))
     reasons += strangers(folder, manifest)
