@@ -2,9 +2,11 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 os.environ["SENSORIUM_HOME"] = tempfile.mkdtemp(prefix="sensorium-home-")
 """Keys and anchors of the tests: never those of whoever runs them. Processes that tests start have it too."""
@@ -19,3 +21,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real captures (../shared/data) are not on this machine")
     return folder
+
+
+@pytest.fixture
+def context() -> Iterator["zmq.Context[zmq.Socket[bytes]]"]:
+    """A context of sockets; those that a test left open are closed."""
+    with zmq.Context() as made:
+        yield made
+        made.destroy(linger=0)

@@ -11,8 +11,10 @@ from sensorium.drivers.bus.publisher import BusPublisher
 from sensorium.drivers.bus.receiver import BusReceiver
 from sensorium.drivers.bus.wire import Declare
 from sensorium.drivers.frame import StreamInfo
+from sensorium.sync.consent.grants import ConsentGrant, Evidence, LawfulBasis, Purpose, Scope
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import Manifest, read_manifest
+from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.recording.notes import RecorderLink, ThinkerLink
 from sensorium.sync.recording.spec import SyncSpec
 from sensorium.sync.recording.synchronizer import Synchronizer
@@ -74,6 +76,23 @@ class Bench:
         publisher = BusPublisher(self.endpoint, instance, self.clock, self.context)
         publisher.declare(declare, counters)
         return publisher
+
+    def grant(self, *purposes: Purpose, lasts_ns: int = 3600 * SECOND_NS) -> ConsentGrant:
+        """Let everything be recorded, and used for these purposes, until ``lasts_ns`` from now."""
+        now_ns = self.clock.utc_ns()
+        return self.store.grant(
+            ConsentGrant(
+                id=new_ulid(now_ns),
+                subject="sub:a",
+                controller="lab",
+                lawful_basis=LawfulBasis.CONSENT,
+                purposes=(Purpose.RECORD, *purposes),
+                scope=Scope(("*",)),
+                valid_from=now_ns - 3600 * SECOND_NS,
+                valid_until=now_ns + lasts_ns,
+                evidence=Evidence("button"),
+            )
+        )
 
     def settle(self, *drivers: BusPublisher) -> None:
         """Let messages go back and forth until nothing moves."""

@@ -35,12 +35,6 @@ SCALE = StreamInfo(
 
 
 @pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    with zmq.Context() as made:
-        yield made
-
-
-@pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
     rig = write_rig(tmp_path, {"imu": IMU})
     grant(tmp_path / "spool")

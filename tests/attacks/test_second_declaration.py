@@ -1,6 +1,5 @@
 """Attacks that let a stream out of its consent by declaring it once more."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +17,6 @@ STRIPPED = {
     "not personal": replace(MICROPHONE, is_personal=False),
     "another modality": replace(MICROPHONE, modality=Modality.OTHER),
 }
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    with zmq.Context() as made:
-        yield made
 
 
 @pytest.mark.parametrize("said", STRIPPED)

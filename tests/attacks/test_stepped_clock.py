@@ -1,6 +1,5 @@
 """Attacks on the pause and on grants by setting the wall clock while recording."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,9 @@ from synchronizer_bench import Bench
 from sensorium.drivers.bus.publisher import BusPublisher
 from sensorium.drivers.frame import Encoding, Frame, Latency, Modality, StreamInfo, stamps
 from sensorium.sync.consent.grants import (
-    ConsentGrant,
-    Evidence,
-    LawfulBasis,
     Purpose,
-    Scope,
 )
 from sensorium.sync.episode.reader import Episode
-from sensorium.sync.episode.ulid import new_ulid
 from sensorium.timebase import SECOND_NS
 
 HOUR_NS = 3600 * SECOND_NS
@@ -42,20 +36,7 @@ class Paused:
         self, tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], lasts_ns: int = HOUR_NS
     ) -> None:
         self.bench = Bench(tmp_path, context, ("mic",))
-        now_ns = self.bench.clock.utc_ns()
-        self.bench.store.grant(
-            ConsentGrant(
-                id=new_ulid(now_ns),
-                subject="sub:a",
-                controller="lab",
-                lawful_basis=LawfulBasis.CONSENT,
-                purposes=(Purpose.RECORD, Purpose.UPLOAD),
-                scope=Scope(("*",)),
-                valid_from=now_ns - HOUR_NS,
-                valid_until=now_ns + lasts_ns,
-                evidence=Evidence("button"),
-            )
-        )
+        self.bench.grant(Purpose.UPLOAD, lasts_ns=lasts_ns)
         self._mic: BusPublisher = self.bench.driver(MICROPHONE, 1)
         self._seq = 0
         self.bench.settle(self._mic)
@@ -78,12 +59,6 @@ class Paused:
             with Episode(sealed.path) as episode:
                 found += [int(recorded.frame.arrival_ns[0]) for recorded in episode.frames()]
         return found
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    with zmq.Context() as made:
-        yield made
 
 
 @pytest.mark.parametrize("step_ns", STEPS_NS)

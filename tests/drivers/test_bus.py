@@ -36,13 +36,6 @@ WINDOW = BUDGET_BYTES // FRAME_BYTES
 """Frames that fit into the budget, over the socket or in the ring."""
 
 
-@pytest.fixture
-def context() -> Iterator["zmq.Context[zmq.Socket[bytes]]"]:
-    with zmq.Context() as found:
-        yield found
-        found.destroy(linger=0)  # closes every socket that a test opened
-
-
 @pytest.fixture(params=["socket", "ring"])
 def bus(
     request: pytest.FixtureRequest, tmp_path: Path, context: "zmq.Context[zmq.Socket[bytes]]"

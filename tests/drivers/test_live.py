@@ -1,6 +1,5 @@
 """The live plane: viewers see frames of the streams that they watch; a slow one loses, nobody waits."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +11,6 @@ from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamp
 
 CAMERA = StreamInfo("cam", Modality.CAMERA, Encoding.JPEG, 30.0, "cam")
 OTHER = replace(CAMERA, name="other")
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    with zmq.Context() as made:
-        yield made
 
 
 def frame(seq: int, stream: str = "cam", size: int = 100) -> Frame:

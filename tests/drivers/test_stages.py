@@ -1,7 +1,7 @@
 """Stages between driver and bus: codecs, order, what is held back, what is lost."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -200,13 +200,6 @@ class Film(Driver[FilmConfig]):
 
     def close(self) -> None:
         return
-
-
-@pytest.fixture
-def context() -> Iterator["zmq.Context[zmq.Socket[bytes]]"]:
-    with zmq.Context() as found:
-        yield found
-        found.destroy(linger=0)
 
 
 def published(spec: HostSpec, context: "zmq.Context[zmq.Socket[bytes]]") -> list[object]:

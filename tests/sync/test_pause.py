@@ -1,6 +1,5 @@
 """The pause in the recorder: by command, log or switch; the episode is cut and the shared memory zeroed."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from synchronizer_bench import Bench
 
 from sensorium.drivers.bus.publisher import BusPublisher
 from sensorium.drivers.frame import Encoding, Frame, Latency, Modality, StreamInfo, stamps
-from sensorium.sync.consent.grants import ConsentGrant, EventKind, Evidence, LawfulBasis, Purpose, Scope
+from sensorium.sync.consent.grants import EventKind, Scope
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.ulid import new_ulid
@@ -38,20 +37,7 @@ class Filmed:
         self, tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], pause: PauseSettings | None = None
     ) -> None:
         self.bench = Bench(tmp_path, context, ("cam",), pause=pause)
-        now_ns = self.bench.clock.utc_ns()
-        self.grant = self.bench.store.grant(
-            ConsentGrant(
-                id=new_ulid(now_ns),
-                subject="sub:a",
-                controller="lab",
-                lawful_basis=LawfulBasis.CONSENT,
-                purposes=(Purpose.RECORD,),
-                scope=Scope(("*",)),
-                valid_from=now_ns - HOUR_NS,
-                valid_until=now_ns + HOUR_NS,
-                evidence=Evidence("button"),
-            )
-        )
+        self.grant = self.bench.grant()
         self.camera: BusPublisher = self.bench.driver(CAMERA, 1)
         self._seq = 0
         self.bench.settle(self.camera)
@@ -80,12 +66,6 @@ class Filmed:
             with Episode(sealed.path) as episode:
                 counts.append(sum(1 for _ in episode.frames()))
         return counts
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    with zmq.Context() as made:
-        yield made
 
 
 def test_the_episode_is_cut_where_a_pause_begins_and_ends(

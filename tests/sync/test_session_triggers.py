@@ -1,6 +1,5 @@
 """Triggered frames on their way through the synchronizer: held for their pulse, lost to nobody, judged at the seal."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,12 +46,6 @@ PPS = pulse_stream("gnss", 1.0, "here", Latency(min_uncertainty_ns=5000), detail
 SETTINGS = TriggerSettings(pulses="box", drives=("cam",), delay_us=100, bound_us=1)
 EXPOSURE_NS = 2.0 * MS
 STATED_NS = 6000
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    with zmq.Context() as made:
-        yield made
 
 
 class Line:

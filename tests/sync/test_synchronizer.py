@@ -1,6 +1,5 @@
 """The synchronizer, step by step on a virtual clock: starts together, splits in time, denies, keeps verdicts."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,12 +35,6 @@ FORCE = StreamInfo(
 MICROPHONE = StreamInfo(
     "mic", Modality.AUDIO, Encoding.PCM_S16LE, 100.0, "mic", shape=(1,), is_personal=True, frame_rate_hz=10.0
 )
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    with zmq.Context() as made:
-        yield made
 
 
 def reading(bench: Bench, seq: int) -> Frame:
