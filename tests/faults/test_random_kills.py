@@ -71,7 +71,7 @@ def live(folder: Path, seed: int) -> Counter[str]:
     spool = folder / "spool"
     killed: Counter[str] = Counter()
     with start(folder, spool) as session:
-        session.until_recorded(0.5, tuple(SMALL_RIG))
+        session.until_flushed(1.0, tuple(SMALL_RIG))
         run_dir, sockets = session.run_dir, sockets_of(spool)
         assert sockets.is_dir()
         is_whole = True
