@@ -150,7 +150,12 @@ def document(result: SessionResult) -> dict[str, Any]:
         "quality": _quality(manifests, bool(taken)),
         "verification": result.verification or {"status": "not uploaded"},
         "machine_too_slow": slow,
-        "summary": summarize(streams, slow, simulated=_is_simulated(manifests)),
+        "summary": summarize(
+            streams,
+            slow,
+            simulated=_is_simulated(manifests),
+            upload=str(result.verification.get("status", "")),
+        ),
         "limitations": sorted({text for manifest in manifests for text in manifest.limitations}),
         "warnings": [*result.warnings, *_about(taken)],
         "problems": result.problems,

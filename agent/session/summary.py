@@ -10,6 +10,12 @@ from sensorium.sync.quality.passport import CONSENT_REASON
 
 _BEHIND_THE_DEVICES = (Place.BUS.value, Place.SYNCHRONIZER.value, Place.WRITER.value)
 
+_UPLOADED = {
+    "verified": "the store gave back every byte that was sent to it",
+    "failed": "the upload is wrong: the store does not hold what was sent",
+}
+"""By the verification's status; of others the sentence says nothing."""
+
 
 def machine_too_slow(run_dir: Path) -> dict[str, Any]:
     """Return who of a simulated rig fell behind real time, and the sentence about it; {} when all kept up.
@@ -27,16 +33,23 @@ def machine_too_slow(run_dir: Path) -> dict[str, Any]:
     return {"behind_s": behind_s, "reason": reason}
 
 
-def summarize(streams: Mapping[str, Mapping[str, Any]], slow: Mapping[str, Any], *, simulated: bool) -> str:
+def summarize(
+    streams: Mapping[str, Mapping[str, Any]],
+    slow: Mapping[str, Any],
+    *,
+    simulated: bool,
+    upload: str = "not uploaded",
+) -> str:
     """Return the sentence.
 
     Args:
         streams: As in a session's document.
         slow: What :func:`machine_too_slow` said.
         simulated: Whether every stream is.
+        upload: Status of the verification.
     """
     machine = slow["reason"] if slow else "this machine kept up with the simulated rig" if simulated else ""
-    return "; ".join(filter(None, (_pipeline(streams, bool(slow)), machine)))
+    return "; ".join(filter(None, (_pipeline(streams, bool(slow)), _UPLOADED.get(upload, ""), machine)))
 
 
 def _pipeline(streams: Mapping[str, Mapping[str, Any]], is_slow: bool) -> str:

@@ -73,3 +73,10 @@ def test_an_open_balance_and_a_stamp_from_the_future_are_wrong() -> None:
     assert "samples of imu are unaccounted for" in summarize({"imu": stream(100, 99)}, {}, simulated=True)
     assert "stamped after their arrival" in summarize({"imu": stream(early=1)}, {}, simulated=True)
     assert summarize({}, {}, simulated=False) == "nothing was recorded"
+
+
+def test_the_sentence_says_whether_the_store_gave_back_what_was_sent() -> None:
+    said = summarize({"imu": stream()}, {}, simulated=True, upload="verified")
+    assert "; the store gave back every byte that was sent to it; " in said
+    assert "the upload is wrong" in summarize({"imu": stream()}, {}, simulated=True, upload="failed")
+    assert "upload" not in summarize({"imu": stream()}, {}, simulated=True, upload="pending")
