@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from sensorium.agent.commands.display import coloured
+from sensorium.agent.commands.display import Progress, coloured
 from sensorium.agent.commands.output import print_json
-from sensorium.agent.commands.terminal import table_console
-from sensorium.agent.reporting.sync import SyncReport, sync_report, write_sync_report
+from sensorium.agent.commands.terminal import styled, table_console
+from sensorium.agent.reporting.sync import NOTHING_TO_DO, SyncReport, sync_report, write_sync_report
 from sensorium.calibration.geometry import Intrinsics
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError, UsageError
@@ -85,13 +85,18 @@ def report_sync(text: str | Path, html: Path | None, *, inputs: ContentInputs | 
         return _report_xdf(episode, html, as_json=as_json)
     located = locate(text)
     episode = located.folder.resolve()
-    report = sync_report(episode)
-    if inputs is not None:
-        for name in inputs.filter_delay_ns:
-            if name not in report.streams:
-                raise UsageError(f"--filter-delay {name}: no such stream; known: {', '.join(report.streams)}")
-        report.content = _content(episode, inputs)
-    path = write_sync_report(report, html or located.output(SYNC_REPORT_FILE))
+    with Progress("sync report", as_json) as progress:
+        progress.show({"phase": "reading stamps"})
+        report = sync_report(episode)
+        if inputs is not None:
+            for name in inputs.filter_delay_ns:
+                if name not in report.streams:
+                    known = ", ".join(report.streams)
+                    raise UsageError(f"--filter-delay {name}: no such stream; known: {known}")
+            progress.show({"phase": "comparing the clocks with what the sensors saw"})
+            report.content = _content(episode, inputs)
+        progress.show({"phase": "drawing"})
+        path = write_sync_report(report, html or located.output(SYNC_REPORT_FILE))
     if as_json:
         print_json({**report.document(), "html": str(path)})
     else:
@@ -186,6 +191,9 @@ def _content(episode: Path, inputs: ContentInputs) -> tuple[Verdict, ...]:
 def _print(report: SyncReport, path: Path) -> None:
     console = table_console()
     found = report.document()
+    console.print(styled("what to do", "bold"))
+    for step in report.steps or [NOTHING_TO_DO]:
+        console.print(f"   {step}", markup=False, soft_wrap=True)
     clocks = Table(title=f"clocks of {report.episode_id}, {found['seconds']:.1f} s", title_justify="left")
     for name in ("stream", "method", "rate Hz", "skew ppm", "epochs"):
         clocks.add_column(name, justify="left" if name in ("stream", "method") else "right")

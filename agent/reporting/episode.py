@@ -136,7 +136,7 @@ def _cards(material: Material) -> str:
         ("verification", found["verification"]["status"], _verification_reasons(found["verification"])),
     )
     cards = [
-        f'<div class="card"><b>{name}</b>{page.badge(status)}<br>{page.text(_brief(reasons))}</div>'
+        f'<div class="card"><b>{name}</b>{page.badge(status)}<br>{page.prose(_brief(reasons))}</div>'
         for name, status, reasons in verdicts
     ]
     return f'<div class="cards">{"".join(cards)}{_count_cards(material)}</div>'
@@ -152,7 +152,7 @@ def _brief(reasons: Sequence[str]) -> str:
     said = [str(reason) for reason in reasons if reason]
     if not said:
         return ""
-    first = said[0] if len(said[0]) <= 90 else said[0][:88] + "…"
+    first = said[0] if len(said[0]) <= 90 else said[0][:88].rpartition(" ")[0] + " …"
     return first if len(said) == 1 else f"{first}; {len(said) - 1} more below"
 
 
@@ -198,7 +198,7 @@ def _files(material: Material) -> str:
         for file in manifest.files
     ]
     verification = material.found["verification"]
-    reasons = page.text("; ".join(_verification_reasons(verification)))
+    reasons = page.prose("; ".join(_verification_reasons(verification)))
     lead = f"{page.badge(verification['status'])} {reasons}"
     return page.section("files", "Files", page.table(["file", "bytes", "SHA-256"], rows, (1,)), lead)
 

@@ -23,7 +23,7 @@ def verdict_table(checks: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for check in checks:
         status = (
-            f'{page.badge(check["status"])}<span class="sub">{page.text("; ".join(check["reasons"]))}</span>'
+            f'{page.badge(check["status"])}<span class="sub">{page.prose("; ".join(check["reasons"]))}</span>'
         )
         subject = (
             f"<strong>{page.text(check['check'])}</strong>"
@@ -33,7 +33,7 @@ def verdict_table(checks: Sequence[Mapping[str, Any]]) -> str:
             first = [subject, status] if index == 0 else ["", ""]
             digits = 0 if quantity.get("unit") == "1" else 3
             values = [page.number(quantity.get(key), digits) for key in ("value", "sigma", "threshold")]
-            rows.append([*first, page.text(name), *values, page.text(quantity.get("unit"))])
+            rows.append([*first, page.text(name), *values, page.text(page.unit(quantity.get("unit")))])
     head = ["check", "verdict", "quantity", "value", "sigma", "threshold", "unit"]
     return page.table(head, rows, (3, 4, 5)) if rows else ""
 
@@ -52,7 +52,7 @@ def consent(material: Material) -> str:
         [
             f"<strong>{page.text(record.info.name)}</strong>",
             page.badge(record.consent.decision or "not decided"),
-            page.text(record.consent.reason),
+            page.prose(record.consent.reason),
             page.text(", ".join(record.consent.purposes) if record.info.is_personal else "any"),
         ]
         for record in material.records

@@ -1,5 +1,6 @@
 """The report's HTML: escaping, tables, badges, and the style sheet. No file beside the page is needed."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -15,6 +16,25 @@ _WARN = ("suspect", "insufficient", "pending", "not uploaded", "waiting", "partl
 def text(value: object) -> str:
     """Return a value as escaped text; None is empty."""
     return "" if value is None else escape(str(value))
+
+
+_ULID = re.compile(r"\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b")
+
+
+def prose(value: object) -> str:
+    """Return a value as escaped text whose ids stay in one piece, however narrow the page is."""
+    return _ULID.sub(lambda found: f'<code class="ulid">{found[0]}</code>', text(value))
+
+
+_UNITS = {"1": "", "deg": "°", "us": "µs", "degC": "°C", "uT": "µT", "Ohm": "Ω"}
+
+
+def unit(name: object) -> str:
+    """Return a unit as people write it; \"\" for plain numbers. Plain text, not escaped."""
+    told = str(name or "")
+    for plain, spelled in (("^2", "²"), ("^3", "³"), ("*", "·")):
+        told = told.replace(plain, spelled)
+    return _UNITS.get(told, told)
 
 
 def number(value: object, digits: int = 0) -> str:
@@ -48,7 +68,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[
         lines.append(
             "<tr>" + "".join(f"<td{k}>{cell}</td>" for k, cell in zip(kinds, row, strict=True)) + "</tr>"
         )
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+    return wide(f"<table>{''.join(lines)}</table>")
+
+
+def wide(content: str) -> str:
+    """Return what may be wider than the page: it scrolls, shows that it does, and by the keyboard, too."""
+    return f'<div class="wide" tabindex="0">{content}</div>'
 
 
 def section(name: str, title: str, body: str, lead: str = "") -> str:
@@ -62,7 +87,7 @@ def section(name: str, title: str, body: str, lead: str = "") -> str:
 def verdicts(found: Iterable[Verdict]) -> str:
     """Return the section of those verdicts that have something to say; "" where none has."""
     rows = [
-        [badge(v.status.value), text(v.check), text(v.subject), text("; ".join(v.reasons))]
+        [badge(v.status.value), text(v.check), text(v.subject), prose("; ".join(v.reasons))]
         for v in found
         if v.reasons
     ]
@@ -71,7 +96,7 @@ def verdicts(found: Iterable[Verdict]) -> str:
 
 def note(sentence: str) -> str:
     """Return a sentence that stands where a picture or table would."""
-    return f'<p class="missing">{text(sentence)}</p>'
+    return f'<p class="missing">{prose(sentence)}</p>'
 
 
 def figure(content: str, title: str, caption: str = "", kind: str = "") -> str:
@@ -91,7 +116,7 @@ def grid(items: Iterable[str], kind: str) -> str:
 
 def items(sentences: Iterable[str]) -> str:
     """Return a list of plain sentences, or nothing without any."""
-    content = "".join(f"<li>{text(sentence)}</li>" for sentence in sentences)
+    content = "".join(f"<li>{prose(sentence)}</li>" for sentence in sentences)
     return f"<ul>{content}</ul>" if content else ""
 
 
@@ -100,7 +125,7 @@ def page(title: str, body: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; media-src data:; '
         "style-src 'unsafe-inline'\">"
         f"<title>{text(title)}</title><style>{STYLE}</style></head>\n<body><main>{body}</main></body></html>\n"
     )
@@ -136,10 +161,10 @@ STYLE = (
     + """
 :root{color-scheme:light dark;--bg:#f4f5f7;--card:#fff;--ink:#1b2430;--soft:#5d6a7a;--line:#dde2e8;
 --rail:#e6eaef;--good:#1a7f4b;--goodbg:#dcf3e5;--warn:#8f5a00;--warnbg:#fdefcf;--bad:#b3261e;--badbg:#fbe0de;
---plainbg:#e9edf2;--accent:#2563eb;--lost:#dc2626;--gap:#fca5a5;--amber:#f59e0b}
+--plainbg:#e9edf2;--accent:#2563eb;--shade:#0004;--lost:#dc2626;--gap:#fca5a5;--amber:#f59e0b}
 @media(prefers-color-scheme:dark){:root{--bg:#12161c;--card:#1b212a;--ink:#e4e9ef;--soft:#95a2b3;--line:#2e3743;
 --rail:#29313c;--good:#5fd394;--goodbg:#173a28;--warn:#f4c261;--warnbg:#40310f;--bad:#ff8f87;--badbg:#4a1e1c;
---plainbg:#2b3440;--accent:#7aa7ff}}
+--plainbg:#2b3440;--accent:#7aa7ff;--shade:#000a}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1220px;margin:0 auto;padding:28px 20px 60px}
@@ -152,16 +177,23 @@ h2{font-size:17px;margin:0 0 10px}h3{font-size:13px;margin:0 0 4px;font-weight:6
 .lead,.missing,figcaption{color:var(--soft);font-size:13px;margin:0 0 10px}
 .grid+.missing,.legend+.missing,.missing+.missing{margin-top:12px}
 .missing{border:1px dashed var(--line);border-radius:8px;padding:14px;margin:0;overflow-wrap:anywhere}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(172px,1fr));gap:12px;margin-bottom:16px}
-.card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:13px 16px;font-size:13px;
-color:var(--soft);overflow-wrap:anywhere}
+.cards{display:flex;flex-wrap:wrap;gap:12px;margin-bottom:16px}
+.card{flex:1 1 150px;background:var(--card);border:1px solid var(--line);border-radius:12px;padding:13px 16px;
+font-size:13px;color:var(--soft);overflow-wrap:anywhere}
 .card b{display:block;font-size:12px;text-transform:uppercase;letter-spacing:.05em;font-weight:600;margin-bottom:5px}
 .card .big{display:block;color:var(--ink);font-size:21px;font-weight:600;line-height:1.3}
 .card .badge{margin-bottom:5px;font-size:14px;padding:2px 11px}
 .badge{display:inline-block;border-radius:99px;padding:1px 9px;font-weight:600;font-size:12.5px;white-space:nowrap}
 .good{color:var(--good);background:var(--goodbg)}.warn{color:var(--warn);background:var(--warnbg)}
 .bad{color:var(--bad);background:var(--badbg)}.plain{color:var(--soft);background:var(--plainbg)}
-.wide{overflow-x:auto}
+.ulid{white-space:nowrap;overflow-wrap:normal;font-size:11px}
+.wide{overflow-x:auto;background:linear-gradient(to right,var(--card) 30%,transparent) 0 0/36px 100% no-repeat local,
+linear-gradient(to left,var(--card) 30%,transparent) 100% 0/36px 100% no-repeat local,
+linear-gradient(to right,var(--shade),transparent) 0 0/14px 100% no-repeat scroll,
+linear-gradient(to left,var(--shade),transparent) 100% 0/14px 100% no-repeat scroll}
+.wide::-webkit-scrollbar{height:9px}.wide::-webkit-scrollbar-thumb{background:var(--soft);border-radius:5px}
+.wide::-webkit-scrollbar-track{background:var(--rail);border-radius:5px}
+audio{display:block;width:100%;max-width:420px;margin-top:6px}
 table{border-collapse:collapse;width:100%;font-size:13.5px}
 th{color:var(--soft);font-weight:600;text-align:left;font-size:12px;vertical-align:bottom}
 th,td{padding:5px 12px 5px 0;border-bottom:1px solid var(--line)}tr:last-child td{border-bottom:0}
@@ -203,6 +235,14 @@ path.clock{fill:var(--ink);stroke:var(--card)}path.event{fill:var(--ink);stroke:
 i.w0{background:var(--camera)}i.w1{background:var(--amber)}i.w2{background:var(--lidar)}i.w3{background:var(--force)}
 i.w4{background:var(--imu)}i.w5{background:var(--other)}
 rect.count{fill:var(--lidar)}
-@media(max-width:640px){.strip{grid-template-columns:1fr}}
+@media(max-width:640px){.strip{grid-template-columns:1fr}main{padding:16px 10px 40px}section{padding:14px 12px}
+.wide::before{content:"scrolls sideways \\2192";position:sticky;left:0;color:var(--soft);font-size:11.5px}
+table{width:max-content;min-width:100%}.sub{max-width:230px}}
+@media print{:root{color-scheme:light;--bg:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--shade:transparent}
+body{font-size:11px}main{max-width:none;padding:0}section,.card{break-inside:avoid;border-radius:0}
+section:has(tr:nth-child(12)),#cameras,#clocks,#waveforms{break-inside:auto}figure,tr,.camera-row{break-inside:avoid}
+.wide{overflow:visible;background:none}.wide::before{content:none}.timeline{min-width:0}audio{display:none}
+table{font-size:9.5px;width:100%}th,td{padding:2px 6px 2px 0}.n{white-space:normal}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 )

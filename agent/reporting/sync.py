@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.agent.reporting import page, plots
+from sensorium.agent.reporting.advice import by_weight, what_to_do
 from sensorium.agent.reporting.survey import Envelope, Thinned
 from sensorium.drivers.frame import ClockKind, StreamInfo
 from sensorium.errors import EpisodeError
@@ -26,6 +27,7 @@ from sensorium.verdict import Quantity, Status, Verdict
 
 _POINTS = 4000
 _MAX_EVENTS = 200
+NOTHING_TO_DO = "Nothing: no clock and no pair of streams has anything against it."
 _Int64s = NDArray[np.int64]
 _Floats = NDArray[np.float64]
 
@@ -182,6 +184,13 @@ class SyncReport:
             out.append(Verdict("stamps", name, Status.FAILED if bad else Status.OK, quantities, reasons))
         return (*out, *self.recorded, *self.triggers, *self.content)
 
+    @property
+    def steps(self) -> list[str]:
+        """What somebody could do about it, worst first."""
+        return what_to_do(
+            self.verdicts, {name: {"outcomes": pair.outcomes} for name, pair in self.pairs.items()}
+        )
+
     def document(self) -> dict[str, Any]:
         """Return the report as plain data, the form of ``--json``."""
         pairs = {
@@ -209,6 +218,7 @@ class SyncReport:
                 for event in self.events
             ],
             "events_left_out": self.more_events,
+            "steps": self.steps,
             "checks": [verdict.document() for verdict in self.verdicts],
             "verdicts": [_with_pairs(verdict) for verdict in self.verdicts],
         }
@@ -332,7 +342,9 @@ def render(report: SyncReport) -> str:
         f"{page.text(report.reference or 'no reference')}</span>"
         f'<span class="id">{page.text(report.episode_id)}</span></header>'
     )
-    body = header + page.verdicts(report.verdicts) + _clock_table(found) + _clock_plots(report)
+    steps = page.items(report.steps) or page.note(NOTHING_TO_DO)
+    body = header + page.section("steps", "What to do", steps) + page.verdicts(by_weight(report.verdicts))
+    body += _clock_table(found) + _clock_plots(report)
     body += _offset_plots(report) + _alignment(report, found) + _host(found) + _events(report)
     return page.page(f"sync report {report.episode_id}", body)
 

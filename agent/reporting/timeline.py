@@ -18,7 +18,7 @@ def timeline(material: Material) -> str:
     events = material.survey.events
     flags = [flag for flag in (_flag(material, event) for event in events) if flag is not None]
     drawing = plots.timeline(lanes, flags, _pauses(material, events), material.length_s)
-    return page.section("timeline", "Timeline", f'<div class="wide">{drawing}</div>{_TIMELINE_LEGEND}')
+    return page.section("timeline", "Timeline", page.wide(drawing) + _TIMELINE_LEGEND)
 
 
 _TIMELINE_LEGEND = (

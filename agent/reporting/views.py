@@ -5,6 +5,7 @@ from functools import partial
 from sensorium.agent.reporting import page, plots
 from sensorium.agent.reporting.material import Material, attempt, rate_text
 from sensorium.agent.reporting.pictures import bird_view, overlay_picture, thumbnail
+from sensorium.agent.reporting.sound import MOST_HZ, MOST_S, player
 from sensorium.agent.reporting.survey import OverlayPair, Snapshot, StreamSurvey
 from sensorium.drivers.frame import PCM_BYTES, Encoding, Modality, StreamInfo
 from sensorium.drivers.roles import Role, has_role
@@ -147,8 +148,11 @@ def _panels(material: Material, info: StreamInfo, found: StreamSurvey) -> str:
             for line, index in enumerate(indices)
         )
         content = drawing or page.note("no finite value")
-        title = f"{info.name} ({unit})" if unit else info.name
+        title = f"{info.name} ({page.unit(unit)})" if unit else info.name
         parts.append(page.figure(f'{content}<div class="legend">{legend}</div>', title))
+    if is_audio:
+        what = f"{info.name}: to listen to, at most {MOST_S:g} s at {MOST_HZ / 1e3:g} kHz"
+        parts.append(attempt(what, lambda: page.figure(player(material.folder, info), what)))
     if len(columns) > _MAX_PANEL_COLUMNS:
         parts.append(
             page.note(f"{len(columns) - _MAX_PANEL_COLUMNS} more columns of {info.name} are not drawn")

@@ -12,7 +12,7 @@ _BEHIND_THE_DEVICES = (Place.BUS.value, Place.SYNCHRONIZER.value, Place.WRITER.v
 
 _UPLOADED = {
     "verified": "the store gave back every byte that was sent to it",
-    "failed": "the upload is wrong: the store does not hold what was sent",
+    "quarantined": "the upload is wrong: the store does not hold what was sent",
 }
 """By the verification's status; of others the sentence says nothing."""
 

@@ -1,7 +1,9 @@
 """The report: every picture where it belongs, nothing personal without consent, and a page whatever happens."""
 
 import base64
+import io
 import re
+import wave
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from simulated_rig import run
 from upload_samples import grant_for
 
+from sensorium.agent.reporting import page as page_text
 from sensorium.agent.reporting.episode import write_report
 from sensorium.agent.reporting.page import LANE_COLOURS, STYLE
 from sensorium.agent.reporting.pictures import bird_view, thumbnail
@@ -242,6 +245,25 @@ def test_every_picture_is_there(whole: Page) -> None:
     assert whole.of_class("count") > 0
 
 
+def test_what_the_microphone_heard_can_be_listened_to(whole: Page) -> None:
+    (source,) = [attrs["src"] or "" for tag, attrs in whole.tags if tag == "audio"]
+    with wave.open(io.BytesIO(base64.b64decode(source.removeprefix("data:audio/wav;base64,")))) as sound:
+        assert sound.getframerate() == 16_000
+        assert sound.getnframes() == pytest.approx(SECONDS["microphone"] * 16_000, rel=0.05)
+        assert np.frombuffer(sound.readframes(8000), "<i2").any()
+    assert "media-src data:" in whole.html, "else the page's own policy forbids it"
+
+
+def test_what_is_wider_than_the_page_scrolls_and_ids_stay_in_one_piece(whole: Page) -> None:
+    inside = whole.html.split("<table>")[:-1] + whole.html.split('<svg class="timeline"')[:-1]
+    assert inside
+    assert all(before.rstrip().endswith('<div class="wide" tabindex="0">') for before in inside)
+    assert page_text.prose("granted by 01M8R3PKWWFQ6QT3KXJ1WM0TP3") == (
+        'granted by <code class="ulid">01M8R3PKWWFQ6QT3KXJ1WM0TP3</code>'
+    )
+    assert (page_text.unit("m/s^2"), page_text.unit("N*m"), page_text.unit("1")) == ("m/s²", "N·m", "")
+
+
 def test_the_page_needs_nothing_beside_it(whole: Page) -> None:
     for tag, attrs in whole.tags:
         assert tag not in ("script", "link", "iframe", "object", "base")
@@ -329,6 +351,7 @@ def test_a_denied_stream_is_not_shown_even_if_its_frames_were_stored(
     page = report(write_episode(tmp_path, denied), run_dir)
     assert len(page.pictures()) == 1
     assert page.of_class("wave") == 6 + 6 + 6
+    assert "<audio" not in page.html
 
 
 def test_an_episode_of_denied_streams_only_gives_a_page(scene: Scene, run_dir: Path, tmp_path: Path) -> None:

@@ -78,5 +78,5 @@ def test_an_open_balance_and_a_stamp_from_the_future_are_wrong() -> None:
 def test_the_sentence_says_whether_the_store_gave_back_what_was_sent() -> None:
     said = summarize({"imu": stream()}, {}, simulated=True, upload="verified")
     assert "; the store gave back every byte that was sent to it; " in said
-    assert "the upload is wrong" in summarize({"imu": stream()}, {}, simulated=True, upload="failed")
+    assert "the upload is wrong" in summarize({"imu": stream()}, {}, simulated=True, upload="quarantined")
     assert "upload" not in summarize({"imu": stream()}, {}, simulated=True, upload="pending")

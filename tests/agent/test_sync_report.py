@@ -13,6 +13,7 @@ from sessions import sensorium
 from simulated_rig import device, run
 
 from sensorium.agent.commands.sync import content_inputs, report_sync
+from sensorium.agent.reporting.advice import what_to_do
 from sensorium.agent.reporting.sync import render, sync_report
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.errors import EpisodeError, UsageError
@@ -26,7 +27,7 @@ from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.writer import EpisodeWriter
-from sensorium.verdict import Status
+from sensorium.verdict import Status, Verdict
 
 
 def record(
@@ -221,3 +222,19 @@ def test_an_xdf_file_is_reported_with_what_pyxdf_would_be_off_by(shared_data: Pa
     refused = sensorium("sync", "report", source, "--html", page, "--clap-m", "1")
     assert refused.code == 2
     assert "are for episodes" in refused.err
+
+
+def test_what_to_do_comes_first_and_names_the_next_step(tmp_path: Path) -> None:
+    found = Verdict("content_clap", "force~microphone", Status.FAILED, (), ("contradicted",))
+    vague = Verdict("content_flash", "force~camera", Status.INSUFFICIENT, (), ("too few flashes",))
+    fine = Verdict("stamps", "imu", Status.OK)
+    silent = {"camera": {"outcomes": {"matched": 50, "stream was silent": 50}}}
+    lidar = {"lidar": {"outcomes": {"matched": 10, "nearer to another tick": 20}}}
+    worst, next_one, starved = what_to_do([fine, vague, found], silent | lidar)
+    assert worst.startswith("failed: force~microphone: contradicted; ")
+    assert "--filter-delay" in worst
+    assert next_one.startswith("insufficient: force~camera: too few flashes; show the sensors more")
+    assert starved.startswith("camera answers 50 of 100 ticks")
+    assert what_to_do([fine], lidar) == []
+    page = render(sync_report(record(tmp_path, streams=("force", "imu"), sabotage=True)))
+    assert page.index("What to do") < page.index(">Verdicts<") < page.index(">Clocks<")
