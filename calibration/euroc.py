@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from sensorium.calibration.edges import Edge
+from sensorium.calibration.folder_files import files_in
 from sensorium.calibration.geometry import Array, Intrinsics, nearest_rotation, transform
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
@@ -57,13 +58,13 @@ def sensor_files(path: Path) -> dict[str, Path]:
     if path.is_file() or (path / "sensor.yaml").is_file():
         path = (path.resolve() if path.is_dir() else path.resolve().parent).parent
     root = path / "mav0" if (path / "mav0").is_dir() else path
-    found = {file.parent.name: file for file in sorted(root.glob("*/sensor.yaml"))}
+    found = {file.parent.name: file for file in files_in(root, "*/sensor.yaml")}
     return found or _descriptions(root)
 
 
 def _descriptions(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for file in sorted(folder.glob("*.yaml")):
+    for file in files_in(folder, "*.yaml"):
         if not _is_description(file):
             continue
         name = _own_name(file)

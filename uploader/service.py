@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sensorium.errors import BusyError, ConfigError, EpisodeError, SensoriumError, StoreError, TrustError
+from sensorium.masking import masked_address
 from sensorium.priority import give_way
 from sensorium.stopping import end_with_parent
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
@@ -321,7 +322,7 @@ class StatusFile:
     def __init__(self, path: Path | None, service: UploadService, store_url: str, clock: Clock) -> None:
         self._path = path
         self._service = service
-        self._store_url = store_url
+        self._store_url = masked_address(store_url)
         self._clock = clock
         self._next_ns = 0
         self._said: frozenset[str] = frozenset()

@@ -11,6 +11,7 @@ from sensorium.agent.calibrating.recording import PreparedMaterial, Turning
 from sensorium.agent.calibrating.shots import Image
 from sensorium.agent.calibrating.tasks import CheckTask
 from sensorium.agent.session.check_kinds import check_kind
+from sensorium.calibration.folder_files import files_in
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
 from sensorium.calibration.geometry import Array
 from sensorium.calibration.rig_document import RigCalibration
@@ -47,7 +48,7 @@ def asl_calibration(path: Path) -> ImportResult:
 
 def joined_imu(root: Path, calibration: RigCalibration, camera: str) -> str | None:
     """Return the IMU of a folder that the calibration joins with a camera."""
-    imus = sorted(file.parent.name for file in root.glob("imu*/data.csv"))
+    imus = [file.parent.name for file in files_in(root, "imu*/data.csv")]
     return next((name for name in imus if calibration.has_transform(camera, name)), None)
 
 
@@ -120,7 +121,7 @@ def known_offset_s(calibration: RigCalibration, imu: str, camera: str) -> float:
 
 def stamped(folder: Path) -> dict[int, Path]:
     """Return the images of a folder by the stamp (ns) that is their name; others are no images of a recording."""
-    files = (file for each in ("*.png", "*.jpg") for file in sorted(folder.glob(each)))
+    files = files_in(folder, "*.png", "*.jpg")
     return {int(file.stem): file for file in files if file.stem.isascii() and file.stem.isdigit()}
 
 

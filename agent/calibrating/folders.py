@@ -19,6 +19,7 @@ from sensorium.agent.calibrating.recording import (
     spread,
 )
 from sensorium.agent.calibrating.shots import Image, Shot, stereo_pairs_of
+from sensorium.calibration.folder_files import files_in
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import CalibrationError
@@ -76,7 +77,7 @@ def _stereo_sets(
 def euroc_root(path: Path) -> Path | None:
     """Return the folder of the sensors of an EuRoC recording, None if it is none."""
     root = path / "mav0" if (path / "mav0").is_dir() else path
-    return root if any(root.glob("cam*/data")) else None
+    return root if files_in(root, "cam*/data") else None
 
 
 def open_euroc(path: Path, root: Path, calibration: ImportResult) -> Recording:
@@ -85,7 +86,7 @@ def open_euroc(path: Path, root: Path, calibration: ImportResult) -> Recording:
     Raises:
         CalibrationError: If an image does not decode.
     """
-    by_stamp = {folder.parent.name: stamped(folder) for folder in sorted(root.glob("cam*/data"))}
+    by_stamp = {folder.parent.name: stamped(folder) for folder in files_in(root, "cam*/data")}
     images = {name: {str(stamp): file for stamp, file in files.items()} for name, files in by_stamp.items()}
     known = calibration.calibration
     stereo, problems = _stereo_sets(known, images)
@@ -121,7 +122,7 @@ def kitti_layout(path: Path) -> Kitti | None:
     if not images:
         return None
     sweeps = next((f for f in (path / "velodyne", path / "velodyne_points/data") if f.is_dir()), None)
-    calibs = path / "calib" if any((path / "calib").glob("[0-9]*.txt")) else None
+    calibs = path / "calib" if files_in(path / "calib", "[0-9]*.txt") else None
     return Kitti(images, sweeps, calibs)
 
 
@@ -136,7 +137,7 @@ def open_kitti(path: Path, layout: Kitti, given: ImportResult | None) -> Recordi
             does not decode.
     """
     images = {
-        name: {file.stem: file for file in sorted((*folder.glob("*.png"), *folder.glob("*.jpg")))}
+        name: {file.stem: file for file in files_in(folder, "*.png", "*.jpg")}
         for name, folder in layout.images.items()
     }
     calibration = given or import_calibration(path, size=_raw_size(layout, images))
@@ -161,7 +162,7 @@ def _raw_size(layout: Kitti, images: Mapping[str, _Files]) -> tuple[int, int] | 
 def _kitti_sets(
     layout: Kitti, images: Mapping[str, _Files], calibration: RigCalibration, calibs: Path | None
 ) -> list[CameraLidarSet]:
-    sweeps = {file.stem: file for file in sorted(layout.sweeps.glob("*.bin"))} if layout.sweeps else {}
+    sweeps = {file.stem: file for file in files_in(layout.sweeps, "*.bin")} if layout.sweeps else {}
     found = []
     for name, files in images.items():
         stems = [stem for stem in files if stem in sweeps]

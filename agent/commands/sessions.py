@@ -16,6 +16,7 @@ from sensorium.agent.session.rig import REQUIRED, Device, Rig, load_rig
 from sensorium.agent.session.run import SessionRequest, request_for, run_session
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import EpisodeError, UsageError, VerdictError
+from sensorium.masking import masked_address
 from sensorium.simulators.demo_rig import write_demo_rig
 from sensorium.sync.consent.grants import (
     ConsentLedger,
@@ -116,7 +117,7 @@ def run_record(
     with display.Progress(rig.document.rig, as_json) as progress:
         result = run_session(request, HostClock(), progress.show)
         if request.uploads_in_background:
-            result.verification = {"status": "pending", "store": request.store}
+            result.verification = {"status": "pending", "store": masked_address(request.store or "")}
         return finish(result, request.consent, progress, as_json)
 
 

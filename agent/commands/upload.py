@@ -7,6 +7,7 @@ from typing import Any
 from sensorium.agent.commands import display
 from sensorium.agent.commands.output import print_json, print_json_line, say
 from sensorium.errors import SensoriumError, UsageError
+from sensorium.masking import masked_address
 from sensorium.sync.consent.grants import format_utc
 from sensorium.timebase import Clock, HostClock
 from sensorium.uploader.receipt import State
@@ -65,12 +66,17 @@ def verification(
         if episodes is None or name in episodes
     }
     if not chosen:
-        return {"status": "not uploaded", "store": store, "reasons": ["no episode was sealed"], "episodes": 0}
+        return {
+            "status": "not uploaded",
+            "store": masked_address(store),
+            "reasons": ["no episode was sealed"],
+            "episodes": 0,
+        }
     waiting = {name: why for name, why in service.waiting().items() if name in chosen}
     reasons = [reason for status in chosen.values() for reason in status.reasons]
     return {
         "status": WAITING if waiting else _refusal(chosen.values()),
-        "store": store,
+        "store": masked_address(store),
         "reasons": [*(f"{name}: {why}" for name, why in waiting.items()), *reasons],
         "episodes": len(chosen),
         "waiting": waiting,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.calibration.folder_files import files_in
 from sensorium.calibration.formats import ros
 from sensorium.calibration.formats.draft import Draft, read_yaml
 from sensorium.calibration.geometry import R_BODY_OPTICAL, rotation_from_rpy, transform
@@ -67,10 +68,10 @@ def read(
 
 def _read_beside(draft: Draft, folder: Path) -> set[str]:
     """Read URDF and camera_info files; return the frames that the URDF knows."""
-    beside = [*sorted(folder.glob("*.urdf"))]
+    beside = files_in(folder, "*.urdf")
     beside += [
         file
-        for file in sorted(folder.glob("*.yaml"))
+        for file in files_in(folder, "*.yaml")
         if file.name not in FILES and ros.is_camera_info(read_yaml(file))
     ]
     known: set[str] = set()

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sensorium.calibration.folder_files import files_in
 from sensorium.calibration.formats import (
     autoware,
     basalt,
@@ -146,7 +147,7 @@ def _files_of(folder: Path) -> dict[str, list[Path]]:
     """Return the files of a folder by format, those of one-file formats only."""
     found: dict[str, list[Path]] = {}
     looked_at = [
-        file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix.lower() in _SUFFIXES
+        file for file in files_in(folder, "*") if file.is_file() and file.suffix.lower() in _SUFFIXES
     ]
     for file in looked_at[:_MAX_LOOKED_AT]:
         name = _kind_of(file)
@@ -199,11 +200,11 @@ def detect(path: Path) -> str:
 def _of_folder(folder: Path) -> str | None:
     if (folder / EPISODE_FILE).is_file() and _of_file(folder / EPISODE_FILE) == NATIVE:
         return NATIVE
-    if any(any(folder.glob(each)) for each in ("mav0/*/sensor.yaml", "*/sensor.yaml", "sensor.yaml")):
+    if files_in(folder, "mav0/*/sensor.yaml", "*/sensor.yaml", "sensor.yaml"):
         return "euroc"
     if (folder / kalibr.ESTIMATOR_FILE).is_file():
         return "openvins"
-    if any(any(folder.glob(each)) for each in _CHAINS):
+    if files_in(folder, *_CHAINS):
         return "kalibr"
     if nuscenes.tables_folder(folder) is not None:
         return "nuscenes"
@@ -212,21 +213,21 @@ def _of_folder(folder: Path) -> str | None:
     raw = [
         folder,
         folder / "calib",
-        *([folder.resolve().parent] if any(folder.glob("image_0?/data")) else []),
+        *([folder.resolve().parent] if files_in(folder, "image_0?/data") else []),
     ]
     if any((place / "calib_cam_to_cam.txt").is_file() for place in raw):
         return "kitti"
     texts = [
         folder / "calib.txt",
-        *sorted((folder / "calib").glob("*.txt"))[:1],
-        *sorted(folder.glob("*.txt"))[:3],
+        *files_in(folder / "calib", "*.txt")[:1],
+        *files_in(folder, "*.txt")[:3],
     ]
     if any(file.is_file() and kitti.is_kitti(file) for file in texts):
         return "kitti"
-    for file in (*sorted(folder.glob("*.urdf")), *ros.yaml_files(folder)[:_MAX_LOOKED_AT]):
+    for file in (*files_in(folder, "*.urdf"), *ros.yaml_files(folder)[:_MAX_LOOKED_AT]):
         if _kind_of(file) in ("ros", "urdf"):
             return "ros"
-    if any(_of_file(file) == "pjlab" for file in sorted(folder.glob("*.json"))[:4]):
+    if any(_of_file(file) == "pjlab" for file in files_in(folder, "*.json")[:4]):
         return "pjlab"
     kinds = _files_of(folder)
     if len(kinds) > 1:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from sensorium.calibration.folder_files import files_in
 from sensorium.calibration.formats.draft import (
     Draft,
     field_of,
@@ -120,11 +121,9 @@ def is_flat_imu(fields: dict[str, Any]) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    chains = sorted({*folder.glob("*camchain*.yaml"), *folder.glob("*imucam_chain*.yaml")})
+    chains = files_in(folder, "*camchain*.yaml", "*imucam_chain*.yaml")
     complete = [path for path in chains if "imucam" in path.name]
-    return (complete or chains)[:1] + [
-        path for path in sorted(folder.glob("*imu*.yaml")) if path not in chains
-    ]
+    return (complete or chains)[:1] + [path for path in files_in(folder, "*imu*.yaml") if path not in chains]
 
 
 def _read_camera(draft: Draft, key: str, fields: dict[str, Any], names: dict[str, str], imu: str) -> None:

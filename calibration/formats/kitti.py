@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sensorium.calibration.edges import Edge
+from sensorium.calibration.folder_files import files_in
 from sensorium.calibration.formats.draft import Draft, in_frames, read_text
 from sensorium.calibration.geometry import Array, Intrinsics, inverse, nearest_rotation, transform
 from sensorium.calibration.rig_document import RigCalibration
@@ -39,7 +40,7 @@ def read(
     path = Path(path)
     source = _source(path)
     draft = Draft(source, findings)
-    for file in (source,) if source.is_file() else sorted(source.glob("calib_*.txt")):
+    for file in (source,) if source.is_file() else files_in(source, "calib_*.txt"):
         _check_rotations(draft, file)
     is_raw = source.is_dir()
     size = size or (None if is_raw else _image_size(source))
@@ -66,7 +67,7 @@ def _source(path: Path) -> Path:
     for folder in (path, path / "calib", path.resolve().parent):
         if (folder / _RAW_FILE).exists():
             return folder
-    candidates = [path / "calib.txt", *sorted((path / "calib").glob("*.txt")), *sorted(path.glob("*.txt"))]
+    candidates = [path / "calib.txt", *files_in(path / "calib", "*.txt"), *files_in(path, "*.txt")]
     found = next((file for file in candidates if file.is_file() and is_kitti(file)), None)
     if found is None:
         raise CalibrationError(f"calibration folder {path}: no KITTI calibration in it")
@@ -125,7 +126,7 @@ def _check_rotations(draft: Draft, file: Path) -> None:
 def _image_size(file: Path) -> tuple[int, int] | None:
     """Return the size of an image that belongs to a calibration file, read from its PNG header."""
     for name in (f"../image_2/{file.stem}.png", "image_2/*.png", "image_l/*.png", "image_0/*.png"):
-        for image in sorted(file.parent.glob(name)) if "*" in name else [file.parent / name]:
+        for image in files_in(file.parent, name) if "*" in name else [file.parent / name]:
             if image.is_file():
                 with image.open("rb") as stream:
                     head = stream.read(24)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.calibration.folder_files import files_in
 from sensorium.calibration.formats.draft import Draft, field_of, size_of
 from sensorium.calibration.geometry import Array, rotation_from_quaternion, transform
 from sensorium.calibration.rig_document import RigCalibration
@@ -56,7 +57,7 @@ def tables_folder(path: Path) -> Path | None:
     folder = path.parent if path.is_file() else path
     if (folder / TABLE).is_file() and (folder / "sensor.json").is_file():
         return folder
-    found = sorted(file.parent for file in folder.glob(f"*/{TABLE}"))
+    found = [file.parent for file in files_in(folder, f"*/{TABLE}")]
     if len(found) > 1:
         names = ", ".join(each.name for each in found)
         raise CalibrationError(f"{path} holds several versions ({names}): name the folder of one")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.calibration.folder_files import files_in
 from sensorium.calibration.formats.draft import Draft, field_of, read_text, size_of
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.verdict import Verdict
@@ -33,7 +34,7 @@ def read(
     if path.suffix == ".txt":
         _read_text(draft, size)
     else:
-        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        for file in files_in(path, "*.json") if path.is_dir() else [path]:
             draft.path = file
             _read_json(draft)
     draft.path = path

@@ -21,6 +21,7 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 import yaml
 
+from sensorium.calibration.folder_files import files_in
 from sensorium.calibration.formats.draft import (
     Draft,
     field_of,
@@ -66,7 +67,7 @@ def read(path: Path | str, findings: list[Verdict] | None = None) -> RigCalibrat
     """
     path = Path(path)
     draft = Draft(path, findings)
-    files = sorted(path.glob("*.urdf")) + yaml_files(path) if path.is_dir() else [path]
+    files = files_in(path, "*.urdf") + yaml_files(path) if path.is_dir() else [path]
     if not files:
         raise draft.error("no .urdf and no .yaml in this folder")
     mounts: list[tuple[str, Array]] = []
@@ -112,13 +113,8 @@ def add_mounts(draft: Draft, mounts: list[tuple[str, Array]]) -> None:
 
 
 def yaml_files(folder: Path) -> list[Path]:
-    """Return the YAML files of a folder, by either suffix in any case; what macOS leaves beside them is none."""
-    suffixes = (".yaml", ".yml")
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in suffixes and not file.name.startswith("._")
-    )
+    """Return the YAML files of a folder, by either suffix in any case."""
+    return [file for file in files_in(folder, "*") if file.suffix.lower() in (".yaml", ".yml")]
 
 
 def is_camera_info(fields: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ import urllib.error
 import urllib.request
 
 from sensorium.errors import DeviceError
+from sensorium.masking import masked, masked_address, secrets_of
 
 _MAX_BYTES = 4 << 20
 
@@ -23,10 +24,13 @@ def fetch(label: str, what: str, url: str, timeout_s: float, otherwise: str) -> 
         with direct.open(url, timeout=timeout_s) as answer:
             document: bytes = answer.read(_MAX_BYTES + 1)
     except (OSError, ValueError, urllib.error.URLError) as err:
-        raise DeviceError(f"{label}: no {what} from {url}: {err}; check the address, or {otherwise}") from err
+        why = masked(str(err), secrets_of(url))
+        raise DeviceError(
+            f"{label}: no {what} from {masked_address(url)}: {why}; check the address, or {otherwise}"
+        ) from err
     if len(document) > _MAX_BYTES:
         raise DeviceError(
-            f"{label}: {url} answers with more than {_MAX_BYTES} bytes, that is no {what}; "
+            f"{label}: {masked_address(url)} answers with more than {_MAX_BYTES} bytes, that is no {what}; "
             f"check the address, or {otherwise}"
         )
     return document

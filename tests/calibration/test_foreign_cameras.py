@@ -218,6 +218,26 @@ def test_two_cameras_that_the_calibrator_called_alike_go_by_their_files(tmp_path
     assert checks(found) == {"repeated_camera": Status.OK}
 
 
+def test_what_desktops_and_nas_boxes_leave_in_folders_is_no_calibration(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    litter = b"\0\5\26\7\0\2\0\0Mac OS X"
+    text = (shared_data / "cases2/asl_camera_without_sensor_type/cam0/sensor.yaml").read_text()
+    for folder in ("euroc/cam0", "ros", "kalibr", "opencv", "euroc/._cam0", "euroc/@eaDir"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("euroc/cam0/sensor.yaml", "euroc/@eaDir/sensor.yaml"):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "ros/front.yaml").write_text(yaml.safe_dump(calibrator()))
+    chain = {"cam0": {**ASL, "distortion_model": "radtan", "distortion_coeffs": D[:4]}}
+    (tmp_path / "kalibr/camchain.yaml").write_text(yaml.safe_dump(chain))
+    (tmp_path / "opencv/camera.yml").write_text((shared_data / "cases2/opencv_nested/camera.yml").read_text())
+    for name in ("ros/._front.yaml", "kalibr/._camchain.yaml", "kalibr/._imu.yaml", "opencv/._camera.yml"):
+        (tmp_path / name).write_bytes(litter)
+    (tmp_path / "euroc/._cam0/sensor.yaml").write_bytes(litter)
+    for folder, name in (("euroc", "cam0"), ("ros", "front"), ("kalibr", "cam0"), ("opencv", "cam")):
+        assert set(import_calibration(tmp_path / folder).calibration.cameras) == {name}
+
+
 def test_a_calibration_of_another_format_beside_ros_files_is_named(tmp_path: Path, shared_data: Path) -> None:
     (tmp_path / "front.yaml").write_text(yaml.safe_dump(calibrator()))
     (tmp_path / "rear.yml").write_text((shared_data / "cases2/opencv_nested/camera.yml").read_text())

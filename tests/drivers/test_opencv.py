@@ -139,6 +139,27 @@ def test_lossless_encodings_hold_the_pixels_that_the_file_decodes_to(
     capture.release()
 
 
+def test_a_video_that_asks_to_be_turned_is_read_as_it_is_stored(tmp_path: Path) -> None:
+    path = tmp_path / "phone.mp4"
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), RATE_HZ, (WIDTH, HEIGHT)
+    )
+    for index in range(3):
+        writer.write(picture(index))
+    writer.release()
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44  # ISO 14496-12: the matrix of the track header, version 0
+    quarter_turn = (0, 1 << 16, 0, -(1 << 16), 0, 0, HEIGHT << 16, 0, 1 << 30)
+    data[at : at + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in quarter_turn)
+    path.write_bytes(data)
+    turned = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    assert turned.read()[1].shape == (WIDTH, HEIGHT, 3), "the file does ask for it"
+    turned.release()
+    with opened(tmp_path, device=str(path), encoding="bgr8", size=(WIDTH, HEIGHT)) as (driver, info):
+        assert info.shape == (HEIGHT, WIDTH, 3)
+        assert len(frames_of(collect(driver, 3))) == 3
+
+
 def test_a_loop_continues_sequence_and_media_time(video: Path, tmp_path: Path) -> None:
     with opened(tmp_path, device=str(video), loop=True) as (driver, _):
         frames = frames_of(collect(driver, 15))[:15]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sensorium.agent.calibrating.image_files import read_image
 from sensorium.agent.calibrating.shots import Sample, decoded_cloud, decoded_image
+from sensorium.calibration.folder_files import files_in
 from sensorium.drivers.frame import Frame, Modality, StreamInfo
 from sensorium.drivers.roles import Role, has_role
 from sensorium.errors import CalibrationError
@@ -179,7 +180,7 @@ def image_folders(path: Path) -> dict[str, dict[str, Path]]:
     folder: ``left01.jpg``, ``right01.jpg``.
     """
     found: dict[str, dict[str, Path]] = {}
-    for folder in sorted(each for each in path.iterdir() if each.is_dir()):
+    for folder in [each for each in files_in(path, "*") if each.is_dir()]:
         inner = folder / "data" if (folder / "data").is_dir() else folder
         files = _pictures(inner)
         if files:
@@ -193,7 +194,7 @@ def image_folders(path: Path) -> dict[str, dict[str, Path]]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in _PICTURES and file.is_file())
+    return [file for file in files_in(folder, "*") if file.suffix.lower() in _PICTURES and file.is_file()]
 
 
 def _number(file: Path) -> str:
@@ -203,9 +204,9 @@ def _number(file: Path) -> str:
 
 def _sweep_folders(path: Path) -> dict[str, dict[str, Path]]:
     found = {}
-    for folder in sorted(each for each in path.iterdir() if each.is_dir()):
+    for folder in [each for each in files_in(path, "*") if each.is_dir()]:
         inner = folder / "data" if (folder / "data").is_dir() else folder
-        files = sorted(inner.glob("*.bin"))
+        files = files_in(inner, "*.bin")
         if files:
             found[folder.name] = {_number(file): file for file in files}
     return found

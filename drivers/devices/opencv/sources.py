@@ -301,6 +301,8 @@ def _open_capture(label: str, target: int | str, backend: int, options: list[int
         else:
             hint = "check its address and login" if "://" in label else "is it a video?"
         raise DeviceError(f"{label}: cannot be opened; {hint}")
+    if backend == cv2.CAP_FFMPEG:  # pixels as stored: a phone's note on rotation turns none (docs/codecs.md)
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
     return capture
 
 
