@@ -31,16 +31,20 @@ def check_rig(path: Path, spool: Path | None, as_json: bool) -> int:
 
 
 def _remarks(rig: Rig, spool: Path | None) -> list[str]:
+    from sensorium.agent.session.rig_remarks import remarks
     from sensorium.agent.session.run import request_for
     from sensorium.agent.session.withheld import announced
     from sensorium.sync.consent.store import ConsentStore
+    from sensorium.uploader.stores.serving import check_folder
 
-    if any(device.driver == "replay" for device in rig.devices):
-        return []
+    found = list(remarks(rig))
     request = request_for(rig, spool, None)
+    check_folder(request.spool, "spool")
+    if any(device.driver == "replay" for device in rig.devices):
+        return found
     ledger = ConsentStore(request.consent).inspect()
     folder = GrantFolder(request.spool, request.consent)
-    return list(announced(rig.devices, ledger, HostClock().utc_ns(), folder, rig.document.rig))
+    return [*found, *announced(rig.devices, ledger, HostClock().utc_ns(), folder, rig.document.rig)]
 
 
 def init_rig(path: Path, as_json: bool) -> int:

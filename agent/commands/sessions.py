@@ -13,6 +13,7 @@ from sensorium.agent.commands.terminal import tell
 from sensorium.agent.commands.upload import WAITING, deliver, verification
 from sensorium.agent.session.outcome import SessionResult, document, exit_code, why_not_good
 from sensorium.agent.session.rig import REQUIRED, Device, Rig, load_rig
+from sensorium.agent.session.rig_remarks import remarks
 from sensorium.agent.session.run import SessionRequest, request_for, run_session
 from sensorium.calibration.rig_document import RigCalibration
 from sensorium.errors import EpisodeError, UsageError, VerdictError
@@ -35,6 +36,8 @@ from sensorium.sync.recording.spec import SessionPlan
 from sensorium.sync.sources import open_source
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.service import open_service
+from sensorium.uploader.stores.serving import check_folder
+from sensorium.wording import nearest
 
 DEMO_SUBJECT = "site:demo"
 REPLAY_SUBJECT = "site:replay"
@@ -96,6 +99,7 @@ def run_record(
     if rig.document.operator == REQUIRED and not operator:
         raise UsageError(f"rig {rig.document.rig} requires an operator: add --operator NAME")
     request = request_for(rig, spool, seconds)
+    check_folder(request.spool, "spool")
     ConsentStore(request.consent).adopt(by=operator)
     plan = request.plan.model_copy(update={"despite_calibration": despite_calibration})
     if operator:
@@ -112,7 +116,7 @@ def run_record(
     if rig.document.checks_at_start is not None:
         plan = _checked_at_start(rig, plan, as_json)
     request = replace(request, plan=plan)
-    for sentence in _announced(rig, request):
+    for sentence in (*remarks(rig), *_announced(rig, request)):
         tell(sentence)
     with display.Progress(rig.document.rig, as_json) as progress:
         result = run_session(request, HostClock(), progress.show)
@@ -179,6 +183,7 @@ def run_replay(
     if calibration is None and (source / MANIFEST_FILE).exists() and own_calibration.is_file():
         calibration = own_calibration
     with open_source(source.resolve()) as opened:
+        _check_reference(reference, [info.name for info in opened.streams])
         streams = cleared(opened.streams, not_personal)
         problems = [problem.sentence for problem in opened.problems]
         offset_ns = opened.timeline.utc_minus_host_ns
@@ -202,6 +207,13 @@ def run_replay(
         result.warnings += said_not_personal(streams)
         result.problems += problems
         return finish(result, request.consent, progress, as_json)
+
+
+def _check_reference(reference: str | None, streams: Sequence[str]) -> None:
+    if reference is not None and streams and reference not in streams:
+        raise UsageError(
+            f"--reference {reference}: the recording has no such stream; {nearest(reference, streams)}"
+        )
 
 
 def _rate(text: str) -> float | str:

@@ -7,7 +7,7 @@ from typing import Any
 from sensorium.agent.commands.output import print_json, say
 from sensorium.errors import EpisodeError, UsageError
 from sensorium.sync.episode.chain import chain_heads
-from sensorium.sync.episode.files import MANIFEST_FILE
+from sensorium.sync.episode.files import MANIFEST_FILE, recorded_files
 from sensorium.sync.episode.manifest import manifest_digest, read_seal
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.verify import Verification, chain_gaps, examine
@@ -28,7 +28,7 @@ def verify_episode(episode: str | Path, any_signer: bool, as_json: bool, spool: 
     folder = folder_of(episode, spool)
     if not folder.is_dir():
         raise UsageError(f"{episode} is not an episode folder; `sensorium episodes list` names them")
-    if not (folder / MANIFEST_FILE).exists() and not any(folder.glob("*.mcap")):
+    if not (folder / MANIFEST_FILE).exists() and not recorded_files(folder):
         raise UsageError(
             f"{folder} is not an episode: it holds no {MANIFEST_FILE} and no .mcap file; `sensorium episodes list` "
             "names them, and without a name the whole spool is verified"

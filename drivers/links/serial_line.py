@@ -4,6 +4,7 @@ A thread of its own reads the port, so that the arrival stamps do not wait for w
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import serial
 
+from sensorium.drivers.links.device_files import require_access
 from sensorium.errors import DeviceError
 from sensorium.timebase import SECOND_NS, Clock
 
@@ -75,7 +77,7 @@ class SerialLine:
             port = serial.Serial(self.port, self.baud, timeout=0, write_timeout=1.0, exclusive=True)
         except (OSError, ValueError) as err:
             raise DeviceError(
-                f"{self._label}: cannot be opened: {err}; is it plugged in, are you in group dialout?"
+                f"{self._label}: {self.port} cannot be opened: {_why_closed(self.port, err)}"
             ) from err
         try:
             require_speed(self._label, self.baud, speed_of(port.fileno()))
@@ -221,12 +223,25 @@ def require_speed(label: str, asked: int, found: int | None) -> None:
         )
 
 
+def _why_closed(port: str, err: Exception) -> str:
+    """Return why a port did not open, in words, and what to do."""
+    number = getattr(err, "errno", None)
+    if number in (errno.EAGAIN, errno.EBUSY):
+        return f"another program uses it; `fuser {port}` names that program: end it"
+    if number in (errno.EACCES, errno.EPERM):
+        return "this user may not; join the group that it belongs to (often dialout), then log in again"
+    if isinstance(err, ValueError):
+        return f"{err}; choose a speed that its adapter has"
+    return f"{os.strerror(number) if number else err}; is it a serial port, and plugged in?"
+
+
 def require_port(label: str, port: str) -> None:
-    """Raise ``DeviceError`` if there is no such device file; opens nothing."""
+    """Raise ``DeviceError`` if there is no such device file, or this user may not use it; opens nothing."""
     if not Path(port).exists():
         present = serial_ports()
         there = f"present: {', '.join(present)}" if present else f"none is listed in {BY_ID}"
         raise DeviceError(f"{label}: serial port {port} does not exist; is the device plugged in? ({there})")
+    require_access(label, Path(port))
 
 
 def serial_ports() -> Sequence[str]:

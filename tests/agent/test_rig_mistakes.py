@@ -4,6 +4,7 @@ Numbers are those of the table of mistakes that users made (../shared/cases/rig_
 """
 
 import os
+import pty
 import re
 import shlex
 from dataclasses import replace
@@ -12,13 +13,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import serial
 from typer.testing import CliRunner
 from upload_samples import EPISODE_ID, begin_spool, grant_for, seal_episode
 
 from sensorium.agent.cli import app
 from sensorium.agent.session.rig import load_rig, parse_rig
+from sensorium.agent.session.rig_remarks import remarks
 from sensorium.agent.session.withheld import announced
-from sensorium.errors import ConfigError, SensoriumError
+from sensorium.calibration.geometry import Intrinsics
+from sensorium.calibration.rig_document import RigCalibration
+from sensorium.drivers.links.device_files import require_access
+from sensorium.drivers.links.serial_line import SerialLine
+from sensorium.errors import ConfigError, DeviceError, SensoriumError
 from sensorium.sync.consent.grants import ConsentGrant, ConsentLedger, Purpose
 from sensorium.sync.consent.remedy import GrantFolder
 from sensorium.sync.consent.store import ConsentStore
@@ -376,3 +383,71 @@ def test_an_id_is_what_an_episode_is_asked_for_by(place: Path) -> None:
     seal_episode(spool)
     code, said = told(f"consent grant site:x --for {EPISODE_ID[:-1]}2")
     assert (code, f"did you mean {EPISODE_ID}?" in said) == (2, True)
+
+
+def remarked(place: Path, rig: str) -> list[str]:
+    (place / "rig.yaml").write_text(rig)
+    return list(remarks(load_rig(place / "rig.yaml")))
+
+
+def test_a_calibration_of_another_rig_or_of_another_size_is_named(place: Path) -> None:
+    rig = HEAD + "  cam: {driver: sim_camera, size: [320, 240]}\ncalibration: cal.yaml\n"
+    calibration = RigCalibration(
+        cameras={"cam0": Intrinsics("pinhole", 640, 480, 500.0, 500.0, 320.0, 240.0)}
+    )
+    calibration.save(place / "cal.yaml")
+    (said,) = remarked(place, rig)
+    assert "knows cam0 and none of the devices cam: it is of another rig" in said
+    RigCalibration(cameras={"cam": calibration.cameras["cam0"]}).save(place / "cal.yaml")
+    (said,) = remarked(place, rig)
+    assert "cam is asked for 320x240" in said
+    assert "write size: [640, 480]" in said
+    assert remarked(place, rig.replace("[320, 240]", "[640, 480]")) == []
+
+
+def test_ptp_without_its_daemon_is_named(place: Path) -> None:
+    (said,) = remarked(place, CAMERA % "" + "clocks: {ptp: {socket: nowhere/ptp4l}}\n")
+    assert "clocks.ptp.socket: nowhere/ptp4l does not exist" in said
+
+
+@pytest.mark.parametrize(
+    ("spool", "says"),
+    [("/proc/spool", "nothing can be made in /proc"), ("/etc/hostname", "/etc/hostname is a file")],
+)
+def test_a_spool_that_cannot_be_is_named_before_anything_starts(spool: str, says: str, place: Path) -> None:
+    (place / "rig.yaml").write_text(f"rig: b\nspool: {spool}\ndevices:\n  f: {{driver: sim_force}}\n")
+    for command in ("record", "rig check"):
+        code, said = told(f"{command} rig.yaml")
+        assert code == 2
+        assert f"spool {spool}" in said
+        assert says in said
+        assert "choose another place" in said
+
+
+def test_a_reference_that_a_recording_has_not_is_named_before_its_replay(place: Path) -> None:
+    spool, _ = begin_spool(place / "spool")
+    episode = seal_episode(spool)
+    code, said = told(f"replay {episode} --reference lidr --spool out")
+    assert (code, "did you mean 'lidar'?" in said) == (2, True), said
+
+
+def test_a_device_file_that_this_user_may_not_use_is_named_with_its_group(place: Path) -> None:
+    path = place / "ttyUSB0"
+    path.touch(mode=0o000)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may use every file")
+    with pytest.raises(DeviceError, match=r"may not use .*ttyUSB0; it belongs to .*"):
+        require_access("Xsens", path)
+
+
+def test_a_port_that_another_program_uses_is_named(place: Path) -> None:
+    ours, theirs = pty.openpty()
+    name = os.ttyname(theirs)
+    with serial.Serial(name, exclusive=True):
+        line = SerialLine(name, 115200, "Xsens", HostClock())
+        with pytest.raises(
+            DeviceError, match=f"{name} cannot be opened: another program uses it; `fuser {name}`"
+        ):
+            line.open()
+    os.close(ours)
+    os.close(theirs)

@@ -9,9 +9,18 @@ from sensorium.errors import ConfigError
 from sensorium.masking import masked_address
 
 _PASSING = frozenset(
-    {errno.ENOTCONN, errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV}
+    {
+        errno.ENOTCONN,
+        errno.ESTALE,
+        errno.EIO,
+        errno.ETIMEDOUT,
+        errno.EHOSTDOWN,
+        errno.ENODEV,
+        errno.ENOSPC,
+        errno.EDQUOT,
+    }
 )
-"""A server or a disk that is away now, not for good: the uploader waits for it."""
+"""A server or a disk that is away or full now, not for good: the uploader waits for it."""
 
 
 def check_address(url: str, *, will_be_written: bool) -> None:
@@ -39,20 +48,29 @@ def check_address(url: str, *, will_be_written: bool) -> None:
                 "with three slashes"
             )
         if will_be_written:
-            _check_folder(Path(path_text))
+            check_folder(Path(path_text))
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path, what: str = "") -> None:
+    """Raise if a folder is not there and cannot be made, or this user may not write to it; leaves nothing.
+
+    Args:
+        what: Whose folder it is, for the message.
+
+    Raises:
+        ConfigError: Says what is in the way.
+    """
+    name = f"{what} {folder}".lstrip()
     there = folder
     try:
         while not there.exists():
             there = there.parent
         if not there.is_dir():
-            raise ConfigError(f"{folder} cannot be a folder: {there} is a file; choose another place")
+            raise ConfigError(f"{name} cannot be a folder: {there} is a file; choose another place")
         if there == folder:
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise ConfigError(
-                    f"{folder} cannot be written to by this user; choose another place, or its owner changes its mode"
+                    f"{name} cannot be written to by this user; choose another place, or its owner changes its mode"
                 )
             return
         probe = there / f".sensorium-probe-{os.getpid()}"
@@ -62,5 +80,5 @@ def _check_folder(folder: Path) -> None:
         if err.errno in _PASSING:
             return
         raise ConfigError(
-            f"{folder} does not exist, and nothing can be made in {there}: {err.strerror}; choose another place"
+            f"{name} does not exist, and nothing can be made in {there}: {err.strerror}; choose another place"
         ) from err

@@ -27,6 +27,7 @@ from sensorium.drivers.frame import (
     is_personal_by_default,
     stamps,
 )
+from sensorium.drivers.links.device_files import require_access
 from sensorium.drivers.links.inbox import Inbox
 from sensorium.drivers.payloads.images import decompress, jpeg_extent, with_channels
 from sensorium.drivers.payloads.table import largest_payload_bytes
@@ -112,6 +113,7 @@ class OpenCvDriver(Driver[OpenCvConfig]):
                 present = sorted(str(entry) for entry in _BY_ID.glob("*")) if _BY_ID.is_dir() else []
                 there = f"present: {', '.join(present)}" if present else f"no camera is listed in {_BY_ID}"
                 raise DeviceError(f"camera {path}: no such device; {there}")
+            require_access("camera", path)
         elif config.kind == "file" and not Path(config.device).is_file():
             raise DeviceError(f"video file {masked_address(config.device)}: no such file")
 
