@@ -7,7 +7,7 @@ from pathlib import Path
 from sensorium.errors import SourceError
 from sensorium.sync.episode.folder import is_episode
 from sensorium.sync.sources.source import Source
-from sensorium.sync.sources.xdf import MAGIC as XDF_MAGIC
+from sensorium.sync.sources.xdf_chunks import MAGIC as XDF_MAGIC
 
 SUPPORTED = (
     "an episode folder, an EuRoC folder, a ROS 1 bag, a ROS 2 bag folder, an MCAP file, "

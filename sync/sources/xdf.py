@@ -1,26 +1,27 @@
 """XDF files of LabRecorder as they were written: raw stamps, and the clock offsets beside them as evidence.
 
-Nothing is corrected here. pyxdf reads the chunks; its own corrections are asked for apart, to be compared with:
+Nothing is corrected here. What pyxdf makes of the stamps is asked for apart, to be compared with:
 its line of offsets takes a dead sender's repeated value for measurements, and its dejittering moves samples onto
 one straight line per segment (specs/clocks.md 1.1, 3).
 """
 
 import logging
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.errors import SourceError
+from sensorium.sync.sources.xdf_chunks import MAGIC, RawStream, read_chunks, without_values
 
-MAGIC = b"XDF:"
 _MALFORMED = (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, struct.error, OSError)
-"""What pyxdf lets through of a file that is none, or ends in the middle."""
+"""What pyxdf raises at stamps that make no sense to it."""
 
 Seconds = NDArray[np.float64]
 
@@ -69,24 +70,23 @@ def is_xdf(path: Path) -> bool:
 
 
 def read_xdf(path: Path) -> XdfRecording:
-    """Return the stamps and offsets of an XDF file; all of it is read into memory.
+    """Return the stamps and offsets of an XDF file; they are read into memory, the values are not.
 
     Raises:
         SourceError: If pyxdf is not installed, or the file cannot be read.
     """
     pyxdf = _pyxdf(path)
     logging.getLogger("pyxdf").setLevel(logging.ERROR)  # what it warns of is what the report is about
-    try:
-        raw, _ = pyxdf.load_xdf(str(path), synchronize_clocks=False, dejitter_timestamps=False)
-    except _MALFORMED as err:
-        raise SourceError(f"{path}: cannot be read as XDF: {type(err).__name__}: {err}") from err
-    corrected, problems = _corrected(pyxdf, path, raw)
-    names = [_text(each, "name") for each in raw]
+    raw, problems = read_chunks(path)
+    if not raw and problems:
+        raise SourceError(f"{path}: cannot be read as XDF: {problems[0]}")
+    corrected, failures = _corrected(pyxdf, raw)
+    names = [each.name for each in raw]
     streams = tuple(
-        _stream(each, f"{name}#{_number(each)}" if names.count(name) > 1 else name, corrected)
-        for each, name in zip(raw, names, strict=True)
+        _stream(each, f"{each.name}#{each.number}" if names.count(each.name) > 1 else each.name, corrected)
+        for each in raw
     )
-    return XdfRecording(path, streams, problems)
+    return XdfRecording(path, streams, (*problems, *failures))
 
 
 def _pyxdf(path: Path) -> ModuleType:
@@ -98,37 +98,29 @@ def _pyxdf(path: Path) -> ModuleType:
     return found
 
 
-def _corrected(pyxdf: ModuleType, path: Path, raw: list[Any]) -> tuple[dict[int, Seconds], tuple[str, ...]]:
+def _corrected(pyxdf: ModuleType, raw: list[RawStream]) -> tuple[dict[int, Seconds], tuple[str, ...]]:
     """Return what pyxdf makes of the stamps by stream number, and why it could not, if so."""
     try:
-        found, _ = pyxdf.load_xdf(str(path))
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            found, _ = pyxdf.load_xdf(BytesIO(without_values(raw)))
     except (*_MALFORMED, np.linalg.LinAlgError) as err:
         return {}, (f"pyxdf's own corrections fail on this file: {type(err).__name__}: {err}",)
-    sizes = {_number(each): len(each["time_stamps"]) for each in raw}
-    stamps = {_number(each): np.asarray(each["time_stamps"], np.float64) for each in found}
+    sizes = {each.number: len(each.stamp_s) for each in raw}
+    stamps = {int(each["info"]["stream_id"]): np.asarray(each["time_stamps"], np.float64) for each in found}
     return {number: each for number, each in stamps.items() if len(each) == sizes.get(number)}, ()
 
 
-def _stream(raw: Mapping[str, Any], label: str, corrected: Mapping[int, Seconds]) -> XdfStream:
-    number = _number(raw)
+def _stream(raw: RawStream, label: str, corrected: Mapping[int, Seconds]) -> XdfStream:
     return XdfStream(
         label,
-        _text(raw, "type"),
-        number,
-        _text(raw, "hostname"),
-        int(float(_text(raw, "channel_count") or 0)),
-        float(_text(raw, "nominal_srate") or 0.0),
-        np.asarray(raw["time_stamps"], np.float64),
-        np.asarray(raw["clock_times"], np.float64),
-        np.asarray(raw["clock_values"], np.float64),
-        corrected.get(number),
+        raw.kind,
+        raw.number,
+        raw.host,
+        raw.channels,
+        raw.rate_hz,
+        np.asarray(raw.stamp_s, np.float64),
+        np.asarray(raw.offset_at_s, np.float64),
+        np.asarray(raw.offset_s, np.float64),
+        corrected.get(raw.number),
     )
-
-
-def _number(raw: Mapping[str, Any]) -> int:
-    return int(raw["info"]["stream_id"])
-
-
-def _text(raw: Mapping[str, Any], key: str) -> str:
-    values = raw["info"].get(key) or [""]
-    return str(values[0] or "")
