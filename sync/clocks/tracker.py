@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.drivers.frame import ClockKind, DeviceClock, Frame, StreamInfo
+from sensorium.drivers.frame import ClockKind, DeviceClock, Encoding, Frame, StreamInfo
 from sensorium.sync.clocks.clamp import CaptureClamp, HeldSamples, widened, within_step
 from sensorium.sync.clocks.epochs import MATURE, Epochs, Recorder, Stamping
 from sensorium.sync.clocks.grid import DRIFT_LIMIT, STEADY_AFTER, Grid, TickGrid
@@ -46,7 +46,8 @@ class StreamTracker:
       ``latency.min_ns`` covers the length of the block.
     - ``HOST``: ticks are host nanoseconds already.
     - ``NONE``: capture = arrival - ``latency.min_ns``. The statistical term is then the observed 95 % latency
-      jitter against the nominal rate, or the declared latency range where that cannot be observed.
+      jitter against the nominal rate, or the declared latency range where that cannot be observed, as of streams
+      of a foreign recording: their rate was measured from the arrivals themselves.
     """
 
     def __init__(self, info: StreamInfo, recorder: Recorder | None = None) -> None:
@@ -54,7 +55,11 @@ class StreamTracker:
         kind = info.clock.kind
         self._kind = kind
         self._clock = info.clock
-        if kind is ClockKind.NONE and info.rate_hz > 0:
+        # The rate of a foreign recording's stream was measured from these very arrivals: nothing to hold against them.
+        self._counts_arrivals = (
+            kind is ClockKind.NONE and info.rate_hz > 0 and info.encoding != Encoding.MESSAGE
+        )
+        if self._counts_arrivals:
             # No device clock: the count of samples at the nominal rate shows how much the arrivals jitter.
             self._clock = DeviceClock(ClockKind.SAMPLES, round(1e12 / info.rate_hz), 1000)
         elif kind is ClockKind.HOST:
@@ -520,7 +525,7 @@ class StreamTracker:
         return Stamped(capture_ns, self._clamp.widened(Uncertainty(0.0, 0.0, self._asymmetry_ns)), 0)
 
     def _stamp_arrival(self, frame: Frame) -> Stamped:
-        if self._kind is ClockKind.NONE and self.info.rate_hz > 0:
+        if self._counts_arrivals:
             raw, arrival_ns = np.array([frame.seq], np.int64), frame.arrival_ns[:1]
             unwrapped = self._unwrapper.frame(raw, arrival_ns, frame.seq)
             self._track(raw, arrival_ns, unwrapped)
