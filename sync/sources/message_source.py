@@ -22,9 +22,11 @@ from sensorium.sync.sources.budget import ZSTD_MAGIC, DamagedError, unpack_messa
 from sensorium.sync.sources.message_file import ChannelFacts, Message, MessageFile
 from sensorium.sync.sources.message_problems import message_problems
 from sensorium.sync.sources.message_stream import MessageChannel, stream_name
+from sensorium.sync.sources.realsense import SystemTime
 from sensorium.sync.sources.ros_definitions import filled_in
 from sensorium.sync.sources.sequence_facts import SequenceFacts
-from sensorium.sync.sources.source import Problem, Source
+from sensorium.sync.sources.source import RECORDING_HOST, Problem, Source
+from sensorium.timebase import Timeline
 
 _MAX_STREAMS = 4096
 _DAMAGED_MESSAGE = "damaged message in the recording"
@@ -54,6 +56,7 @@ class MessageSource(Source):
         self._packed: dict[str, int] = {}
         self._damaged: dict[str, int] = {}
         self._gaps = ArrivalGaps()
+        self._system_time = SystemTime()
         self._is_empty = True
         try:
             for number, file in enumerate(files):
@@ -117,6 +120,8 @@ class MessageSource(Source):
         if message.sequence is not None:
             self._sequences[channel.name].observe(message.sequence, log_ns)
             self._all_sequences.observe(message.sequence, 0)
+        if self._system_time.is_told_on(channel.topic):
+            self._system_time.take(message.payload, log_ns)
         try:
             channel.observe(self._plain(channel, message.payload), log_ns, message.publish_ns)
         except DamagedError:
@@ -167,6 +172,10 @@ class MessageSource(Source):
             problems += file.notes.problems()
         problems += message_problems([*used, *self._silent()])
         problems += self._gaps.problems()
+        problems += self._system_time.problems(self.start_ns)
+        if self._system_time.offset_ns:
+            offset_ns = self._system_time.offset_ns
+            self.timeline = Timeline(RECORDING_HOST, utc_minus_host_ns=offset_ns, is_virtual=True)
         for name, count in self._damaged.items():
             text = f"{name}: {count} messages are packed with zstd and do not unpack; they are left out"
             problems.append(Problem("bad_message", name, count, text))

@@ -395,3 +395,37 @@ def test_a_depth_image_in_a_humble_bag_is_depth(tmp_path: Path) -> None:
     bag_database(tmp_path / "x.db3", [(START_NS, head + body)], "sensor_msgs/msg/Image", "/depth/image")
     (info,) = open_source(tmp_path / "x.db3").streams
     assert (info.modality, info.shape) == (Modality.DEPTH, (2, 4))
+
+
+def test_a_recording_of_librealsense_begins_at_the_time_that_its_text_tells(shared_data: Path) -> None:
+    source = open_source(shared_data / "realsense" / "single_depth_color_640x480.bag")
+    began_ns = source.start_ns + source.timeline.utc_minus_host_ns
+    assert began_ns // SECOND_NS == 1534232519
+    problem = next(one for one in source.problems if one.kind == "relative_stamps")
+    assert "2018-08-14 07:41:59 UTC" in problem.sentence
+
+
+def _key_value(key: str, value: str) -> bytes:
+    body = b"\0\1\0\0"
+    for text in (key, value):
+        body += bytes(-len(body) % 4) + struct.pack("<I", len(text) + 1) + text.encode() + b"\0"
+    return body
+
+
+@pytest.mark.parametrize(
+    ("told", "offset_ns"), [("1784000000123.25", 1_784_000_000_123_250_000), ("unknown", 0)]
+)
+def test_a_database_of_librealsense_is_read_without_metadata(
+    tmp_path: Path, told: str, offset_ns: int
+) -> None:
+    """As librealsense 2.59 writes it: no metadata.yaml, stamps from 0 on, the time as text in milliseconds."""
+    bag_database(tmp_path / "x.db3", [], "diagnostic_msgs/msg/KeyValue")
+    database = sqlite3.connect(tmp_path / "x.db3")
+    database.execute("UPDATE topics SET name = '/device_0/sensor_0/Depth_0/image/metadata'")
+    rows = [(at * 33_000_000, _key_value("system_time", told)) for at in range(3)]
+    database.executemany("INSERT INTO messages(topic_id, timestamp, data) VALUES(1, ?, ?)", rows)
+    database.commit()
+    database.close()
+    source = open_source(tmp_path / "x.db3")
+    assert source.timeline.utc_minus_host_ns == offset_ns
+    assert "relative_stamps" in _kinds(source)
