@@ -297,6 +297,10 @@ class MapStamper:
             self.use(self._first)
 
     def _by_arrivals(self, arrival_ns: NDArray[np.int64], size: int) -> Stamped:
+        if size == 1 == arrival_ns.size:  # the common single stamp, without the cost of arrays
+            at_ns = int(arrival_ns[0])
+            capture_ns = np.array([self._clamp.one(at_ns - self._min_ns, at_ns)], np.int64)
+            return Stamped(capture_ns, self._clamp.widened(self._by_arrival), self._epoch)
         capture_ns = np.broadcast_to(arrival_ns - self._min_ns, (size,)).astype(np.int64)
         capture_ns = self._clamp.block(capture_ns, arrival_ns)
         return Stamped(capture_ns, self._clamp.widened(self._by_arrival), self._epoch)

@@ -536,8 +536,12 @@ class StreamTracker:
         """Stamp without a usable device clock: arrival minus the least latency."""
         self._is_on_device_clock = False
         latency = self.info.latency
-        capture_ns = np.broadcast_to(arrival_ns - latency.min_ns, (size,)).astype(np.int64)
-        capture_ns = self._clamp.block(capture_ns, arrival_ns)
+        if size == 1 == arrival_ns.size:
+            at_ns = int(arrival_ns[0])
+            capture_ns = np.array([self._clamp.one(at_ns - latency.min_ns, at_ns)], np.int64)
+        else:
+            capture_ns = np.broadcast_to(arrival_ns - latency.min_ns, (size,)).astype(np.int64)
+            capture_ns = self._clamp.block(capture_ns, arrival_ns)
         known = self._clamp.widened(Uncertainty(self.arrival_bound_ns, 0.0, self._asymmetry_ns))
         return Stamped(capture_ns, known, self._number)
 
