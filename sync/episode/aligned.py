@@ -146,11 +146,16 @@ def aligned_rows(recording: Recording, options: AlignedOptions) -> Iterator[Alig
     Raises:
         EpisodeError: If neither or both of rate and reference are given, or a stream is unknown.
     """
+    check_options(options)
+    return _Joiner(recording, options).rows()
+
+
+def check_options(options: AlignedOptions) -> None:
+    """Raise ``EpisodeError`` unless rows can be made in that way."""
     if (options.rate_hz is None) == (options.reference is None):
         raise EpisodeError("aligned rows need either rate_hz or a reference stream")
     if options.rate_hz is not None and not 0 < options.rate_hz <= 1e6:
         raise EpisodeError(f"aligned rows at {options.rate_hz} Hz are not possible")
-    return _Joiner(recording, options).rows()
 
 
 def reach_ns(info: StreamInfo, options: AlignedOptions, row_ns: int) -> int:

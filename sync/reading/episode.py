@@ -149,10 +149,7 @@ class Episode:
             ConsentError: If it is withheld.
             EpisodeError: If a file is missing or damaged.
         """
-        if stream is None:
-            names = [name for name, each in self.streams.items() if each.is_readable]
-        else:
-            names = [stream] if isinstance(stream, str) else list(stream)
+        names = self._named(stream)
         files = self._open(names)
         return self._frames(files, names, _window(start_ns, end_ns))
 
@@ -204,7 +201,7 @@ class Episode:
         *,
         rate_hz: float | None = None,
         reference: str | None = None,
-        streams: Collection[str] | None = None,
+        streams: str | Collection[str] | None = None,
         start_ns: int | None = None,
         end_ns: int | None = None,
         tolerance_ns: int | None = None,
@@ -226,14 +223,11 @@ class Episode:
         Raises:
             UsageError, ConsentError: As :meth:`frames`.
             EpisodeError: If neither or both of rate and reference are given, or a file is damaged.
+            PayloadError: If a numeric payload is damaged.
         """
         from sensorium.sync.reading.rows import rows_in
 
-        names = (
-            [name for name, each in self.streams.items() if each.is_readable]
-            if streams is None
-            else list(streams)
-        )
+        names = self._named(streams)
         files = self._open([*names, *([reference] if reference else [])])
         window, offset_ns = _window(start_ns, end_ns), self.manifest.timeline.utc_minus_host_ns
         options = AlignedOptions(
@@ -281,6 +275,11 @@ class Episode:
         offset_ns = files.timeline.utc_minus_host_ns
         for recorded in frames_in(files, names, window):
             yield Frame(recorded, files.streams[recorded.frame.stream], offset_ns)
+
+    def _named(self, streams: str | Collection[str] | None) -> list[str]:
+        if streams is None:
+            return [name for name, stream in self.streams.items() if stream.is_readable]
+        return [streams] if isinstance(streams, str) else list(streams)
 
     def _open(self, names: Collection[str], holds: str = "") -> EpisodeFiles:
         """Return the files, opened when something is read first, once each stream may be read in that way."""

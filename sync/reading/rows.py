@@ -13,7 +13,14 @@ from sensorium.drivers.payloads.annexb import is_key_frame
 from sensorium.errors import PayloadError
 from sensorium.sync.align import Match
 from sensorium.sync.decoding import StreamDecoder
-from sensorium.sync.episode.aligned import AlignedOptions, AlignedRow, AlignedValue, aligned_rows, reach_ns
+from sensorium.sync.episode.aligned import (
+    AlignedOptions,
+    AlignedRow,
+    AlignedValue,
+    aligned_rows,
+    check_options,
+    reach_ns,
+)
 from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.reader import Episode as EpisodeFiles
 from sensorium.sync.episode.recorded import RecordedFrame
@@ -188,12 +195,16 @@ class _Excerpt:
 
 
 def rows_in(files: EpisodeFiles, streams: Mapping[str, Stream], options: AlignedOptions) -> Iterator[Row]:
-    """Yield the rows of a span.
+    """Return an iterator over the rows of a span.
 
     Args:
         streams: Those to join, and the reference.
         options: Times are host ns.
+
+    Raises:
+        EpisodeError: If neither or both of rate and reference are given.
     """
+    check_options(options)
     row_ns = int(SECOND_NS / options.rate_hz) if options.rate_hz else 0
     infos = [files.streams[name] for name in streams if name in files.streams]
     margin_ns = max((reach_ns(info, options, row_ns) for info in infos), default=0)
@@ -202,8 +213,7 @@ def rows_in(files: EpisodeFiles, streams: Mapping[str, Stream], options: Aligned
     films = {info.name: _Film(info) for info in infos if info.encoding in VIDEO}
     shown = {info.name: _Shown(info, streams[info.name].holds) for info in infos}
     excerpt = _Excerpt(files, films, since_ns, until_ns)
-    for row in aligned_rows(excerpt, options):
-        yield _row(row, files, streams, shown, films)
+    return (_row(row, files, streams, shown, films) for row in aligned_rows(excerpt, options))
 
 
 def _row(

@@ -317,6 +317,12 @@ def test_a_row_tells_time_and_uncertainty_of_all_it_shows(episode: Episode) -> N
     assert all(value.uncertainty_ns >= 0 and value.frame is not None for value in row.streams.values())
 
 
+def test_one_stream_may_be_named_by_itself(episode: Episode) -> None:
+    assert list(next(episode.aligned(rate_hz=10, streams="imu"))) == ["imu"]
+    assert next(episode.frames("imu")).stream == "imu"
+    assert {frame.stream for frame in episode.frames(["imu", "force"])} == {"imu", "force"}
+
+
 def test_a_row_says_why_a_stream_shows_nothing(tmp_path: Path) -> None:
     frames = [block(IMU, 10 * k, 10, k * SECOND_NS // 10) for k in (*range(10), *range(40, 50))]
     with sensorium.open(sealed(tmp_path, [IMU], frames)) as episode:
@@ -499,7 +505,9 @@ def test_mistakes_are_answered_with_what_to_do(there: Delivered, episode: Episod
     with pytest.raises(UsageError, match="ends at 5 before it begins at 6"):
         episode.columns("imu", start_ns=6, end_ns=5)
     with pytest.raises(EpisodeError, match="either rate_hz or a reference"):
-        next(episode.aligned())
+        episode.aligned()
+    with pytest.raises(EpisodeError, match="rows at -1 Hz are not possible"):
+        episode.aligned(rate_hz=-1)
     spool = Spool(tmp_path)
     spool.create()
     (spool.open_folder(there.folder.name)).mkdir()
