@@ -108,6 +108,12 @@ def replay(
     calibration: Annotated[Path | None, typer.Option("--calibration", help="Calibration to check.")] = None,
     reference: Annotated[str | None, typer.Option("--reference", help="Stream to align on.")] = None,
     tolerance_ms: Annotated[float, typer.Option("--tolerance-ms", min=0.001, help="Of a match.")] = 10.0,
+    consent: Annotated[
+        Path | None,
+        typer.Option(
+            "--consent", help="Folder of the consent log; default: the episode's spool, or --spool."
+        ),
+    ] = None,
     not_personal: Annotated[
         list[str], typer.Option("--not-personal", help="Stream or topic that shows nobody, though it could.")
     ] = [],  # noqa: B006
@@ -125,6 +131,7 @@ def replay(
         calibration,
         reference,
         tolerance_ms=tolerance_ms,
+        consent=consent,
         not_personal=not_personal,
         as_json=as_json,
     )

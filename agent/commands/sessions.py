@@ -161,6 +161,7 @@ def run_replay(
     calibration: Path | None,
     reference: str | None,
     tolerance_ms: float,
+    consent: Path | None,
     not_personal: Sequence[str],
     as_json: bool,
 ) -> int:
@@ -168,8 +169,11 @@ def run_replay(
 
     Args:
         text: The recording; an episode also by its id, or by the URL of a store and its id.
+        consent: Folder of the log that governs it; None = that of the episode's spool, else that of ``spool``.
         not_personal: Names or topics of streams that hold nobody, whatever their kind says.
     """
+    if consent is not None and not consent.is_dir():
+        raise UsageError(f"--consent {consent} is no folder; name the one with the log that knows the grants")
     from sensorium.simulators.player import ReplayConfig, ReplayDriver, cleared
 
     source = folder_of(text)
@@ -191,7 +195,7 @@ def run_replay(
     request = SessionRequest(
         devices=(Device("replay", "replay", ReplayDriver, config, options),),
         spool=spool,
-        consent=_replay_consent(source.resolve(), span_utc_ns, spool, clock),
+        consent=_replay_consent(source.resolve(), span_utc_ns, spool, clock, consent),
         plan=SessionPlan(
             facts=SessionFacts(rig="replay"),
             reference=reference,
@@ -228,8 +232,10 @@ def _rate(text: str) -> float | str:
     return rate
 
 
-def _replay_consent(source: Path, span_utc_ns: tuple[int, int], spool: Path, clock: HostClock) -> Path:
-    """Return the consent folder that governs a replay.
+def _replay_consent(
+    source: Path, span_utc_ns: tuple[int, int], spool: Path, clock: HostClock, given: Path | None
+) -> Path:
+    """Return the consent folder that governs a replay: the one that was given; else:
 
     An episode's own grants go on to govern its replay as they are now, in the log beside it or else in that of
     the spool; what its manifest says that they once permitted counts for nothing. A recording of somebody else
@@ -238,8 +244,10 @@ def _replay_consent(source: Path, span_utc_ns: tuple[int, int], spool: Path, clo
     """
     if (source / MANIFEST_FILE).exists():
         beside = source.parent.parent / "consent"
+        if given is not None:
+            return given.resolve()
         return beside if beside.is_dir() else spool / "consent"
-    store = ConsentStore(spool / "consent", clock)
+    store = ConsentStore(given.resolve() if given is not None else spool / "consent", clock)
     purposes = [Purpose.RECORD, Purpose.LIVE]
     captured = (span_utc_ns[0] - REPLAY_MARGIN_NS, span_utc_ns[1] + REPLAY_MARGIN_NS)
     if not _has_replay_grant(store.ledger(), clock.utc_ns(), purposes, captured):

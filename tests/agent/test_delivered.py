@@ -118,6 +118,13 @@ def test_the_calibration_of_a_copy_is_its_own(there: Delivered) -> None:
     assert [task.subject for task in here.tasks] == [task.subject for task in copied.tasks]
 
 
+def test_a_replay_under_a_consent_log_that_is_not_there_is_refused(there: Delivered, tmp_path: Path) -> None:
+    done = sensorium("replay", there.url, "--consent", tmp_path / "none", "--spool", tmp_path / "again")
+    assert done.code == 2
+    assert "is no folder" in done.err
+    assert not (tmp_path / "again").exists()
+
+
 @pytest.mark.slow
 def test_a_copy_is_replayed_from_the_address_of_its_store(there: Delivered, tmp_path: Path) -> None:
     done = sensorium(
@@ -126,6 +133,11 @@ def test_a_copy_is_replayed_from_the_address_of_its_store(there: Delivered, tmp_
     recorded = {name: row["recorded"] for name, row in done.document["streams"].items()}
     assert recorded["imu"] == 400
     assert recorded["camera_left"] == 0  # its grant is in a log that is not here
+    consent = ("--consent", there.spool / "consent")
+    done = sensorium(
+        *("replay", there.url, "--rate", "max", "--spool", tmp_path / "2", "--json", *consent), timeout_s=60
+    )
+    assert done.document["streams"]["camera_left"]["recorded"] == 60
 
 
 def test_what_a_copy_is_not_for_stays_unexported(tmp_path: Path) -> None:
