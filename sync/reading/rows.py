@@ -25,7 +25,7 @@ from sensorium.sync.episode.manifest import Manifest
 from sensorium.sync.episode.reader import Episode as EpisodeFiles
 from sensorium.sync.episode.recorded import RecordedFrame
 from sensorium.sync.reading.frames import Frame
-from sensorium.sync.reading.scenes import in_rgb
+from sensorium.sync.reading.scenes import as_array, in_rgb
 from sensorium.sync.reading.streams import Stream
 from sensorium.sync.video import first_ns
 from sensorium.timebase import SECOND_NS, Timeline
@@ -80,6 +80,10 @@ class Value:
         if self.reason or self.frame is None:
             raise PayloadError(f"{self.stream} has no value here: {self.reason}")
         return self._decode.values(self.frame) if self._values is None else self._values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Values:
+        """Return ``values``, so that numpy takes it as it is: ``np.stack([row["imu"] for row in rows])``."""
+        return as_array(self.values, dtype, copy)
 
     def __repr__(self) -> str:
         return f"<Value of {self.stream}: {self.reason or f'{self.residual_ns / 1e6:+.3f} ms'}>"

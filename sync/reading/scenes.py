@@ -53,6 +53,10 @@ class Image:
             raise PayloadError(self.problem)
         return self._pixels
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Pixels:
+        """Return ``pixels``, so that numpy takes it as it is."""
+        return as_array(self.pixels, dtype, copy)
+
     def __repr__(self) -> str:
         size = "damaged" if self._pixels is None else "x".join(map(str, reversed(self._pixels.shape[:2])))
         return f"<Image {self.frame.stream} {self.frame.seq}: {size}>"
@@ -139,6 +143,18 @@ def points_of(frame: Frame, cloud: Cloud) -> Points:
     since_ns = np.zeros(len(cloud.points), np.int64) if cloud.since_ns is None else cloud.since_ns
     xyz_m, intensity = cloud.points[:, :3], cloud.points[:, 3]
     return Points(frame, xyz_m, intensity, cloud.ring, frame.time_ns + since_ns)
+
+
+def as_array(values: Pixels, dtype: Any, copy: bool | None) -> Pixels:
+    """Return an array as ``__array__`` must: of another type if asked for, copied if asked for.
+
+    Raises:
+        ValueError: If it was not to be copied, which another type takes.
+    """
+    found = values if dtype is None else values.astype(dtype, copy=False)
+    if copy is False and found is not values:
+        raise ValueError(f"{values.dtype} becomes {found.dtype} only in a copy")
+    return found.copy() if copy and found is values else found
 
 
 def in_rgb(pixels: Pixels) -> Pixels:

@@ -318,7 +318,12 @@ def test_a_row_tells_time_and_uncertainty_of_all_it_shows(episode: Episode) -> N
 
 
 def test_one_stream_may_be_named_by_itself(episode: Episode) -> None:
-    assert list(next(episode.aligned(rate_hz=10, streams="imu"))) == ["imu"]
+    rows = list(episode.aligned(rate_hz=10, streams="imu"))
+    assert list(rows[0]) == ["imu"]
+    assert np.array_equal(
+        np.stack([row["imu"] for row in rows]), np.stack([row["imu"].values for row in rows])
+    )
+    assert np.asarray(rows[0]["imu"], np.float32).dtype == np.float32
     assert next(episode.frames("imu")).stream == "imu"
     assert {frame.stream for frame in episode.frames(["imu", "force"])} == {"imu", "force"}
 
