@@ -12,6 +12,15 @@ os.environ["SENSORIUM_HOME"] = tempfile.mkdtemp(prefix="sensorium-home-")
 """Keys and anchors of the tests: never those of whoever runs them. Processes that tests start have it too."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+_ALONE = ("attacks", "bench", "contract", "faults")
+"""Rooms whose tests kill, freeze, fill and time: they get the machine to themselves, as those marked so one by one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        room = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        if room in _ALONE or room.endswith(".py"):
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from sensorium.drivers.frame import Encoding
 from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.timebase import SECOND_NS
 
+pytestmark = pytest.mark.alone
+
 PERSONAL = {"camera_left", "camera_right", "microphone"}
 STREAMS = {*PERSONAL, "lidar", "lidar_points", "lidar_imu", "imu", "force"}
 STREAM_KEYS = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from ptp_network import CLIENT, DOMAIN, MASTER, Network, require_namespaces
 from sessions import Session, command_line, pass_time, sensorium, until, write_rig
 
@@ -21,6 +22,8 @@ from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.remapped import read_remap
 from sensorium.verdict import Status, Verdict
+
+pytestmark = pytest.mark.alone
 
 IMU: dict[str, Any] = {"driver": "sim_imu", "mount": "imu", "latency": {"min_ms": 1.0, "jitter_ms": 1.0}}
 

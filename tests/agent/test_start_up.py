@@ -11,6 +11,8 @@ import pytest
 
 from sensorium import __version__
 
+pytestmark = pytest.mark.alone
+
 ROUNDS = 2
 BARE_S = 0.024
 """Of the machine that the limits were set on; limits in seconds become so many bare starts."""

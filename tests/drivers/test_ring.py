@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from sensorium.drivers.bus.ring import MOST_RING_BYTES, PAGE_BYTES, Pages, RingOffer, RingWriter, open_ring
 from sensorium.errors import WireError
 
+pytestmark = pytest.mark.alone
+
 N_PAGES = 64
 RING_BYTES = N_PAGES * PAGE_BYTES
 
