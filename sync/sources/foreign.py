@@ -196,7 +196,8 @@ def _foxglove_points(message: Any) -> NDArray[np.float32]:
     points = _points(np.frombuffer(message.data, np.uint8), message.point_stride, fields)
     place, turn = message.pose.position, message.pose.orientation
     rotation = _rotation(turn.w, turn.x, turn.y, turn.z)
-    points[:, :3] = points[:, :3] @ rotation.T + np.array([place.x, place.y, place.z], np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # a point without an echo is no number, and stays none
+        points[:, :3] = points[:, :3] @ rotation.T + np.array([place.x, place.y, place.z], np.float32)
     return points
 
 
