@@ -193,8 +193,21 @@ def detect(path: Path) -> str:
     if found is None:
         is_poses = path.is_file() and kitti.is_poses(path)
         poses = "; its rows of twelve numbers are poses (KITTI odometry), give calib.txt" if is_poses else ""
-        raise CalibrationError(f"calibration {path} is of no format that is known{poses}: {KNOWN}")
+        raise CalibrationError(
+            f"calibration {path} is of no format that is known{poses or _damage(path)}: {KNOWN}"
+        )
     return found
+
+
+def _damage(path: Path) -> str:
+    """Return what keeps a YAML file from being read as one, to stand in a sentence; "" for other files."""
+    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+        return ""
+    try:
+        parse_storage(read_text(path), path)
+    except CalibrationError as err:
+        return f" ({str(err).removeprefix(f'calibration file {path} ')})"
+    return ""
 
 
 def _of_folder(folder: Path) -> str | None:

@@ -202,6 +202,12 @@ def test_a_lens_that_is_not_read_is_refused_by_name(tmp_path: Path, changes: dic
         imported(tmp_path, calibrator(**changes))
 
 
+def test_a_slip_of_the_pen_is_named_with_its_line(tmp_path: Path) -> None:
+    text = yaml.safe_dump(calibrator()).replace("image_width: 640", "image_width 640")
+    with pytest.raises(CalibrationError, match=r"not YAML: .* line \d+"):
+        imported(tmp_path, text)
+
+
 # -- folders
 
 
