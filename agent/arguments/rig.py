@@ -38,3 +38,11 @@ def rig_schema() -> None:
     from sensorium.agent.commands.rig import print_schema
 
     raise typer.Exit(print_schema())
+
+
+@group.command("reference")
+def rig_reference() -> None:
+    """Print every key of a rig file and every driver's options as Markdown: docs/rig.md."""
+    from sensorium.agent.commands.rig import print_reference
+
+    raise typer.Exit(print_reference())

@@ -94,3 +94,11 @@ def print_schema() -> int:
 
     print_json(rig_schema())
     return 0
+
+
+def print_reference() -> int:
+    """Print the reference of rig files, for people."""
+    from sensorium.agent.session.rig_reference import rig_reference
+
+    say(rig_reference().rstrip())
+    return 0

@@ -43,7 +43,15 @@ class _Strict(BaseModel):
 
 
 class EpisodeOptions(_Strict):
-    """When episodes end and what their streams are aligned on."""
+    """When episodes end and what their streams are aligned on.
+
+    Attributes:
+        max_s: A new episode begins after so long; absent = when it is stopped.
+        max_bytes: A new episode begins once one is so large.
+        reference: The stream whose samples are the ticks that all others are matched with; absent = a camera.
+        tolerance_ms: No match is further from its tick than this.
+        start: Record at once, or wait for `sensorium start`.
+    """
 
     max_s: PositiveFloat | None = None
     max_bytes: int | None = Field(default=None, gt=0)
@@ -120,6 +128,26 @@ class RigDocument(SessionFacts):
     """The keys of a rig file; ``devices`` entries carry their driver's options beside ``driver`` and ``codec``.
 
     What only is handed on to the manifest (operator, task, ...) are keys of ``SessionFacts``.
+
+    Attributes:
+        episode: When episodes end, what they are aligned on.
+        clocks: Clocks to watch beside the streams': PTP, chrony, remote nodes.
+        triggers: Pulses that drive cameras.
+        checks: Calibration checks while recording; absent = every pair that the calibration joins, [] = none.
+        checks_at_start: Checks that the operator shows a board for, before the session.
+        board: That board.
+        checker: What the checks may cost.
+        recorder: Memory, and what a crash may cost.
+        disk: What the spool may take.
+        pause: A switch that pauses everything personal.
+        thinking: What clock estimation may cost.
+        on_failed_check: After a failed calibration check: go on, begin an episode, or record no more.
+        calibration: File with what is known of the sensors' places and lenses.
+        consent: Folder of the grants; absent = the spool's own.
+        spec: File that says what an episode must contain.
+        spool: Folder that episodes are recorded into.
+        store: Where episodes are delivered, as a URL.
+        upload: Deliver while recording; else `sensorium upload` does.
     """
 
     rig: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")

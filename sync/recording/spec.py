@@ -69,7 +69,12 @@ class DiskSettings(BaseModel):
 
 
 class ThinkingSettings(BaseModel):
-    """How much clock estimation, alignment and quality may cost: a share of one core, held over ``over_s``."""
+    """How much clock estimation, alignment and quality may cost.
+
+    Attributes:
+        cpu_share: Of one core.
+        over_s: The share is held over this long.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
