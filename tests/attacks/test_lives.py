@@ -32,7 +32,7 @@ from upload_samples import CAPTURED, begin_spool, grant_for, seal_episode
 from sensorium.agent.commands.verifying import spool_gaps
 from sensorium.errors import BusyError, EpisodeError, StoreError
 from sensorium.sync.consent.store import ConsentStore
-from sensorium.sync.episode.files import RECEIPT_FILE, REPORT_FILE, UPLOAD_NOTE_FILE
+from sensorium.sync.episode.files import MANIFEST_FILE, RECEIPT_FILE, REPORT_FILE, UPLOAD_NOTE_FILE
 from sensorium.sync.episode.verify import examine
 from sensorium.sync.erasure import erase_all_forgotten
 from sensorium.timebase import SECOND_NS, VirtualClock
@@ -78,6 +78,8 @@ class Life(RuleBasedStateMachine):
         """Of those the ones that were said to be deleted."""
         self.damaged: set[tuple[str, str]] = set()
         """Streams of which a disk or a store lost what nobody could know."""
+        self.unreadable: set[str] = set()
+        """Episodes whose manifest is damaged, until somebody restores it."""
         self.stuck: set[str] = set()
         """Episodes that somebody has to look at before they can be delivered."""
         for stream in PERSONAL:
@@ -210,6 +212,21 @@ class Life(RuleBasedStateMachine):
             self.damaged.add((name, stream))
             self.stuck.add(name)
 
+    @rule(name=st.sampled_from(IDS), bit=st.integers(0, 8000))
+    def damage_the_manifest(self, name: str, bit: int) -> None:
+        folder = self.here(name)
+        if folder is not None:
+            flip(folder / MANIFEST_FILE, bit)
+            self.unreadable.add(name)
+            self.stuck.add(name)
+
+    def restore_the_manifests(self) -> None:
+        for name in self.unreadable:
+            folder = self.here(name)
+            if folder is not None:
+                shutil.copy(self.folder / "backup" / name / MANIFEST_FILE, folder / MANIFEST_FILE)
+        self.unreadable.clear()
+
     @rule(name=st.sampled_from(IDS), stream=st.sampled_from(STREAMS), bit=st.integers(0, 8000))
     def damage_the_store(self, name: str, stream: str, bit: int) -> None:
         for path in self.store.inner.root.glob(f"episodes/{name}/{stream}-*"):
@@ -226,6 +243,7 @@ class Life(RuleBasedStateMachine):
         if not (self.spool.gone_dir / name).exists():
             shutil.copytree(self.folder / "backup" / name, goal, dirs_exist_ok=True)
             self.damaged -= {(name, stream) for stream in STREAMS}
+            self.unreadable.discard(name)
             self.stuck.add(name)
 
     @invariant()
@@ -243,12 +261,13 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def none_of_the_chain_is_missing(self) -> None:
-        assert spool_gaps(self.spool) == []
+        assert self.unreadable or spool_gaps(self.spool) == []
 
     def settle(self) -> None:
         """Let everybody end what is to be done, with a store that is honest now, and the latest time there was."""
         self.clock.step_utc(max(0, self.latest_ns - self.clock.utc_ns()))
         self.store.lies.clear()
+        self.restore_the_manifests()
         self.service = self.open_service()
         for _ in range(4):
             self.clock.advance(max(PARK_NS, REJUDGE_NS, 600 * SECOND_NS) + 1)
