@@ -64,7 +64,7 @@ class Life(RuleBasedStateMachine):
         self.spool, self.trusted = begin_spool(self.folder / "spool")
         self.clock = VirtualClock(SECOND_NS, CAPTURED[1])
         self.consent = self.open_consent()
-        self.store = LyingStore(DirectoryStore(self.folder / "central"))
+        self.stores = [LyingStore(DirectoryStore(self.folder / name)) for name in ("central", "other")]
         self.service = self.open_service()
         self.needles: dict[tuple[str, str], bytes] = {}
         self.grants = dict.fromkeys(PERSONAL, 0)
@@ -93,6 +93,11 @@ class Life(RuleBasedStateMachine):
         finally:
             os.environ["SENSORIUM_HOME"] = self.home
             shutil.rmtree(self.folder)
+
+    @property
+    def store(self) -> LyingStore:
+        """The store of now."""
+        return self.stores[0]
 
     def open_consent(self) -> ConsentStore:
         return ConsentStore(self.spool.root / "consent", self.clock)
@@ -198,6 +203,11 @@ class Life(RuleBasedStateMachine):
         if lie in (Lie.CHANGE, Lie.LOSE):
             self.stuck |= set(IDS)  # a manifest that came to be another one there is never overwritten
 
+    @rule()
+    def move_to_the_other_store(self) -> None:
+        self.stores.reverse()
+        self.service = self.open_service()
+
     @rule(name=st.sampled_from(IDS), file=st.sampled_from([UPLOAD_NOTE_FILE, RECEIPT_FILE]))
     def lose_a_note(self, name: str, file: str) -> None:
         folder = self.here(name)
@@ -229,7 +239,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(IDS), stream=st.sampled_from(STREAMS), bit=st.integers(0, 8000))
     def damage_the_store(self, name: str, stream: str, bit: int) -> None:
-        for path in self.store.inner.root.glob(f"episodes/{name}/{stream}-*"):
+        for path in self.stored(f"episodes/{name}/{stream}-*"):
             flip(path, bit)
             self.stuck.add(name)
             if not self.spool.sealed_folder(name).exists():
@@ -254,9 +264,8 @@ class Life(RuleBasedStateMachine):
             path = self.spool.sealed_folder(name) / f"{stream}.mcap"
             if path.exists() and needle in path.read_bytes():
                 continue
-            there = self.store.inner.root / "episodes" / name
-            assert (there / "manifest.json").exists(), f"{name} was not committed"
-            held = [path.read_bytes() for path in there.glob(f"{stream}-*")]
+            assert self.stored(f"episodes/{name}/{MANIFEST_FILE}"), f"{name} was not committed"
+            held = [path.read_bytes() for path in self.stored(f"episodes/{name}/{stream}-*")]
             assert any(needle in data for data in held), f"{stream} of {name} is lost"
 
     @invariant()
@@ -266,7 +275,8 @@ class Life(RuleBasedStateMachine):
     def settle(self) -> None:
         """Let everybody end what is to be done, with a store that is honest now, and the latest time there was."""
         self.clock.step_utc(max(0, self.latest_ns - self.clock.utc_ns()))
-        self.store.lies.clear()
+        for store in self.stores:
+            store.lies.clear()
         self.restore_the_manifests()
         self.service = self.open_service()
         for _ in range(4):
@@ -283,8 +293,11 @@ class Life(RuleBasedStateMachine):
                 found = [path for path in self.files() if needle in path.read_bytes()]
                 assert not found, f"{stream} of {name} stands in {found}"
 
+    def stored(self, pattern: str) -> list[Path]:
+        return [path for store in self.stores for path in store.inner.root.glob(pattern)]
+
     def files(self) -> Iterator[Path]:
-        for root in (self.spool.root, self.store.inner.root):
+        for root in (self.spool.root, *(store.inner.root for store in self.stores)):
             yield from (path for path in root.rglob("*") if path.is_file())
 
     def what_may_be_sent_is_delivered(self) -> None:
