@@ -253,11 +253,12 @@ def test_the_command_killed_at_any_call_that_changes_the_disk(name: str, folder:
     what, log = ACTS[name], folder / "calls"
     renewed = prepared(folder, what)
     assert traced(renewed(), what, log) in (0, 3)
-    points = [(call, number) for call, most in count_calls(log).items() for number in range(1, most + 1)]
+    counts = count_calls(log)
+    points = [(call, number) for call, most in counts.items() for number in range(1, most + 1)]
     for call, number in points:
         bench = renewed()
         code = traced(bench, what, log, "-e", f"inject={call}:signal=SIGKILL:when={number}")
         assert code in (-signal.SIGKILL, 128 + signal.SIGKILL, 0, 3), f"{call} {number}: {code}"
         what.check(Bench(bench.folder))
-    print(f"{name}: {len(points)} points: {count_calls(log)}")
+    print(f"{name}: {len(points)} points: {counts}")
     assert points
