@@ -20,6 +20,8 @@ from sensorium.timebase import SECOND_NS
 PAUSES = int(os.environ.get("DISK_PAUSES", "50"))
 GOAL_NS = SECOND_NS // 20 + SECOND_NS // RATE_HZ
 """From a press to the last personal capture: 50 ms and one frame."""
+_BLOCK_BYTES = 4096
+_EMPTY = bytes(_BLOCK_BYTES)
 KINDS = ("command", "row", "switch")
 
 
@@ -78,6 +80,13 @@ def film(mount: Path, log: Path, pauses: int) -> list[Press]:
     return presses
 
 
+def written(image: Path) -> bytes:
+    """Return the blocks of a disk that anything was written to, in order: a tenth of it."""
+    data = memoryview(image.read_bytes())
+    blocks = (data[at : at + _BLOCK_BYTES] for at in range(0, len(data), _BLOCK_BYTES))
+    return b"".join(block for block in blocks if block != _EMPTY)
+
+
 @pytest.mark.slow
 def test_what_was_captured_while_a_pause_was_on_is_nowhere_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -92,7 +101,7 @@ def test_what_was_captured_while_a_pause_was_on_is_nowhere_on_the_disk(
         make_disk(image)
         with mounted(image, mount):
             presses = film(mount, log, PAUSES)
-        blocks = image.read_bytes()
+        blocks = written(image)
     times = captured(log)
     delays_ns, seen = [], 0
     for press in presses:
