@@ -21,6 +21,7 @@ from sensorium.calibration.edges import Edge, Reference
 from sensorium.calibration.geometry import Array, Intrinsics
 from sensorium.calibration.sensor_models import ImuModel, MicrophoneArray, Payload
 from sensorium.errors import CalibrationError
+from sensorium.wording import in_words
 
 
 def plain_camera(camera: Intrinsics) -> dict[str, Any]:
@@ -267,6 +268,4 @@ def explain(err: ValidationError) -> str:
         return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
     if fault["type"] == "missing":
         return f"{key}: missing"
-    found = repr(fault["input"])
-    found = found if len(found) < 80 else found[:77] + "..."
-    return f"{key or 'document'}: {fault['msg'].lower()}, found {found}"
+    return f"{key or 'document'}: {in_words(fault, key)}"

@@ -55,7 +55,9 @@ def in_words(fault: Mapping[str, Any], key: str, fields: Sequence[str] = ()) -> 
         fields: The keys that a group of keys may hold, where one is asked for.
     """
     kind, value, limits = str(fault["type"]), fault.get("input"), fault.get("ctx") or {}
-    if value is None and kind not in ("missing", "value_error"):
+    if kind.startswith("missing"):
+        return "is missing"
+    if value is None and kind != "value_error":
         return f"is empty; write a value, or remove {key}"
     if kind in ("value_error", "assertion_error"):
         return str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -68,6 +70,16 @@ def in_words(fault: Mapping[str, Any], key: str, fields: Sequence[str] = ()) -> 
             return say(value, key, limits, fields)
     text = str(fault["msg"]).replace("Input should be", "must be")
     return f"{text[:1].lower()}{text[1:]}, found {shown(value)}"
+
+
+def said(err: Exception) -> str:
+    """Return on one line what an error says, the first fault of several in words."""
+    errors = getattr(err, "errors", None)
+    if callable(errors):
+        fault = errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        return f"{key}: {in_words(fault, key)}" if key else in_words(fault, "it")
+    return f"{err} is missing" if isinstance(err, KeyError) else " ".join(str(err).split())
 
 
 def shown(value: Any) -> str:

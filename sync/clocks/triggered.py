@@ -25,6 +25,7 @@ from sensorium.errors import ConfigError
 from sensorium.sync.clocks.model import ClockEvent, ClockEventKind, Stamped, Uncertainty
 from sensorium.sync.clocks.trigger import PERSIST, Shutter, TriggerCounts, ambiguity
 from sensorium.timebase import SECOND_NS
+from sensorium.wording import in_words
 
 DETAIL = "trigger"
 """``StreamInfo.details[DETAIL]`` of a triggered camera: its settings as JSON, so that they stay with the episode."""
@@ -153,7 +154,8 @@ def settings_of(info: StreamInfo) -> TriggerSettings | None:
     try:
         return TriggerSettings.model_validate_json(text)
     except ValidationError as err:
-        problem = err.errors(include_url=False)[0]["msg"]
+        fault = err.errors(include_url=False)[0]
+        problem = in_words(fault, ".".join(map(str, fault["loc"])))
         raise ConfigError(f"triggers: {info.name} declares a trigger that makes no sense: {problem}") from err
 
 

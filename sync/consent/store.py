@@ -29,6 +29,7 @@ from sensorium.sync.consent.log_keys import LogKeys
 from sensorium.sync.episode.spool import write_durably
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.timebase import Clock, HostClock, HostInstant, boot_id
+from sensorium.wording import in_words
 
 DEFAULT_FOLDER = "consent"
 """Name of the consent folder inside the spool when the rig file names none."""
@@ -327,7 +328,7 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"]) or "grant"
-        message = fault["msg"].removeprefix("Value error, ")
+        message = in_words(fault, key)
         if fault["type"] == "unexpected_keyword_argument":
             near = get_close_matches(str(fault["loc"][-1]), known, n=1)
             message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")

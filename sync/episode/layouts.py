@@ -21,6 +21,7 @@ from sensorium.drivers.payloads.table import TABLE, check_stream, largest_payloa
 from sensorium.errors import ConfigError, EpisodeError, PayloadError
 from sensorium.sync.episode import schemas
 from sensorium.sync.episode.mcap_records import Buffer
+from sensorium.wording import said
 
 _STREAM_INFO = TypeAdapter(StreamInfo)
 
@@ -47,7 +48,7 @@ def load_stream_info(text: str) -> StreamInfo:
     try:
         return _STREAM_INFO.validate_json(text)
     except (ValidationError, ConfigError) as err:
-        raise EpisodeError(f"stream declaration in the episode is invalid: {err}") from err
+        raise EpisodeError(f"stream declaration in the episode is invalid: {said(err)}") from err
 
 
 def protobuf_schema(message: Any) -> MessageSchema:

@@ -27,6 +27,7 @@ from sensorium.sync.trust.store import trusted_keys
 from sensorium.sync.trust.trusted import check_vouched, with_key
 from sensorium.timebase import SECOND_NS, Timeline
 from sensorium.verdict import Status, Verdict
+from sensorium.wording import said
 
 SCHEMA_VERSION = 1
 LEAF_BYTES = 8 << 20
@@ -398,7 +399,7 @@ def load_manifest(payload: bytes) -> Manifest:
         if unknown:
             raise EpisodeError(f"it has a key that this agent does not know: {unknown[0]}")
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError, ConfigError) as err:
-        raise EpisodeError(f"it is not a valid manifest: {err}") from err
+        raise EpisodeError(f"it is not a valid manifest: {said(err)}") from err
     for file in manifest.files:
         if file.name != Path(file.name).name or file.name in ("", ".", ".."):
             raise EpisodeError(f"it names a file outside the episode: {file.name!r}")

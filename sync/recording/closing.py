@@ -19,6 +19,7 @@ from sensorium.sync.recording.accounting import Account, Reason
 from sensorium.sync.recording.memory_notes import NOTE_OF_CLOSING, notes_of, write_note
 from sensorium.timebase import Timeline
 from sensorium.verdict import Verdict
+from sensorium.wording import said
 
 _SEPARATOR = "\t"
 
@@ -149,7 +150,7 @@ class Closing:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, ValidationError, ConfigError) as err:
-            raise EpisodeError(f"{path} cannot be read: {err}") from err
+            raise EpisodeError(f"{path} cannot be read: {said(err)}") from err
 
 
 _CLOSING: TypeAdapter[Closing] = TypeAdapter(Closing)

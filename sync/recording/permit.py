@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sensorium.errors import VerdictError
 from sensorium.sync.recording.spec import SyncSpec
+from sensorium.wording import said
 
 REFUSAL_FILE = "calibration-refused.json"
 
@@ -29,7 +30,7 @@ class Refusal:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, ValidationError) as err:
-            return cls(calibration, f"the note {REFUSAL_FILE} in the spool cannot be read ({err})", 0)
+            return cls(calibration, f"the note {REFUSAL_FILE} in the spool cannot be read ({said(err)})", 0)
         return found if found.calibration == calibration else None
 
     def save(self, spool: Path) -> None:

@@ -31,6 +31,7 @@ from sensorium.sync.trust.commands import CommandGuard
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import trusted_keys
 from sensorium.timebase import SECOND_NS, Clock, HostClock
+from sensorium.wording import said
 
 DRAIN_NS = 5 * SECOND_NS
 CONTROL_NS = SECOND_NS // 100
@@ -120,7 +121,7 @@ class SyncService:
             self._guard.admit(ask)
             return {"ok": True, **handler(ask)}
         except (SensoriumError, ValidationError) as err:
-            return {"ok": False, "error": str(err), "refused": isinstance(err, VerdictError)}
+            return {"ok": False, "error": said(err), "refused": isinstance(err, VerdictError)}
 
     def _mark(self, ask: Reply) -> Reply:
         if not self.synchronizer.mark(_text(ask, "text", "")):

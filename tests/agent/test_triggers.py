@@ -162,7 +162,7 @@ def test_a_remap_keeps_the_times_of_the_pulses(recorded: Recording) -> None:
         ({"pulses": "trigge"}, "did you mean 'trigger'?"),
         ({"drives": ["camera_left", "trigger"]}, "trigger cannot drive itself"),
         ({"delay": 3}, "unknown key 'delay'; did you mean 'delay_us'?"),
-        ({"bound_us": -1}, "triggers.0.bound_us: Input should be greater than or equal to 0"),
+        ({"bound_us": -1}, "triggers.0.bound_us: must be at least 0"),
     ],
 )
 def test_a_trigger_that_cannot_be_meant_is_refused_before_anything_starts(
