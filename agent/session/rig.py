@@ -362,7 +362,7 @@ def _anchored_clocks(
 def _device(name: str, entry: Any, problems: list[Problem], text: PositionedYaml) -> Device | None:
     where: Location = ("devices", name)
     if not STREAM_NAME.fullmatch(name):
-        like = plain_name(name)
+        like = plain_name(masked(name))  # an address in the place of a name may hold a login
         fix = f"; write {like}" if like else ""
         rule = "a device's name has small letters, digits and _ only, at most 48"
         problems.append((where, f"device name {name!r}: {rule}{fix}"))

@@ -196,18 +196,19 @@ class MjpegStream:
         ends = [self._delimiter] if self._delimiter else [b"--" + self._announced] if self._announced else []
         searched = 0
         while True:
-            found = [at for end in ends if (at := self._buffer.find(b"\n" + end, searched)) >= 0]
-            if found:
-                body = bytes(self._buffer[: found[0]]).removesuffix(b"\r")
-                del self._buffer[: found[0] + 1]
-                return body
+            for before, kept in ((b"\n", 0), (b"\xff\xd9", 2)):  # some leave the line's end out
+                found = [at for end in ends if (at := self._buffer.find(before + end, searched)) >= 0]
+                if found:
+                    body = bytes(self._buffer[: found[0] + kept]).removesuffix(b"\r")
+                    del self._buffer[: found[0] + len(before)]
+                    return body
             # Without a delimiter to look for, the image's own end is all there is, wherever it lies.
             is_near = not self._delimiter or self._buffer.rstrip(b"\r\n").endswith(b"\xff\xd9")
             if is_near and self._buffer.find(b"\xff\xd9", searched) >= 0:
                 extent = jpeg_extent(self._buffer)
                 if extent is not None:
                     return self._counted(extent.length_bytes)
-            searched = max(0, len(self._buffer) - max(map(len, ends), default=1) - 1)
+            searched = max(0, len(self._buffer) - max(map(len, ends), default=1) - 2)
             if len(self._buffer) > MAX_PART_BYTES:
                 raise DeviceError(
                     f"camera {self._label}: an image has no end after {len(self._buffer)} bytes"

@@ -106,3 +106,10 @@ def test_a_rig_that_is_refused_does_not_tell_its_passwords(tmp_path: Path, entry
     with pytest.raises(SensoriumError, match="front") as refused:
         load_rig(rig)
     assert told(str(refused.value)) == []
+
+
+def test_an_address_in_the_place_of_a_name_is_not_made_a_name_with_its_password(tmp_path: Path) -> None:
+    rig = write_rig(tmp_path, {"http://ada:hv5cq2@cam/x": {"driver": "opencv"}})
+    with pytest.raises(SensoriumError, match="device name") as refused:
+        load_rig(rig)
+    assert "hv5cq2" not in str(refused.value)

@@ -51,6 +51,8 @@ BARE = b"Content-Type: image/jpeg\r\n\r\n"
         (MULTIPART, b"--frame\n" + HEADERS.replace(b"\r", b""), b"\n"),
         (MULTIPART, b"--frame \r\n" + HEADERS, b"\r\n"),
         (MULTIPART, b"\r\n\r\n--frame\r\n" + HEADERS, b""),
+        (MULTIPART, b"--frame\r\n" + BARE, b""),
+        (MULTIPART, BARE, b"--frame\r\n"),
         (MULTIPART, b"--frame\r\ncontent-length: %d\r\n\r\n", b"\r\n"),
         (MULTIPART, b"--frame\r\n\r\n", b"\r\n"),
         (MULTIPART, b"--frame\r\nContent-Length: 7\r\n\r\n", None),
