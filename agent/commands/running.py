@@ -1,6 +1,6 @@
 """Commands to an agent that is running: start, stop, discard, mark, status, pause, resume."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,33 @@ def run_pause(spool: Path, cmd: str, as_json: bool) -> int:
     Raises:
         SensoriumError: If the consent folder does not take it, or a running agent cannot be told to resume.
     """
-    pressed_ns = HostClock().now_ns()
-    spool = spool.resolve()
+    reply = _press(spool.resolve(), cmd, "command line", HostClock().now_ns())
+    reply.pop("ok", None)
+    if as_json:
+        print_json(reply)
+    elif "paused" not in reply:
+        say("done")
+    else:
+        say("paused; no agent is running" if reply["paused"] else "resumed; no agent is running")
+    return 0
+
+
+def press_key(spool: Path) -> Callable[[str, int], None]:
+    """Return what a key does to the agent of a spool: told ``pause`` or ``resume``, and the host time of the key.
+
+    It raises what :func:`run_pause` does.
+    """
+
+    def press(cmd: str, host_ns: int) -> None:
+        _press(spool, cmd, "key", host_ns)
+
+    return press
+
+
+def _press(spool: Path, cmd: str, source: str, host_ns: int) -> dict[str, Any]:
     if AgentNote.load(spool) is not None:
         try:
-            return tell_agent(spool, cmd, {"source": "command line", "host_ns": pressed_ns}, as_json)
+            return ask_agent(spool, cmd, source=source, host_ns=host_ns)
         except BusyError:
             if cmd == "resume":
                 raise
@@ -60,12 +82,7 @@ def run_pause(spool: Path, cmd: str, as_json: bool) -> int:
 
     store = ConsentStore(spool / "consent")
     if cmd == "pause":
-        store.pause(source="command line", pressed_ns=pressed_ns)
+        store.pause(source=source, pressed_ns=host_ns)
     else:
-        store.resume(source="command line")
-    reply = {"agent": None, "paused": store.ledger().is_paused}
-    if as_json:
-        print_json(reply)
-    else:
-        say("paused; no agent is running" if reply["paused"] else "resumed; no agent is running")
-    return 0
+        store.resume(source=source)
+    return {"agent": None, "paused": store.ledger().is_paused}

@@ -9,9 +9,11 @@ from sensorium.agent.commands import display
 from sensorium.agent.commands.consent import enter_grant
 from sensorium.agent.commands.output import print_json, say_why
 from sensorium.agent.commands.people import said_not_personal, tell_personal
+from sensorium.agent.commands.running import press_key
 from sensorium.agent.commands.terminal import tell
 from sensorium.agent.commands.upload import WAITING, deliver, verification
 from sensorium.agent.session.outcome import SessionResult, document, exit_code, why_not_good
+from sensorium.agent.session.pause_keys import PauseKeys
 from sensorium.agent.session.rig import REQUIRED, Device, Rig, load_rig
 from sensorium.agent.session.rig_remarks import remarks
 from sensorium.agent.session.run import SessionRequest, request_for, run_session
@@ -119,7 +121,8 @@ def run_record(
     for sentence in (*remarks(rig), *_announced(rig, request)):
         tell(sentence)
     with display.Progress(rig.document.rig, as_json) as progress:
-        result = run_session(request, HostClock(), progress.show)
+        with _pause_keys(request.spool, as_json):
+            result = run_session(request, HostClock(), progress.show)
         if request.uploads_in_background:
             result.verification = {"status": "pending", "store": masked_address(request.store or "")}
         return finish(result, request.consent, progress, as_json)
@@ -218,6 +221,13 @@ def _check_reference(reference: str | None, streams: Sequence[str]) -> None:
         raise UsageError(
             f"--reference {reference}: the recording has no such stream; {nearest(reference, streams)}"
         )
+
+
+def _pause_keys(spool: Path, as_json: bool) -> PauseKeys:
+    keys = PauseKeys(press_key(spool.resolve()), HostClock(), tell)
+    if keys.is_usable and not as_json:
+        tell("keys: p = privacy pause, r = resume")
+    return keys
 
 
 def _rate(text: str) -> float | str:

@@ -9,14 +9,13 @@ from typing import Any
 import zmq
 
 from sensorium.errors import BusyError, SensoriumError, UsageError, VerdictError
-from sensorium.sync.trust.commands import sign_command, widens
-from sensorium.sync.trust.keys import Role
-from sensorium.sync.trust.store import signing_key
 from sensorium.timebase import HostClock
 
 AGENT_FILE = "agent.json"
 TIMEOUT_MS = 5000
 _SLICE_MS = 20
+_FREE = frozenset({"status", "pause", "stop", "mark"})
+"""Commands that are never signed, so that nothing is loaded for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +145,14 @@ class ControlClient(Requester):
         return reply
 
 
+def _signed(ask: dict[str, Any], session: str) -> dict[str, Any]:
+    from sensorium.sync.trust.commands import sign_command, widens  # cryptography: not before a press
+    from sensorium.sync.trust.keys import Role
+    from sensorium.sync.trust.store import signing_key
+
+    return sign_command(ask, session, signing_key(Role.OPERATOR), HostClock()) if widens(ask) else ask
+
+
 def ask_agent(spool: Path, cmd: str, **fields: Any) -> dict[str, Any]:
     """Send one command to the agent that records into ``spool`` and return its reply.
 
@@ -164,8 +171,8 @@ def ask_agent(spool: Path, cmd: str, **fields: Any) -> dict[str, Any]:
             f"next one, `sensorium episodes recover` only seals what this one recorded"
         )
     ask: dict[str, Any] = {"cmd": cmd, **fields}
-    if widens(ask):
-        ask = sign_command(ask, note.session, signing_key(Role.OPERATOR), HostClock())
+    if cmd not in _FREE:
+        ask = _signed(ask, note.session)
     with zmq.Context() as context:
         client = ControlClient(note.control_endpoint, context)
         try:

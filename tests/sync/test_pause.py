@@ -1,10 +1,14 @@
 """The pause in the recorder: by command, log or switch; the episode is cut and the shared memory zeroed."""
 
+import os
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zmq
+from pydantic import ValidationError
 from synchronizer_bench import Bench
 
 from sensorium.drivers.bus.publisher import BusPublisher
@@ -13,7 +17,7 @@ from sensorium.sync.consent.grants import EventKind, Scope
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.ulid import new_ulid
-from sensorium.sync.recording.press import PauseSettings
+from sensorium.sync.recording.press import PauseSettings, PressFile
 from sensorium.timebase import SECOND_NS
 
 HOUR_NS = 3600 * SECOND_NS
@@ -186,7 +190,7 @@ def test_a_switch_does_not_end_what_somebody_else_pressed(
     filmed.stored()
 
 
-@pytest.mark.parametrize("held", [None, b"", b"\xff\x00"])
+@pytest.mark.parametrize("held", [None, b"", b"\xff\x00", b"2", b"00", b"0 1", b"off"])
 def test_a_switch_that_cannot_be_read_counts_as_pressed(
     tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], held: bytes | None
 ) -> None:
@@ -199,9 +203,89 @@ def test_a_switch_that_cannot_be_read_counts_as_pressed(
     else:
         switch.write_bytes(held)
     filmed.bench.advance(0.1, filmed.camera)
-    is_paused = filmed.bench.synchronizer.consent.is_paused
-    assert is_paused is (held != b"\xff\x00")
+    assert filmed.bench.synchronizer.consent.is_paused
     filmed.stored()
+
+
+def is_pressed(settings: PauseSettings) -> Callable[[], bool]:
+    """Return what a switch last told a session; each call reads it once."""
+    heard: list[bool] = []
+
+    class Heard:
+        def pause(self, source: str) -> int:
+            heard.append(True)
+            return 0
+
+        def release(self, source: str) -> int:
+            heard.append(False)
+            return 0
+
+    switch, session = PressFile(settings), Heard()
+
+    def read() -> bool:
+        switch.step(session)
+        return heard[-1]
+
+    return read
+
+
+def test_a_switch_may_be_a_file_that_is_there_or_not(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    pressed = is_pressed(PauseSettings(file=folder / "private", when="exists"))
+    assert not pressed()
+    (folder / "private").touch()
+    assert pressed()
+    (folder / "private").unlink()
+    assert not pressed()
+    (folder / "private").symlink_to("nowhere")  # it is there, whatever it points to
+    assert pressed()
+    (folder / "private").unlink()
+    assert not pressed()
+    folder.rename(tmp_path / "gone")  # nobody can say any more whether it is there
+    assert pressed()
+
+
+@pytest.mark.parametrize("when", ["content", "exists"])
+def test_a_switch_on_a_disk_that_goes_or_comes_over_it_counts_as_pressed(tmp_path: Path, when: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts")
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    (folder / "value").write_text("0")  # what lies below the mount says: not pressed
+    file = folder / ("value" if when == "content" else "private")
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], check=True)
+    try:
+        (folder / "value").write_text("0")
+        pressed = is_pressed(PauseSettings.model_validate({"file": file, "when": when}))
+        assert not pressed()
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert pressed()
+
+
+def test_a_switch_says_in_its_own_words_when_it_is_released(tmp_path: Path) -> None:
+    switch = tmp_path / "value"
+    settings = {"file": switch, "pressed": "private"}
+    for released, word, expected in (
+        (None, "private", True),
+        (None, "anything", False),
+        ("open", "open", False),
+        ("open", "anything", True),
+    ):
+        switch.write_text(f"{word}\n")
+        chosen = PauseSettings.model_validate({**settings, "released": released})
+        assert is_pressed(chosen)() is expected, (released, word)
+    switch.write_text("1")
+    assert not is_pressed(PauseSettings(file=switch, pressed="0"))()
+
+
+@pytest.mark.parametrize(
+    "keys", [{"released": "1"}, {"when": "exists", "pressed": "1"}, {"when": "there"}, {"pressed": ""}]
+)
+def test_a_switch_that_could_not_be_told_apart_is_refused(keys: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        PauseSettings.model_validate({"file": "value", **keys})
 
 
 def test_a_log_that_cannot_be_trusted_any_more_turns_personal_streams_off(
