@@ -7,10 +7,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sensorium.drivers.frame import Frame, Loss, Modality, StreamInfo
 from sensorium.timebase import Clock, Timeline
+
+CAPTURE_ZONE = "capture_zone"
+"""Detail of a stream whose device stands in one place: the name of that zone, as the rig file says it."""
+
+ZONE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}"
 
 
 class DriverConfig(BaseModel):
@@ -18,12 +23,14 @@ class DriverConfig(BaseModel):
 
     Attributes:
         personal: Overrides which streams need consent; None = the driver's default (cameras, audio, GNSS).
+        zone: Where the device stands, if it always stands there: what consent for that zone alone needs to know.
         required: The rig is not worth recording without this device: refuse to start when it is missing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     personal: bool | None = None
+    zone: str = Field(default="", pattern=f"^({ZONE_PATTERN})?$")
     required: bool = True
 
 

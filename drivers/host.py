@@ -19,7 +19,7 @@ from sensorium.drivers.bus.context import bus_context
 from sensorium.drivers.bus.counters import CounterFile
 from sensorium.drivers.bus.publisher import LINGER_S, BusPublisher
 from sensorium.drivers.bus.wire import Declare
-from sensorium.drivers.driver import Driver, DriverContext
+from sensorium.drivers.driver import CAPTURE_ZONE, Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.drivers.registry import load_driver
 from sensorium.drivers.stages import Item, Pipeline, stages_for
@@ -77,7 +77,7 @@ class DriverHost:
         self.driver: Driver[Any] = driver_type(config, driver_context)
         self._spec = spec
         self._refused_priority = refused_priority
-        self._personal = config.personal
+        self._config = config
         self._pipeline = Pipeline((), ())
         self._bus = BusPublisher(spec.endpoint, secrets.randbits(32), clock, context)
 
@@ -92,7 +92,7 @@ class DriverHost:
         self._wait(lambda: self._bus.is_served, "no recorder serves the bus")
         if self._is_stopping:
             return
-        infos = _with_consent_flag(self.driver.open(), self._personal)
+        infos = tuple(_as_configured(info, self._config) for info in self.driver.open())
         stages = stages_for(self.driver, infos, self._spec.codec, self._spec.batch_ms)
         self._pipeline = Pipeline(stages, infos)
         self._declare(self._pipeline.infos)
@@ -183,10 +183,11 @@ class DriverHost:
         self._is_stopping = True
 
 
-def _with_consent_flag(infos: Sequence[StreamInfo], personal: bool | None) -> tuple[StreamInfo, ...]:
-    if personal is None:
-        return tuple(infos)
-    return tuple(replace(info, is_personal=personal) for info in infos)
+def _as_configured(info: StreamInfo, config: DriverConfig) -> StreamInfo:
+    """Return a stream with what the rig file says of its device: whether it is personal, and where it stands."""
+    details = {**info.details, CAPTURE_ZONE: config.zone} if config.zone else info.details
+    is_personal = info.is_personal if config.personal is None else config.personal
+    return replace(info, is_personal=is_personal, details=details)
 
 
 def _take_priority(spec: HostSpec) -> str:

@@ -9,6 +9,7 @@ default. The rules:
   no pause is on. The span is all of ``[t - u, t + u]``, of a capture time and its uncertainty.
 * A withdrawn, revoked or expired grant is dead for good, also for what was captured before: its subject stays
   in view and now refuses. Only a new grant of the same subject speaks for him again.
+* A grant for zones permits nothing of a stream of which nobody says where it was captured.
 * A pause denies captures (purposes ``record`` and ``live``) from the press on until the resume that names it.
   What was captured before stays as it was, and during the pause nothing is.
 * Every rule is a statement about a set of events, so neither their order nor a clock that runs backwards can
@@ -252,6 +253,11 @@ class _Judge:
             return "not_yet_valid", f"{who} is valid only from {format_utc(grant.valid_from)}"
         if self._purpose not in grant.purposes:
             return "purpose", f"{who} does not include the purpose {self._purpose.value}"
+        if not grant.scope.is_located(self._stream):
+            return "zone", (
+                f"{who} is for {', '.join(grant.scope.zones)} alone, and nothing says where stream "
+                f"{self._stream.name} was captured: name the zone of a fixed device in the rig file (zone:)"
+            )
         missing = sorted(set(grant.conditions.redact) - self._redactions)
         if missing:
             return "redaction", f"{who} requires redaction of {', '.join(missing)}, which is not applied"

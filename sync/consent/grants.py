@@ -18,11 +18,15 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
+from sensorium.drivers.driver import ZONE_PATTERN
 from sensorium.drivers.frame import Modality
+from sensorium.sync.consent.particulars import NONE_STATED, Particulars
+from sensorium.sync.episode.personal import zone_of
 from sensorium.sync.episode.ulid import ULID
 from sensorium.timebase import SECOND_NS, HostInstant
 
 SUBJECT_REF = re.compile(r"(sub|group|site):[A-Za-z0-9_.-]{1,64}")
+_ZONE = re.compile(ZONE_PATTERN)
 BEFORE_ALL_NS = -(1 << 63)
 AFTER_ALL_NS = (1 << 63) - 1
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|z|[+-]\d\d:\d\d)")
@@ -132,7 +136,10 @@ class ConsentStream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a grant reaches: stream name globs, modalities (none = every), and capture times.
+    """What a grant reaches: stream name globs, modalities (none = every), zones (none = anywhere), capture times.
+
+    A zone is matched with what the rig says of where a device stands (``zone:``). Where nothing says it, the grant may
+    concern the stream, and permits nothing.
 
     ``captured_from_ns``/``captured_until_ns`` default to the grant's validity; a grant for a recording of the
     past names them. The end is exclusive.
@@ -142,13 +149,22 @@ class Scope:
     modalities: tuple[Modality, ...] = ()
     captured_from: UtcNs | None = None
     captured_until: UtcNs | None = None
+    zones: tuple[str, ...] = ()
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     def reaches(self, stream: ConsentStream) -> bool:
-        return (not self.modalities or stream.modality in self.modalities) and any(
-            fnmatchcase(stream.name, pattern) for pattern in self.streams
+        """Return whether it may concern a stream."""
+        is_elsewhere = self.zones and zone_of(stream.details) not in ("", *self.zones)
+        return (
+            not is_elsewhere
+            and (not self.modalities or stream.modality in self.modalities)
+            and any(fnmatchcase(stream.name, pattern) for pattern in self.streams)
         )
+
+    def is_located(self, stream: ConsentStream) -> bool:
+        """Return whether it is known that a stream it reaches was captured in its zones."""
+        return not self.zones or zone_of(stream.details) in self.zones
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +226,7 @@ class ConsentGrant:
     notice: str = ""
     jurisdiction: str = ""
     version: int = 1
+    particulars: Particulars = NONE_STATED
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -222,6 +239,10 @@ class ConsentGrant:
             raise ValueError(f"version {self.version} is not known to this program, which reads version 1")
         if not self.purposes or not self.scope.streams:
             raise ValueError("purposes and scope.streams must each name at least one")
+        if not all(_ZONE.fullmatch(zone) for zone in self.scope.zones):
+            raise ValueError(
+                f"zones {', '.join(self.scope.zones)}: a zone is a name such as hall2 or lab/bench-3"
+            )
         if self.valid_from >= self.valid_until or self.captured_from_ns >= self.captured_until_ns:
             raise ValueError("the time span ends before it begins")
 
@@ -334,4 +355,10 @@ GRANT_SCHEMA: TypeAdapter[ConsentGrant] = TypeAdapter(ConsentGrant)
 
 @lru_cache(maxsize=4096)
 def _digest(grant: ConsentGrant) -> str:
-    return hashlib.sha256(canonical_json(GRANT_SCHEMA.dump_python(grant, mode="json"))).hexdigest()
+    document = GRANT_SCHEMA.dump_python(grant, mode="json")
+    # What says nothing is left out, so that a grant of before these fields has the digest that its log pins.
+    if grant.particulars == NONE_STATED:
+        del document["particulars"]
+    if not grant.scope.zones:
+        del document["scope"]["zones"]
+    return hashlib.sha256(canonical_json(document)).hexdigest()

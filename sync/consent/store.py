@@ -26,6 +26,7 @@ from sensorium.sync.consent.grants import (
 )
 from sensorium.sync.consent.log import LOG_FILE, ConsentLog, LogContent
 from sensorium.sync.consent.log_keys import LogKeys
+from sensorium.sync.consent.particulars import PARTICULAR_KEYS
 from sensorium.sync.episode.spool import write_durably
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.timebase import Clock, HostClock, HostInstant, boot_id
@@ -324,7 +325,12 @@ def read_grant(path: Path) -> ConsentGrant:
 
 def _explain(error: ValidationError) -> str:
     """Return one line per fault: key, and what is wrong with it."""
-    known = [*ConsentGrant.__annotations__, *Scope.__annotations__, *Conditions.__annotations__]
+    known = [
+        *ConsentGrant.__annotations__,
+        *Scope.__annotations__,
+        *Conditions.__annotations__,
+        *PARTICULAR_KEYS,
+    ]
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"]) or "grant"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from sensorium.drivers.driver import CAPTURE_ZONE
 from sensorium.drivers.frame import Modality
 
 PERSONAL_MODALITIES = frozenset(
@@ -24,6 +25,11 @@ PERSONAL_BECAUSE = "personal_because"
 
 SAID_NOT_PERSONAL = "said_not_personal"
 """Detail of a stream that somebody else recorded: who said that it is not personal, against what reason."""
+
+
+def zone_of(details: Mapping[str, str]) -> str:
+    """Return the zone that a stream was captured in; "" if nothing says it."""
+    return details.get(CAPTURE_ZONE, "")
 
 
 def source_grants(details: Mapping[str, str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import pytest
 import zmq
 from synchronizer_bench import Bench
 
+from sensorium.drivers.driver import CAPTURE_ZONE
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.sync.recording.personal import PersonalStreams
 
@@ -16,6 +17,7 @@ MICROPHONE = StreamInfo(
 STRIPPED = {
     "not personal": replace(MICROPHONE, is_personal=False),
     "another modality": replace(MICROPHONE, modality=Modality.OTHER),
+    "another zone": replace(MICROPHONE, details={CAPTURE_ZONE: "hall2"}),
 }
 
 

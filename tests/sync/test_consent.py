@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sensorium.drivers.driver import CAPTURE_ZONE
 from sensorium.drivers.frame import Column, Encoding, Modality, StreamInfo
 from sensorium.errors import ConfigError, ConsentError
 from sensorium.sync.consent.decisions import StreamConsent, decide, freeze, timeline
@@ -50,6 +51,7 @@ def make_grant(
     redact: tuple[str, ...] = (),
     retain_days: int | None = None,
     state: ConsentStatus = ConsentStatus.GIVEN,
+    zones: tuple[str, ...] = (),
 ) -> ConsentGrant:
     return ConsentGrant(
         id=f"01J{number:023d}",
@@ -57,7 +59,7 @@ def make_grant(
         controller="Lab, privacy@example.org",
         lawful_basis=LawfulBasis.EXPLICIT_CONSENT,
         purposes=tuple(purposes),
-        scope=Scope(streams, (), *captured),
+        scope=Scope(streams, (), *captured, zones=zones),
         valid_from=valid[0],
         valid_until=valid[1],
         evidence=Evidence("signature", by="operator:7"),
@@ -99,6 +101,7 @@ def grants(draw: st.DrawFn, number: int) -> ConsentGrant:
         streams=draw(st.sampled_from([("*",), ("cam*",), ("mic",)])),
         redact=draw(st.sampled_from([(), ("face",), ("voice",)])),
         state=draw(st.sampled_from([ConsentStatus.GIVEN, ConsentStatus.GIVEN, ConsentStatus.REFUSED])),
+        zones=draw(st.sampled_from([(), (), ("hall",), ("hall", "yard")])),
     )
 
 
@@ -231,6 +234,54 @@ class TestDecision:
         assert not any(
             decide(CAMERA, (t, t), Purpose.RECORD, now, dead).is_allowed for now in nows for t in nows
         )
+
+    @given(spans(), st.integers(0, 5), st.integers(0, 5), instants, ledgers())
+    def test_an_uncertainty_that_grows_never_allows_what_was_denied(
+        self, span: tuple[int, int], earlier: int, later: int, now: int, ledger: ConsentLedger
+    ) -> None:
+        sure = decide(CAMERA, span, Purpose.RECORD, now, ledger)
+        unsure = decide(CAMERA, (span[0] - earlier, span[1] + later), Purpose.RECORD, now, ledger)
+        assert sure.is_allowed or not unsure.is_allowed
+
+    @given(spans(), instants, st.integers(0, 60), ledgers())
+    def test_a_clock_that_was_set_back_revives_nothing(
+        self, span: tuple[int, int], now: int, seen: int, ledger: ConsentLedger
+    ) -> None:
+        """Whatever is allowed rests on grants that were not over by the latest time that the log has seen."""
+        decision = decide(CAMERA, span, Purpose.UPLOAD, now, replace(ledger, seen_ns=seen))
+        used = [grant for grant in ledger.grants if grant.id in decision.grant_ids]
+        assert all(grant.valid_until > max(now, seen) for grant in used)
+        assert not decision.is_allowed or decide(CAMERA, span, Purpose.UPLOAD, now, ledger).is_allowed
+
+    @given(spans(), instants, ledgers(), st.sampled_from(["", "hall", "yard", "attic"]))
+    def test_a_zone_permits_only_what_is_known_to_be_captured_there(
+        self, span: tuple[int, int], now: int, ledger: ConsentLedger, zone: str
+    ) -> None:
+        camera = replace(CAMERA, details={CAPTURE_ZONE: zone} if zone else {})
+        decision = decide(camera, span, Purpose.RECORD, now, ledger)
+        used = [grant for grant in ledger.grants if grant.id in decision.grant_ids]
+        assert all(not grant.scope.zones or zone in grant.scope.zones for grant in used)
+        if not zone:  # not known: whoever could be in view is, as if he stood there
+            everywhere = [
+                decide(replace(CAMERA, details={CAPTURE_ZONE: each}), span, Purpose.RECORD, now, ledger)
+                for each in ("hall", "yard", "attic")
+            ]
+            assert not decision.is_allowed or all(each.is_allowed for each in everywhere)
+
+    def test_a_zone_that_nobody_can_locate_is_denied_with_the_reason(self) -> None:
+        ledger = ledger_of(make_grant(zones=("hall2",)))
+        decision = decide(CAMERA, (NOON, NOON), Purpose.RECORD, NOON, ledger)
+        assert decision.rule == "zone"
+        assert "nothing says where stream cam_left was captured" in decision.reason
+        there = replace(CAMERA, details={CAPTURE_ZONE: "hall2"})
+        assert decide(there, (NOON, NOON), Purpose.RECORD, NOON, ledger).is_allowed
+        elsewhere = replace(CAMERA, details={CAPTURE_ZONE: "hall3"})
+        assert decide(elsewhere, (NOON, NOON), Purpose.RECORD, NOON, ledger).rule == "no_grant"
+
+    @pytest.mark.parametrize("zone", ["", " ", "hall 2", "../hall", "a" * 65, "hall\n"])
+    def test_a_name_that_is_no_zone_is_refused(self, zone: str) -> None:
+        with pytest.raises(ValueError, match="zone"):
+            make_grant(zones=(zone,))
 
     def test_a_stream_that_is_not_personal_needs_no_grant(self) -> None:
         decision = decide(IMU, (NOON, NOON), Purpose.UPLOAD, NOON, ConsentLedger())
