@@ -11,9 +11,10 @@ import zmq
 from pydantic import ValidationError
 from synchronizer_bench import Bench
 
+from sensorium.drivers.bus.live import LiveSubscriber
 from sensorium.drivers.bus.publisher import BusPublisher
 from sensorium.drivers.frame import Encoding, Frame, Latency, Modality, StreamInfo, stamps
-from sensorium.sync.consent.grants import EventKind, Scope
+from sensorium.sync.consent.grants import EventKind, Purpose, Scope
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.ulid import new_ulid
@@ -38,10 +39,14 @@ class Filmed:
     """A camera whose pictures travel through shared memory, recorded under a grant on a virtual clock."""
 
     def __init__(
-        self, tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], pause: PauseSettings | None = None
+        self,
+        tmp_path: Path,
+        context: zmq.Context[zmq.Socket[bytes]],
+        pause: PauseSettings | None = None,
+        purposes: tuple[Purpose, ...] = (),
     ) -> None:
         self.bench = Bench(tmp_path, context, ("cam",), pause=pause)
-        self.grant = self.bench.grant()
+        self.grant = self.bench.grant(*purposes)
         self.camera: BusPublisher = self.bench.driver(CAMERA, 1)
         self._seq = 0
         self.bench.settle(self.camera)
@@ -158,6 +163,20 @@ def test_a_withdrawal_of_what_the_episode_does_not_hold_cuts_nothing(
     filmed.bench.store.withdraw(other.id)
     filmed.film(5)
     assert filmed.stored() == [10]
+
+
+@pytest.mark.parametrize("purposes", [(), (Purpose.LIVE,)])
+def test_a_viewer_sees_what_may_be_shown_and_not_what_may_only_be_recorded(
+    tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]], purposes: tuple[Purpose, ...]
+) -> None:
+    filmed = Filmed(tmp_path, context, purposes=purposes)
+    viewer = LiveSubscriber(f"inproc://live-{id(filmed.bench)}", ("cam",), context)
+    filmed.bench.advance(0.1, filmed.camera)
+    filmed.film(5)
+    seen = viewer.receive(timeout_s=0.2)
+    viewer.close()
+    assert (seen is not None) is (Purpose.LIVE in purposes)
+    assert filmed.stored() == [5]
 
 
 def test_a_switch_pauses_while_it_is_pressed(tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]) -> None:
