@@ -6,17 +6,20 @@ from typing import Any
 
 import numpy as np
 from simulated_rig import START_NS, run
+from upload_samples import grant_for
 
 from sensorium.drivers.frame import Frame, StreamInfo
 from sensorium.sync.align import Match, Matched, SyncRow
 from sensorium.sync.clocks.model import Stamped, Uncertainty
+from sensorium.sync.consent.grants import Purpose
+from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.chain import seal
 from sensorium.sync.episode.facts import SessionFacts
 from sensorium.sync.episode.manifest import Balance, Manifest, StreamRecord
 from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.episode.writer import EpisodeWriter
-from sensorium.timebase import SECOND_NS, Timeline
+from sensorium.timebase import SECOND_NS, HostClock, Timeline
 
 BOARD = ("--board", "9x6x0.12", "--board-size", "1.5x1.14")
 TOUR_S = 33.25
@@ -69,4 +72,6 @@ def board_episode(folder: Path, seconds: float, devices: Mapping[str, Mapping[st
         records,
         reference=first,
     )
+    shown = grant_for(1, (Purpose.LIVE,), (start_utc_ns, end_utc_ns + SECOND_NS), HostClock().utc_ns())
+    ConsentStore(spool.root / "consent").grant(shown)
     return seal(writer.folder, manifest)

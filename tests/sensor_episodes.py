@@ -125,7 +125,7 @@ def sensor_episode(
     captured = (start_ns - SECOND_NS, end_ns + SECOND_NS)
     ConsentStore(folder / "consent").grant(grant_for(1, (Purpose.LIVE,), captured, HostClock().utc_ns()))
     sealed = seal(writer.folder, manifest)
-    kept = folder / "copies/given"
+    kept = folder / "sealed/given"
     shutil.copytree(sealed, kept)
     calibration.save(kept / "calibration.yaml")
     return kept

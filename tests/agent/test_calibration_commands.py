@@ -77,9 +77,9 @@ def simulated_episode(folder: Path, left_late_ns: int = 0, **right: Any) -> Path
 
 def test_no_picture_is_drawn_of_cameras_that_may_not_be_shown(episode: Path, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
-    shutil.copytree(episode, spool / "copies" / "given")
+    shutil.copytree(episode, spool / "sealed" / "given")
     with pytest.raises(ConsentError, match="stream camera_left: no grant covers"):
-        as_json("check", spool / "copies" / "given", "--overlay", tmp_path / "seen.png")
+        as_json("check", spool / "sealed" / "given", "--overlay", tmp_path / "seen.png")
     assert not (tmp_path / "seen.png").exists()
 
 
