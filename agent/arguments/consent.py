@@ -34,6 +34,17 @@ def consent_grant(
     captured_until: Annotated[
         str, typer.Option("--captured-until", metavar="UTC", help="For captures before.")
     ] = "",
+    modalities: Annotated[
+        list[str], typer.Option("--modality", help="camera, audio ...; default: all that the streams are.")
+    ] = [],  # noqa: B006
+    zones: Annotated[
+        list[str], typer.Option("--zone", help="Only what devices of this zone (in the rig file) captured.")
+    ] = [],  # noqa: B006
+    retain_days: Annotated[
+        int | None, typer.Option("--retain-days", min=1, help="Nothing is kept for longer.")
+    ] = None,
+    notice: Annotated[str, typer.Option("--notice", help="Where the subject read what it is for.")] = "",
+    jurisdiction: Annotated[str, typer.Option("--jurisdiction", help="Whose law applies, such as DE.")] = "",
     folder: Annotated[
         Path | None, typer.Option("--consent", help="Consent folder; default SPOOL/consent.")
     ] = None,
@@ -54,6 +65,11 @@ def consent_grant(
         episode,
         captured_from,
         captured_until,
+        tuple(modalities),
+        tuple(zones),
+        retain_days,
+        notice,
+        jurisdiction,
     )
     raise typer.Exit(give_consent(asked, as_json=as_json))
 

@@ -8,6 +8,7 @@ from sensorium.agent.commands import display
 from sensorium.agent.commands.output import print_json, say, say_why
 from sensorium.errors import ConfigError, ConsentError, EpisodeError
 from sensorium.sync.consent.grants import (
+    Conditions,
     ConsentGrant,
     ConsentLedger,
     ConsentStatus,
@@ -29,6 +30,8 @@ from sensorium.uploader.copies import copies
 from sensorium.uploader.receipt import read_receipt
 
 DAY_NS = 86_400 * SECOND_NS
+EVERYTHING = Scope(("*",))
+"""Every stream, captured while the grant is valid."""
 
 
 def withdraw_consent(folder: Path, spool: Path, grant: str, as_json: bool) -> int:
@@ -89,6 +92,9 @@ def show_consent(folder: Path, as_json: bool) -> int:
             "status": _worth(ledger, grant, now_ns),
             "purposes": [purpose.value for purpose in grant.purposes],
             "streams": list(grant.scope.streams),
+            "modalities": [modality.value for modality in grant.scope.modalities],
+            "zones": list(grant.scope.zones),
+            "retain_days": grant.conditions.retain_days,
             "valid_until": format_utc(grant.valid_until),
         }
         for grant in ledger.grants
@@ -187,16 +193,16 @@ def enter_grant(
     subject: str,
     clock: HostClock,
     purposes: Sequence[Purpose],
-    streams: Sequence[str] = ("*",),
+    scope: Scope = EVERYTHING,
     days: float = 1.0,
-    captured: tuple[int | None, int | None] = (None, None),
+    *,
     controller: str = "",
     note: str = "",
+    conditions: Conditions = Conditions(),  # noqa: B008 - frozen
+    notice: str = "",
+    jurisdiction: str = "",
 ) -> ConsentGrant:
     """Return a grant that is valid from now on, after entering it in the consent folder.
-
-    Args:
-        captured: First and last UTC ns of the captures that it reaches; None = those of its validity.
 
     Raises:
         ConsentError: If the folder cannot hold it.
@@ -210,9 +216,12 @@ def enter_grant(
         controller=controller or "the operator of this machine",
         lawful_basis=LawfulBasis.CONSENT,
         purposes=tuple(purposes),
-        scope=Scope(tuple(streams), captured_from=captured[0], captured_until=captured[1]),
+        scope=scope,
         valid_from=now_ns - SECOND_NS,
         valid_until=now_ns + int(days * DAY_NS),
         evidence=Evidence("configuration", by=by, note=note),
+        conditions=conditions,
+        notice=notice,
+        jurisdiction=jurisdiction,
     )
     return store.grant(grant, by=by)

@@ -3,12 +3,15 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 from sensorium.agent.commands.consent import enter_grant
 from sensorium.agent.commands.output import print_json, say, say_why
+from sensorium.drivers.frame import Modality
 from sensorium.errors import EpisodeError, UsageError
-from sensorium.sync.consent.grants import Purpose, format_utc, parse_utc
+from sensorium.sync.consent.grants import Conditions, Purpose, Scope, format_utc, parse_utc
 from sensorium.sync.consent.remedy import captured_utc_ns
 from sensorium.sync.consent.store import DEFAULT_FOLDER, ConsentStore
 from sensorium.sync.episode.manifest import Manifest, read_manifest
@@ -17,6 +20,7 @@ from sensorium.sync.reading.locate import LocatedEpisode, Place, locate
 from sensorium.timebase import HostClock
 
 _EPISODES_LOOKED_AT = 20
+EnumT = TypeVar("EnumT", bound=Enum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Permission:
         streams: Names or patterns.
         episode: Id or folder of the episode that was captured already; "" = captures from now on.
         captured_from, captured_until: RFC 3339 times; "" = those of the grant's validity.
+        modalities, zones: Nothing else; none = whatever the streams are, wherever.
+        retain_days: None = as long as the grant is valid.
     """
 
     subject: str
@@ -40,6 +46,11 @@ class Permission:
     episode: str = ""
     captured_from: str = ""
     captured_until: str = ""
+    modalities: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+    retain_days: int | None = None
+    notice: str = ""
+    jurisdiction: str = ""
 
 
 def give_consent(asked: Permission, as_json: bool) -> int:
@@ -49,7 +60,8 @@ def give_consent(asked: Permission, as_json: bool) -> int:
         UsageError: If a purpose, a stream or the episode is unknown, or a field malformed.
         ConsentError: If the folder cannot hold it.
     """
-    purposes = _purposes(asked.purposes)
+    purposes = _chosen(Purpose, "--purpose", asked.purposes)
+    modalities = _chosen(Modality, "--modality", asked.modalities)
     located = _located(asked) if asked.episode else None
     manifest = None if located is None else read_manifest(located.folder)
     spool = asked.spool if located is None else _spool_of(asked, located)
@@ -57,8 +69,18 @@ def give_consent(asked: Permission, as_json: bool) -> int:
     unseen = _check_streams(asked.streams, manifest, spool)
     store = ConsentStore(asked.consent or spool / DEFAULT_FOLDER)
     try:
+        scope = Scope(asked.streams, tuple(modalities), *captured, zones=asked.zones)
         grant = enter_grant(
-            store, asked.subject, HostClock(), purposes, asked.streams, asked.days, captured, asked.controller
+            store,
+            asked.subject,
+            HostClock(),
+            purposes,
+            scope,
+            asked.days,
+            controller=asked.controller,
+            conditions=Conditions(retain_days=asked.retain_days),
+            notice=asked.notice,
+            jurisdiction=asked.jurisdiction,
         )
     except ValueError as err:
         raise UsageError(str(err)) from err
@@ -79,14 +101,16 @@ def _covering(captured: tuple[int | None, int | None]) -> str:
     return f", for what was captured {' '.join(parts)}"
 
 
-def _purposes(names: Sequence[str]) -> list[Purpose]:
-    known = [purpose.value for purpose in Purpose]
+def _chosen(kind: type[EnumT], option: str, names: Sequence[str]) -> list[EnumT]:
+    known = [str(each.value) for each in kind]
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UsageError(f"--purpose: {name!r} is not a valid Purpose; {hint}known: {', '.join(known)}")
-    return [Purpose(name) for name in names]
+            raise UsageError(
+                f"{option}: {name!r} is not a valid {kind.__name__}; {hint}known: {', '.join(known)}"
+            )
+    return [kind(name) for name in names]
 
 
 def _captured(asked: Permission) -> tuple[int | None, int | None]:

@@ -24,6 +24,7 @@ from sensorium.simulators.demo_rig import write_demo_rig
 from sensorium.sync.consent.grants import (
     ConsentLedger,
     Purpose,
+    Scope,
 )
 from sensorium.sync.consent.remedy import GrantFolder
 from sensorium.sync.consent.store import ConsentStore
@@ -262,7 +263,7 @@ def _replay_consent(
     captured = (span_utc_ns[0] - REPLAY_MARGIN_NS, span_utc_ns[1] + REPLAY_MARGIN_NS)
     if not _has_replay_grant(store.ledger(), clock.utc_ns(), purposes, captured):
         note = f"replay of {source.name}"
-        enter_grant(store, REPLAY_SUBJECT, clock, purposes, captured=captured, note=note)
+        enter_grant(store, REPLAY_SUBJECT, clock, purposes, Scope(("*",), (), *captured), note=note)
     return store.folder
 
 

@@ -121,6 +121,20 @@ def test_a_receipt_and_a_record_say_what_was_granted_and_what_became_of_it(tmp_p
     assert [event["dct:type"] for event in record["dpv:hasActivity"]] == ["given", "withdrawn"]
 
 
+def test_the_command_line_names_what_a_grant_reaches_and_for_how_long_it_is_kept(tmp_path: Path) -> None:
+    words = ("consent", "grant", "sub:a", "--modality", "camera", "--zone", "hall2", "--retain-days", "30")
+    said = ("--notice", "https://lab.example/notice", "--jurisdiction", "DE", "--spool", tmp_path)
+    assert sensorium(*words, *said).code == 0
+    (shown,) = sensorium("consent", "show", "--spool", tmp_path, "--json").document["grants"]
+    assert (shown["modalities"], shown["zones"], shown["retain_days"]) == (["camera"], ["hall2"], 30)
+    (grant,) = ConsentStore(tmp_path / "consent").ledger().grants
+    assert (grant.notice, grant.jurisdiction) == ("https://lab.example/notice", "DE")
+    for wrong, word in (("--modality", "camara"), ("--zone", "hall 2")):
+        done = sensorium("consent", "grant", "sub:a", wrong, word, "--spool", tmp_path)
+        assert done.code == 2
+        assert word in done.err
+
+
 def test_a_receipt_of_an_unknown_grant_is_an_error(tmp_path: Path) -> None:
     done = sensorium("consent", "receipt", "01J00000000000000000000000", "--spool", tmp_path)
     assert done.code == 1
