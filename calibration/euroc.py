@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from sensorium.bounded_yaml import BoundedLoader, read_yaml_text
 from sensorium.calibration.edges import Edge
 from sensorium.calibration.folder_files import files_in
 from sensorium.calibration.geometry import Array, Intrinsics, nearest_rotation, transform
@@ -122,13 +123,13 @@ def load_sensor(path: Path) -> dict[str, Any]:
         CalibrationError: If it cannot be read or is no mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_yaml_text(path)
     except (OSError, UnicodeDecodeError) as err:
         raise CalibrationError(f"{path} cannot be read: {err}") from err
     if text.startswith("%YAML:"):
         text = text.partition("\n")[2]
     try:
-        fields = yaml.safe_load(text)
+        fields = yaml.load(text, Loader=BoundedLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as err:
         raise CalibrationError(f"{path} is not YAML: {' '.join(str(err).split())}") from err
     if not isinstance(fields, dict):

@@ -19,12 +19,12 @@ from pydantic import (
     ValidationError,
 )
 
+from sensorium.bounded_yaml import StrictLoader, read_yaml_text
 from sensorium.calibration.edges import FORMAT, Edge, Loop, Reference, require_rigid
 from sensorium.calibration.geometry import Array, Intrinsics, inverse, rotation_angle
 from sensorium.calibration.rig_yaml import (
     Document,
     RigDumper,
-    RigLoader,
     explain,
     one_line,
     plain_camera,
@@ -84,7 +84,7 @@ class RigCalibration:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_yaml_text(path)
         except (OSError, UnicodeDecodeError) as err:
             raise CalibrationError(f"calibration file {path} cannot be read: {err}") from err
         return cls.parse(text, str(path))
@@ -97,8 +97,8 @@ class RigCalibration:
             CalibrationError: With ``origin``, the key and what was found there.
         """
         try:
-            loaded = yaml.load(text, Loader=RigLoader)
-        except (yaml.YAMLError, RecursionError) as err:
+            loaded = yaml.load(text, Loader=StrictLoader)
+        except (yaml.YAMLError, ValueError, RecursionError) as err:
             if text.startswith("%YAML:"):
                 raise CalibrationError(_not_ours(origin, "an OpenCV FileStorage")) from err
             raise CalibrationError(f"calibration file {origin} is not YAML: {one_line(err)}") from err
@@ -312,9 +312,5 @@ class RigCalibration:
         }
 
 
-RigLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 RigDumper.add_representer(list, represent_list)
 RigDumper.add_representer(float, represent_float)

@@ -218,19 +218,6 @@ def _matrix(rows: list[list[float]], size: int, key: str) -> Array:
     return np.array(rows, np.float64)
 
 
-class RigLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice and leaves dates as text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 class RigDumper(yaml.SafeDumper):
     """A safe dumper that writes lists of numbers on one line and floats with all their digits."""
 
@@ -248,7 +235,7 @@ def represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
-def one_line(err: yaml.YAMLError | RecursionError) -> str:
+def one_line(err: yaml.YAMLError | ValueError | RecursionError) -> str:
     return " ".join(str(err).split())
 
 

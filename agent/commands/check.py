@@ -24,6 +24,7 @@ from sensorium.agent.commands.display import coloured, print_findings
 from sensorium.agent.commands.output import print_json
 from sensorium.agent.commands.terminal import say_progress, table_console
 from sensorium.agent.session.rig import load_rig
+from sensorium.bounded_yaml import BoundedLoader, read_yaml_text
 from sensorium.calibration.edges import Reference
 from sensorium.calibration.formats.detect import ImportResult, import_calibration
 from sensorium.calibration.rig_document import RigCalibration
@@ -89,8 +90,8 @@ def is_rig_file(path: Path) -> bool:
     if not path.is_file() or path.suffix not in (".yaml", ".yml"):
         return False
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        found = yaml.load(read_yaml_text(path), Loader=BoundedLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and "devices" in found
 

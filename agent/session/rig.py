@@ -16,6 +16,7 @@ from sensorium.agent.session.check_kinds import watched_kind
 from sensorium.agent.session.rig_fitness import unfit
 from sensorium.agent.session.rig_words import explained
 from sensorium.agent.session.yaml_positions import Location, PositionedYaml, Problem
+from sensorium.bounded_yaml import read_yaml_text
 from sensorium.drivers.driver import Driver, DriverConfig
 from sensorium.drivers.frame import STREAM_NAME
 from sensorium.drivers.registry import load_driver
@@ -221,7 +222,7 @@ def read_rig(path: Path) -> str:
         ConfigError: If it cannot be read; a file that is not there is sought among its neighbours.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_yaml_text(path)
     except FileNotFoundError as err:
         rigs = [each.name for each in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
         there = f"; in that folder lie: {', '.join(rigs[:6])}" if rigs else ""

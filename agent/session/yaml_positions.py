@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from sensorium.bounded_yaml import BoundedLoader
 from sensorium.errors import ConfigError
 
 Location = tuple[str | int, ...]
@@ -41,7 +42,7 @@ class PositionedYaml:
         self.problems: list[Problem] = []
         node = _composed(text, path)
         try:
-            self.data: Any = self._plain(node, ()) if node is not None else None
+            self.data: Any = self._plain(node, ()) if isinstance(node, yaml.MappingNode) else None
         except RecursionError as err:
             raise ConfigError(
                 f"{path}: nested too deeply, or an alias (*) lies inside what it names"
@@ -104,7 +105,7 @@ def value_at(data: Any, where: Location) -> Any:
 
 def _composed(text: str, path: Path) -> yaml.Node | None:
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
+        return yaml.compose(text, Loader=BoundedLoader)
     except yaml.MarkedYAMLError as err:
         mark = err.problem_mark or err.context_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""

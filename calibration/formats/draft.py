@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike
 
+from sensorium.bounded_yaml import BoundedLoader
 from sensorium.calibration.edges import Edge
 from sensorium.calibration.geometry import Array, Intrinsics, nearest_rotation, transform
 from sensorium.calibration.rig_document import RigCalibration
@@ -388,7 +389,7 @@ def read_documents(path: Path) -> list[dict[str, Any]]:
     if text.startswith("%YAML:"):
         text = text.partition("\n")[2]
     try:
-        found = [each for each in yaml.safe_load_all(text) if each is not None] or [None]
+        found = [each for each in yaml.load_all(text, Loader=BoundedLoader) if each is not None] or [None]
     except (yaml.YAMLError, ValueError, RecursionError) as err:
         raise CalibrationError(
             f"calibration file {path} is not YAML: {' '.join(str(err).split())[:160]}"

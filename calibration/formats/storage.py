@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import yaml
 
+from sensorium.bounded_yaml import BoundedLoader
 from sensorium.calibration.formats.draft import read_text
 from sensorium.errors import CalibrationError
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """Takes matrices as arrays, and stamps as text."""
 
 

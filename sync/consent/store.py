@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from sensorium.bounded_yaml import StrictLoader, read_yaml_text
 from sensorium.errors import ConfigError, ConsentError
 from sensorium.sync.consent.grants import (
     BEFORE_ALL_NS,
@@ -312,8 +313,8 @@ def read_grant(path: Path) -> ConsentGrant:
         ConfigError: Names the file and the key.
     """
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        document = yaml.load(read_yaml_text(path), Loader=_GrantLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a YAML or JSON document: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a grant is a mapping, found {type(document).__name__}")
@@ -342,23 +343,8 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML without timestamps (they would lose nanoseconds) and without repeated keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+class _GrantLoader(StrictLoader):
+    repeated = "stands twice"
 
 
 def _grant_text(grant: ConsentGrant) -> str:
