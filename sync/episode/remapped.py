@@ -8,11 +8,12 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,12 @@ from sensorium.sync.trust.store import signing_key, trusted_keys
 _VERSION = 1
 _METHOD = "two-sided"
 _KIND = "remap"
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, IndexError, EOFError, OverflowError, SyntaxError),
+    *(RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error),
+)
+"""What zipfile and numpy raise of damaged archives: encrypted, of no version, with a header that is no Python."""
+
 _MOST_BYTES = 4 << 30
 """Unpacked: more than the stamps of a week at 1 kHz."""
 
@@ -135,7 +142,7 @@ def read_remap(episode: Episode, path: Path | None = None) -> StampsOf:
         raise EpisodeError(
             f"re-map {path}: {err}; make it anew: sensorium sync remap {episode.path}"
         ) from err
-    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as err:
+    except _UNREADABLE as err:
         raise EpisodeError(f"re-map {path} cannot be read: {err}") from err
 
 
@@ -147,17 +154,30 @@ def check_remap(path: Path) -> None:
     """
     try:
         _check_seal(_load(path))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as err:
+    except _UNREADABLE as err:
         raise TrustError(f"it cannot be read: {err}") from err
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a sidecar; no memory is taken for what it only claims to hold."""
     with zipfile.ZipFile(path) as archive:
-        unpacked_bytes = sum(entry.file_size for entry in archive.infolist())
-    if unpacked_bytes > _MOST_BYTES:
-        raise ValueError(f"it unpacks to {unpacked_bytes} bytes, more than any episode's stamps")
+        entries = archive.infolist()
+        unpacked_bytes = sum(entry.file_size for entry in entries)
+        if unpacked_bytes > _MOST_BYTES:
+            raise ValueError(f"it unpacks to {unpacked_bytes} bytes, more than any episode's stamps")
+        for entry in entries:
+            with archive.open(entry) as member:
+                _check_shape(member, entry)
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
         return {name: found[name] for name in found.files}
+
+
+def _check_shape(member: IO[bytes], entry: zipfile.ZipInfo) -> None:
+    if np.lib.format.read_magic(member) != (1, 0):
+        raise ValueError(f"{entry.filename} has an unknown version")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize > entry.file_size:
+        raise ValueError(f"{entry.filename} claims to hold more than it does")
 
 
 def _check_seal(arrays: dict[str, NDArray[Any]]) -> None:

@@ -7,7 +7,6 @@ Inputs are valid ones with bytes flipped, cut, doubled, set to extreme lengths o
 import base64
 import contextlib
 import json
-import os
 import random
 import resource
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from episode_samples import sealed_episode
+from fuzzing import GROWTH_KB, INPUTS, NESTS, mutated
 from sessions import SMALL_RIG, write_rig
 
 from sensorium.agent.session.rig import load_rig
@@ -25,32 +25,6 @@ from sensorium.errors import SensoriumError
 from sensorium.sync.episode.manifest import load_manifest
 from sensorium.sync.episode.mcap_reader import McapReader
 from sensorium.sync.trust.documents import open_document
-
-INPUTS = int(os.environ.get("FUZZ_INPUTS", "300"))
-GROWTH_KB = 200 << 10
-_EXTREMES = (b"\xff" * 8, b"\x00" * 8, b"\x7f" + b"\xff" * 7, b"\x00" * 5 + b"\x01\x00\x00", b"\xff" * 4)
-_NESTS = (b"[" * 5000, b'{"a":' * 5000, b"\x91" * 5000, b"{a: " * 3000, b"- " * 3000, b"devices: &a [*a]")
-
-
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    found = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(found) + 1)
-        kind = rng.randrange(6)
-        if kind == 0 and at < len(found):
-            found[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            del found[at : at + rng.randint(1, 64)]
-        elif kind == 2:
-            found[at:at] = found[at : at + rng.randint(1, 256)]
-        elif kind == 3:
-            extreme = rng.choice(_EXTREMES)
-            found[at : at + len(extreme)] = extreme
-        elif kind == 4:
-            del found[at:]
-        elif rng.random() < 0.1:
-            found[at:at] = rng.choice(_NESTS)
-    return bytes(found)
 
 
 def _mcap(path: Path) -> None:
@@ -118,7 +92,7 @@ def test_what_is_almost_right_is_read_or_refused(
     for _ in range(INPUTS):
         with contextlib.suppress(SensoriumError):
             parse(mutated(valid, rng))
-    for nest in _NESTS:
+    for nest in NESTS:
         with contextlib.suppress(SensoriumError):
             parse(nest)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < GROWTH_KB
