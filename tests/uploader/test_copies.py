@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
-from sessions import sensorium
+from sessions import Done
+from typer.testing import CliRunner
 from upload_samples import CAPTURED, EPISODE_ID, begin_spool, grant_for, seal_episode
 
+from sensorium.agent.cli import app
+from sensorium.errors import SensoriumError
 from sensorium.sync.consent.store import ConsentStore
 from sensorium.sync.episode.manifest import read_manifest
 from sensorium.sync.episode.spool import Spool
@@ -13,6 +16,15 @@ from sensorium.sync.episode.verify import examine
 from sensorium.timebase import SECOND_NS, HostClock
 from sensorium.uploader.copies import copies
 from sensorium.uploader.stores.directory import DirectoryStore
+
+
+def sensorium(*words: object) -> Done:
+    """Run a command in this process: a fifth of a second less each."""
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    if isinstance(found.exception, SensoriumError):
+        return Done(found.exception.exit_code, found.stdout, str(found.exception))
+    assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
+    return Done(found.exit_code, found.stdout, found.stderr)
 
 
 @pytest.fixture
