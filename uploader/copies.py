@@ -11,7 +11,7 @@ from pathlib import Path
 from sensorium.errors import BusyError, EpisodeError, SensoriumError, StoreError, TrustError
 from sensorium.sync.episode.manifest import Manifest, read_manifest
 from sensorium.sync.episode.revisions import revision_files
-from sensorium.sync.episode.spool import Spool, write_durably
+from sensorium.sync.episode.spool import Spool, read_plain, write_durably
 from sensorium.sync.erasure import owned
 from sensorium.sync.trust.documents import open_document, sign_document
 from sensorium.sync.trust.keys import Role
@@ -33,7 +33,7 @@ def copies(folder: Path) -> dict[str, int]:
     """
     path = _record(folder)
     try:
-        found, _ = open_document(path.read_bytes(), _KIND, trusted_keys(Role.DEVICE))
+        found, _ = open_document(read_plain(path), _KIND, trusted_keys(Role.DEVICE))
         if found["episode"] != folder.name:
             raise ValueError(f"it is that of episode {found['episode']}")
         return {str(url): int(revision) for url, revision in found["stores"].items()}

@@ -26,7 +26,7 @@ from sensorium.sync.episode.manifest import (
     stored_name,
 )
 from sensorium.sync.episode.revisions import revision_files
-from sensorium.sync.episode.spool import write_durably
+from sensorium.sync.episode.spool import read_plain, write_durably
 from sensorium.sync.trust.documents import open_document, sign_document
 from sensorium.sync.trust.keys import Role
 from sensorium.sync.trust.store import signing_key, trusted_keys
@@ -120,7 +120,7 @@ def read_receipt(folder: Path) -> Receipt | None:
         TrustError: If this machine's trust store cannot be read.
     """
     try:
-        data = (folder / RECEIPT_FILE).read_bytes()
+        data = read_plain(folder / RECEIPT_FILE)
     except OSError:
         return None
     trusted = trusted_keys(Role.DEVICE)
@@ -192,8 +192,8 @@ def write_receipt(folder: Path, receipt: Receipt) -> None:
 
 def _read_note(folder: Path) -> dict[str, Any]:
     try:
-        note = json.loads((folder / UPLOAD_NOTE_FILE).read_bytes())
-    except (OSError, ValueError):
+        note = json.loads(read_plain(folder / UPLOAD_NOTE_FILE))
+    except (OSError, ValueError, RecursionError):
         return {}
     return note if isinstance(note, dict) else {}
 

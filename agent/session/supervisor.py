@@ -257,8 +257,9 @@ class Supervisor:
 
         Raises:
             DeviceError: If a required device failed before it ever recorded.
-            SensoriumError: If the synchronizer keeps dying.
+            SensoriumError: If the synchronizer keeps dying, or the spool's disk is gone.
         """
+        self._check_disk()
         now_ns = self._clock.now_ns()
         for child in self._drivers.values():
             self._watch_driver(child, now_ns)
@@ -267,6 +268,16 @@ class Supervisor:
         self._watch_synchronizer()
         self._watch_thinker(now_ns)
         return not all(child.is_finished for child in self._drivers.values())
+
+    def _check_disk(self) -> None:
+        try:
+            self.run_dir.stat()
+        except OSError as err:
+            raise SensoriumError(
+                f"the disk of spool {self.spool} is gone: {self.run_dir} is not there any more ({err.strerror}); was "
+                "it unmounted or unplugged? What was recorded until then lies on it: mount it again, then "
+                f"`sensorium episodes recover --spool {self.spool}`, or record on, which recovers it too"
+            ) from err
 
     def _watch_driver(self, child: Child, now_ns: int) -> None:
         code = _exit_code(child)

@@ -20,6 +20,7 @@ from sensorium.drivers.frame import StreamInfo
 from sensorium.errors import ConfigError, EpisodeError, TrustError
 from sensorium.sync.episode.facts import UNBOUNDED, LossBounds, SessionFacts
 from sensorium.sync.episode.files import DATA_FILE, MANIFEST_FILE
+from sensorium.sync.episode.spool import read_plain
 from sensorium.sync.episode.strict import unknown_keys
 from sensorium.sync.trust.dsse import choose_key, open_envelope, peek_payload
 from sensorium.sync.trust.keys import Role
@@ -462,7 +463,7 @@ def _read_file(path: Path) -> bytes:
     try:
         if path.is_symlink():
             raise EpisodeError(f"{path} is a link: somebody else can change it; copy the file itself here")
-        return path.read_bytes()
+        return read_plain(path)
     except OSError as err:
         raise EpisodeError(f"{path.parent} has no readable {path.name}: {err.strerror}") from err
 
@@ -480,7 +481,7 @@ def _open_manifest(path: Path, data: bytes, trusted: Collection[bytes] | None) -
 
 def manifest_digest(folder: Path) -> str:
     """Return the BLAKE3 of a folder's manifest file, the link of the chain."""
-    return blake3((folder / MANIFEST_FILE).read_bytes()).hexdigest()
+    return blake3(read_plain(folder / MANIFEST_FILE)).hexdigest()
 
 
 def _from_hex(text: str) -> bytes:

@@ -6,6 +6,7 @@ Layout: ``open/<ULID>/`` while recording, ``sealed/<ULID>/`` once signed, ``gone
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,6 +138,28 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+MOST_RECORD_BYTES = 64 << 20
+"""Of a manifest or another record beside the data: one of a terabyte of episode has ten."""
+
+
+def read_plain(path: Path, most_bytes: int = MOST_RECORD_BYTES) -> bytes:
+    """Return what a small file holds; one that is a link, a pipe or a device is not opened, nor one that is huge read.
+
+    Raises:
+        OSError: If it is none, or cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        if found.st_size > most_bytes:
+            raise OSError(
+                errno.EFBIG, f"it has {found.st_size} bytes, at most {most_bytes} make sense", str(path)
+            )
+        return file.read(most_bytes)
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:

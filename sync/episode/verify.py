@@ -32,6 +32,7 @@ from sensorium.sync.episode.manifest import (
 from sensorium.sync.episode.reader import Episode
 from sensorium.sync.episode.remapped import check_remap
 from sensorium.sync.episode.revisions import revision_files
+from sensorium.sync.episode.spool import read_plain
 from sensorium.sync.episode.ulid import ULID
 from sensorium.sync.trust.documents import open_document
 from sensorium.sync.trust.dsse import key_id
@@ -127,7 +128,7 @@ def _forged_records(folder: Path) -> Iterator[str]:
     for name, kind in SIGNED_RECORDS.items():
         try:
             role = Role.OPERATOR if name == CONSENT_STATE_FILE else Role.DEVICE
-            open_document((folder / name).read_bytes(), kind, trusted_keys(role))
+            open_document(read_plain(folder / name), kind, trusted_keys(role))
         except FileNotFoundError:
             continue
         except (TrustError, OSError) as err:

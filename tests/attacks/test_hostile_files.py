@@ -1,5 +1,6 @@
 """Files that claim more than they hold: a verdict within a bounded memory, never an internal error."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from episode_samples import sealed_episode
 
 from sensorium.errors import EpisodeError
 from sensorium.sync.episode.checksum import crc32
@@ -23,8 +25,10 @@ from sensorium.sync.episode.mcap_records import (
     pack_record,
     pack_text,
 )
+from sensorium.sync.episode.verify import examine
 from sensorium.sync.sources.budget import DamagedError
 from sensorium.sync.sources.mcap_files import unpack_chunk
+from sensorium.uploader.receipt import State, upload_state
 
 
 def mcap_with(path: Path, summary: bytes) -> Path:
@@ -108,3 +112,24 @@ def test_a_chunk_that_says_less_than_it_unpacks_to_is_not_unpacked() -> None:
 def test_the_largest_chunk_that_the_bus_can_lead_to_is_read() -> None:
     plain = bytes(MAX_CHUNK_BYTES)
     assert len(Chunk(0, 0, len(plain), crc32(plain, 0), "", memoryview(plain)).unpack()) == MAX_CHUNK_BYTES
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "manifest-2.json", "receipt.json", "upload.json", "consent.json"]
+)
+def test_a_pipe_or_a_huge_file_in_a_records_place_is_named_and_not_waited_for(
+    name: str, tmp_path: Path
+) -> None:
+    folder = sealed_episode(tmp_path)
+    path = folder / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    found = examine(folder)
+    assert name == "upload.json" or any(name in reason for reason in found.reasons)
+    assert upload_state(folder) in (State.SEALED, State.QUARANTINED)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    found = examine(folder)
+    assert name == "upload.json" or any(name in reason for reason in found.reasons)
+    assert upload_state(folder) in (State.SEALED, State.QUARANTINED)

@@ -1,4 +1,4 @@
-"""A disk that runs out of inodes while recording: said in a sentence, and what was there is there again."""
+"""A disk that runs out of inodes, or is gone, while recording: said in a sentence, and nothing recorded is lost."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from power_cut_disk import make_disk, mounted, why_not
 from sessions import (
     FORCE,
     IMU,
@@ -15,6 +16,7 @@ from sessions import (
     check_balance,
     check_verifies,
     grant,
+    read_manifest,
     sealed,
     sensorium,
     write_rig,
@@ -75,3 +77,32 @@ def test_a_disk_without_inodes_is_said_and_nothing_is_lost(disk: Path, tmp_path:
     check_balance([episode], run_dir, is_contiguous=False)
     again = sensorium("record", rig, "--seconds", 1, "--json", "--spool", spool)
     assert again.code == 0, again.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "it can be had")
+def test_a_disk_that_is_unmounted_is_said_and_what_lies_on_it_is_recovered(tmp_path: Path) -> None:
+    rig = write_rig(tmp_path, {"imu": IMU, "force": FORCE})
+    image, mount = tmp_path / "disk.img", tmp_path / "disk"
+    mount.mkdir()
+    make_disk(image)
+    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+    spool = mount / "spool"
+    grant(spool)
+    with Session("record", rig, "--json", "--spool", spool, spool=spool) as session:
+        session.until_flushed(0.5, ["imu", "force"])
+        subprocess.run(["umount", "-l", mount], check=True)
+        done = session.finish()
+    assert done.code == 3
+    said = [line for line in done.err.splitlines() if line.startswith("sensorium:")]
+    assert len(said) == 1, done.err
+    assert f"the disk of spool {spool} is gone" in said[0]
+    assert "sensorium episodes recover" in said[0]
+    assert not spool.exists(), "nothing was written where the disk was"
+    with mounted(image, mount):
+        assert sensorium("episodes", "recover", "--spool", spool).code == 0
+        (episode,) = sealed(spool)
+        check_verifies(episode)
+        assert all(stream.total.recorded for stream in read_manifest(episode).streams)
+        again = sensorium("record", rig, "--seconds", 1, "--json", "--spool", spool)
+        assert again.code == 0, again.err
