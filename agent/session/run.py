@@ -17,6 +17,8 @@ from sensorium.sync.episode.spool import Spool
 from sensorium.sync.episode.ulid import new_ulid
 from sensorium.sync.recording.spec import SessionPlan
 from sensorium.sync.thinking.orphans import recover_orphans
+from sensorium.sync.trust.keys import Role
+from sensorium.sync.trust.store import signing_key
 from sensorium.timebase import SECOND_NS, Clock
 
 Status = dict[str, Any]
@@ -103,8 +105,12 @@ def run_session(
     A second Ctrl-C ends at once; the next start recovers what was recorded.
 
     Raises:
+        TrustError: If this machine's key cannot sign: nothing is begun.
         SensoriumError: If a required device did not start, capture stopped by itself, or nothing was sealed.
     """
+    signing_key(
+        Role.DEVICE
+    )  # what could not be sealed in the end is not begun: the key may be revoked, or damaged
     supervisor = Supervisor(request.devices, request.spool, request.consent, request.plan, clock)
     begun = new_ulid(clock.utc_ns())
     with _Interrupts(supervisor) as interrupts, supervisor:

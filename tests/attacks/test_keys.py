@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from episode_samples import begin_episode, manifest_of, sealed_episode, write_frames
-from sessions import sensorium
+from sessions import IMU, sensorium, write_rig
 from upload_samples import CAPTURED, begin_spool, grant_for, seal_episode
 
 from sensorium.agent.commands.verifying import neighbour_gaps, spool_gaps, verify_episode
@@ -177,6 +177,13 @@ class TestRevokedOwnKey:
         assert not home.rotation_path(home.entries()[0]).exists()  # a revoked key has no successor to name
         assert examine(seal(writer.folder, manifest_of(writer))).is_proven
         assert spool_gaps(Spool(tmp_path / "spool")) == []
+
+    def test_no_recording_is_begun_that_could_not_be_sealed(self, tmp_path: Path, home: TrustStore) -> None:
+        home.revoke(key_id(home.own(Role.DEVICE)), "laptop lost")
+        done = sensorium("record", write_rig(tmp_path, {"imu": IMU}), "--seconds", 1)
+        assert done.code == 3
+        assert "sensorium keys rotate --role device" in done.err
+        assert not Spool(tmp_path / "spool").open_folders()
 
     def test_a_chain_goes_on_after_its_key_was_revoked(self, tmp_path: Path, home: TrustStore) -> None:
         first = sealed_episode(tmp_path, frames=1)
