@@ -12,7 +12,8 @@ import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sensorium.calibration.geometry import Array
-from sensorium.drivers.devices.ouster.assembler import IMU_COLUMNS, IMU_RATE_HZ
+from sensorium.drivers.devices.ouster.imu import IMU_COLUMNS
+from sensorium.drivers.devices.ouster.imu import LEGACY_RATE_HZ as IMU_RATE_HZ
 from sensorium.drivers.driver import DriverContext
 from sensorium.drivers.frame import Encoding, Frame, Modality, StreamInfo, stamps
 from sensorium.drivers.payloads.ouster import Scan, beam_rays, scan_points

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import PositiveFloat
 
 from sensorium.drivers.devices.ouster.driver import OusterConfig, OusterDriver
-from sensorium.drivers.devices.ouster.packets import IMU_PACKET_BYTES
 from sensorium.drivers.driver import Driver, DriverConfig, DriverContext
 from sensorium.drivers.frame import Frame, Loss, StreamInfo
 from sensorium.errors import ConfigError, DeviceError, EndOfStreamError, SourceError
@@ -302,9 +301,9 @@ class _UdpPlayer:
         return items
 
     def _send(self) -> None:
-        ports = dict(
-            zip((self._source.metadata.packet_bytes, IMU_PACKET_BYTES), self._driver.ports, strict=False)
-        )
+        metadata = self._source.metadata
+        sizes = (metadata.packet_bytes, metadata.imu_packet_bytes)
+        ports = dict(zip(sizes, self._driver.ports, strict=False))
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 self._send_pass(sender, ports)

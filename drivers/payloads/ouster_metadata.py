@@ -99,6 +99,7 @@ class OusterMetadata:
         beam_origin_m: Distance of the beams' origin from the axis of rotation.
         T_sensor_lidar: (4, 4) float64, metres.
         serial: Product serial number, "" when unknown.
+        imu_samples, imu_packets_per_frame: Of ``ACCEL32_GYRO32_NMEA``; 0 where each packet is one sample.
         init_id: Changes each time the sensor initialises; 0 when unknown.
         timestamp_mode: ``TIME_FROM_INTERNAL_OSC``, ``TIME_FROM_SYNC_PULSE_IN``, ``TIME_FROM_PTP_1588`` or "".
         text: The JSON that all this was read from.
@@ -123,6 +124,8 @@ class OusterMetadata:
     lidar_mode: str
     timestamp_mode: str
     text: str
+    imu_samples: int = 0
+    imu_packets_per_frame: int = 0
 
     @classmethod
     def from_json(cls, text: str) -> "OusterMetadata":
@@ -155,6 +158,13 @@ class OusterMetadata:
         """Size of one lidar packet."""
         around = HEADER_BYTES + FOOTER_BYTES if PROFILES[self.profile].has_header else 0
         return around + self.columns_per_packet * self.column_bytes
+
+    @property
+    def imu_packet_bytes(self) -> int:
+        """Size of one IMU packet; 0 for a profile that cannot be read here."""
+        if self.imu_samples:
+            return HEADER_BYTES + 100 + 36 * self.imu_samples + FOOTER_BYTES
+        return 48 if self.imu_profile == "LEGACY" else 0
 
     @property
     def packets_per_frame(self) -> int:
@@ -215,7 +225,20 @@ def _read_metadata(document: dict[str, Any], text: str) -> OusterMetadata:
         lidar_mode=lidar_mode,
         timestamp_mode=str(flat.get("timestamp_mode", "")),
         text=text,
+        **_imu_layout(layout, flat),
     )
+
+
+def _imu_layout(layout: dict[str, Any], flat: dict[str, Any]) -> dict[str, int]:
+    """Return how many samples an IMU packet has, and packets a revolution, of the profile that has several."""
+    profile = str(layout.get("udp_profile_imu") or flat.get("udp_profile_imu", "LEGACY"))
+    if profile != "ACCEL32_GYRO32_NMEA":
+        return {}
+    samples = int(layout.get("imu_measurements_per_packet", 0))
+    packets = int(layout.get("imu_packets_per_frame", 0))
+    if not (0 <= samples <= 256 and 0 <= packets <= 8192):
+        raise ValueError(f"{samples} IMU samples in each of {packets} packets")
+    return {"imu_samples": samples, "imu_packets_per_frame": packets}
 
 
 _SECTIONS = ("sensor_info", "beam_intrinsics", "imu_intrinsics", "lidar_intrinsics", "config_params")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from sensorium.drivers.devices.ouster.imu import is_block_profile, read_block
 from sensorium.drivers.devices.ouster.packets import IMU_PACKET, IMU_PACKET_BYTES, read_header
 from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import SensoriumError, SourceError, WireError
@@ -103,6 +104,8 @@ class TrafficScan:
     def __init__(self, files: Sequence[MetadataFile]) -> None:
         self._files = files
         self._layouts = {file.metadata.packet_bytes: file.metadata for file in reversed(files)}
+        found = [file.metadata for file in files]
+        self._blocks = {each.imu_packet_bytes: each for each in found if is_block_profile(each)}
         self.flows: dict[Flow, FlowFacts] = {}
         self.beyond = 0
         self.start_ns = self.end_ns = 0
@@ -130,6 +133,8 @@ class TrafficScan:
         size = len(datagram.payload)
         if size == IMU_PACKET_BYTES:
             facts.imu += is_imu_packet(datagram.payload)
+        elif size in self._blocks:
+            facts.imu += read_block(datagram.payload, self._blocks[size]) is not None
         elif size in self._layouts:
             try:
                 header = read_header(datagram.payload, self._layouts[size])
@@ -176,9 +181,9 @@ class TrafficScan:
         """Give each flow of IMU packets to the sensor at its address; of several there, to that of the port before."""
         for flow, facts in self.flows.items():
             here = [sensor for sensor in sensors if any(one.source == flow.source for one in sensor.lidar)]
-            if here and facts.is_imu and flow.bytes == IMU_PACKET_BYTES:
+            if here and facts.is_imu:
                 nearest = min(here, key=lambda sensor: abs(flow.port - 1 - sensor.lidar[0].port))
-                if nearest.metadata.imu_profile == "LEGACY":
+                if nearest.metadata.imu_packet_bytes == flow.bytes:
                     nearest.imu.append(flow)
 
     def strangers(self) -> list[str]:

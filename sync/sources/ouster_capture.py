@@ -190,9 +190,12 @@ class OusterCaptureSource(Source):
         text = f"{count} UDP datagrams are not of this sensor: {self._scan.describe(others)}"
         if strangers := self._scan.strangers():
             text += f"; lidar packets of sensor {', '.join(strangers)}, whose metadata is not here"
-        profiles = {sensor.metadata.imu_profile for sensor in self.sensors} - {"LEGACY"}
+        unread = (sensor.metadata for sensor in self.sensors if not sensor.metadata.imu_packet_bytes)
+        profiles = {metadata.imu_profile for metadata in unread}
         if profiles and any(flow.bytes in (IMU_PACKET_BYTES, _NEW_IMU_BYTES) for flow in others):
-            text += f"; IMU packets of profile {', '.join(sorted(profiles))} cannot be decoded yet"
+            text += (
+                f"; IMU packets of profile {', '.join(sorted(profiles))} cannot be decoded with this metadata"
+            )
         yield Problem("other_traffic", "", count, text)
 
 

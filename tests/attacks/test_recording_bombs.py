@@ -27,7 +27,7 @@ def bomb(compression: str) -> bytes:
     if compression == "zstd":
         stream = zstandard.ZstdCompressor().compressobj()
         return b"".join([stream.compress(piece) for _ in range(PLAIN_BYTES >> 20)]) + stream.flush()
-    return lz4.frame.compress(piece) * (PLAIN_BYTES >> 20)
+    return bytes(lz4.frame.compress(piece)) * (PLAIN_BYTES >> 20)
 
 
 @pytest.mark.parametrize("compression", ["bz2", "lz4", "zstd"])

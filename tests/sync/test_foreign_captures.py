@@ -17,6 +17,7 @@ from sensorium.drivers.frame import Frame
 from sensorium.drivers.payloads.ouster import decode_scan
 from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import SourceError
+from sensorium.sync.decoding import samples
 from sensorium.sync.sources import Source, open_source
 from sensorium.sync.sources.ip_packets import CaptureCounts
 from sensorium.sync.sources.pcap import read_datagrams
@@ -310,11 +311,52 @@ def test_a_capture_whose_fractions_are_of_another_unit_is_named_with_the_factor(
     assert arrivals == [at // 1000 * 1000 if tick_ns == 1000 else at for _, _, at in slots(frames=25)]
 
 
-def test_imu_packets_of_the_newer_profile_are_named(tmp_path: Path) -> None:
+def imu_block(at: int, count: int = 8, valid: int = 0xFF) -> bytes:
+    """Return a packet of firmware 3.2: samples each 1.25 ms, in m/s^2 and rad/s."""
+    body = struct.pack("<HH", 2, 0).ljust(32, b"\0") + bytes(100)
+    for number in range(count):
+        stamp_ns = SECOND_NS + (at * count + number) * 1_250_000
+        body += struct.pack(
+            "<QHH6f", stamp_ns, number, valid >> number & 1, 0.0, 0.0, 9.80665, 0.25, -0.5, at
+        )
+    return body + bytes(32)
+
+
+def block_metadata(count: int) -> str:
+    document = json.loads(metadata(imu="ACCEL32_GYRO32_NMEA"))
+    document["data_format"] |= {"imu_measurements_per_packet": count, "imu_packets_per_frame": 10}
+    return json.dumps(document)
+
+
+def test_the_newer_imu_profile_is_read_sample_by_sample(tmp_path: Path) -> None:
     records = [
         (at, ether(ipv4(lidar_packet(frame, index, 5000), "192.0.2.10"))) for frame, index, at in slots()
     ]
-    records += [(START_NS, ether(ipv4(bytes(452), "192.0.2.10", (47001, 7503))))]
+    for at in range(30):
+        valid = 0x3F if at == 4 else 0xFF  # two samples were not measured
+        packet = ipv4(imu_block(at, valid=valid), "192.0.2.10", (47001, 7503))
+        records.append((START_NS + at * 10_000_000, ether(packet)))
+    (tmp_path / "x.pcap").write_bytes(pcap(sorted(records)))
+    (tmp_path / "x.json").write_text(block_metadata(8))
+    source = open_source(tmp_path / "x.pcap")
+    info = next(info for info in source.streams if info.name == "lidar_imu")
+    assert (info.rate_hz, info.message_rate_hz) == (800.0, 100.0)
+    frames = frames_of(source)["lidar_imu"]
+    assert [frame.count for frame in frames] == [8, 8, 8, 8, 6, *[8] * 25]
+    assert [frame.seq for frame in frames[:6]] == [0, 8, 16, 24, 32, 38]
+    assert frames[1].device_ticks is not None
+    assert frames[1].device_ticks.tolist() == [SECOND_NS + n * 1_250_000 for n in range(8, 16)]
+    values = samples(info, frames[1].payload, 8)
+    assert values is not None
+    np.testing.assert_allclose(values[3], [0.0, 0.0, 9.80665, 0.25, -0.5, 1.0], rtol=1e-6)
+    assert source.problems == ()
+
+
+def test_imu_packets_whose_layout_the_metadata_lacks_are_named(tmp_path: Path) -> None:
+    records = [
+        (at, ether(ipv4(lidar_packet(frame, index, 5000), "192.0.2.10"))) for frame, index, at in slots()
+    ]
+    records += [(START_NS, ether(ipv4(imu_block(0), "192.0.2.10", (47001, 7503))))]
     (tmp_path / "x.pcap").write_bytes(pcap(sorted(records)))
     (tmp_path / "x.json").write_text(metadata(imu="ACCEL32_GYRO32_NMEA"))
     (problem,) = open_source(tmp_path / "x.pcap").problems

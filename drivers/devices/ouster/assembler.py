@@ -1,10 +1,15 @@
 """From Ouster packets and arrival stamps to frames, without sockets: for the driver and for captures."""
 
-import math
 from dataclasses import dataclass, field
 
-import numpy as np
-
+from sensorium.drivers.devices.ouster.imu import (
+    LEGACY_BLOCK_SAMPLES,
+    columns_of,
+    is_block_profile,
+    legacy_payload,
+    rates_hz,
+    read_block,
+)
 from sensorium.drivers.devices.ouster.packets import (
     IMU_PACKET,
     IMU_PACKET_BYTES,
@@ -15,7 +20,6 @@ from sensorium.drivers.devices.ouster.packets import (
 )
 from sensorium.drivers.frame import (
     ClockKind,
-    Column,
     DeviceClock,
     Encoding,
     Frame,
@@ -32,10 +36,7 @@ from sensorium.errors import WireError
 from sensorium.timebase import SECOND_NS
 
 DEFAULT_PREVIEW_POINTS = 4096
-STANDARD_GRAVITY = 9.80665
-IMU_RATE_HZ = 100.0
 IMU_BLOCK_NS = 50_000_000
-IMU_BLOCK_SAMPLES = 5
 REORDER_PACKETS = 4
 """An incomplete revolution waits for stragglers until this many packets of the next one are there."""
 _LATE_FRAMES = 2
@@ -46,14 +47,6 @@ _CRC_TRIALS = 256
 _ONE_PASS = 1 << 16
 _SENSOR_LATENCY_NS = 10_000_000
 """Sensor-internal latency that Ouster's datasheets bound with "< 10 ms"; one-way stamps cannot see it."""
-
-IMU_COLUMNS = (
-    *(Column(f"acc_{axis}", "m/s^2", "<f4", STANDARD_GRAVITY) for axis in "xyz"),
-    *(Column(f"gyro_{axis}", "rad/s", "<f4", math.pi / 180.0) for axis in "xyz"),
-    Column("sys_ns", "ns", "<i8"),
-    Column("gyro_ns", "ns", "<i8"),
-)
-"""As sent: g and deg/s with their scales, and the two stamps that are not the frame's own."""
 
 
 @dataclass(slots=True)
@@ -156,8 +149,8 @@ class OusterAssembler:
 
     @property
     def has_imu(self) -> bool:
-        """True if the sensor sends the IMU packets that are read here (48 B, ``LEGACY``)."""
-        return self._metadata.imu_profile == "LEGACY"
+        """True if the sensor sends IMU packets of a profile that is read here."""
+        return self._metadata.imu_packet_bytes > 0
 
     def _clock(self) -> DeviceClock:
         is_ptp = self._metadata.timestamp_mode == "TIME_FROM_PTP_1588"
@@ -199,18 +192,19 @@ class OusterAssembler:
         )
 
     def _imu_info(self) -> StreamInfo:
+        rate_hz, frame_rate_hz = rates_hz(self._metadata)
         return StreamInfo(
             name=f"{self._name}_imu",
             modality=Modality.IMU,
             encoding=Encoding.COLUMNS,
-            rate_hz=IMU_RATE_HZ,
-            frame_rate_hz=IMU_RATE_HZ / IMU_BLOCK_SAMPLES,
+            rate_hz=rate_hz,
+            frame_rate_hz=frame_rate_hz,
             frame_id=f"{self._name}_imu",
             clock=self._clock(),
             latency=Latency(0, _SENSOR_LATENCY_NS, IMU_BLOCK_NS + 150_000_000),
             stamp_of="sample",
             host_id=self._host_id,
-            columns=IMU_COLUMNS,
+            columns=columns_of(self._metadata),
             is_sampled=True,
             max_payload_bytes=4096,
             details={"serial": self._metadata.serial},
@@ -418,6 +412,8 @@ class OusterAssembler:
 
     def feed_imu(self, packet: bytes, arrival_ns: int) -> list[Frame | Loss]:
         """Take one IMU datagram; return the block that it completes. Garbage is counted, never raised."""
+        if is_block_profile(self._metadata):
+            return self._feed_imu_block(packet, arrival_ns)
         if len(packet) != IMU_PACKET_BYTES or not self.has_imu:
             self.counters.imu_malformed += 1
             return []
@@ -426,8 +422,20 @@ class OusterAssembler:
             self.counters.imu_malformed += 1
             return []
         self._imu.append((packet, accel_ns, arrival_ns))
-        is_full = len(self._imu) >= IMU_BLOCK_SAMPLES or arrival_ns - self._imu[0][2] >= IMU_BLOCK_NS
+        is_full = len(self._imu) >= LEGACY_BLOCK_SAMPLES or arrival_ns - self._imu[0][2] >= IMU_BLOCK_NS
         return self._emit_imu() if is_full else []
+
+    def _feed_imu_block(self, packet: bytes, arrival_ns: int) -> list[Frame | Loss]:
+        block = read_block(packet, self._metadata)
+        if block is None:
+            self.counters.imu_malformed += 1
+            return []
+        count, seq = len(block.device_ns), self._imu_seq
+        if not count:
+            return []
+        self._imu_seq += count
+        name = f"{self._name}_imu"
+        return [Frame(name, seq, count, block.device_ns, stamps(arrival_ns), block.payload)]
 
     def note_imu_lost(self, count: int, place: Place, reason: str) -> list[Frame | Loss]:
         """Book ``count`` IMU datagrams that were lost in front of the next one."""
@@ -445,7 +453,7 @@ class OusterAssembler:
             count=len(taken),
             device_ticks=stamps(*(accel_ns for _, accel_ns, _ in taken)),
             arrival_ns=stamps(*(arrival_ns for _, _, arrival_ns in taken)),
-            payload=_imu_columns(b"".join([packet for packet, _, _ in taken])),
+            payload=legacy_payload(b"".join([packet for packet, _, _ in taken])),
         )
         self._imu_seq += len(taken)
         return [frame]
@@ -466,12 +474,3 @@ class OusterAssembler:
     def flush(self) -> list[Frame | Loss]:
         """Return everything that is still waiting, at the end of a capture."""
         return self._emit_all() + self._emit_imu()
-
-
-_IMU_RECORD = np.dtype([("sys_ns", "<i8"), ("accel_ns", "<i8"), ("gyro_ns", "<i8"), ("values", "<f4", (6,))])
-
-
-def _imu_columns(packets: bytes) -> bytes:
-    records = np.frombuffer(packets, _IMU_RECORD)
-    values = np.ascontiguousarray(records["values"].T)
-    return values.tobytes() + records["sys_ns"].tobytes() + records["gyro_ns"].tobytes()
