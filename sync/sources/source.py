@@ -16,9 +16,12 @@ class Problem:
     """What a recording lacks or holds in a way that a user must know; reading goes on without it.
 
     Attributes:
-        kind: One word for machines: ``absent_image``, ``no_twin``, ``truncated``, ``unknown_type``,
-            ``bad_checksum``, ``bad_row``, ``bad_stamp``, ``cut_packet``, ``incomplete_fragments``,
-            ``other_traffic``, ``empty_stream``, ``empty``, ``not_carried``, ``unset_stamps``.
+        kind: One word for machines: ``absent_image``, ``no_twin``, ``bad_image``, ``truncated``, ``unknown_type``,
+            ``filled_definition``, ``bad_checksum``, ``bad_chunk``, ``bad_record``, ``bad_message``, ``bomb``,
+            ``bad_row``, ``bad_stamp``, ``unset_stamps``, ``wrong_unit``, ``relative_stamps``, ``gap``,
+            ``cut_packet``, ``incomplete_fragments``, ``bad_packet``, ``other_traffic``, ``guessed_metadata``,
+            ``no_metadata``, ``unlisted_file``, ``unread_log``, ``empty_stream``, ``empty``, ``not_carried``; of
+            episodes also ``unsealed``, ``unverified``, ``absent_stream``, ``restarted``.
         stream: The stream concerned; "" = the recording as a whole.
         count: How many times.
         sentence: For people, with numbers and names.
