@@ -44,6 +44,7 @@ _YES, _NO = (
     frozenset({"y", "yes", "on", "true", "1", "ja"}),
     frozenset({"n", "no", "off", "false", "none", "never", "nein"}),
 )
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 _LONGEST = 60
 
 
@@ -56,7 +57,9 @@ def in_words(fault: Mapping[str, Any], key: str, fields: Sequence[str] = ()) -> 
     """
     kind, value, limits = str(fault["type"]), fault.get("input"), fault.get("ctx") or {}
     if kind.startswith("missing"):
-        return "is missing"
+        return "is required and missing"
+    if kind in _UNKNOWN_KEY:
+        return "unknown key"
     if value is None and kind != "value_error":
         return f"is empty; write a value, or remove {key}"
     if kind in ("value_error", "assertion_error"):
@@ -76,7 +79,8 @@ def said(err: Exception) -> str:
     """Return on one line what an error says, the first fault of several in words."""
     errors = getattr(err, "errors", None)
     if callable(errors):
-        fault = errors()[0]
+        # A misspelt key is both unknown and missing; the unknown spelling is what helps.
+        fault = min(errors(), key=lambda fault: fault["type"] not in _UNKNOWN_KEY)
         key = ".".join(map(str, fault["loc"]))
         return f"{key}: {in_words(fault, key)}" if key else in_words(fault, "it")
     return f"{err} is missing" if isinstance(err, KeyError) else " ".join(str(err).split())
