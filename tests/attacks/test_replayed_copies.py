@@ -89,7 +89,7 @@ def test_a_replay_is_not_uploaded_after_the_withdrawal(demo: Path, tmp_path: Pat
         sensorium("upload", "--once", "--spool", spool, "--store", store, "--json", timeout_s=120).code == 0
     )
     names = {path.name.partition("-")[0] for path in (tmp_path / "central").rglob("*.mcap")}
-    assert names == {"data", "sync"}  # the withdrawal erased what was personal; nothing else was his
+    assert names == {"data", "plots", "sync"}  # the withdrawal erased what was personal; nothing else was his
 
 
 def test_a_consent_folder_from_before_the_withdrawal_is_found(demo: Path, tmp_path: Path) -> None:
