@@ -117,9 +117,9 @@ def _listed(folder: Path) -> list[Path] | None:
     try:
         document: Any = yaml.load(path.read_text("utf-8", "replace"), yaml.CSafeLoader)
         facts = document["rosbag2_bagfile_information"]
-        names = [PurePosixPath(str(name)).name for name in facts["relative_file_paths"]]
-        storage = str(facts.get("storage_identifier", ""))
-        packing = str(facts.get("compression_format") or "")
+        names = [PurePosixPath(_text(name)).name for name in facts["relative_file_paths"]]
+        storage = _text(facts.get("storage_identifier", ""))
+        packing = _text(facts.get("compression_format") or "")
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
         return None
     if packing not in ("", "zstd"):
@@ -130,6 +130,13 @@ def _listed(folder: Path) -> list[Path] | None:
         )
     listed = [folder / name for name in dict.fromkeys(names) if name not in ("", "..")]
     return listed[:_MAX_FILES] or None
+
+
+def _text(value: Any) -> str:
+    """Return a text; whatever else stands there is not written out: lists of aliases may unfold without end."""
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected, found {type(value).__name__}")
+    return value
 
 
 def _opened(path: Path, files: Sequence[Path]) -> list[MessageFile]:

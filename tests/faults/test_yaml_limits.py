@@ -16,8 +16,9 @@ from sensorium.calibration.euroc import read_sensors
 from sensorium.calibration.formats.draft import read_yaml
 from sensorium.calibration.formats.storage import read_storage
 from sensorium.calibration.rig_document import RigCalibration
-from sensorium.errors import SensoriumError
+from sensorium.errors import SensoriumError, SourceError
 from sensorium.sync.consent.store import read_grant
+from sensorium.sync.sources.opening import open_source
 
 READERS: dict[str, Callable[[Path], object]] = {
     "rig": load_rig,
@@ -76,3 +77,11 @@ def test_what_an_alias_is_for_works(tmp_path: Path) -> None:
     path = tmp_path / "some.yaml"
     path.write_text("a: &a {k: 1}\nb: *a\nc: {<<: *a, l: 2}\n")
     assert read_yaml(path) == {"a": {"k": 1}, "b": {"k": 1}, "c": {"k": 1, "l": 2}}
+
+
+def test_a_bag_whose_list_of_files_unfolds_without_end_is_read_without_it(tmp_path: Path) -> None:
+    bomb = _folded("a: &a [x]\n", lambda last, name: f"{name}: &{name} [{', '.join([f'*{last}'] * 9)}]\n")
+    text = bomb + "rosbag2_bagfile_information:\n  relative_file_paths: *t\n  storage_identifier: *t\n"
+    (tmp_path / "metadata.yaml").write_text(text)
+    with pytest.raises(SourceError):
+        open_source(tmp_path)
