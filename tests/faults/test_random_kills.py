@@ -30,7 +30,7 @@ from sensorium.sync.consent.grants import Purpose
 from sensorium.sync.episode.verify import examine
 from sensorium.uploader.receipt import State, upload_state
 
-SPLIT_S = 2.0
+SPLIT_S = 3.0
 KILLS_IN_A_SESSION = 6
 SESSIONS = int(os.environ.get("KILL_SESSIONS", "50"))
 FIRST_SEED = int(os.environ.get("KILL_FIRST_SEED", "0"))
