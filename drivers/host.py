@@ -26,7 +26,7 @@ from sensorium.drivers.stages import Item, Pipeline, stages_for
 from sensorium.errors import DeviceError, EndOfStreamError, SensoriumError
 from sensorium.masking import MaskedOutput, masked, secrets_of
 from sensorium.priority import give_way, go_first
-from sensorium.stopping import stop_on_sigterm
+from sensorium.stopping import is_orphaned, is_recorded, stop_on_sigterm
 from sensorium.timebase import SECOND_NS, Clock, HostClock, Timeline, read_bases
 
 READ_TIMEOUT_S = 0.02
@@ -71,6 +71,7 @@ class DriverHost:
         """``refused_priority``: what this process could not get of the system, in words."""
         self._clock = clock
         self._is_stopping = False
+        self._next_look_ns = 0
         driver_type = load_driver(spec.driver)
         config = driver_type.config_type.model_validate(spec.options)
         driver_context = DriverContext(spec.name, spec.host_id, clock, spec.run_dir)
@@ -126,6 +127,7 @@ class DriverHost:
         deadline_ns = self._clock.now_ns() + WELCOME_TIMEOUT_NS
         while not is_done() and not self._is_stopping:
             self._bus.step(wait_s=READ_TIMEOUT_S)
+            self._look_after_session()
             if self._clock.now_ns() > deadline_ns:
                 seconds = WELCOME_TIMEOUT_NS // SECOND_NS
                 raise DeviceError(f"{otherwise} within {seconds} s; is the agent still running?")
@@ -135,6 +137,15 @@ class DriverHost:
         self._put(self._pipeline.apply(self.driver.read(self._patience_s())))
         self._put(self._pipeline.due(self._clock.now_ns()))
         self._bus.step()
+        self._look_after_session()
+
+    def _look_after_session(self) -> None:
+        """End where the supervisor is dead and the recorder, too: nobody starts another one, and none hears us."""
+        if not is_orphaned() or self._clock.now_ns() < self._next_look_ns:
+            return
+        self._next_look_ns = self._clock.now_ns() + SECOND_NS
+        if not is_recorded(self._spec.run_dir):
+            self.stop()
 
     def _patience_s(self) -> float:
         """How long the driver may wait for data: not longer than a stage may hold some back."""
@@ -156,6 +167,7 @@ class DriverHost:
     def _wait_for_credit(self, payload_bytes: int) -> None:
         while not self._bus.has_credit(payload_bytes) and not self._is_stopping:
             self._bus.step(wait_s=READ_TIMEOUT_S)
+            self._look_after_session()
 
     def run(self) -> None:
         """Publish until the source ends or :meth:`stop` is called; re-raises what the driver raised."""

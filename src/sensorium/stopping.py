@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 PARENT_KEY = "SENSORIUM_PARENT"
@@ -18,6 +19,16 @@ _PR_SET_PDEATHSIG = 1
 def is_orphaned() -> bool:
     """Return whether the supervisor that started this process has ended; False where none did."""
     return _PARENT != 0 and os.getppid() != _PARENT
+
+
+def is_recorded(run_dir: Path) -> bool:
+    """Return whether a process still records the session of this folder: one may live on without its supervisor."""
+    wanted = f"sensorium.sync.recording.service\0{run_dir}/".encode()
+    for found in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            if wanted in found.read_bytes():
+                return True
+    return False
 
 
 def end_with_parent() -> None:

@@ -4,7 +4,6 @@ Run by the supervisor as ``python -m sensorium.sync.thinking.service SPEC.json``
 closed, then end. Killed at any time it costs no sample; the next one catches up from the files.
 """
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from sensorium.drivers.bus.context import bus_context
 from sensorium.errors import SensoriumError
 from sensorium.priority import give_way
-from sensorium.stopping import is_orphaned, stop_on_sigterm
+from sensorium.stopping import is_orphaned, is_recorded, stop_on_sigterm
 from sensorium.sync.recording.boundary import remove_sockets
 from sensorium.sync.recording.notes import RecorderLink
 from sensorium.sync.recording.spec import SyncSpec
@@ -68,7 +67,7 @@ class ThinkingService:
             self._heard_ns = now_ns
             self._link.greet()  # the recorder may be another one now
             self.thinker.seal_left(is_over=False)
-            if is_orphaned() and not _is_recorded(self._spec.run_dir):
+            if is_orphaned() and not is_recorded(self._spec.run_dir):
                 self.stop()
         if self._is_stopping and now_ns - self._heard_ns > QUIET_NS:
             return False
@@ -146,16 +145,6 @@ class ThinkingService:
         fresh = self.thinker.sealed[self._reported :]
         report_sealed(self._spec.run_dir, fresh)
         self._reported += len(fresh)
-
-
-def _is_recorded(run_dir: Path) -> bool:
-    """Return whether a process still records this session."""
-    wanted = f"sensorium.sync.recording.service\0{run_dir}/".encode()
-    for found in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has just ended
-            if wanted in found.read_bytes():
-                return True
-    return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -50,3 +50,15 @@ def test_a_killed_replay_leaves_no_process_and_no_socket(tmp_path: Path) -> None
     assert not Path(spec["bus_endpoint"].removeprefix("ipc://")).parent.exists()
     assert len(sealed(spool)) == 1
     assert not list((spool / "open").iterdir())
+
+
+def test_drivers_end_when_their_supervisor_and_their_recorder_are_killed(tmp_path: Path) -> None:
+    """A device that nobody records must not stay open: the next session would find it busy."""
+    spool = tmp_path / "spool"
+    with Session("record", write_rig(tmp_path, {"imu": SMALL_RIG["imu"]}), "--json", spool=spool) as session:
+        session.until_recorded(0.5, ["imu"])
+        processes = session.note_processes()
+        assert {"imu", "synchronizer"} <= processes.keys()
+        os.kill(session.pid, signal.SIGKILL)
+        os.kill(processes["synchronizer"], signal.SIGKILL)
+        until(lambda: not any(map(is_alive, processes.values())), "the end of all processes", 30.0)
