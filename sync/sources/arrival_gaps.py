@@ -13,6 +13,7 @@ LONGEST_WAIT_NS = 60 * SECOND_NS
 _BUCKET_NS = 10 * SECOND_NS
 _MAX_BUCKETS = 100_000
 _NAMED = 3
+_MANY = 10  # messages at one instant; fewer may be what a node latches when it starts
 _CLOCK_BEGUN_NS = 788_918_400 * SECOND_NS  # 1995: no recorder's clock that was ever set shows less
 
 
@@ -41,6 +42,8 @@ class ArrivalGaps:
         if self._is_full:
             return  # stamps all over the centuries: nothing that could be called a gap
         ordered = [self._buckets[number] for number in sorted(self._buckets)]
+        if len(ordered) == 1 and ordered[0][0] == ordered[0][1] and ordered[0][2] >= _MANY:
+            yield _one_instant(*ordered[0][1:])
         before, gaps = 0, []
         for one, following in itertools.pairwise(ordered):
             before += one[2]
@@ -63,6 +66,14 @@ def _problem(silence_ns: int, last_ns: int, next_ns: int, count: int) -> Problem
         return Problem("bad_stamp", "", count, text)
     text = f"nothing arrived for {length} from {_date(last_ns)} to {_date(next_ns)}; a replay jumps over it"
     return Problem("gap", "", 1, text)
+
+
+def _one_instant(arrival_ns: int, count: int) -> Problem:
+    text = (
+        f"all {count} messages bear one and the same arrival, {_date(arrival_ns)}, as where a converter lost it; "
+        f"their order is kept, but rates and times of arrival mean nothing: convert the recording anew"
+    )
+    return Problem("bad_stamp", "", count, text)
 
 
 def _date(utc_ns: int) -> str:

@@ -12,6 +12,8 @@ import zstandard
 from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]  # comes with mcap
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+PACKED_MAGICS = (ZSTD_MAGIC, b"\x04\x22\x4d\x18", b"\x1f\x8b\x08", b"BZh")
+"""How data begin that are packed with zstd, LZ4, gzip and bzip2."""
 MAX_CHUNK_BYTES = 512 << 20
 MAX_MESSAGE_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20

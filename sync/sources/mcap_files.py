@@ -209,7 +209,9 @@ class McapFile(MessageFile):
             if channel_id not in self._channels:
                 self.notes.note("unknown_type", f"messages of channel {channel_id}, which is not declared")
             elif max(log_ns, publish_ns) > MAX_STAMP_NS:
-                self.notes.note("bad_stamp", f"a stamp of channel {channel_id} is beyond the year 2262")
+                topic = self._channels[channel_id].topic
+                text = f"{topic}: messages that are stamped beyond the year 2262 are left out"
+                self.notes.note("bad_stamp", text)
             else:
                 payload = data[body_at + _MESSAGE.size : at]
                 yield Message(log_ns, (segment.offset, body_at), channel_id, sequence, publish_ns, payload)

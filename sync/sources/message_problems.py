@@ -39,11 +39,18 @@ def _type_problems(channel: MessageChannel) -> Iterator[Problem]:
             f"that of {channel.details['definition']} is filled in"
         )
         yield Problem("filled_definition", channel.name, channel.count, text)
+    if 2 * channel.packed > channel.count:
+        text = (
+            f"{channel.topic}: {channel.packed} of {channel.count} messages begin like packed data (zstd, LZ4, gzip or "
+            f"bzip2), not like {schema.message_encoding or 'what they are'}; they pass as they are, and no viewer "
+            f"decodes them before they are unpacked"
+        )
+        yield Problem("bad_message", channel.name, channel.packed, text)
 
 
 def _stamp_problems(channel: MessageChannel) -> Iterator[Problem]:
     found = channel.header
-    if not channel.is_headed or found.unreadable == found.count:
+    if not channel.is_headed:
         return
     topic, count = channel.topic, channel.count
     remedy = "their arrival stands for them" if found.are_a_clock else "arrival is the only time"
@@ -59,6 +66,12 @@ def _stamp_problems(channel: MessageChannel) -> Iterator[Problem]:
     if found.unreadable:
         text = f"{topic}: {found.unreadable} of {count} messages are too short for the header of {channel.schema.name}"
         yield Problem("bad_message", channel.name, found.unreadable, text)
+    if channel.stands_still:
+        text = (
+            f"{topic}: header stamps do not advance ({found.stamps_ns[0]} ns at first, {found.stamps_ns[-1]} ns at "
+            f"last); they are no clock, arrival is the only time"
+        )
+        yield Problem("bad_stamp", channel.name, found.sound, text)
     if channel.unit is not None:
         yield Problem("wrong_unit", channel.name, count, _unit_sentence(channel))
 

@@ -29,6 +29,7 @@ from sensorium.sync.sources.source import RECORDING_HOST, Problem, Source
 from sensorium.timebase import Timeline
 
 _MAX_STREAMS = 4096
+_NEVER_LIKE_ZSTD = (ros_types.CDR, ros_types.ROS1, "json")
 _DAMAGED_MESSAGE = "damaged message in the recording"
 
 
@@ -130,9 +131,10 @@ class MessageSource(Source):
     def _plain(self, channel: MessageChannel, payload: bytes) -> bytes:
         """Return a message as it was published: rosbag2 can pack each with zstd, and the file does not say so.
 
-        No CDR begins like a zstd frame: its first byte is 0.
+        No CDR begins like a zstd frame, its first byte is 0, and no JSON does, nor a ROS 1 message that is numbered
+        from 0 on. In other encodings these bytes may be the message's own.
         """
-        if payload[:4] != ZSTD_MAGIC or channel.schema.message_encoding != ros_types.CDR:
+        if payload[:4] != ZSTD_MAGIC or channel.schema.message_encoding not in _NEVER_LIKE_ZSTD:
             return payload
         channel.details["compression"] = "each message packed with zstd; played unpacked"
         return unpack_message(payload)

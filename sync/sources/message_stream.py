@@ -25,8 +25,9 @@ from sensorium.drivers.frame import (
 from sensorium.sync.episode.personal import PERSONAL_BECAUSE
 from sensorium.sync.sources import known_types, ros_types
 from sensorium.sync.sources.arrival_gaps import LONGEST_WAIT_NS
+from sensorium.sync.sources.budget import PACKED_MAGICS
 from sensorium.sync.sources.source import RECORDING_HOST
-from sensorium.sync.sources.stamp_units import WrongUnit, rate_unit
+from sensorium.sync.sources.stamp_units import EARLIEST_UTC_NS, WrongUnit, rate_unit, stand_still
 from sensorium.sync.sources.topic_kinds import Topic, TopicKind, carries_colour, kind_of, names_globe
 from sensorium.timebase import SECOND_NS
 
@@ -98,6 +99,8 @@ class MessageChannel:
         publishers: Connections that share the topic. Header stamps of several publishers are no clock: they
             may come from several machines.
         unit: Of the header's stamps, where they are not nanoseconds; known after the scan.
+        stands_still: The header's stamps do not advance while messages arrive; known after the scan.
+        packed: How many messages begin like packed data and pass as they are.
     """
 
     name: str
@@ -110,16 +113,19 @@ class MessageChannel:
     is_headed: bool = False
     header: HeaderStamps = field(default_factory=HeaderStamps)
     unit: WrongUnit | None = None
+    stands_still: bool = False
     frame_id: str = ""
     image_format: tuple[int, int, str] | None = None
     compression: str = ""
     lag_min_ns: int = 0
     lag_max_ns: int = 0
+    published_max_ns: int = 0
     arrivals_ns: list[int] = field(default_factory=list)
     has_colour: bool | None = None
     names_globe: bool = False
     is_cloud: bool = False
     may_be_place: bool = False
+    packed: int = 0
 
     def __post_init__(self) -> None:
         definition = self.schema.data.decode("utf-8", "replace")
@@ -135,7 +141,7 @@ class MessageChannel:
 
     @property
     def uses_header(self) -> bool:
-        is_time = self.unit is None or self.unit.is_steady
+        is_time = (self.unit is None or self.unit.is_steady) and not self.stands_still
         return self.has_header_stamps and self.publishers == 1 and is_time
 
     @property
@@ -146,9 +152,11 @@ class MessageChannel:
         """Take one message of the scan into account; ``published_ns`` where the recording states one."""
         self.count += 1
         self.max_bytes = max(self.max_bytes, len(payload))
+        self.packed += bytes(payload[:4]).startswith(PACKED_MAGICS)
         if len(self.arrivals_ns) < _ARRIVALS_KEPT:
             self.arrivals_ns.append(arrival_ns)
-        if published_ns is not None:
+        if published_ns:
+            self.published_max_ns = max(self.published_max_ns, published_ns)
             lag_ns = arrival_ns - published_ns
             self.lag_min_ns = min(self.lag_min_ns, lag_ns)
             self.lag_max_ns = max(self.lag_max_ns, lag_ns)
@@ -174,6 +182,7 @@ class MessageChannel:
         """Draw the conclusions that need the whole scan; call before ``declare``."""
         if self.has_header_stamps and self.publishers == 1:
             self.unit = rate_unit(self.header.stamps_ns, self.header.arrivals_ns)
+            self.stands_still = stand_still(self.header.stamps_ns, self.header.arrivals_ns)
         if not self.has_header_stamps:
             self.image_format = self.image_format if 2 * self.header.unreadable < self.count else None
 
@@ -194,7 +203,9 @@ class MessageChannel:
         if self.uses_header:
             header = ros_types.read_header(payload, self.schema.message_encoding)
             return (header.stamp_ns or None) if header is not None else None
-        return published_ns if self.uses_publish_time else None
+        # Among dates 0 was not set; of a clock that counts from its start it is the first tick.
+        is_unset = published_ns == 0 and self.published_max_ns > EARLIEST_UTC_NS
+        return published_ns if self.uses_publish_time and not is_unset else None
 
     def declare(self) -> StreamInfo:
         """Return the stream's declaration; call after the scan."""

@@ -1,4 +1,4 @@
-"""Stamps in a unit that is not the one they are read in: told by how fast they advance, or by where they lie."""
+"""Stamps in a wrong unit, or of no clock at all: told by how they advance, or by where they lie."""
 
 import math
 from collections.abc import Sequence
@@ -63,6 +63,22 @@ def rate_unit(device_ns: Sequence[int], arrival_ns: Sequence[int]) -> WrongUnit 
         return None
     whole = _power_of_ten((device_ns[-1] - device_ns[0]) / (arrival_ns[-1] - arrival_ns[0]))
     return WrongUnit(10 ** max(0, -power), 10 ** max(0, power), whole == power)
+
+
+def stand_still(device_ns: Sequence[int], arrival_ns: Sequence[int]) -> bool:
+    """Return whether device stamps stay where they are or run backwards while messages arrive: they are no clock.
+
+    Args:
+        device_ns, arrival_ns: One each of the same samples, in any order.
+    """
+    if len(device_ns) < _LEAST_PAIRS:
+        return False
+    arrival = np.asarray(arrival_ns, np.int64)
+    order = np.argsort(arrival, kind="stable")
+    if arrival[order[-1]] - arrival[order[0]] < _LEAST_SPAN_NS:
+        return False
+    device = np.asarray(device_ns, np.int64)[order]
+    return bool(device[-1] <= device[0] and np.median(device[1:] - device[:-1]) <= 0)
 
 
 def calendar_unit(stamp_ns: int) -> WrongUnit | None:

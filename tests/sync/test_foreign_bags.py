@@ -6,6 +6,7 @@ import struct
 import time
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import lz4.frame  # type: ignore[import-untyped]
 import pytest
@@ -129,6 +130,62 @@ def test_a_field_for_nanoseconds_that_holds_microseconds_is_named_and_no_clock(t
     assert source.streams[0].clock.kind is ClockKind.NONE
     (problem,) = source.problems
     assert (problem.kind, "1000 times too slow" in problem.sentence) == ("wrong_unit", True)
+
+
+@pytest.mark.parametrize("step_ns", [0, -SECOND_NS // 20], ids=["one stamp for all", "backwards"])
+def test_header_stamps_that_do_not_advance_are_named_and_no_clock(tmp_path: Path, step_ns: int) -> None:
+    messages = [(START_NS + n * SECOND_NS // 20, wrench(START_NS + n * step_ns)) for n in range(40)]
+    source = open_source(mcap(tmp_path / "x.mcap", messages))
+    assert "header stamps do not advance" in source.problems[0].sentence
+    assert source.streams[0].clock.kind is ClockKind.NONE
+    assert set(_stamps(source)) == {None}
+
+
+def test_arrivals_that_a_converter_lost_are_named(tmp_path: Path) -> None:
+    source = open_source(mcap(tmp_path / "x.mcap", [(0, wrench(START_NS + n * 10**7)) for n in range(40)]))
+    assert "all 40 messages bear one and the same arrival, 1970-01-01" in source.problems[0].sentence
+
+
+def _json_mcap(path: Path, messages: list[tuple[bytes, int]], encoding: str = "json") -> Path:
+    """Write payloads with their publish times, 50 ms apart."""
+    stream = BytesIO()
+    writer = Writer(stream, compression=CompressionType.NONE)
+    writer.start()
+    channel = writer.register_channel("/j", encoding, 0)
+    for n, (payload, publish_ns) in enumerate(messages):
+        writer.add_message(channel, START_NS + n * SECOND_NS // 20, payload, publish_ns)
+    writer.finish()  # type: ignore[no-untyped-call]
+    path.write_bytes(stream.getvalue())
+    return path
+
+
+def test_publish_times_that_were_never_set_are_no_clock(tmp_path: Path) -> None:
+    source = open_source(_json_mcap(tmp_path / "x.mcap", [(b"{}", 0)] * 20))
+    assert source.streams[0].clock.kind is ClockKind.NONE
+    assert set(_stamps(source)) == {None}
+
+
+def test_a_publish_time_of_zero_among_dates_was_not_set(tmp_path: Path) -> None:
+    messages = [(b"{}", 0 if n == 7 else START_NS + n * SECOND_NS // 20 - 10**6) for n in range(20)]
+    source = open_source(_json_mcap(tmp_path / "x.mcap", messages))
+    assert source.streams[0].clock.kind is ClockKind.HOST
+    assert [n for n, ticks in enumerate(_stamps(source)) if ticks is None] == [7]
+
+
+def test_json_messages_packed_one_by_one_are_played_unpacked(tmp_path: Path) -> None:
+    packed = [(zstandard.ZstdCompressor().compress(b'{"a": %d}' % n), START_NS) for n in range(9)]
+    source = open_source(_json_mcap(tmp_path / "x.mcap", packed))
+    assert [frame.payload for frame in _frames(source)] == [b'{"a": %d}' % n for n in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [("cdr", lz4.frame.compress), ("protobuf", zstandard.ZstdCompressor().compress)],
+    ids=["LZ4", "zstd in another encoding"],
+)
+def test_packed_messages_that_pass_as_they_are_are_named(tmp_path: Path, encoding: str, pack: Any) -> None:
+    source = open_source(_json_mcap(tmp_path / "x.mcap", [(pack(b"\0\1\0\0abc"), START_NS)] * 9, encoding))
+    assert "/j: 9 of 9 messages begin like packed data" in source.problems[0].sentence
 
 
 def test_messages_before_the_clock_ran_are_named_with_the_gap(tmp_path: Path) -> None:
