@@ -145,8 +145,10 @@ class OusterMetadata:
             raise ConfigError(f"Ouster metadata must be a JSON object, found {type(document).__name__}")
         try:
             return _read_metadata(document, text)
-        except (KeyError, TypeError, ValueError) as err:
-            raise ConfigError(f"Ouster metadata is incomplete or malformed: {err!r}") from err
+        except KeyError as err:
+            raise ConfigError(f"Ouster metadata lacks the key {err}: save it anew from the sensor") from err
+        except (TypeError, ValueError) as err:
+            raise ConfigError(f"Ouster metadata is malformed: {err}") from err
 
     @property
     def column_bytes(self) -> int:

@@ -5,7 +5,7 @@ send equal packets. So packets are grouped by who sent them, and a flow counts o
 """
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,8 @@ from sensorium.timebase import SECOND_NS
 
 _MAX_FLOWS = 1024
 _MAX_PAIRS = 4096
+_COMPARED = 4
+_BACKWARDS_NS = SECOND_NS // 10
 _MAX_METADATA_BYTES = 4 << 20
 _MAX_METADATA_FILES = 64
 _MAX_ACCELERATION_G = 64.0
@@ -41,6 +43,7 @@ class FlowFacts:
     count: int = 0
     lidar: int = 0
     imu: int = 0
+    repeats: int = 0
     serials: Counter[int] = field(default_factory=Counter)
     device_ns: list[int] = field(default_factory=list)
     arrival_ns: list[int] = field(default_factory=list)
@@ -94,11 +97,32 @@ class CaptureSensor:
         return self.file.metadata
 
 
+class Repeats:
+    """Tells packets that a capture holds twice, as one on "any" or on a bridge does, from the sensor's own.
+
+    No two packets of a sensor are equal: each bears its time.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[Flow, deque[int]] = {}
+
+    def has(self, flow: Flow, payload: bytes) -> bool:
+        """Return whether a packet equals one of the few before it in its flow."""
+        last = self._last.setdefault(flow, deque(maxlen=_COMPARED))
+        mark = hash(payload)
+        if mark in last:
+            return True
+        last.append(mark)
+        return False
+
+
 class TrafficScan:
     """Takes the datagrams of a capture one by one, and then tells the sensors.
 
     Attributes:
         flows: By flow; what goes beyond a thousand flows is counted in ``beyond`` only.
+        backwards: Datagrams that are stamped well before one that stands ahead of them in the file.
+        most_backwards_ns: By how much at most.
     """
 
     def __init__(self, files: Sequence[MetadataFile]) -> None:
@@ -107,7 +131,8 @@ class TrafficScan:
         found = [file.metadata for file in files]
         self._blocks = {each.imu_packet_bytes: each for each in found if is_block_profile(each)}
         self.flows: dict[Flow, FlowFacts] = {}
-        self.beyond = 0
+        self.beyond = self.backwards = self.most_backwards_ns = 0
+        self._repeats = Repeats()
         self.start_ns = self.end_ns = 0
 
     @property
@@ -119,6 +144,9 @@ class TrafficScan:
             self.start_ns = self.end_ns = datagram.arrival_ns
         self.start_ns = min(self.start_ns, datagram.arrival_ns)
         self.end_ns = max(self.end_ns, datagram.arrival_ns)
+        if self.end_ns - datagram.arrival_ns > _BACKWARDS_NS:
+            self.backwards += 1
+            self.most_backwards_ns = max(self.most_backwards_ns, self.end_ns - datagram.arrival_ns)
         flow = Flow(datagram.source, datagram.port, len(datagram.payload))
         facts = self.flows.get(flow)
         if facts is None:
@@ -127,6 +155,7 @@ class TrafficScan:
                 return
             facts = self.flows[flow] = FlowFacts()
         facts.count += 1
+        facts.repeats += self._repeats.has(flow, datagram.payload)
         self._look_into(datagram, facts)
 
     def _look_into(self, datagram: Datagram, facts: FlowFacts) -> None:

@@ -26,6 +26,7 @@ from sensorium.drivers.frame import (
     stamps,
 )
 from sensorium.errors import SourceError
+from sensorium.sync.episode.files import is_litter
 from sensorium.sync.sources.asl_rows import CAMERA_STEPS, IMU_STEPS, RowFile
 from sensorium.sync.sources.message_stream import MAX_STAMP_NS, nominal_rate_hz, stream_name
 from sensorium.sync.sources.source import RECORDING_HOST, Problem, Source, frame_end_ns
@@ -119,6 +120,17 @@ def _image_name(listed: str, sizes: dict[str, int]) -> str | None:
     return name if name in sizes else None
 
 
+def _unlisted(name: str, files: set[str]) -> list[Problem]:
+    """Return that images lie in a camera's folder which its list does not name."""
+    images = sorted(
+        file for file in files if file.lower().endswith((".png", ".jpg", ".jpeg")) and not is_litter(file)
+    )
+    if not images:
+        return []
+    text = f"{name}: {len(images)} images in data/ are not listed in data.csv and are left out, {images[0]} the first"
+    return [Problem("unlisted_file", name, len(images), text)]
+
+
 def _details(folder: Path, text: str) -> dict[str, str]:
     return {"source": folder.name, "sensor_yaml": text} if text else {"source": folder.name}
 
@@ -164,6 +176,7 @@ class _Camera:
             details=_details(folder, text),
         )
         self.problems = self._find_problems(len(present), file.unit_words)
+        self.problems += _unlisted(name, set(sizes) - set(present))
 
     def empty_problem(self) -> Problem:
         return Problem("empty_stream", self.info.name, 0, f"{self.info.name} lists nothing")

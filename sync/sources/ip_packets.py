@@ -48,12 +48,14 @@ class CaptureCounts:
     """What a pass over a capture met besides whole datagrams.
 
     Attributes:
+        untimed: Packets of pcapng that bear no time (simple packet blocks, or an unknown interface's).
         tick_ns: What a fraction of a second counts according to the file's header; 0 for pcapng.
         largest_fraction: The largest one that was met, in ticks.
     """
 
     packets: int = 0
     cut: int = 0
+    untimed: int = 0
     incomplete: int = 0
     is_truncated: bool = False
     tick_ns: int = 0

@@ -14,7 +14,13 @@ from sensorium.drivers.devices.ouster.packets import IMU_PACKET_BYTES
 from sensorium.drivers.frame import DeviceClock, Frame, Loss, StreamInfo
 from sensorium.drivers.payloads.ouster_metadata import OusterMetadata
 from sensorium.errors import SourceError
-from sensorium.sync.sources.capture_sensors import CaptureSensor, Flow, TrafficScan, metadata_files
+from sensorium.sync.sources.capture_sensors import (
+    CaptureSensor,
+    Flow,
+    Repeats,
+    TrafficScan,
+    metadata_files,
+)
 from sensorium.sync.sources.ip_packets import CaptureCounts, Datagram, address_text
 from sensorium.sync.sources.pcap import read_datagrams
 from sensorium.sync.sources.source import RECORDING_HOST, Problem, Source
@@ -88,8 +94,10 @@ class OusterCaptureSource(Source):
     def datagrams(self) -> Iterator[Datagram]:
         """Yield the sensors' own datagrams, for a replay through real sockets."""
         flows = {flow for sensor in self.sensors for flow in (*sensor.lidar, *sensor.imu)}
+        repeats = Repeats()
         for datagram in read_datagrams(self.path, CaptureCounts(), self._tick_ns):
-            if _flow_of(datagram) in flows:
+            flow = _flow_of(datagram)
+            if flow in flows and not repeats.has(flow, datagram.payload):
                 yield datagram
 
     def _scanned(self) -> tuple[CaptureCounts, TrafficScan]:
@@ -138,7 +146,20 @@ class OusterCaptureSource(Source):
         sizes = " or ".join(f"{file.metadata.packet_bytes}" for file in self._files)
         raise SourceError(
             f"{self.path}: no lidar packet of {sizes} bytes, as its metadata says; it holds {found}"
+            + "".join(f"; {text}" for _, _, text in self._left_out())
         )
+
+    def _left_out(self) -> Iterator[tuple[str, int, str]]:
+        """Yield (kind, count, sentence) of packets that never became datagrams."""
+        counts = self._counts
+        if counts.cut:
+            text = f"{counts.cut} packets were cut when they were captured (snap length) and are left out: "
+            yield "cut_packet", counts.cut, text + "capture whole ones (`tcpdump -s 0`)"
+        if counts.untimed:
+            text = (
+                f"{counts.untimed} packets bear no time (simple packet blocks of pcapng) and are left out: "
+            )
+            yield "cut_packet", counts.untimed, text + "capture with times (`tcpdump -w`)"
 
     def _json_beside(self) -> str:
         names = sorted(entry.name for entry in self.path.parent.glob("*.json"))
@@ -150,20 +171,28 @@ class OusterCaptureSource(Source):
         if counts.is_truncated:
             text = f"the capture ends inside a packet after {counts.packets} whole ones"
             yield Problem("truncated", "", 1, text)
-        if counts.cut:
-            text = f"{counts.cut} packets were cut when they were captured (snap length) and are left out"
-            yield Problem("cut_packet", "", counts.cut, text)
+        for kind, count, text in self._left_out():
+            yield Problem(kind, "", count, text)
         if counts.incomplete:
             text = f"{counts.incomplete} datagrams lack fragments and are left out"
             yield Problem("incomplete_fragments", "", counts.incomplete, text)
         if self._tick_ns is not None:
             yield Problem("wrong_unit", "", counts.packets, _tick_sentence(self._tick_ns))
+        if self._scan.backwards:
+            yield Problem("bad_stamp", "", self._scan.backwards, _backwards_sentence(self._scan))
         for sensor in self.sensors:
             yield from self._sensor_problems(sensor)
         yield from self._other_traffic()
 
     def _sensor_problems(self, sensor: CaptureSensor) -> Iterator[Problem]:
         facts = [self._scan.flows[flow] for flow in sensor.lidar]
+        repeats = sum(self._scan.flows[flow].repeats for flow in (*sensor.lidar, *sensor.imu))
+        if repeats:
+            text = (
+                f"{repeats} packets of {sensor.stream} and its IMU stand in the capture twice, as where two "
+                f"interfaces of one path were captured; each is played once"
+            )
+            yield Problem("repeated_packet", sensor.stream, repeats, text)
         unreadable = sum(one.count - one.lidar for one in facts)
         if unreadable:
             text = f"{unreadable} packets of {sensor.stream} do not fit its metadata and are left out"
@@ -215,6 +244,14 @@ def _other_tick_ns(counts: CaptureCounts, scan: TrafficScan) -> int | None:
     if counts.tick_ns == 1 and has_enough and 0 < counts.largest_fraction < _MICROSECONDS:
         return 1000
     return None
+
+
+def _backwards_sentence(scan: TrafficScan) -> str:
+    return (
+        f"{scan.backwards} packets are stamped up to {scan.most_backwards_ns / SECOND_NS:.3g} s before one that stands "
+        f"ahead of them, as after a step of the capturing clock, or where files were joined; they are played in the "
+        f"order of the file, and those of a revolution that is over are lost: `reordercap` sorts joined files"
+    )
 
 
 def _tick_sentence(tick_ns: int) -> str:

@@ -88,7 +88,7 @@ def _read_classic(
 
 
 def _read_blocks(file: BinaryIO, path: Path, counts: CaptureCounts) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the packets of a pcapng file; simple packet blocks carry no time and are skipped as cut."""
+    """Yield the packets of a pcapng file; simple packet blocks carry no time and are counted only."""
     file.seek(0)
     order = "<"
     interfaces: list[tuple[int, int, int]] = []  # link type, ticks per second, offset in seconds
@@ -125,7 +125,7 @@ def _read_blocks(file: BinaryIO, path: Path, counts: CaptureCounts) -> Iterator[
                 continue
             yield arrival_ns, link, body[20 : 20 + kept]
         elif block == 3:
-            counts.cut += 1
+            counts.untimed += 1
 
 
 def _interface(body: bytes, order: str) -> tuple[int, int, int]:

@@ -19,9 +19,9 @@ class Problem:
         kind: One word for machines: ``absent_image``, ``no_twin``, ``bad_image``, ``truncated``, ``unknown_type``,
             ``filled_definition``, ``bad_checksum``, ``bad_chunk``, ``bad_record``, ``bad_message``, ``bomb``,
             ``bad_row``, ``bad_stamp``, ``unset_stamps``, ``wrong_unit``, ``relative_stamps``, ``gap``,
-            ``cut_packet``, ``incomplete_fragments``, ``bad_packet``, ``other_traffic``, ``guessed_metadata``,
-            ``no_metadata``, ``unlisted_file``, ``unread_log``, ``empty_stream``, ``empty``, ``not_carried``; of
-            episodes also ``unsealed``, ``unverified``, ``absent_stream``, ``restarted``.
+            ``cut_packet``, ``repeated_packet``, ``incomplete_fragments``, ``bad_packet``, ``other_traffic``,
+            ``guessed_metadata``, ``no_metadata``, ``unlisted_file``, ``unread_log``, ``empty_stream``, ``empty``,
+            ``not_carried``; of episodes also ``unsealed``, ``unverified``, ``absent_stream``, ``restarted``.
         stream: The stream concerned; "" = the recording as a whole.
         count: How many times.
         sentence: For people, with numbers and names.

@@ -208,7 +208,7 @@ def test_a_column_window_counts_the_packets_it_touches(window: list[int], packet
     [
         ("nonsense", "not JSON"),
         ("[]", "JSON object"),
-        ("{}", "malformed"),
+        ("{}", "lacks the key 'beam_altitude_angles'"),
         (flat_metadata(lidar_mode="fast"), "rate"),
         (flat_metadata(beam_azimuth_angles=[0, 0]), "beam angles"),
         (flat_metadata(data_format={"udp_profile_lidar": "NEWER"}), "'NEWER' cannot be decoded"),

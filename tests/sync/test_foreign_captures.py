@@ -371,3 +371,35 @@ def test_metadata_under_another_name_is_named_where_it_is_missed(shared_data: Pa
         SourceError, match=r"drive\.json beside them; found there under other names: front_lidar\.json"
     ):
         open_source(tmp_path / "drive.pcap")
+
+
+def test_packets_that_were_captured_twice_are_played_once_and_counted(tmp_path: Path) -> None:
+    records = [(at, ether(ipv4(lidar_packet(frame, n, 5000), "192.0.2.10"))) for frame, n, at in slots()]
+    for at in range(30):
+        records.append((START_NS + at * 10_000_000, ether(ipv4(imu_packet(at), "192.0.2.10", (47001, 7503)))))
+    twice = [record for record in sorted(records) for _ in range(2)]
+    (tmp_path / "x.pcap").write_bytes(pcap(twice))
+    (tmp_path / "x.json").write_text(metadata())
+    source = open_source(tmp_path / "x.pcap")
+    frames = frames_of(source)
+    assert sum(frame.count for frame in frames["lidar"]) == 96
+    assert sum(frame.count for frame in frames["lidar_imu"]) == 30
+    assert [(one.kind, one.count) for one in source.problems] == [("repeated_packet", 126)]
+
+
+def test_packets_that_stand_in_a_wrong_order_are_named(tmp_path: Path) -> None:
+    records = [(at, ether(ipv4(lidar_packet(frame, n, 5000), "192.0.2.10"))) for frame, n, at in slots()]
+    (tmp_path / "x.pcap").write_bytes(pcap(records[64:] + records[:64]))
+    (tmp_path / "x.json").write_text(metadata())
+    (problem,) = open_source(tmp_path / "x.pcap").problems
+    assert (problem.kind, problem.count) == ("bad_stamp", 63)
+    assert "reordercap" in problem.sentence
+
+
+def test_a_capture_of_cut_packets_alone_is_refused_with_the_cause(tmp_path: Path) -> None:
+    packet = ether(ipv4(lidar_packet(0, 0, 5000), "192.0.2.10"))
+    body = pcap([]) + struct.pack("<IIII", START_NS // SECOND_NS, 0, 200, len(packet)) + packet[:200]
+    (tmp_path / "x.pcap").write_bytes(body)
+    (tmp_path / "x.json").write_text(metadata())
+    with pytest.raises(SourceError, match=r"1 packets were cut .*tcpdump -s 0"):
+        open_source(tmp_path / "x.pcap")

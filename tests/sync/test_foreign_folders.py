@@ -127,3 +127,13 @@ def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     assert _counts(source)["cam0"] == 19
     assert [(one.kind, one.count) for one in source.problems] == [("absent_image", 1)]
+
+
+def test_images_that_no_list_names_are_named(tmp_path: Path) -> None:
+    generate("euroc_trailing_comma", tmp_path)
+    images = tmp_path / "mav0" / "cam0" / "data"
+    for name in ("9.png", "._9.png", "notes.txt"):
+        (images / name).write_bytes(next(images.glob("1*.png")).read_bytes())
+    (problem,) = open_source(tmp_path).problems
+    assert (problem.kind, problem.stream, problem.count) == ("unlisted_file", "cam0", 1)
+    assert "9.png" in problem.sentence
