@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from sensorium.sync.sources.message_stream import MessageChannel
 from sensorium.sync.sources.ros_definitions import is_library_here
 from sensorium.sync.sources.source import Problem
-from sensorium.sync.sources.stamp_units import calendar_unit
+from sensorium.sync.sources.stamp_units import arrival_unit, calendar_unit
 
 
 def message_problems(channels: Sequence[MessageChannel]) -> Iterator[Problem]:
@@ -13,6 +13,7 @@ def message_problems(channels: Sequence[MessageChannel]) -> Iterator[Problem]:
     if not any(channel.count for channel in channels):
         yield Problem("empty", "", 0, f"no messages ({len(channels)} topics)")
         return
+    yield from _arrival_problems([channel for channel in channels if channel.count])
     for channel in channels:
         if not channel.count:
             text = f"{channel.topic} is declared but holds no message"
@@ -20,6 +21,20 @@ def message_problems(channels: Sequence[MessageChannel]) -> Iterator[Problem]:
             continue
         yield from _type_problems(channel)
         yield from _stamp_problems(channel)
+
+
+def _arrival_problems(channels: Sequence[MessageChannel]) -> Iterator[Problem]:
+    """Yield that arrivals are of a wrong unit, where no header's stamps tell so."""
+    if any(channel.unit is not None for channel in channels):
+        return
+    busiest = max(channels, key=lambda channel: len(channel.arrivals_ns))
+    unit = arrival_unit(busiest.arrivals_ns)
+    if unit is not None:
+        text = (
+            f"times of arrival lie in 1970, {max(busiest.arrivals_ns)} ns at most, and look like {unit.name} (factor "
+            f"{unit.num}); they are played as they are, so rates and dates mean nothing: convert the recording anew"
+        )
+        yield Problem("wrong_unit", "", sum(channel.count for channel in channels), text)
 
 
 def _type_problems(channel: MessageChannel) -> Iterator[Problem]:

@@ -76,6 +76,11 @@ class MessageSource(Source):
         except DamagedError as err:
             raise SourceError(f"{self.path}: changed while it was played: {err}") from err
 
+    @property
+    def message_count(self) -> int:
+        """How many messages the scan found, those included that do not unpack."""
+        return sum(channel.count for channel in self._shared.values()) + sum(self._damaged.values())
+
     def close(self) -> None:
         for file in self._files:
             file.close()

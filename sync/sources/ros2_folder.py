@@ -53,12 +53,40 @@ def open_ros2_bag(path: Path) -> MessageSource:
     try:
         if path.is_dir():
             files = _files_of(path, remarks)
-        opened = _opened(path, files)
+        opened = _opened(path, _begun(files, remarks))
     except OSError as err:
         raise SourceError(f"{path}: cannot be read: {err.strerror}") from err
     source = MessageSource(path, opened, remarks)
     source.kind = KIND
+    source.problems += tuple(_fewer(path, source.message_count))
     return source
+
+
+def _begun(files: Sequence[Path], remarks: list[Problem]) -> Sequence[Path]:
+    """Return the files that hold anything: a recorder that is killed may leave its last one empty."""
+    begun = [path for path in files if path.stat().st_size]
+    empty = [path.name for path in files if path not in begun]
+    if not empty or not begun:
+        return files
+    text = f"{', '.join(empty[:5])}: empty, as where a recorder was killed before it wrote; the other files are played"
+    remarks.append(Problem("truncated", "", len(empty), text))
+    return begun
+
+
+def _fewer(folder: Path, found: int) -> Iterator[Problem]:
+    """Yield that a bag holds fewer or more messages than its recorder counted."""
+    counted = _counted(folder) if (folder / METADATA).is_file() else None
+    if counted is None or counted == found:
+        return
+    what = f"{counted - found} are lost" if counted > found else f"{METADATA} is of another state of it"
+    text = f"{METADATA} counts {counted} messages, and {found} are in the files: {what}"
+    yield Problem("truncated", "", abs(counted - found), text)
+
+
+def _counted(folder: Path) -> int | None:
+    facts = _facts(folder / METADATA)
+    count = facts.get("message_count") if facts else None
+    return count if type(count) is int and 0 <= count < 1 << 63 else None
 
 
 def _part(path: Path) -> tuple[str, int, str]:
@@ -82,7 +110,12 @@ def _files_of(folder: Path, remarks: list[Problem]) -> list[Path]:
         return _by_name(folder, beside)
     missing = [path.name for path in listed if not path.is_file()]
     if missing:
-        raise SourceError(f"{folder}: damaged {KIND}: files are missing: {', '.join(missing[:5])}")
+        there = [path.name for path in beside]
+        lie = f"{', '.join(there[:5])} lie there" if there else "no other lies there"
+        raise SourceError(
+            f"{folder}: damaged {KIND}: files are missing that {METADATA} lists: {', '.join(missing[:5])}; {lie}: "
+            f"bring them back, or give what is there file by file, or let 'ros2 bag reindex' write {METADATA} anew"
+        )
     unlisted = [path.name for path in beside if path not in listed]
     if unlisted:
         text = f"{', '.join(unlisted[:5])}: not listed in {METADATA} and not played ({_REINDEX})"
@@ -111,25 +144,37 @@ def _listed(folder: Path) -> list[Path] | None:
     Raises:
         SourceError: If it was written by a storage plugin that is not read here.
     """
-    path = folder / METADATA
-    if path.stat().st_size > _MAX_METADATA_BYTES:
+    facts = _facts(folder / METADATA)
+    if facts is None:
         return None
     try:
-        document: Any = yaml.load(path.read_text("utf-8", "replace"), yaml.CSafeLoader)
-        facts = document["rosbag2_bagfile_information"]
         names = [PurePosixPath(_text(name)).name for name in facts["relative_file_paths"]]
         storage = _text(facts.get("storage_identifier", ""))
         packing = _text(facts.get("compression_format") or "")
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         return None
     if packing not in ("", "zstd"):
-        raise SourceError(f"{folder}: its compression format {packing[:40]!r} is not supported, only zstd is")
+        raise SourceError(
+            f"{folder}: its compression format {packing[:40]!r} is not supported, only zstd is; unpack its files first"
+        )
     if storage not in ("", "sqlite3", "mcap"):
         raise SourceError(
             f"{folder}: storage plugin {storage[:40]!r} is not supported, only sqlite3 and mcap are"
         )
     listed = [folder / name for name in dict.fromkeys(names) if name not in ("", "..")]
     return listed[:_MAX_FILES] or None
+
+
+def _facts(path: Path) -> dict[str, Any] | None:
+    """Return what metadata.yaml says; None if it cannot be read."""
+    if path.stat().st_size > _MAX_METADATA_BYTES:
+        return None
+    try:
+        document: Any = yaml.load(path.read_text("utf-8", "replace"), yaml.CSafeLoader)
+        facts = document["rosbag2_bagfile_information"]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return facts if isinstance(facts, dict) else None
 
 
 def _text(value: Any) -> str:

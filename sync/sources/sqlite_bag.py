@@ -153,7 +153,7 @@ class SqliteBag(MessageFile):
                     continue
                 if not isinstance(log_ns, int) or not 0 <= log_ns <= MAX_STAMP_NS:
                     name = self._channels[topic].topic
-                    self._note(is_scan, "bad_stamp", f"a message of {name} is stamped {str(log_ns)[:30]} ns")
+                    self._note(is_scan, "bad_stamp", _stamp_sentence(name, log_ns))
                     continue
                 found = database.execute("SELECT data FROM messages WHERE rowid = ?", (row,)).fetchone()
                 if found is None or not isinstance(found[0], bytes):
@@ -166,4 +166,12 @@ class SqliteBag(MessageFile):
             self.notes.note(kind, sentence)
 
     def _damaged(self, err: Exception) -> SourceError:
-        return SourceError(f"{self.path}: damaged or unfinished {self.kind}: {err}")
+        remedy = ""
+        if isinstance(err, sqlite3.DatabaseError):
+            remedy = f"; what is left of it: sqlite3 {self.path.name} .recover | sqlite3 recovered.db3"
+        return SourceError(f"{self.path}: damaged or unfinished {self.kind}: {err}{remedy}")
+
+
+def _stamp_sentence(topic: str, log_ns: object) -> str:
+    when = "is before 1970 or beyond 2262" if isinstance(log_ns, int) else "is no number"
+    return f"{topic}: messages whose time of arrival {when} are left out ({str(log_ns)[:30]} ns the first)"

@@ -14,6 +14,8 @@ _LIKENESS = 0.1
 """How near to a power of ten the ratio must lie: far above any clock's skew, far below the next power."""
 _MAX_POWER = 9
 
+_FASTEST_TOPIC_NS = 100_000
+
 _YEAR_NS = 31_556_952 * SECOND_NS
 EARLIEST_UTC_NS, LATEST_UTC_NS = 25 * _YEAR_NS, 130 * _YEAR_NS
 """1995 to 2100: no recording that is stamped by a calendar clock lies outside."""
@@ -35,11 +37,16 @@ class WrongUnit:
     is_steady: bool
 
     @property
+    def name(self) -> str:
+        """The unit's name, where it has one."""
+        return _NAMES.get(self.num, "")
+
+    @property
     def words(self) -> str:
         """Say it with the factor: ``1000 times too slow: they look like microseconds``."""
         if self.den > 1:
             return f"{self.den} times too fast for nanoseconds"
-        unit = _NAMES.get(self.num)
+        unit = self.name
         return f"{self.num} times too slow for nanoseconds" + (f": they look like {unit}" if unit else "")
 
 
@@ -49,8 +56,9 @@ def rate_unit(device_ns: Sequence[int], arrival_ns: Sequence[int]) -> WrongUnit 
     Args:
         device_ns, arrival_ns: Of samples in the order of arrival, one each.
     """
-    if len(device_ns) < _LEAST_PAIRS or arrival_ns[-1] - arrival_ns[0] < _LEAST_SPAN_NS:
-        return None
+    spans_ns = arrival_ns[-1] - arrival_ns[0], device_ns[-1] - device_ns[0]
+    if len(device_ns) < _LEAST_PAIRS or spans_ns[0] <= 0 or max(spans_ns) < _LEAST_SPAN_NS:
+        return None  # arrivals in a wrong unit span little themselves
     step = max(1, len(device_ns) // 64)
     device = np.asarray(device_ns[::step], np.float64)
     arrival = np.asarray(arrival_ns[::step], np.float64)
@@ -89,6 +97,19 @@ def calendar_unit(stamp_ns: int) -> WrongUnit | None:
         if EARLIEST_UTC_NS <= stamp_ns * factor <= LATEST_UTC_NS:
             return WrongUnit(factor, 1, True)
     return None
+
+
+def arrival_unit(arrival_ns: Sequence[int]) -> WrongUnit | None:
+    """Return the unit that arrivals are written in, where they lie in 1970 and come faster than any topic's.
+
+    Args:
+        arrival_ns: Of one topic, in any order.
+    """
+    if len(arrival_ns) < _LEAST_PAIRS:
+        return None
+    span_ns = max(arrival_ns) - min(arrival_ns)
+    is_fast = 0 < span_ns < (len(arrival_ns) - 1) * _FASTEST_TOPIC_NS
+    return calendar_unit(max(arrival_ns)) if is_fast else None
 
 
 def _power_of_ten(ratio: float) -> int:
