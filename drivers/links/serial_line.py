@@ -76,9 +76,8 @@ class SerialLine:
         try:
             port = serial.Serial(self.port, self.baud, timeout=0, write_timeout=1.0, exclusive=True)
         except (OSError, ValueError) as err:
-            raise DeviceError(
-                f"{self._label}: {self.port} cannot be opened: {_why_closed(self.port, err)}"
-            ) from err
+            where = self._label if self.port in self._label else f"{self._label}: {self.port}"
+            raise DeviceError(f"{where} cannot be opened: {_why_closed(self.port, err)}") from err
         try:
             require_speed(self._label, self.baud, speed_of(port.fileno()))
         except DeviceError:

@@ -81,7 +81,7 @@ def test_stop_seals_and_start_begins_the_next_episode(session: Session) -> None:
 
 def test_discard_leaves_nothing_of_the_episode(session: Session) -> None:
     gone = tell(session, "discard")["episode"]
-    assert not list(session.spool.rglob(f"{gone}*"))
+    until(lambda: not list(session.spool.rglob(f"{gone}*")), "its files are deleted")
     done = session.finish(signal.SIGINT)
     assert done.document["episodes"] == []
     assert done.code == 1

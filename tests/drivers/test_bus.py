@@ -30,6 +30,8 @@ from sensorium.drivers.frame import COUNTER_GAP, Frame, Loss, Modality, Place, S
 from sensorium.errors import DeviceError, WireError
 from sensorium.timebase import SECOND_NS
 
+pytestmark = pytest.mark.alone
+
 BUDGET_BYTES = 1_000_000
 FRAME_BYTES = PAYLOAD_BYTES + HEADER_OVERHEAD_BYTES
 WINDOW = BUDGET_BYTES // FRAME_BYTES

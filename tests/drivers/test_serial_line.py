@@ -163,7 +163,7 @@ def test_a_speed_that_was_not_taken_is_refused_with_both_values() -> None:
 
 def test_a_port_that_is_in_use_or_absent_is_named(terminal: Terminal, tmp_path: Path) -> None:
     other = serial.Serial(str(terminal.port), exclusive=True)
-    with pytest.raises(DeviceError, match=r"scale: cannot be opened: .*ttyTest"):
+    with pytest.raises(DeviceError, match=r"scale: .*ttyTest cannot be opened: another program uses it"):
         opened(terminal)
     other.close()
     with pytest.raises(DeviceError, match="absent does not exist; is the device plugged in"):

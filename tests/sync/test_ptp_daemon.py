@@ -24,6 +24,8 @@ from sensorium.sync.clocks.ptp_management import PortState, PtpClient, PtpReadin
 from sensorium.timebase import SECOND_NS, HostClock, read_bases
 from sensorium.verdict import Status
 
+pytestmark = pytest.mark.alone
+
 POLICY = PtpPolicy(is_free_running=True)
 CLOCK = HostClock()
 

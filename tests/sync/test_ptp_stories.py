@@ -20,6 +20,8 @@ from sensorium.sync.clocks.ptp_management import PtpClient, PtpReading
 from sensorium.timebase import SECOND_NS, HostClock, read_bases
 from sensorium.verdict import Status
 
+pytestmark = pytest.mark.alone
+
 CLOCK = HostClock()
 FIRST, SECOND = "0a1b2c.fffe.000001", "0a1b2c.fffe.000002"
 TAI = {"ptpTimescale": 1, "currentUtcOffsetValid": 1, "timeTraceable": 1}
