@@ -65,7 +65,7 @@ class Filmed:
         return bytes(ring._view[: 64 * len(PICTURE)])
 
     def is_wiped(self) -> bool:
-        """Return whether nothing of the pictures is left there once the writer has let go of them, which takes a moment."""
+        """Return whether nothing of the pictures is left there once the writer has let go of them (soon)."""
         for _ in range(1000):
             if not any(self.shared_memory()):
                 return True
