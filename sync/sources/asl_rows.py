@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TextIO
 
-from sensorium.sync.sources.message_stream import MAX_STAMP_NS
+from sensorium.sync.sources.message_stream import LATEST_STAMP_NS
 from sensorium.sync.sources.stamp_units import EARLIEST_UTC_NS as _EARLIEST_NS
 from sensorium.sync.sources.stamp_units import LATEST_UTC_NS as _LATEST_NS
 from sensorium.timebase import SECOND_NS
@@ -147,9 +147,9 @@ def _number(text: str) -> Decimal | None:
 def _stamp_ns(text: str, tick_ns: int) -> int | None:
     if text.isdigit() and text.isascii() and len(text) <= 19:  # the common case, without decimals
         stamp_ns = int(text) * tick_ns
-        return stamp_ns if stamp_ns <= MAX_STAMP_NS else None
+        return stamp_ns if stamp_ns <= LATEST_STAMP_NS else None
     value = _number(text)
     if value is None:
         return None
     stamp_ns = int((value * tick_ns).to_integral_value())
-    return stamp_ns if 0 <= stamp_ns <= MAX_STAMP_NS else None
+    return stamp_ns if 0 <= stamp_ns <= LATEST_STAMP_NS else None

@@ -21,7 +21,7 @@ from sensorium.errors import SourceError
 from sensorium.sync.episode.files import MANIFEST_FILE
 from sensorium.sync.sources.budget import DamagedError, UnpackBudget, unpack
 from sensorium.sync.sources.message_file import ChannelFacts, Message, MessageFile, Segment, by_arrival
-from sensorium.sync.sources.message_stream import MAX_STAMP_NS
+from sensorium.sync.sources.message_stream import LATEST_STAMP_NS
 
 MAGIC = b"\x89MCAP0\r\n"
 _RECORD = struct.Struct("<BQ")
@@ -208,13 +208,14 @@ class McapFile(MessageFile):
             channel_id, sequence, log_ns, publish_ns = _MESSAGE.unpack_from(data, body_at)
             if channel_id not in self._channels:
                 self.notes.note("unknown_type", f"messages of channel {channel_id}, which is not declared")
-            elif max(log_ns, publish_ns) > MAX_STAMP_NS:
+            elif log_ns > LATEST_STAMP_NS:
                 topic = self._channels[channel_id].topic
-                text = f"{topic}: messages that are stamped beyond the year 2262 are left out"
+                text = f"{topic}: messages that are stamped beyond the year 2043 are left out"
                 self.notes.note("bad_stamp", text)
             else:
                 payload = data[body_at + _MESSAGE.size : at]
-                yield Message(log_ns, (segment.offset, body_at), channel_id, sequence, publish_ns, payload)
+                published_ns = publish_ns if publish_ns <= LATEST_STAMP_NS else 0  # 0: not set
+                yield Message(log_ns, (segment.offset, body_at), channel_id, sequence, published_ns, payload)
 
     def _check_end(self, file: BinaryIO) -> None:
         file.seek(max(0, self._size - len(MAGIC)))

@@ -81,7 +81,16 @@ def _stamp_problems(channel: MessageChannel) -> Iterator[Problem]:
     if found.unreadable:
         text = f"{topic}: {found.unreadable} of {count} messages are too short for the header of {channel.schema.name}"
         yield Problem("bad_message", channel.name, found.unreadable, text)
-    if channel.stands_still:
+    if found.has_strays and channel.uses_header:
+        text = (
+            f"{topic}: {found.far} of {count} header stamps lie more than a day from their arrival, where the others "
+            f"do not; {remedy}"
+        )
+        yield Problem("bad_stamp", channel.name, found.far, text)
+    if channel.is_beyond:
+        text = f"{topic}: header stamps lie beyond the year 2043; they are no clock, arrival is the only time"
+        yield Problem("bad_stamp", channel.name, found.sound, text)
+    elif channel.stands_still:
         text = (
             f"{topic}: header stamps do not advance ({found.stamps_ns[0]} ns at first, {found.stamps_ns[-1]} ns at "
             f"last); they are no clock, arrival is the only time"

@@ -32,10 +32,13 @@ from sensorium.sync.sources.topic_kinds import Topic, TopicKind, carries_colour,
 from sensorium.timebase import SECOND_NS
 
 MAX_STAMP_NS = (1 << 63) - 1
+LATEST_STAMP_NS = 1 << 61
+"""2043: a recorder takes no later stamp."""
 _NAME_LENGTH = 48
 _RESERVED = frozenset({"data", "sensorium"})  # files of an episode
 _ARRIVALS_KEPT = 4096
 _SILENCE_MEDIANS = 100
+_FAR_NS = 86_400 * SECOND_NS
 _HOST_LAG_LIMIT_NS = 60 * SECOND_NS
 
 
@@ -61,12 +64,14 @@ class HeaderStamps:
         sound: Stamps that are set and are times.
         unset, bad: Stamps of 0, and numbers that are no time; these messages are stamped by their arrival.
         unreadable: Messages that cannot hold a header, whatever their definition claims.
+        far: Sound ones that lie more than a day from their arrival.
     """
 
     sound: int = 0
     unset: int = 0
     bad: int = 0
     unreadable: int = 0
+    far: int = 0
     stamps_ns: list[int] = field(default_factory=list)
     arrivals_ns: list[int] = field(default_factory=list)
 
@@ -79,6 +84,16 @@ class HeaderStamps:
         """Most messages tell a time; a few that do not are the exception."""
         return 2 * self.sound > self.count
 
+    @property
+    def has_strays(self) -> bool:
+        """Some stamps lie far from their arrival, and most do not: each of those is none."""
+        return 0 < 2 * self.far < self.sound
+
+    @property
+    def are_beyond(self) -> bool:
+        """Most stamps are later than any recorder takes them."""
+        return bool(self.stamps_ns) and float(np.median(self.stamps_ns)) > LATEST_STAMP_NS
+
     def take(self, stamp_ns: int | None, arrival_ns: int) -> None:
         if stamp_ns is None:
             self.bad += 1
@@ -86,9 +101,15 @@ class HeaderStamps:
             self.unset += 1
         else:
             self.sound += 1
+            self.far += is_far(stamp_ns, arrival_ns)
             if len(self.stamps_ns) < _ARRIVALS_KEPT:
                 self.stamps_ns.append(stamp_ns)
                 self.arrivals_ns.append(arrival_ns)
+
+
+def is_far(stamp_ns: int, arrival_ns: int) -> bool:
+    """Return whether a stamp lies more than a day from its arrival."""
+    return abs(stamp_ns - arrival_ns) > _FAR_NS
 
 
 @dataclass(slots=True)
@@ -100,6 +121,7 @@ class MessageChannel:
             may come from several machines.
         unit: Of the header's stamps, where they are not nanoseconds; known after the scan.
         stands_still: The header's stamps do not advance while messages arrive; known after the scan.
+        is_beyond: Most of them are later than any recorder takes them; known after the scan.
         packed: How many messages begin like packed data and pass as they are.
     """
 
@@ -114,6 +136,7 @@ class MessageChannel:
     header: HeaderStamps = field(default_factory=HeaderStamps)
     unit: WrongUnit | None = None
     stands_still: bool = False
+    is_beyond: bool = False
     frame_id: str = ""
     image_format: tuple[int, int, str] | None = None
     compression: str = ""
@@ -141,7 +164,7 @@ class MessageChannel:
 
     @property
     def uses_header(self) -> bool:
-        is_time = (self.unit is None or self.unit.is_steady) and not self.stands_still
+        is_time = (self.unit is None or self.unit.is_steady) and not (self.stands_still or self.is_beyond)
         return self.has_header_stamps and self.publishers == 1 and is_time
 
     @property
@@ -182,6 +205,7 @@ class MessageChannel:
         """Draw the conclusions that need the whole scan; call before ``declare``."""
         if self.has_header_stamps and self.publishers == 1:
             self.unit = rate_unit(self.header.stamps_ns, self.header.arrivals_ns)
+            self.is_beyond = self.unit is None and self.header.are_beyond
             self.stands_still = stand_still(self.header.stamps_ns, self.header.arrivals_ns)
         if not self.has_header_stamps:
             self.image_format = self.image_format if 2 * self.header.unreadable < self.count else None
@@ -198,11 +222,13 @@ class MessageChannel:
         found = Topic(self.topic, self.schema, self.frame_id, pixels, self.has_colour, self.names_globe)
         return kind_of(found)
 
-    def device_ns(self, payload: bytes | memoryview, published_ns: int | None) -> int | None:
+    def device_ns(self, payload: bytes | memoryview, arrival_ns: int, published_ns: int | None) -> int | None:
         """Return the device stamp of one message in ticks of its clock, None where it has none."""
         if self.uses_header:
             header = ros_types.read_header(payload, self.schema.message_encoding)
-            return (header.stamp_ns or None) if header is not None else None
+            stamp_ns = header.stamp_ns if header is not None else None
+            is_stray = self.header.has_strays and is_far(stamp_ns or 0, arrival_ns)
+            return None if is_stray else stamp_ns or None
         # Among dates 0 was not set; of a clock that counts from its start it is the first tick.
         is_unset = published_ns == 0 and self.published_max_ns > EARLIEST_UTC_NS
         return published_ns if self.uses_publish_time and not is_unset else None
@@ -256,7 +282,7 @@ class MessageChannel:
         return DeviceClock(kind), "sample", max(SECOND_NS, self.lag_max_ns) if is_host else SECOND_NS
 
     def frame(self, seq: int, payload: bytes, arrival_ns: int, published_ns: int | None = None) -> Frame:
-        device_ns = self.device_ns(payload, published_ns)
+        device_ns = self.device_ns(payload, arrival_ns, published_ns)
         ticks = None if device_ns is None else stamps(device_ns)
         return Frame(self.name, seq, 1, ticks, stamps(arrival_ns), payload)
 

@@ -14,7 +14,7 @@ from sensorium.errors import SourceError
 from sensorium.sync.sources import ros_types
 from sensorium.sync.sources.budget import MAX_CHUNK_BYTES, DamagedError, UnpackBudget, unpack
 from sensorium.sync.sources.message_file import ChannelFacts, Message, MessageFile, Segment, by_arrival
-from sensorium.sync.sources.message_stream import MAX_STAMP_NS
+from sensorium.sync.sources.message_stream import LATEST_STAMP_NS
 from sensorium.timebase import SECOND_NS
 
 MAGIC = b"#ROSBAG V2.0\n"
@@ -162,8 +162,10 @@ class Ros1Bag(MessageFile):
                 log_ns = seconds * SECOND_NS + nanoseconds
                 if number not in self._connections:
                     self.notes.note("unknown_type", f"messages of connection {number}, which is not declared")
-                elif log_ns > MAX_STAMP_NS:
-                    self.notes.note("bad_stamp", f"a stamp of connection {number} is beyond the year 2262")
+                elif log_ns > LATEST_STAMP_NS:
+                    topic = self._connections[number].topic
+                    text = f"{topic}: messages that are stamped beyond the year 2043 are left out"
+                    self.notes.note("bad_stamp", text)
                 else:
                     yield Message(log_ns, (at, place), number, None, None, data[payload_at:end])
             place = end

@@ -16,7 +16,7 @@ from sensorium.errors import SourceError
 from sensorium.sync.sources import ros_types
 from sensorium.sync.sources.budget import MAX_MESSAGE_BYTES
 from sensorium.sync.sources.message_file import ChannelFacts, Message, MessageFile
-from sensorium.sync.sources.message_stream import MAX_STAMP_NS
+from sensorium.sync.sources.message_stream import LATEST_STAMP_NS
 
 MAGIC = b"SQLite format 3\0"
 _LIMIT_LENGTH = 0  # SQLITE_LIMIT_LENGTH, which has its name in Python since 3.11
@@ -151,7 +151,7 @@ class SqliteBag(MessageFile):
                 if topic not in self._channels or not isinstance(row, int):
                     self._note(is_scan, "unknown_type", f"messages of topic {topic!r}, which is not declared")
                     continue
-                if not isinstance(log_ns, int) or not 0 <= log_ns <= MAX_STAMP_NS:
+                if not isinstance(log_ns, int) or not 0 <= log_ns <= LATEST_STAMP_NS:
                     name = self._channels[topic].topic
                     self._note(is_scan, "bad_stamp", _stamp_sentence(name, log_ns))
                     continue
@@ -173,5 +173,5 @@ class SqliteBag(MessageFile):
 
 
 def _stamp_sentence(topic: str, log_ns: object) -> str:
-    when = "is before 1970 or beyond 2262" if isinstance(log_ns, int) else "is no number"
+    when = "is before 1970 or beyond 2043" if isinstance(log_ns, int) else "is no number"
     return f"{topic}: messages whose time of arrival {when} are left out ({str(log_ns)[:30]} ns the first)"

@@ -8,6 +8,7 @@ import pytest
 from foreign_cases import generate
 from mcap.writer import CompressionType, Writer
 
+from sensorium.drivers.frame import ClockKind, Frame
 from sensorium.errors import SourceError
 from sensorium.sync.sources import Source, open_source
 from sensorium.timebase import SECOND_NS
@@ -94,3 +95,44 @@ def test_a_host_that_counts_from_its_start_is_of_no_wrong_unit(tmp_path: Path) -
     twenty_minutes_ns = 1200 * SECOND_NS
     source = _json_mcap(tmp_path / "x.mcap", [twenty_minutes_ns + n * SECOND_NS // 1000 for n in range(60)])
     assert source.problems == ()
+
+
+def _stamped(folder: Path, stamps_s: dict[int, int]) -> Source:
+    """Return the bag of 40 images, some with another second in the header's stamp, by their number."""
+    database = sqlite3.connect(_humble(folder) / "drive_0.db3")
+    for number, second in stamps_s.items():
+        (data,) = database.execute("SELECT data FROM messages WHERE id = ?", (number,)).fetchone()
+        changed = data[:4] + second.to_bytes(4, "little") + data[8:]
+        database.execute("UPDATE messages SET data = ? WHERE id = ?", (changed, number))
+    database.commit()
+    database.close()
+    return open_source(folder / "drive")
+
+
+@pytest.mark.parametrize("second", [2**31 - 1, 2**32 - 5, 5], ids=["2038", "negative", "since boot"])
+def test_a_header_stamp_far_from_its_arrival_is_none_and_the_others_keep_their_clock(
+    tmp_path: Path, second: int
+) -> None:
+    source = _stamped(tmp_path, {8: second})
+    frames = [item for item in source.frames() if isinstance(item, Frame)]
+    assert source.streams[0].clock.kind is ClockKind.FREE
+    assert [n for n, frame in enumerate(frames, 1) if frame.device_ticks is None] == [8]
+    count, sentence = _problem(source, "bad_stamp")
+    assert count == 1
+    assert "/cam/image_raw: 1 of 40 header stamps lie more than a day from their arrival" in sentence
+
+
+def test_header_stamps_that_no_recorder_takes_are_no_clock(tmp_path: Path) -> None:
+    source = _stamped(tmp_path, {n: 2**32 - 50 + n for n in range(1, 41)})
+    assert source.streams[0].clock.kind is ClockKind.NONE
+    assert "header stamps lie beyond the year 2043" in _problem(source, "bad_stamp")[1]
+
+
+def test_a_message_from_beyond_2043_is_left_out_and_named(tmp_path: Path) -> None:
+    times_ns = [START_NS + n * SECOND_NS // 20 for n in range(20)]
+    source = _json_mcap(tmp_path / "x.mcap", [*times_ns, 2**63 - 1])
+    assert len(list(source.frames())) == 20
+    assert _problem(source, "bad_stamp") == (
+        1,
+        "/j: messages that are stamped beyond the year 2043 are left out",
+    )
