@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import zstandard
 
@@ -24,6 +25,10 @@ ATTACHMENT, ATTACHMENT_INDEX, STATISTICS, METADATA, METADATA_INDEX, SUMMARY_OFFS
 RECORD_HEAD = struct.Struct("<BQ")
 MESSAGE_HEAD = struct.Struct("<BQHIQQ")
 CHUNK_HEAD = struct.Struct("<QQQI")
+_MESSAGE_FIELDS = struct.Struct("<HIQQ")
+_NUMBERS = {code: struct.Struct("<" + code) for code in "HIQ"}
+_CHUNK_PLACE = struct.Struct("<4Q")
+_INDEX_ENTRY = struct.Struct("<HQ")
 FOOTER_LAYOUT = struct.Struct("<BQQQI")
 FOOTER_BYTES = FOOTER_LAYOUT.size + len(MAGIC)
 
@@ -66,7 +71,7 @@ class _Cursor:
         return found
 
     def number(self, code: str) -> int:
-        packed = struct.Struct("<" + code)
+        packed = _NUMBERS[code]
         return int(packed.unpack(self.take(packed.size))[0])
 
     def text(self) -> str:
@@ -228,12 +233,11 @@ class ChunkIndex:
     @classmethod
     def parse(cls, body: Buffer) -> "ChunkIndex":
         cursor = _Cursor(body)
-        start_ns, end_ns, offset, length = (cursor.number("Q") for _ in range(4))
-        entries = _Cursor(cursor.take(cursor.number("I")))
-        offsets = {}
-        while entries.has_more:
-            channel_id = entries.number("H")
-            offsets[channel_id] = entries.number("Q")
+        start_ns, end_ns, offset, length = _CHUNK_PLACE.unpack(cursor.take(_CHUNK_PLACE.size))
+        entries = cursor.take(cursor.number("I"))
+        if len(entries) % _INDEX_ENTRY.size:
+            raise EpisodeError(f"MCAP record is damaged: {len(entries)} bytes of entries of 10 each")
+        offsets = dict(_INDEX_ENTRY.iter_unpack(entries))
         index_bytes, compression = cursor.number("Q"), cursor.text()
         return cls(
             start_ns,
@@ -310,9 +314,8 @@ def _decompress(stored: memoryview, plain_bytes: int) -> bytes:
         raise EpisodeError(f"chunk is damaged: {err}") from err
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message inside an unpacked chunk; ``data`` is a view of the chunk."""
+class Message(NamedTuple):
+    """One message inside an unpacked chunk; ``data`` is a view of the chunk. A tuple, because there are so many."""
 
     channel_id: int
     sequence: int
@@ -347,7 +350,7 @@ def messages(plain: memoryview) -> Iterator[Message]:
         if opcode == MESSAGE:
             if len(body) < 22:
                 raise EpisodeError(f"message record of {len(body)} bytes is shorter than its head")
-            channel_id, sequence, log_ns, publish_ns = struct.unpack_from("<HIQQ", body)
+            channel_id, sequence, log_ns, publish_ns = _MESSAGE_FIELDS.unpack_from(body)
             yield Message(channel_id, sequence, log_ns, publish_ns, body[22:], offset)
 
 

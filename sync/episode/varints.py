@@ -3,10 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.errors import EpisodeError
-
 _GROUP_BITS = 7
-MAX_GROUPS = 10
 
 
 def pack_sint64(values: NDArray[np.int64]) -> tuple[bytes, NDArray[np.intp]]:
@@ -21,25 +18,3 @@ def pack_sint64(values: NDArray[np.int64]) -> tuple[bytes, NDArray[np.intp]]:
     groups = (codes[:, None] >> (place * _GROUP_BITS).astype(np.uint64)).astype(np.uint8) & np.uint8(0x7F)
     groups[place < sizes[:, None] - 1] |= 0x80
     return groups[place < sizes[:, None]].tobytes(), sizes
-
-
-def unpack_sint64(data: memoryview) -> NDArray[np.int64]:
-    """Return the values of zigzag varints.
-
-    Raises:
-        EpisodeError: If the last one does not end, or one is longer than ten bytes.
-    """
-    groups = np.frombuffer(data, np.uint8)
-    if not len(groups):
-        return np.empty(0, np.int64)
-    is_last = groups < 0x80
-    starts = np.concatenate([[0], np.flatnonzero(is_last)[:-1] + 1])
-    sizes = np.diff(starts, append=len(groups))
-    if not is_last[-1] or sizes.max() > MAX_GROUPS:
-        raise EpisodeError("packed integers are damaged: one does not end")
-    place = np.arange(len(groups)) - np.repeat(starts, sizes)
-    parts = (groups & np.uint8(0x7F)).astype(np.uint64) << (place * _GROUP_BITS).astype(np.uint64)
-    codes = np.bitwise_or.reduceat(parts, starts)
-    signs = -((codes & np.uint64(1)).view(np.int64))
-    values: NDArray[np.int64] = (codes >> np.uint64(1)).view(np.int64) ^ signs
-    return values

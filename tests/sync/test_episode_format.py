@@ -190,5 +190,35 @@ def test_damaged_stamps_are_read_or_refused_but_never_crash(data: bytes) -> None
         list(unpack_stamps(data, 0))
 
 
+@pytest.mark.parametrize("rows_of_each", [1, 20])
+def test_numbers_that_fall_from_the_largest_to_none_come_back(rows_of_each: int) -> None:
+    stamped = Stamped(stamps(5), Uncertainty(1.0, 2.0, 3.0), 0)
+    seqs = [2**63 - 1, 0] * rows_of_each
+    packed = StampRows()
+    for seq in seqs:
+        packed.add(2**32 - 1, Frame("s", seq, 4, None, stamps(5), b""), stamped, 0)
+    assert [row.seq for row in unpack_stamps(packed.pack(), 0)] == seqs
+
+
+@pytest.mark.parametrize(
+    ("column", "steps"),
+    [
+        ("seq_gap", [1, 2, 3, 4]),
+        ("epoch_step", [1]),
+        ("arrival_counts_step", [-1, 4]),
+        ("capture_counts_step", [1, 7]),
+        ("capture_host_step_ns", [1, 2, 3]),
+        ("statistical_ns", [1.0]),
+        ("meta", [1.0]),
+    ],
+)
+def test_stamps_whose_columns_do_not_fit_are_refused(column: str, steps: list[float]) -> None:
+    names = [field.name for field in schemas.Stamps.DESCRIPTOR.fields if field.name != "meta"]
+    fitting = {name: [1, 0] for name in names} | {"device_ticks_step": [1, 1]}
+    assert len(list(unpack_stamps(schemas.Stamps(**fitting).SerializeToString(), 0))) == 2
+    with pytest.raises(EpisodeError, match="damaged"):
+        list(unpack_stamps(schemas.Stamps(**fitting | {column: steps}).SerializeToString(), 0))
+
+
 def test_the_codec_does_not_depend_on_the_stream_being_personal() -> None:
     assert channel_for(STREAMS[0]) == channel_for(replace(STREAMS[0], is_personal=False))
