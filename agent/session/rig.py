@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from sensorium.agent.session.check_kinds import watched_kind
-from sensorium.agent.session.rig_fitness import unfit
+from sensorium.agent.session.rig_fitness import taken_twice, unfit
 from sensorium.agent.session.rig_words import explained
 from sensorium.agent.session.yaml_positions import Location, PositionedYaml, Problem
 from sensorium.bounded_yaml import read_yaml_text
@@ -310,7 +310,7 @@ def _anchored(rig: Rig, names: Sequence[str], problems: list[Problem]) -> Rig:
             problems.append((("calibration",), f"calibration: {err}"))
     clocks = _anchored_clocks(document.clocks, base, names, problems)
     drivers = [device.driver for device in rig.devices]
-    problems += unfit(document, names, drivers)
+    problems += [*unfit(document, names, drivers), *taken_twice(rig.devices)]
     if document.triggers and "replay" not in drivers:  # it names its streams
         from sensorium.sync.recording.triggers import check_streams
 

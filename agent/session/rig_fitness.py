@@ -1,6 +1,8 @@
 """What in a rig file cannot work although each key alone is right: said before anything starts."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensorium.agent.session.yaml_positions import Problem
@@ -8,7 +10,7 @@ from sensorium.errors import ConfigError
 from sensorium.wording import nearest
 
 if TYPE_CHECKING:
-    from sensorium.agent.session.rig import RigDocument
+    from sensorium.agent.session.rig import Device, RigDocument
 
 _NAMES_ITS_OWN = "replay"
 """A driver whose streams have the names that they were recorded under."""
@@ -34,6 +36,30 @@ def unfit(document: "RigDocument", devices: Sequence[str], drivers: Iterable[str
                 )
                 problems.append((("checks", index, "streams", place), what))
     return problems
+
+
+def taken_twice(devices: Sequence["Device"]) -> Iterator[Problem]:
+    """Yield each device that wants what only one program can have and a device before it has already."""
+    owners: dict[tuple[str, object], str] = {}
+    for device in devices:
+        for key, thing in _held(device):
+            owner = owners.setdefault(thing, device.name)
+            if owner != device.name:
+                value = device.options.get(key, thing[1])
+                what = f"{thing[0]}{value} is that of {owner}, too; give each device its own"
+                yield ("devices", device.name, key), f"devices.{device.name}.{key}: {what}"
+
+
+def _held(device: "Device") -> Iterator[tuple[str, tuple[str, object]]]:
+    """Yield key and thing of what a device keeps to itself: files of devices by whatever name, UDP ports."""
+    for key in ("port", "device"):
+        path = getattr(device.config, key, None)
+        if isinstance(path, str | Path) and str(path).startswith("/dev/"):
+            yield key, ("", os.path.realpath(path))
+    for key in ("lidar_port", "imu_port"):
+        number = getattr(device.config, key, 0)
+        if number:  # 0 takes a free one
+            yield key, ("UDP port ", number)
 
 
 def is_of_a_device(stream: str, devices: Iterable[str]) -> bool:

@@ -131,8 +131,20 @@ def _number(value: Any, key: str, _: Mapping[str, Any], __: Sequence[str]) -> st
     number = number_in(value, key) if isinstance(value, str) else None
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], int | float):
         number = float(value[0])
-    fix = f"; write {number:.12g}" if number is not None else ""
+    fix = f"; write {number:.12g}" if number is not None else _bare(value, unit)
     return f"{what}, found {shown(value)}{fix}"
+
+
+def _bare(value: Any, unit: str) -> str:
+    """Return what to write for a number with words behind it that mean nothing here; "" where there is no number."""
+    found = re.match(r"\s*([-+]?\d+(?:\.\d+)?)[^\d.,]", value) if isinstance(value, str) else None
+    if found is None:
+        return ""
+    return (
+        f"; write a number {unit} without its unit"
+        if unit
+        else f"; write the number alone, such as {found[1]}"
+    )
 
 
 def _whole(value: Any, key: str, limits: Mapping[str, Any], fields: Sequence[str]) -> str:

@@ -159,6 +159,22 @@ RIGS = {
         CAMERA % "" + "calibration: cal.yaml\nchecks: [{check: stereo, streams: [cam, x]}]\n",
         ["no device has a stream 'x'", "known: cam"],
     ),
+    "words behind a number": (
+        HEAD + "  i: {driver: xsens, port: /dev/null, baud: 115200 8N1}\n",
+        ["devices.i.baud", "found '115200 8N1'", "write the number alone, such as 115200"],
+    ),
+    "a unit of something else": (
+        CAMERA % ", rate_hz: 30 kg",
+        ["devices.cam.rate_hz", "found '30 kg'", "write a number in Hz without its unit"],
+    ),
+    "one port twice": (
+        HEAD + "  a: {driver: xsens, port: /dev/null}\n  b: {driver: xsens, port: /dev/./null}\n",
+        ["rig.yaml:5:22", "devices.b.port: /dev/./null is that of a, too", "give each device its own"],
+    ),
+    "one UDP port twice": (
+        HEAD + "  a: {driver: ouster, host: 127.0.0.1}\n  b: {driver: ouster, host: 127.0.0.2}\n",
+        ["devices.b.lidar_port: UDP port 7502 is that of a", "devices.b.imu_port: UDP port 7503"],
+    ),
     "truth": (
         CAMERA % ", personal: nein",
         ["devices.cam.personal", "true or false", "'nein'", "write false"],
