@@ -32,6 +32,8 @@ MAX_AGE_DAYS = 400
 MAX_SIGMA_RAD = 0.35
 MAX_SIGMA_M = 1.0
 MAX_CENTRE_SHIFT = 0.25
+MIDDLE_SHIFT = 0.1
+"""A principal point nearer than a third of this to the middle is in it; farther than this, it is not."""
 FOCAL_RANGE = (0.2, 20.0)
 MAX_ASPECT = 1.1
 MAX_FOLDED_SHARE = 0.02
@@ -169,7 +171,7 @@ def _lint_imu(name: str, imu: ImuModel) -> list[Verdict]:
 def _lint_camera(name: str, camera: Intrinsics) -> list[Verdict]:
     found: list[Verdict] = []
     size = f"{camera.width}x{camera.height}"
-    shift = max(abs(camera.cx / camera.width - 0.5), abs(camera.cy / camera.height - 0.5))
+    shift = _centre_shift(camera, camera.width, camera.height)
     if shift > MAX_CENTRE_SHIFT:
         found += lint_verdict(
             "principal_point",
@@ -178,6 +180,16 @@ def _lint_camera(name: str, camera: Intrinsics) -> list[Verdict]:
             f"the principal point ({camera.cx:.0f}, {camera.cy:.0f}) is far from the middle of {size} images: "
             "calibrated at another resolution or on a crop; use the intrinsics of this image size",
             Quantity("centre_shift", shift, "1", MAX_CENTRE_SHIFT),
+        )
+    elif shift > MIDDLE_SHIFT and _centre_shift(camera, camera.height, camera.width) < MIDDLE_SHIFT / 3:
+        found += lint_verdict(
+            "image_size",
+            name,
+            Status.SUSPECT,
+            f"the principal point ({camera.cx:.0f}, {camera.cy:.0f}) is in the middle of "
+            f"{camera.height}x{camera.width} images, not of {size}: width and height are probably swapped; "
+            "correct the image size",
+            Quantity("centre_shift", shift, "1", MIDDLE_SHIFT),
         )
     ratio = camera.f_px / max(camera.width, camera.height)
     if not FOCAL_RANGE[0] < ratio < FOCAL_RANGE[1]:
@@ -211,6 +223,11 @@ def _lint_camera(name: str, camera: Intrinsics) -> list[Verdict]:
                 Quantity("folded", folded, "1", MAX_FOLDED_SHARE),
             )
     return found
+
+
+def _centre_shift(camera: Intrinsics, width: int, height: int) -> float:
+    """Return how far the principal point is from the middle of images of a size, in shares of it."""
+    return max(abs(camera.cx / width - 0.5), abs(camera.cy / height - 0.5))
 
 
 def _folded_share(camera: Intrinsics) -> float:

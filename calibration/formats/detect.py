@@ -299,7 +299,7 @@ def _of_yaml(text: str, path: Path) -> str | None:
 
 def _is_kalibr(fields: dict[str, Any]) -> bool:
     has_sensor = any(isinstance(fields.get(key), dict) for key in ("cam0", "imu0"))
-    return has_sensor or kalibr.is_flat_imu(fields)
+    return has_sensor or kalibr.is_flat_imu(fields) or any(map(kalibr.is_camera, fields.values()))
 
 
 # All of these may begin with %YAML:1.0; the keys tell them apart, the most particular first.

@@ -85,6 +85,14 @@ def _read_files(draft: Draft, files: list[Path]) -> None:
         for key, fields in found.items():
             if re.fullmatch(r"(cam|imu)\d+", str(key)) and isinstance(fields, dict):
                 sensors[str(key)] = {**sensors.get(str(key), {}), **fields}
+            elif is_camera(fields):
+                sentence = (
+                    f"{key} in {file.name} is a camera under a name that Kalibr does not give: not read; "
+                    "call them cam0, cam1 ... (with frame_id: NAME for its own name)"
+                )
+                draft.note("unnumbered_camera", str(key), Status.FAILED, sentence)
+    if not sensors:
+        raise draft.error("no cam0 and no imu0 in it: Kalibr numbers its sensors cam0, cam1 ..., imu0 ...")
     names = {key: str(fields.get("frame_id", key)) for key, fields in sensors.items()}
     imu = str(sensors.get("cam0", {}).get("imu_frame_id", names.get("imu0", "imu0")))
     for key, fields in sorted(sensors.items(), key=lambda item: (item[0][:3], int(item[0][3:]))):
@@ -109,6 +117,11 @@ def _read_files(draft: Draft, files: list[Path]) -> None:
 
 def _none(matrix: str) -> Array:
     return np.zeros((3, 3)) if matrix == "Tg" else np.eye(3)
+
+
+def is_camera(fields: Any) -> bool:
+    """Return whether a value has what Kalibr says of a camera."""
+    return isinstance(fields, dict) and {"camera_model", "intrinsics", "resolution"} <= fields.keys()
 
 
 def is_flat_imu(fields: dict[str, Any]) -> bool:

@@ -232,7 +232,8 @@ def _nodes(path: Path) -> dict[str, Any]:
         storage.release()
     except (cv2.error, SystemError, UnicodeDecodeError) as err:  # the binding lets such slip on damage
         raise CalibrationError(
-            f"calibration file {path} is not an OpenCV FileStorage: {' '.join(str(err.__cause__ or err).split())[:160]}"
+            f"calibration file {path} is not an OpenCV FileStorage: it is cut off or was edited; "
+            "copy it again from where it was written"
         ) from err
     return found
 

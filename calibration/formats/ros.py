@@ -268,6 +268,7 @@ def _read_urdf(draft: Draft) -> None:
     if root.tag != "robot":
         raise draft.error(f"a <robot> was expected, found <{root.tag}>")
     _require_expanded(draft, root)
+    parents: dict[str, str] = {}
     for joint in root.iter("joint"):
         name, kind = joint.get("name", "?"), joint.get("type", "")
         parent, child = (
@@ -276,6 +277,12 @@ def _read_urdf(draft: Draft) -> None:
         )
         if parent is None or child is None:
             continue  # a joint named inside a transmission
+        if parents.setdefault(child, parent) != parent:
+            sentence = (
+                f"{child} hangs at {parents[child]} and at {parent} (joint {name}): a URDF is a tree, and ROS keeps "
+                "one of them; remove the joint that is wrong"
+            )
+            draft.note("two_parents", f"{parent}~{child}", Status.FAILED, sentence)
         if kind != "fixed":
             sentence = (
                 f"joint {name} is {kind or 'of no type'}, not fixed: left out; its frames may not be joined"

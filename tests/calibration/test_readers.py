@@ -13,6 +13,7 @@ from sensorium.calibration.euroc import read_euroc
 from sensorium.calibration.formats.detect import import_calibration
 from sensorium.calibration.formats.kitti import read_kitti, write_object
 from sensorium.errors import CalibrationError
+from sensorium.verdict import Status
 
 
 def test_kitti_object_puts_camera_two_six_centimetres_left(shared_data: Path) -> None:
@@ -143,3 +144,59 @@ def test_the_calibrators_fisheye_file_is_no_plumb_bob(shared_data: Path, tmp_pat
     right = made(shared_data, "camera_info_fisheye_key", tmp_path)
     camera = import_calibration(tmp_path / "ost.yaml").calibration.camera("front")
     assert (camera.model, list(camera.distortion)) == (right["model"], right["distortion"])
+
+
+CAMERA = (
+    "{camera_model: pinhole, intrinsics: [300, 301, 376, 240], distortion_model: radtan, "
+    "distortion_coeffs: [0, 0, 0, 0], resolution: [752, 480]}"
+)
+
+
+def sentences(path: Path) -> str:
+    return " ".join(reason for finding in import_calibration(path).findings for reason in finding.reasons)
+
+
+def test_a_camera_of_a_kalibr_chain_under_another_name_is_said_to_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "camchain.yaml"
+    path.write_text(f"cam0: {CAMERA}\nright: {CAMERA}\n")
+    assert import_calibration(path).status is Status.FAILED
+    assert "right in camchain.yaml is a camera" in sentences(path)
+    assert "call them cam0, cam1" in sentences(path)
+    path.write_text(f"left: {CAMERA}\nright: {CAMERA}\n")
+    with pytest.raises(CalibrationError, match="no cam0 and no imu0 in it: Kalibr numbers"):
+        import_calibration(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "is_swapped"), [((480, 640), True), ((640, 480), False), ((500, 400), False)]
+)
+def test_a_width_and_height_that_were_swapped_are_found(
+    size: tuple[int, int], is_swapped: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "camera.yaml"
+    path.write_text(
+        f"image_width: {size[0]}\nimage_height: {size[1]}\ncamera_name: front\n"
+        "camera_matrix: {rows: 3, cols: 3, data: [400, 0, 318, 0, 400, 243, 0, 0, 1]}\n"
+        "distortion_model: plumb_bob\ndistortion_coefficients: {rows: 1, cols: 4, data: [0, 0, 0, 0]}\n"
+    )
+    assert ("in the middle of 640x480 images, not of 480x640" in sentences(path)) is is_swapped
+
+
+def test_a_link_with_two_parents_is_found(tmp_path: Path) -> None:
+    joints = "".join(
+        f'<joint name="{parent}_c" type="fixed"><parent link="{parent}"/><child link="c"/></joint>'
+        for parent in ("a", "b")
+    )
+    path = tmp_path / "rig.urdf"
+    path.write_text(f'<robot name="r">{joints}</robot>')
+    assert "c hangs at a and at b (joint b_c)" in sentences(path)
+
+
+def test_a_file_storage_that_is_cut_off_is_named_without_the_words_of_the_library(tmp_path: Path) -> None:
+    path = tmp_path / "camera.xml"
+    path.write_text(
+        '<?xml version="1.0"?>\n<opencv_storage>\n<camera_matrix type_id="opencv-matrix"><rows>3</rows>'
+    )
+    with pytest.raises(CalibrationError, match="is cut off or was edited; copy it again") as caught:
+        import_calibration(path)
+    assert "cpp" not in str(caught.value)
