@@ -61,8 +61,19 @@ _NUMBERS = (
     "Char",
     *(f"{sign}{bits}" for sign in ("Int", "UInt") for bits in ("8", "16", "32", "64")),
 )
-_GEOMETRY = ("Accel", "Inertia", "Twist", "Vector3", "Quaternion")
-_PLACES = ("Pose", "Pose2D", "PoseArray", "PoseWithCovariance", "Point", "Point32", "Polygon", "Transform")
+_WIDE_NUMBERS = ("Float32", "Float64", "Int32", "Int64", "UInt32", "UInt64")  # wide enough for a latitude
+_GEOMETRY = ("Accel", "Inertia", "Twist", "Quaternion")
+_PLACES = (
+    "Vector3",
+    "Pose",
+    "Pose2D",
+    "PoseArray",
+    "PoseWithCovariance",
+    "Point",
+    "Point32",
+    "Polygon",
+    "Transform",
+)
 
 
 def _named(package: str, names: tuple[str, ...], kind: Harmless) -> dict[str, Harmless]:
@@ -81,7 +92,7 @@ _SCALAR, _JOINTS, _ACTION = Harmless(Modality.SCALAR), Harmless(Modality.JOINTS)
 
 HARMLESS: dict[str, Harmless] = {
     **_named("std_msgs", (*_NUMBERS, "ColorRGBA", "Duration", "Empty", "Header", "Time"), _PLAIN),
-    **_named("std_msgs", ("Float32", "Float64"), _PLACE),
+    **_named("std_msgs", _WIDE_NUMBERS, _PLACE),
     **_named("builtin_interfaces", ("Duration", "Time"), _PLAIN),
     **_named("geometry_msgs", _stamped(_GEOMETRY), _PLAIN),
     **_named("geometry_msgs", _stamped(_PLACES), _PLACE),

@@ -78,7 +78,11 @@ _IN_TYPES = (
     ),
     (Modality.EVENT_CAMERA, "what an event camera saw", frozenset({"dvs", "prophesee"})),
 )
-_GLOBE = frozenset(_WORDS_OF_GLOBE.split())
+_GLOBE = frozenset(_WORDS_OF_GLOBE.split()) | frozenset(_WORDS_OF_PLACE.split())
+_GLOBE_INSIDE = re.compile(
+    r"^(?:gps|gnss|navsat|rtk|utm|ecef|wgs)|(?:gps|gnss|lla|llh|latlon|utm|ecef|wgs84)$"
+)
+"""In words that are written together, as ``positionlla``."""
 _GLOBE_FRAMES = frozenset({"utm", "ecef", "wgs84", "wgs", "earth", "lla", "latlon", "geodetic"})
 _NO_DEPTH = frozenset(_WORDS_OF_CAMERAS.split())
 _DEPTH = re.compile(r"(?<![a-z])(depth|disparity)(?![a-z])|range_?(image|map)")
@@ -147,7 +151,9 @@ def _colour(topic: Topic, last: str) -> str:
 def _place(topic: Topic) -> str:
     if topic.names_globe or _GLOBE_FRAMES & _words(topic.frame_id):
         return "its positions are in a frame of the globe"
-    if _GLOBE & _words(topic.name):
+    words = _words(topic.name)
+    is_global = {"global", "position"} <= words  # MAVROS
+    if is_global or _GLOBE & words or any(_GLOBE_INSIDE.search(word) for word in words):
         return "its topic's name says that its positions are on the globe"
     return ""
 
@@ -261,7 +267,9 @@ def carries_colour(schema: MessageSchema, payload: bytes | memoryview) -> bool |
         return None
     is_old = known_types.plain_name(schema.name) == "sensor_msgs/PointCloud"
     is_anywhere = is_old or dialect in ("json", "flatbuffer")
-    head = bytes(payload if is_anywhere else payload[:_HEAD_BYTES])
+    head = bytes(
+        payload if is_anywhere else payload[:_HEAD_BYTES]
+    ).lower()  # lengths of names stay as they are
     if any(name in head for name in colours):
         return True
     letters = [any(name in head for name in _strings((letter,), dialect)) for letter in _LETTERS]

@@ -210,6 +210,7 @@ def cloud_of(dialect: str, fields: tuple[str, ...]) -> tuple[MessageSchema, byte
         (("x", "y", "z", "rgba"), True),
         (("x", "y", "z", "r", "g", "b"), True),
         (("x", "y", "z", "red", "green", "blue", "alpha"), True),
+        (("x", "y", "z", "RGB"), True),
         (("x", "y", "z", "intensity", "ring", "time"), False),
         (("x", "y", "z", "r", "azimuth"), False),
     ],
@@ -235,6 +236,33 @@ def test_a_cloud_in_an_encoding_that_is_not_read_is_personal() -> None:
 def test_a_position_whose_topic_says_globe_is_personal(topic: str) -> None:
     assert told(ros("nav_msgs/msg/Odometry"), topic)[0] is Modality.GNSS
     assert told(ros("nav_msgs/msg/Odometry"), "/wheels/odom") == (Modality.OTHER, "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "topic"),
+    [
+        ("std_msgs/msg/Float64", "/vehicle/lat"),
+        ("std_msgs/msg/Int32", "/fix/lon_e7"),
+        ("geometry_msgs/msg/Vector3Stamped", "/filter/positionlla"),
+        ("nav_msgs/msg/Odometry", "/mavros/global_position/local"),
+        ("geometry_msgs/msg/PoseStamped", "/odomgps"),
+    ],
+)
+def test_plain_numbers_are_positions_on_the_globe_where_their_topic_says_so(kind: str, topic: str) -> None:
+    assert told(ros(kind), topic)[0] is Modality.GNSS
+
+
+@pytest.mark.parametrize(
+    ("kind", "topic"),
+    [
+        ("std_msgs/msg/Float64", "/arm/torque"),
+        ("geometry_msgs/msg/Vector3Stamped", "/imu/mag"),
+        ("nav_msgs/msg/Path", "/global_plan"),
+        ("geometry_msgs/msg/PoseStamped", "/llama/pose"),
+    ],
+)
+def test_plain_numbers_of_other_topics_are_not(kind: str, topic: str) -> None:
+    assert told(ros(kind), topic) == (Modality.OTHER, "")
 
 
 def test_a_transform_into_a_frame_of_the_globe_is_personal() -> None:
