@@ -109,6 +109,15 @@ def test_each_command_in_the_documents_does_its_work_on_an_episode(there: Delive
     assert len(list(Path.cwd().glob("exported-*/episode.mcap"))) == 1
 
 
+def test_a_store_without_a_receipt_and_an_episode_without_a_calibration_are_named(there: Delivered) -> None:
+    other = f"file://{there.spool.parent}/other"
+    done = CliRunner().invoke(app, ["upload", "verify", "--store", other])
+    assert f"has no episode with a receipt of {other} that counts" in done.output
+    (there.folder / "calibration.yaml").unlink()
+    done = CliRunner().invoke(app, ["calibration", "check", str(there.folder)])
+    assert "carries no calibration; give one with --calibration FILE" in str(done.exception)
+
+
 def test_what_is_run_elsewhere_is_still_in_a_document() -> None:
     shown = [" ".join(text.split()) for _, text in command_lines()]
     for pattern, where in ELSEWHERE.items():

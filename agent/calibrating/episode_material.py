@@ -69,8 +69,9 @@ def open_episode(path: Path, given: ImportResult | None) -> Recording:
             own = file_in(path, CALIBRATION_FILE)
             given = import_calibration(own if own.exists() else path)
         except CalibrationError as err:
+            why = f" ({err})" if own.exists() else ""
             raise CalibrationError(
-                f"episode {path} carries no calibration ({err}); give one with --calibration FILE"
+                f"episode {path} carries no calibration{why}; give one with --calibration FILE"
             ) from err
     with Episode(path) as episode:
         infos = list(episode.streams.values())

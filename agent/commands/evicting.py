@@ -31,18 +31,18 @@ def evict_episodes(
         BusyError: If the episode that was named is being sent.
         StoreError: If the store cannot be asked about it.
     """
-    found = _spool(spool, store, "episodes evict")
+    folder = None if episode is None else folder_of(episode, spool).resolve()
+    found = _spool(spool if folder is None else _home(folder, spool), store, "episodes evict")
     remote, trusted = _open(store), trusted_keys(Role.DEVICE)
-    if episode is None:
+    if folder is None:
         wanted_bytes = None if free_mb is None else free_mb * 1_000_000
         fates = evict_oldest(found, remote, trusted, wanted_bytes, is_dry_run)
         is_done = wanted_bytes is None or sum(fate.freed_bytes for fate in fates) >= wanted_bytes
         code = int(not is_done or (wanted_bytes is None and any(fate.reasons for fate in fates)))
     else:
-        folder = folder_of(episode, spool).resolve()
         if folder.parent != found.sealed_dir:
             raise UsageError(
-                f"{episode} is no sealed episode of {spool}; `sensorium episodes list` names them"
+                f"{episode} is no sealed episode of {found.root}; `sensorium episodes list` names them"
             )
         fates = [evict(found, folder, remote, trusted, is_dry_run)]
         code = int(bool(fates[0].reasons))
@@ -62,11 +62,14 @@ def delete_episode(spool: Path, episode: str, reason: str, is_dry_run: bool, as_
         BusyError: If it is being sent.
         EpisodeError: If the disk does not let go of it.
     """
-    found, folder = Spool(spool.resolve()), folder_of(episode, spool).resolve()
+    folder = folder_of(episode, spool).resolve()
+    found = Spool(_home(folder, spool).resolve())
     if not reason.strip():
         raise UsageError("say why with --reason; it stays, signed, where the episode was")
     if folder not in (*found.sealed_folders(), *found.gone_folders()):
-        raise UsageError(f"{episode} is no sealed episode of {spool}; `sensorium episodes list` names them")
+        raise UsageError(
+            f"{episode} is no sealed episode of {found.root}; `sensorium episodes list` names them"
+        )
     fate = delete(found, folder, f"deleted: {reason}", HostClock().utc_ns(), is_dry_run)
     row = _row(fate, is_dry_run) | {"state": "would be deleted" if is_dry_run else "deleted"}
     if as_json:
@@ -101,9 +104,18 @@ def verify_uploads(spool: Path, store: str, share: float, as_json: bool) -> int:
     if as_json:
         print_json({"store": remote.url, "sample": share, "episodes": rows})
     else:
-        _say(rows)
+        _say(
+            rows,
+            f"{found.root} has no episode with a receipt of {remote.url} that counts: nothing to look at",
+        )
     states = {row["state"] for row in rows}
     return 1 if "lost" in states else StoreError.exit_code if "unknown" in states else 0
+
+
+def _home(folder: Path, spool: Path) -> Path:
+    """Return the spool that an episode lies in, where a folder was named that lies in one; else the one given."""
+    own = Spool.of(folder)
+    return own.root if folder in (*own.sealed_folders(), *own.gone_folders()) else spool
 
 
 def _spool(spool: Path, store: str, command: str) -> Spool:
@@ -128,8 +140,8 @@ def _row(fate: Eviction, is_dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _say(rows: list[dict[str, Any]]) -> None:
+def _say(rows: list[dict[str, Any]], nothing: str = "there is no episode to look at") -> None:
     for row in rows:
         say("; ".join([f"{row['episode']}: {row['state']}", *row["reasons"]]))
     if not rows:
-        say("there is no episode to look at")
+        say(nothing)

@@ -69,8 +69,9 @@ def load_key(path: Path) -> bytes:
         text = path.read_text(encoding="ascii").strip()
         key = bytes.fromhex(text)
     except (OSError, ValueError) as err:
+        why = err.strerror if isinstance(err, OSError) else "it holds something else than hexadecimal digits"
         raise ConfigError(
-            f"probe key {path}: {err}; create it with: openssl rand -hex {KEY_BYTES} > {path}"
+            f"probe key {path}: {why}; create it with: (umask 077; openssl rand -hex {KEY_BYTES} > {path})"
         ) from err
     if stat.S_IMODE(mode) & 0o077:
         raise ConfigError(f"probe key {path} is readable by others; run: chmod 600 {path}")

@@ -98,6 +98,11 @@ def test_deleting_says_why_takes_the_store_along_and_is_listed(spool: Spool, tmp
     assert dry.code == 0
     assert dry.document["episodes"][0]["state"] == "would be deleted"
     assert examine(folder).is_proven
+    # A folder that was named lies in its own spool, whichever the command would take else.
+    elsewhere = ("--dry-run", "--spool", tmp_path / "none")
+    assert sensorium("episodes", "delete", folder, "--reason", "wrong room", *elsewhere).code == 0
+    assert sensorium("episodes", "evict", folder, "--store", store.as_uri(), *elsewhere).code == 0
+    assert sensorium("episodes", "delete", store, "--reason", "wrong room", *elsewhere).code == 2
     done = sensorium("episodes", "delete", folder, "--reason", "wrong room", *words)
     assert done.code == 0
     assert done.document["episodes"][0]["freed_bytes"] > 0
