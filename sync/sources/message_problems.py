@@ -79,7 +79,10 @@ def _stamp_problems(channel: MessageChannel) -> Iterator[Problem]:
         text = f"{topic}: {found.bad} of {count} header stamps are no time (a billion nanoseconds or more); {remedy}"
         yield Problem("bad_stamp", channel.name, found.bad, text)
     if found.unreadable:
-        text = f"{topic}: {found.unreadable} of {count} messages are too short for the header of {channel.schema.name}"
+        text = (
+            f"{topic}: {found.unreadable} of {count} messages do not hold the header of {channel.schema.name}: they "
+            f"are too short, or not in plain {channel.schema.message_encoding}; arrival stands for their stamps"
+        )
         yield Problem("bad_message", channel.name, found.unreadable, text)
     if found.has_strays and channel.uses_header:
         text = (

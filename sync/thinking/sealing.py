@@ -125,7 +125,7 @@ def _stream_record(
         unmatched=dict(alignment.unmatched) if alignment else {},
         clock=ClockSummary(
             method=closed.clock_method or tally.clock_method,
-            skew_ppm=tally.skew_ppm,
+            skew_ppm=tally.told_skew_ppm,
             uncertainty_p95_us=None if p95 is None else p95 / 1e3,
             asymmetry_us=tally.asymmetry_ns / 1e3,
             epochs=tally.clock_epochs if has_samples else 0,

@@ -14,6 +14,7 @@ from sensorium.timebase import SECOND_NS
 
 _GAP_PERIODS = 3
 _MAX_GAPS = 1000
+_FRAMES_OF_A_SKEW = 3
 
 
 @dataclass(slots=True)
@@ -65,6 +66,11 @@ class StreamTally:
     def note_clock(self, events: Iterable[ClockEvent]) -> None:
         for event in events:
             self.clock_events[event.kind.value] += 1
+
+    @property
+    def told_skew_ppm(self) -> float | None:
+        """The skew, where enough frames were recorded that one could be seen."""
+        return self.skew_ppm if self.frames >= _FRAMES_OF_A_SKEW else None
 
     @property
     def rate_hz(self) -> float:
