@@ -44,6 +44,7 @@ class Row:
 class _Layout:
     delimiter: str | None
     tick_ns: int
+    headings: list[str]
 
 
 class RowFile:
@@ -63,6 +64,11 @@ class RowFile:
         with self._open() as file:
             lines = list(itertools.islice(_lines(file), _LOOK_ROWS))
         self._layout, self.unit_words = _look(lines, credible)
+
+    @property
+    def headings(self) -> list[str]:
+        """What stands above the cells after the stamp; [] without a heading."""
+        return self._layout.headings
 
     def rows(self, cells: int) -> Iterator[Row]:
         """Yield the rows; those without just so many cells after the stamp cannot be read.
@@ -112,7 +118,8 @@ def _look(lines: list[str], credible: Steps) -> tuple[_Layout, str]:
     stated = [found[1] for line in marked if (found := _UNIT.search(_cells(line, delimiter)[0]))]
     tick_ns, how = _tick_ns(stamps, _NS_OF[_short(stated[-1])] if stated else None, credible)
     words = f"stamps are {_WORDS[tick_ns]} ({how}), read as such (factor {tick_ns})" if tick_ns > 1 else ""
-    return _Layout(delimiter, tick_ns), words
+    headings = [_cells(line, delimiter)[1:] for line in marked]
+    return _Layout(delimiter, tick_ns, headings[-1] if headings else []), words
 
 
 def _short(unit: str) -> str:

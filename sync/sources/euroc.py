@@ -27,6 +27,7 @@ from sensorium.drivers.frame import (
 )
 from sensorium.errors import SourceError
 from sensorium.sync.episode.files import is_litter
+from sensorium.sync.sources.asl_imu import imu_columns
 from sensorium.sync.sources.asl_rows import CAMERA_STEPS, IMU_STEPS, RowFile
 from sensorium.sync.sources.message_stream import MAX_STAMP_NS, nominal_rate_hz, stream_name
 from sensorium.sync.sources.source import RECORDING_HOST, Problem, Source, frame_end_ns
@@ -244,6 +245,7 @@ class _Imu:
 
     def __init__(self, folder: Path, name: str, text: str) -> None:
         self._file = RowFile(folder / "data.csv", IMU_STEPS)
+        self._columns = imu_columns(self._file.headings)
         self._name = name
         self._first_bad = ""
         self.listed = unreadable = 0
@@ -276,6 +278,9 @@ class _Imu:
         self.problems: list[Problem] = []
         if self._file.unit_words:
             self.problems.append(Problem("wrong_unit", name, self.listed, f"{name}: {self._file.unit_words}"))
+        if self._columns.words:
+            problem = Problem("wrong_unit", name, self.listed, f"{name}: {self._columns.words}")
+            self.problems.append(problem)
         if unreadable:
             sentence = f"{name}: {unreadable} of {self.listed} rows of data.csv cannot be read"
             self.problems.append(Problem("bad_row", name, unreadable, sentence))
@@ -299,7 +304,7 @@ class _Imu:
                 self._first_bad = self._first_bad or " ".join(row.cells)[:60]
                 yield None
             else:
-                yield row.stamp_ns, numbers
+                yield row.stamp_ns, self._columns.values(numbers)
 
     def items(self) -> Iterator[tuple[int, Frame | Loss]]:
         """Yield (time, item): blocks of rows that follow one another, a loss where a row is unreadable."""

@@ -137,3 +137,29 @@ def test_images_that_no_list_names_are_named(tmp_path: Path) -> None:
     (problem,) = open_source(tmp_path).problems
     assert (problem.kind, problem.stream, problem.count) == ("unlisted_file", "cam0", 1)
     assert "9.png" in problem.sentence
+
+
+@pytest.mark.parametrize(
+    ("heading", "expected", "is_said"),
+    [
+        ("#timestamp [ns],w_RS_S_x [rad s^-1],w_y,w_z,a_RS_S_x [m s^-2],a_y,a_z", (1, 2, 3, 4, 5, 6), False),
+        ("#timestamp [ns],a_RS_S_x [m s^-2],a_y,a_z,w_RS_S_x [rad s^-1],w_y,w_z", (4, 5, 6, 1, 2, 3), False),
+        ("timestamp,acc_z,acc_y,acc_x,gyro_x,gyro_y,gyro_z", (4, 5, 6, 3, 2, 1), False),
+        ("#t [ns],wx [deg/s],wy [deg/s],wz [deg/s],ax [g],ay [g],az [g]", None, True),
+        ("#t [ns],one,two,three,four,five,six", (1, 2, 3, 4, 5, 6), False),
+    ],
+    ids=["EuRoC", "acceleration first", "another order", "degrees and g", "says nothing"],
+)
+def test_columns_of_an_imu_are_those_of_its_heading(
+    tmp_path: Path, heading: str, expected: tuple[int, ...] | None, is_said: bool
+) -> None:
+    rows = [f"{START_NS + n * STEP_NS},1,2,3,4,5,6" for n in range(20)]
+    source = _imu(tmp_path, "\n".join([heading, *rows]))
+    frame = next(item for item in source.frames() if isinstance(item, Frame))
+    values = np.frombuffer(frame.payload, "<f8").reshape(6, -1)[:, 0]
+    radians, metres = np.pi / 180, 9.80665
+    right = expected or (radians, 2 * radians, 3 * radians, 4 * metres, 5 * metres, 6 * metres)
+    assert values == pytest.approx(right)
+    assert ["deg/s and g (as the heading says)" in one.sentence for one in source.problems] == [
+        True
+    ] * is_said
