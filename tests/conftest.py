@@ -12,7 +12,7 @@ os.environ["SENSORIUM_HOME"] = tempfile.mkdtemp(prefix="sensorium-home-")
 """Keys and anchors of the tests: never those of whoever runs them. Processes that tests start have it too."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_ALONE = ("attacks", "bench", "contract", "faults")
+_ALONE = ("bench", "contract", "faults")
 """Rooms whose tests kill, freeze, fill and time: they get the machine to themselves, as those marked so one by one."""
 
 

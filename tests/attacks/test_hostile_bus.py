@@ -23,6 +23,8 @@ from sensorium.sync.recording.open_episode import REPLACED
 from sensorium.sync.thinking.orphans import recover_orphans
 from sensorium.timebase import Timeline
 
+pytestmark = pytest.mark.alone
+
 SCALE = StreamInfo(
     "scale",
     Modality.FORCE,
