@@ -118,6 +118,27 @@ def test_a_store_without_a_receipt_and_an_episode_without_a_calibration_are_name
     assert "carries no calibration; give one with --calibration FILE" in str(done.exception)
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("consent show --spool typo", "nothing was granted or paused in"),
+        ("consent log --spool typo", "nothing was granted or paused in"),
+        ("pause --spool typo", "there was no such folder until now"),
+        ("episodes recover --spool typo", "typo is not a spool"),
+        ("consent grant site:b --purpose recrod", "there is no purpose 'recrod'; did you mean 'record'?"),
+        ("record rig.yml", "did you mean rig.yaml?"),
+    ],
+)
+def test_a_typo_in_a_spool_a_purpose_or_a_file_is_not_taken_for_a_new_one(
+    line: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSORIUM_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    Path("rig.yaml").write_text("rig: bench\ndevices:\n  imu: {driver: sim_imu}\n")
+    done = CliRunner().invoke(app, line.split())
+    assert says in " ".join(f"{done.output} {done.exception}".split())
+
+
 def test_what_is_run_elsewhere_is_still_in_a_document() -> None:
     shown = [" ".join(text.split()) for _, text in command_lines()]
     for pattern, where in ELSEWHERE.items():

@@ -103,6 +103,7 @@ def show_consent(folder: Path, as_json: bool) -> int:
         print_json({"grants": rows, "paused": ledger.is_paused, "fault": ledger.fault})
     else:
         display.print_consent(rows, ledger.is_paused)
+        _say_if_nothing_is_there(folder)
     if ledger.fault:
         say_why([f"nothing personal is permitted: {ledger.fault}"])
     return 1 if ledger.fault else 0
@@ -172,6 +173,13 @@ def restart_consent(folder: Path, as_json: bool) -> int:
     return 0
 
 
+def _say_if_nothing_is_there(folder: Path) -> None:
+    if not folder.is_dir():
+        say(
+            f"nothing was granted or paused in {folder.resolve().parent} yet; name another spool with --spool"
+        )
+
+
 def show_log(folder: Path, as_json: bool) -> int:
     """Print the rows of the consent log, oldest first; 1 if they cannot be trusted."""
     store = ConsentStore(folder)
@@ -183,6 +191,7 @@ def show_log(folder: Path, as_json: bool) -> int:
         print_json({"rows": rows, "fault": fault})
     else:
         display.print_consent_log(rows)
+        _say_if_nothing_is_there(folder)
     if fault:
         say_why([fault])
     return 1 if fault else 0

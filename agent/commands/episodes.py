@@ -27,9 +27,7 @@ def list_episodes(spool: Path, as_json: bool) -> int:
     Raises:
         UsageError: If there is no such folder.
     """
-    if not spool.is_dir():
-        raise UsageError(f"{spool} is not a spool; name one with --spool")
-    found = Spool(spool)
+    found = _known(spool)
     rows: list[dict[str, Any]] = [
         {"episode": folder.name, "state": "open", "path": str(folder)}
         for folder in found.open_folders()
@@ -108,14 +106,21 @@ def _state_of(episode: LocatedEpisode) -> str:
     return gone_state(episode.folder) if is_gone else upload_state(episode.folder).value
 
 
+def _known(spool: Path) -> Spool:
+    if not spool.is_dir():
+        raise UsageError(f"{spool} is not a spool; name one with --spool")
+    return Spool(spool)
+
+
 def recover_episodes(spool: Path, as_json: bool) -> int:
     """Recover and seal what a crash left open; exit code 3 if something could not be.
 
     Raises:
+        UsageError: If there is no such folder.
         BusyError: If an agent owns the spool.
-        EpisodeError: If the spool cannot be made or locked.
+        EpisodeError: If the spool cannot be locked.
     """
-    found = Spool(spool.resolve())
+    found = _known(spool.resolve())
     with found.lock():
         clock = HostClock()
         end_survivors(found.root, clock)  # they may still write what looks like an orphan

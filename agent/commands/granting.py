@@ -108,7 +108,7 @@ def _chosen(kind: type[EnumT], option: str, names: Sequence[str]) -> list[EnumT]
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UsageError(
-                f"{option}: {name!r} is not a valid {kind.__name__}; {hint}known: {', '.join(known)}"
+                f"{option}: there is no {kind.__name__.lower()} {name!r}; {hint}known: {', '.join(known)}"
             )
     return [kind(name) for name in names]
 

@@ -48,6 +48,7 @@ def run_pause(spool: Path, cmd: str, as_json: bool) -> int:
     Raises:
         SensoriumError: If the consent folder does not take it, or a running agent cannot be told to resume.
     """
+    was_there = spool.is_dir()
     reply = _press(spool.resolve(), cmd, "command line", HostClock().now_ns())
     reply.pop("ok", None)
     if as_json:
@@ -55,7 +56,9 @@ def run_pause(spool: Path, cmd: str, as_json: bool) -> int:
     elif "paused" not in reply:
         say("done")
     else:
-        say("paused; no agent is running" if reply["paused"] else "resumed; no agent is running")
+        unlike = "" if was_there else " (there was no such folder until now; name another with --spool)"
+        state = "paused" if reply["paused"] else "resumed"
+        say(f"{state}; no agent is running in {spool.resolve()}{unlike}")
     return 0
 
 

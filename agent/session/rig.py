@@ -224,8 +224,10 @@ def read_rig(path: Path) -> str:
     try:
         return read_yaml_text(path)
     except FileNotFoundError as err:
-        rigs = [each.name for each in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
-        there = f"; in that folder lie: {', '.join(rigs[:6])}" if rigs else ""
+        rigs = {each.stem: each.name for each in sorted(path.parent.glob("*.y*ml"))}
+        near = difflib.get_close_matches(path.stem, rigs, n=1)
+        there = f"; in that folder lie: {', '.join([*rigs.values()][:6])}" if rigs else ""
+        there = f"; did you mean {path.with_name(rigs[near[0]])}?" if near else there
         raise ConfigError(
             f"{path}: there is no such rig file{there}; `sensorium rig init {path}` writes a first one"
         ) from err
