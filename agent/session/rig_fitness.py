@@ -45,7 +45,7 @@ def taken_twice(devices: Sequence["Device"]) -> Iterator[Problem]:
         for key, thing in _held(device):
             owner = owners.setdefault(thing, device.name)
             if owner != device.name:
-                value = device.options.get(key, thing[1])
+                value = thing[1] if thing[0] else device.options.get(key, thing[1])
                 what = f"{thing[0]}{value} is that of {owner}, too; give each device its own"
                 yield ("devices", device.name, key), f"devices.{device.name}.{key}: {what}"
 
@@ -59,7 +59,7 @@ def _held(device: "Device") -> Iterator[tuple[str, tuple[str, object]]]:
     for key in ("lidar_port", "imu_port"):
         number = getattr(device.config, key, 0)
         if number:  # 0 takes a free one
-            yield key, ("UDP port ", number)
+            yield key, ("UDP port ", f"{getattr(device.config, 'bind', '')}:{number}")
 
 
 def is_of_a_device(stream: str, devices: Iterable[str]) -> bool:

@@ -173,7 +173,10 @@ RIGS = {
     ),
     "one UDP port twice": (
         HEAD + "  a: {driver: ouster, host: 127.0.0.1}\n  b: {driver: ouster, host: 127.0.0.2}\n",
-        ["devices.b.lidar_port: UDP port 7502 is that of a", "devices.b.imu_port: UDP port 7503"],
+        [
+            "devices.b.lidar_port: UDP port 0.0.0.0:7502 is that of a",
+            "devices.b.imu_port: UDP port 0.0.0.0:7503",
+        ],
     ),
     "truth": (
         CAMERA % ", personal: nein",
@@ -222,6 +225,14 @@ def test_a_mistake_in_a_rig_file_is_named_with_its_place_and_what_to_write(mista
     for part in parts:
         assert part in said
     assert OF_PROGRAMMERS.search(said) is None, said
+
+
+def test_one_udp_port_of_two_network_cards_is_two(place: Path) -> None:
+    rig = HEAD + "".join(
+        f"  {name}: {{driver: ouster, host: 127.0.0.1, bind: 127.0.0.{number}}}\n"
+        for number, name in enumerate("ab", 1)
+    )
+    assert len(parse_rig(rig, place / "rig.yaml").devices) == 2
 
 
 def test_everything_that_is_wrong_is_said_at_once(place: Path) -> None:
