@@ -212,6 +212,7 @@ class MapStamper:
             known = found.aged(capture_ns - found.ref_host_ns)
             late_ns = arrival_ns - capture_ns
             is_fit = not found.counts_samples or self._is_counted(found, ticks, seq)
+            is_fit = is_fit and not self._is_stale(known)
             if is_fit and late_ns >= self._min_ns - AHEAD_NS - AHEAD_WIDTHS * known.bound95_ns:
                 if found.step_ns and not found.counts_samples:
                     least_ns, jitter_ns = arrival_ns - self._min_ns, found.arrival_bound_ns
@@ -223,6 +224,10 @@ class MapStamper:
             return self._mapped(estimate_ns, arrival_ns, arrival_ns - estimate_ns, self._by_arrival)
         capture_ns = self._clamp.one(arrival_ns - self._min_ns, arrival_ns)
         return Stamped(np.array([capture_ns], np.int64), self._clamp.widened(self._by_arrival), self._epoch)
+
+    def _is_stale(self, known: Uncertainty) -> bool:
+        """Return whether a map is so old, as after a week's silence, that the arrival alone tells more."""
+        return known.bound95_ns > self._declared_ns
 
     def _by_map(self, found: ClockMap, ticks: int, seq: int) -> int:
         if found.counts_samples:
@@ -270,7 +275,8 @@ class MapStamper:
         capture_ns = found.ref_host_ns + np.rint(elapsed_ns).astype(np.int64)
         known = found.aged(int(capture_ns[-1]) - found.ref_host_ns)
         late_ns = int(arrival_ns[-1] - capture_ns[-1])
-        if late_ns < self._min_ns - AHEAD_NS - AHEAD_WIDTHS * known.bound95_ns:
+        is_ahead = late_ns < self._min_ns - AHEAD_NS - AHEAD_WIDTHS * known.bound95_ns
+        if is_ahead or self._is_stale(known):
             return self._by_arrivals(arrival_ns, size)
         doubt_ns = self._held.doubt_ns(late_ns, self._by_arrival.statistical_ns)
         capture_ns = self._clamp.block(capture_ns, arrival_ns)

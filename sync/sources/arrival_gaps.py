@@ -61,7 +61,7 @@ def _problem(silence_ns: int, last_ns: int, next_ns: int, count: int) -> Problem
     if last_ns < _CLOCK_BEGUN_NS <= next_ns:
         text = (
             f"the first {count} messages are stamped {_date(last_ns)} or before, as by a clock that was not set yet; "
-            f"a replay jumps over the {length.days} days to {_date(next_ns)}"
+            f"their arrival is their only time, and a replay jumps over the {length.days} days to {_date(next_ns)}"
         )
         return Problem("bad_stamp", "", count, text)
     text = f"nothing arrived for {length} from {_date(last_ns)} to {_date(next_ns)}; a replay jumps over it"

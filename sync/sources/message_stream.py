@@ -143,6 +143,7 @@ class MessageChannel:
     lag_min_ns: int = 0
     lag_max_ns: int = 0
     published_max_ns: int = 0
+    latest_ns: int = 0
     arrivals_ns: list[int] = field(default_factory=list)
     has_colour: bool | None = None
     names_globe: bool = False
@@ -175,6 +176,7 @@ class MessageChannel:
         """Take one message of the scan into account; ``published_ns`` where the recording states one."""
         self.count += 1
         self.max_bytes = max(self.max_bytes, len(payload))
+        self.latest_ns = max(self.latest_ns, arrival_ns)
         self.packed += bytes(payload[:4]).startswith(PACKED_MAGICS)
         if len(self.arrivals_ns) < _ARRIVALS_KEPT:
             self.arrivals_ns.append(arrival_ns)
@@ -224,6 +226,8 @@ class MessageChannel:
 
     def device_ns(self, payload: bytes | memoryview, arrival_ns: int, published_ns: int | None) -> int | None:
         """Return the device stamp of one message in ticks of its clock, None where it has none."""
+        if arrival_ns < EARLIEST_UTC_NS < self.latest_ns:
+            return None  # from before the clock was set, by decades: no line leads from there to the others
         if self.uses_header:
             header = ros_types.read_header(payload, self.schema.message_encoding)
             stamp_ns = header.stamp_ns if header is not None else None

@@ -136,3 +136,20 @@ def test_a_message_from_beyond_2043_is_left_out_and_named(tmp_path: Path) -> Non
         1,
         "/j: messages that are stamped beyond the year 2043 are left out",
     )
+
+
+def test_messages_from_before_the_clock_was_set_have_no_device_stamp(tmp_path: Path) -> None:
+    database = sqlite3.connect(_humble(tmp_path) / "drive_0.db3")
+    for number in (1, 2, 3):
+        (data,) = database.execute("SELECT data FROM messages WHERE id = ?", (number,)).fetchone()
+        since_boot = data[:4] + (5).to_bytes(4, "little") + data[8:]
+        database.execute(
+            "UPDATE messages SET timestamp = ?, data = ? WHERE id = ?",
+            (5 * SECOND_NS + number, since_boot, number),
+        )
+    database.commit()
+    database.close()
+    source = open_source(tmp_path / "drive")
+    frames = [item for item in source.frames() if isinstance(item, Frame)]
+    assert [frame.device_ticks is None for frame in frames] == [True] * 3 + [False] * 37
+    assert "their arrival is their only time" in _problem(source, "bad_stamp")[1]

@@ -179,3 +179,15 @@ def test_a_counter_that_wraps_each_second_is_placed_by_its_sequence_number() -> 
     stamped = [path.update(frame) for frame in frames(ticks, arrival_ns)]
     error = np.abs(captures(stamped) - capture_ns)
     assert np.percentile(error[500:], 99) < 200_000
+
+
+@pytest.mark.parametrize("silence_days", [7, 3650])
+def test_after_a_silence_that_no_map_outlives_the_arrival_is_believed(silence_days: int) -> None:
+    info = replace(CAMERA, clock=DeviceClock(ClockKind.FREE))
+    path = PublishedPath(info)
+    at_ns = 10**12 + np.arange(40) * SECOND // 30
+    at_ns[20:] += silence_days * 86_400 * SECOND
+    stamped = [path.update(frame) for frame in frames(at_ns, at_ns + 2 * MS)]
+    first = stamped[20]
+    assert first.capture_ns[0] == at_ns[20] + 2 * MS - MIN_LATENCY_NS
+    assert max(one.uncertainty.total95_ns for one in stamped) <= 1.1 * SECOND
