@@ -55,6 +55,8 @@ class _Driver:
         held_bytes, held_slots: What the recorder has of it and has not released.
         ring_bytes: So far it used its ring.
         freed: Slots to be returned.
+        unwiped: Slots that held something when all was to be zeroed, and have not come back since.
+        is_unwiped: It was not told yet to zero what is free.
         owed_bytes: Released since it was told last.
         is_gone: Nothing more will come of it; its limit is free but for what is held.
     """
@@ -72,6 +74,8 @@ class _Driver:
     held_slots: set[int] = field(default_factory=set)
     ring_bytes: int = 0
     freed: list[int] = field(default_factory=list)
+    unwiped: set[int] = field(default_factory=set)
+    is_unwiped: bool = False
     owed_bytes: int = 0
     next_welcome_ns: int = 0
     has_ended: bool = False
@@ -101,6 +105,9 @@ class _Driver:
     def credit(self, limit: Limit, is_wiping: bool) -> Credit:
         """Return what it is to be told now."""
         slots, self.freed, self.owed_bytes = tuple(self.freed), [], 0
+        is_wiping = is_wiping or self.is_unwiped or bool(self.unwiped)
+        self.is_unwiped = False
+        self.unwiped.difference_update(slots)
         return Credit(
             self.instance,
             self.join,
@@ -301,12 +308,16 @@ class BusReceiver:
         self._budget.join(instance, declare.streams)
         self._unjoined.add(instance)
 
-    def wipe(self, is_wiping: bool) -> None:
-        """Have all that is free in the drivers' rings zeroed, now and until told otherwise."""
+    def wipe(self) -> None:
+        """Have the drivers' rings zeroed: what is free of them now, what is held once it is released."""
+        for instance, driver in self._drivers.items():
+            driver.is_unwiped = True
+            driver.unwiped = {*driver.held_slots, *driver.freed}
+            self._tell_now(instance)
+
+    def keep_wiping(self, is_wiping: bool) -> None:
+        """From now on, have zeroed whatever becomes free in the rings, or no longer."""
         self._is_wiping = is_wiping
-        if is_wiping:
-            for instance in self._drivers:
-                self._tell_now(instance)
 
     def forget(self, instance: int) -> None:
         """Take back the limit of a driver instance that is gone, once nothing of it is held."""

@@ -35,7 +35,6 @@ class ConsentWatch:
         self._was_paused = False
         self._ledger = consent.ledger
         self._withdrawn = _withdrawn(consent.ledger)
-        self._is_wiping_once = False
 
     def step(self) -> None:
         """Read the switch, if there is one; call every 20 ms."""
@@ -47,12 +46,11 @@ class ConsentWatch:
         is_paused = self._consent.is_paused
         if is_paused is not self._was_paused:
             self._was_paused = is_paused
-            self._receiver.wipe(is_paused)
+            self._receiver.keep_wiping(is_paused)
+            if is_paused:
+                self._receiver.wipe()
             kind = "pause" if is_paused else "resume"
             return Change(kind, f"{kind}d by {by}")
-        if self._is_wiping_once:
-            self._is_wiping_once = False
-            self._receiver.wipe(is_paused)
         return self._withdrawal(episode) if self._consent.ledger is not self._ledger else None
 
     def _withdrawal(self, episode: OpenEpisode | None) -> Change | None:
@@ -67,8 +65,7 @@ class ConsentWatch:
         )
         if not concerned:
             return None
-        self._receiver.wipe(True)
-        self._is_wiping_once = True
+        self._receiver.wipe()
         return Change("consent", f"withdrawn: {', '.join(concerned)}; what was recorded under it is erased")
 
 

@@ -534,3 +534,26 @@ def test_a_driver_of_small_frames_offers_no_ring(
     bus.clock.advance(SECOND_NS)
     bus.until(lambda: len(bus.held) == 1)
     bus.close()
+
+
+def test_what_the_recorder_still_held_when_all_was_to_be_zeroed_is_zeroed_once_it_is_released(
+    tmp_path: Path, context: "zmq.Context[zmq.Socket[bytes]]"
+) -> None:
+    """A writer lets go of its frames when it likes, long after the instant of a withdrawal."""
+    bus = BusBench(tmp_path, context, "ring", BUDGET_BYTES)
+    try:
+        publisher = bus.driver()
+        ring = publisher._purse._ring
+        assert ring is not None
+        for seq in range(3):
+            assert publisher.publish(frame(seq))
+        bus.until(lambda: len(bus.held) == 3)
+        bus.release(1)
+        bus.receiver.wipe()
+        bus.exchange()
+        bus.clock.advance(SECOND_NS)
+        assert any(bytes(ring._view[: 3 * PAYLOAD_BYTES])), "two are held"
+        bus.release()
+        bus.until(lambda: not any(bytes(ring._view[: 4 * PAYLOAD_BYTES])))
+    finally:
+        bus.close()

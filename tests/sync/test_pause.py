@@ -70,7 +70,7 @@ class Filmed:
             if not any(self.shared_memory()):
                 return True
             zmq.select([], [], [], 0.005)
-            self.bench.settle(self.camera)
+            self.bench.advance(0.005, self.camera)
         return False
 
     def stored(self) -> list[int]:
