@@ -113,6 +113,7 @@ class Supervisor:
         self._control: ControlClient | None = None
         self._endpoints: dict[str, str] = {}
         self._is_stopped = False
+        self._is_noted = False
 
     # -- beginning
 
@@ -244,7 +245,14 @@ class Supervisor:
     def _save_note(self) -> None:
         control = self._endpoints["control"]
         note = AgentNote(os.getpid(), self.session, str(self.run_dir), control, self.pids())
-        note.save(self.spool)
+        try:
+            note.save(self.spool)
+        except OSError:
+            if not self._is_noted:
+                raise
+            # A disk that has just filled up ends capture in order, not a process that was replaced meanwhile. The note
+            # before this one stays.
+        self._is_noted = True
 
     def _children(self) -> list[Child]:
         first = [child for child in (self._synchronizer, self._thinker) if child is not None]

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from sessions import (
     until,
     write_rig,
 )
+
+from sensorium.agent.session.control import AGENT_FILE
 
 DISK_MIB = 300
 MIN_FREE_MIB = 64
@@ -151,3 +154,17 @@ def test_a_spool_that_holds_its_quota_ends_capture_loudly_and_deletes_nothing(tm
     (episode,) = done.episodes
     check_verifies(episode)
     check_balance([episode], run_dir, is_contiguous=False)  # drivers go on until they are told
+
+
+def test_a_process_that_is_replaced_on_a_full_disk_does_not_end_the_session(tmp_path: Path) -> None:
+    """The note of which processes run cannot be renewed then; capture goes on until the recorder finds no room."""
+    spool = tmp_path / "spool"
+    with Session("record", write_rig(tmp_path, {"imu": IMU}), "--json", spool=spool) as session:
+        session.until_recorded(0.5, ["imu"])
+        (spool / "run" / f".{AGENT_FILE}").symlink_to("/dev/full")
+        session.kill("thinker")
+        until(lambda: not (session.status() or {})["thinking"]["connected"], "its end is seen")
+        until(lambda: (session.status() or {})["thinking"]["connected"], "the next thinker")
+        done = session.finish(signal.SIGINT)
+    assert done.code == 0, done.err
+    check_verifies(*done.episodes)

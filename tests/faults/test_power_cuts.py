@@ -32,8 +32,12 @@ _ON_THE_WAY_S = 0.15
 
 
 @pytest.fixture
-def images() -> Iterator[Path]:
-    """A folder in memory: copies are quick, and no other disk's stalls are measured."""
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in memory: copies are quick, and no other disk's stalls are measured.
+
+    Keys, anchors and the ends of chains lie on the disk that is cut, as on a robot's only one.
+    """
+    monkeypatch.setenv("SENSORIUM_HOME", str(tmp_path / "disk" / "home"))
     if reason := power_cut_disk.why_not():
         pytest.skip(reason)
     with tempfile.TemporaryDirectory(prefix="power-", dir="/dev/shm") as folder:
