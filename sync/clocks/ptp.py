@@ -35,6 +35,9 @@ HARDWARE_STAMP_NS = 8.0
 """Resolution of a network card's stamps: one tick of its 125 MHz clock."""
 _REPEATS_FOR_NS = 3 * SECOND_NS
 """How long after a loss an old offset may be repeated; after that, equal ones are a coincidence."""
+_SIGMA_PER_MAD = 1.4826
+_LATEST = 32
+"""Of a lock's offsets, those that tell the scatter: with the median, not a servo that was still finding its way."""
 _ENOUGH_TO_KNOW = 8
 """Offsets of a lock that tell how much exchanges scatter on this machine and this network."""
 _T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -338,8 +341,8 @@ class PtpTracker:
     def _forget_offsets(self) -> None:
         """Begin anew, but keep how much exchanges scatter here: the first ones of the next lock will not be better."""
         if len(self._offsets) >= _ENOUGH_TO_KNOW:
-            left = _without_line(*np.array(self._offsets, np.float64).T)
-            self._usual_ns = float(np.sqrt(left @ left / (left.size - 2)))
+            left = _without_line(*np.array(list(self._offsets)[-_LATEST:], np.float64).T)
+            self._usual_ns = float(np.median(np.abs(left))) * _SIGMA_PER_MAD
         self._offsets.clear()
 
     def _reject(self, host_ns: int, reason: str, status: Status) -> None:

@@ -256,7 +256,23 @@ def test_what_exchanges_scatter_here_is_not_forgotten_with_a_lock() -> None:
     first = tracker.update(later(reading, 1.0, offset_ns=80_000))
     assert first.is_locked
     assert first.uncertainty is not None
-    assert 12 * 20_000 < first.uncertainty.bound95_ns < 15 * 20_000, "Student's t of one degree of freedom"
+    sigma_ns = 1.4826 * 20_000
+    assert 12 * sigma_ns < first.uncertainty.bound95_ns < 14 * sigma_ns, (
+        "Student's t of one degree of freedom"
+    )
+
+
+def test_a_servo_that_had_to_find_its_way_says_nothing_of_how_exchanges_scatter() -> None:
+    tracker, reading = PtpTracker("bench", PtpPolicy(is_free_running=True)), READING
+    for second in range(40):
+        offset_ns = int(5e6 * 0.5**second) + (500 if second % 2 else -500)
+        reading = later(reading, 1.0, offset_ns=offset_ns)
+        tracker.update(reading)
+    reading = later(reading, 1.0, grandmaster="000000.fffe.000001")
+    tracker.update(reading)
+    first = tracker.update(later(reading, 1.0, offset_ns=300))
+    assert first.uncertainty is not None
+    assert first.uncertainty.bound95_ns < 5e6 / 100, "a hundredth of where it began"
 
 
 def test_a_free_running_client_is_locked_while_uncalibrated_and_may_drift() -> None:
