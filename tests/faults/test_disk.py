@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from sessions import (
     until,
     write_rig,
 )
+from small_disk import mount_small_disk
 
 from sensorium.agent.session.control import AGENT_FILE
 
@@ -36,15 +36,7 @@ CAMERA = {"driver": "sim_camera", "size": [640, 480], "rate_hz": 60.0, "render":
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, in memory: room for half a minute of the rig above what must stay free."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
-    options = f"size={DISK_MIB}m"
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"this machine does not let us mount a small disk: {done.stderr.decode().strip()}")
+    mount_small_disk(folder, f"size={DISK_MIB}m")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 

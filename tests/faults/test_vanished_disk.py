@@ -1,7 +1,5 @@
 """A disk that runs out of inodes, or is gone, while recording: said in a sentence, and nothing recorded is lost."""
 
-import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from sessions import (
     sensorium,
     write_rig,
 )
+from small_disk import mount_small_disk
 
 _INODES = 400
 
@@ -29,15 +28,7 @@ _INODES = 400
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, in memory, with few inodes."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
-    options = f"size=300m,nr_inodes={_INODES}"
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"this machine does not let us mount a small disk: {done.stderr.decode().strip()}")
+    mount_small_disk(folder, f"size=300m,nr_inodes={_INODES}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
 
